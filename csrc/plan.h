@@ -1,0 +1,49 @@
+// Splits a call over all sequences and heads into tasks of about equal size. Checks every index before it is used.
+#pragma once
+
+#include <memory>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace scout {
+
+// int32 [B, H, N], with strides in elements; neighbours along N are neighbours in memory.
+struct Table {
+    const int32_t* data;
+    int64_t b_stride, h_stride;
+    const int32_t* row(int64_t b, int64_t h) const { return data + b * b_stride + h * h_stride; }
+};
+
+// One layer of a pool: [S, H, P, D] each, strides in elements, contiguous in the last two dims.
+struct Layer {
+    const char *k, *v;
+    int64_t k_page, k_head, v_page, v_head;
+    int64_t pages, positions;
+    DType dtype;
+};
+
+struct PartialCall {
+    const float* q;                 // [B, H, G, D]
+    int64_t B, H, G, D, N;
+    float scale;
+    Layer layer;
+    Table index, length;            // [B, H, N]
+    float *out, *lse, *mean_key;    // [B, H, G, D], [B, H, G], and [B, H, G, D] or null
+};
+
+struct ScoreCall {
+    const float* q;                 // [B, H, G, D]
+    int64_t B, H, G, D, N;
+    const float* digests;           // [S, H, 2 D], strides in elements, contiguous in the last dim
+    int64_t page_stride, head_stride, page_count;
+    Table pages;                    // [B, N]: h_stride is 0
+    float* out;                     // [B, H, G, N]
+};
+
+// Both throw std::invalid_argument where an index or a length is out of range; what the call points to must live
+// until the work is done, the tables excepted. `threads` is how many will share the work.
+std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads);
+std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, int threads);
+
+}  // namespace scout

@@ -1,0 +1,87 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace scout {
+
+Job::Job(std::unique_ptr<Work> work, double delay_s)
+    : work_(std::move(work)), tasks_(work_->tasks()), delay_s_(delay_s), left_(tasks_), done_(tasks_ == 0) {}
+
+bool Job::run_one() {
+    if (next_.load(std::memory_order_relaxed) >= tasks_) return false;
+    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+    if (task >= tasks_) return false;
+    if (task == 0) {
+        started_ = Clock::now();
+        if (delay_s_ > 0) std::this_thread::sleep_for(std::chrono::duration<double>(delay_s_));
+    }
+    work_->run(task);
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        ended_ = Clock::now();
+        std::lock_guard<std::mutex> lock(mutex_);
+        done_.store(true, std::memory_order_release);
+        ended_signal_.notify_all();
+    }
+    return true;
+}
+
+void Job::wait() {
+    while (run_one()) {
+    }
+    if (done()) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    ended_signal_.wait(lock, [this] { return done(); });
+}
+
+double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
+
+Pool::Pool(int threads, double delay_s) : threads_(threads), delay_s_(delay_s) {
+    try {
+        for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+    } catch (...) {
+        close();
+        throw;
+    }
+}
+
+std::shared_ptr<Job> Pool::submit(std::unique_ptr<Work> work, bool helped) {
+    auto job = std::make_shared<Job>(std::move(work), delay_s_);
+    const int64_t wanted = std::min<int64_t>(job->tasks(), threads_) - helped;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (closed_) throw std::runtime_error("the workers were closed before this job was submitted");
+        if (wanted > 0) queue_.push_back(job);
+    }
+    for (int64_t i = 0; i < wanted; ++i) submitted_.notify_one();
+    return job;
+}
+
+void Pool::close() {
+    std::vector<std::thread> workers;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        closed_ = true;
+        workers.swap(workers_);
+    }
+    submitted_.notify_all();
+    for (auto& worker : workers) worker.join();
+}
+
+// The oldest job; null when the queue is empty and will stay so.
+std::shared_ptr<Job> Pool::next_job() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    submitted_.wait(lock, [this] { return closed_ || !queue_.empty(); });
+    return queue_.empty() ? nullptr : queue_.front();
+}
+
+void Pool::serve() {
+    while (auto job = next_job()) {
+        while (job->run_one()) {
+        }
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!queue_.empty() && queue_.front() == job) queue_.pop_front();
+    }
+}
+
+}  // namespace scout

@@ -1,0 +1,61 @@
+"""ScoutAttention: long-context decoding with the KV cache in host memory.
+
+The names below are the whole public surface. Those that need PyTorch are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .config import EngineConfig, SamplingParams, ScoutConfig
+from .errors import (
+    CacheFolderError,
+    CapacityError,
+    ConfigError,
+    KernelError,
+    ModelError,
+    ModelFileError,
+    ModelNotFoundError,
+    PromptError,
+    ScoutError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from .engine.llm import LLM, Chunk, Output
+    from .engine.stats import Stats
+
+    __version__: str
+
+__all__ = [
+    "LLM",
+    "CacheFolderError",
+    "CapacityError",
+    "Chunk",
+    "ConfigError",
+    "EngineConfig",
+    "KernelError",
+    "ModelError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "Output",
+    "PromptError",
+    "SamplingParams",
+    "ScoutConfig",
+    "ScoutError",
+    "Stats",
+    "UnsupportedModelError",
+]
+
+_LAZY = {"LLM": ".engine.llm", "Chunk": ".engine.llm", "Output": ".engine.llm", "Stats": ".engine.stats"}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("scout-attention")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

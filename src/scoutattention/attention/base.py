@@ -1,0 +1,54 @@
+"""What the engine and the decoder know of attention."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..types import Rope
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""attend(layer, q [T, H, G, D], k [T, H, D], v [T, H, D], x [T, E]) -> [T, H, G, D]: the only door to the cache.
+
+q and k are normalised and rotated; x is the layer's input residual stream, from which scouts for later layers are made.
+All are contiguous.
+"""
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one decode step did.
+
+    chosen_blocks, far_blocks: closed blocks chosen, and those of them that the device did not hold, summed over
+        sequences, layers and KV heads.
+    hidden_s, unhidden_s: seconds of the CPU's attention that ran behind the device's work, and that it waited for.
+    recalled_bytes: bytes copied from host pages to device slots.
+    """
+
+    chosen_blocks: int = 0
+    far_blocks: int = 0
+    hidden_s: float = 0.0
+    unhidden_s: float = 0.0
+    recalled_bytes: int = 0
+
+    def __add__(self, other: "StepStats") -> "StepStats":
+        return StepStats(
+            self.chosen_blocks + other.chosen_blocks,
+            self.far_blocks + other.far_blocks,
+            self.hidden_s + other.hidden_s,
+            self.unhidden_s + other.unhidden_s,
+            self.recalled_bytes + other.recalled_bytes,
+        )
+
+
+class Attention(Protocol):
+    """One way to attend during decoding."""
+
+    def begin(self, batch: int, rope: Rope) -> Attend:
+        """Start a decode step of the sequences in rows 0 to batch - 1."""
+        ...
+
+    def end(self) -> StepStats:
+        """Finish the step: close full blocks, recall drifted ones."""
+        ...

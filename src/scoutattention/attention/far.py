@@ -1,0 +1,41 @@
+"""The CPU's share of a layer: started ahead, taken when the layer needs it. The only file where two clocks meet."""
+
+from torch import Tensor
+
+from ..cache.store import KVStore
+from ..kernels.cpu import Job, Workers
+from ..kernels.reference import merge
+from ..types import Partial
+
+
+class FarWork:
+    """Partial attention over host pages, running on native threads while the main thread goes on.
+
+    hidden_s, unhidden_s: seconds since `reset` that jobs ran behind the main thread's work, and that it waited.
+    """
+
+    def __init__(self, store: KVStore, workers: Workers, scale: float) -> None:
+        self._store = store
+        self._workers = workers
+        self._scale = scale
+        self._jobs: dict[int, list[Job]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Set the clocks to zero."""
+        self.hidden_s = self.unhidden_s = 0.0
+
+    def start(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> None:
+        """Start attending with q [B, H, G, D] to the absent ones of `blocks` (both [B, H, N]); returns at once."""
+        pool = self._store.pages.pool
+        pages = self._store.page_list(blocks, absent)
+        job = self._workers.submit(q, pool.k[layer], pool.v[layer], pages, self._scale)
+        self._jobs.setdefault(layer, []).append(job)
+
+    def join(self, layer: int, near: Partial) -> Partial:
+        """Merge what was started for `layer` into the device's partial, waiting only for what is late."""
+        for job in self._jobs.pop(layer, []):
+            near = merge(near, job.wait())
+            self.unhidden_s += job.waited_s
+            self.hidden_s += max(0.0, job.ran_s - job.waited_s)
+        return near

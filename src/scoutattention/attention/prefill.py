@@ -1,0 +1,66 @@
+"""A prompt's attention: exact, layer by layer over the whole prompt; only one layer's keys stand beside the cache."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..cache.slots import Moves
+from ..cache.store import KVStore
+from ..config import ScoutConfig
+from .recall import first_residents
+
+VOTERS = 32
+"""Last prompt positions whose attention decides which blocks get the first slots."""
+
+
+class PromptAttention:
+    """Causal attention of one prompt, whose keys and values go to the store as each layer has made them."""
+
+    def __init__(self, config: ScoutConfig, store: KVStore, scale: float) -> None:
+        self._config = config
+        self._store = store
+        self._scale = scale
+
+    def attend(self, row: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend, store and seat one layer.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
+        group = q.shape[2]
+        self._store.write_prompt(layer, row, k, v)
+        if self._store.slots is not None:
+            self._seat(row, layer, q[-VOTERS:], k)
+        out: Tensor = scaled_dot_product_attention(
+            q.flatten(1, 2).transpose(0, 1)[None],
+            k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+            v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+            is_causal=True,
+            scale=self._scale,
+        )
+        return out[0].transpose(0, 1).reshape(q.shape)
+
+    def finish(self, row: int, num_tokens: int) -> None:
+        """Declare every layer of a prompt done."""
+        self._store.finish_prompt(row, num_tokens)
+
+    def _seat(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
+        """Give slots to the blocks that the prompt's last queries q [<= VOTERS, H, G, D] attended to most."""
+        slots, size = self._store.slots, self._store.block_size
+        assert slots is not None
+        mass = block_mass(q, k, size, self._scale)
+        blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
+        heads, count = blocks.shape
+        head = torch.arange(heads).repeat_interleave(count)
+        slot = torch.arange(count - 1, -1, -1).repeat(heads)  # ties in recall free the least important first
+        self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
+
+
+def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
+    """Attention that a prompt's last queries gave to each of its full blocks.
+
+    q: [W, H, G, D], the last W positions.   k: [T, H, D].   Returns float32 [H, T // block_size].
+    """
+    T, W = k.shape[0], q.shape[0]
+    scores = torch.einsum("whgd,thd->hgwt", q.float(), k.float()) * scale
+    future = torch.arange(T) > torch.arange(T - W, T)[:, None]
+    weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
+    full = T // block_size
+    blocks = weights[:, : full * block_size].reshape(weights.shape[0], full, block_size)
+    return blocks.sum(-1)

@@ -1,0 +1,182 @@
+"""A decode step of ScoutAttention (arXiv 2603.27138): the device attends to what it holds, the CPU to the rest."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cache.store import KVStore, StepView
+from ..config import ScoutConfig
+from ..kernels.cpu import Workers
+from ..types import BlockList, Rope
+from .base import Attend, StepStats
+from .choose import Chooser
+from .far import FarWork
+from .predict import Predictor
+from .recall import due_rows, propose_closed, propose_wanted
+
+
+def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:
+    """The layer whose input makes each layer's scout; a layer that is its own source uses its true query."""
+    ahead = 0 if config.predictor == "oracle" else config.lookahead
+    own = set(config.true_query_layers)
+    return [layer if layer in own else max(0, layer - ahead) for layer in range(num_layers)]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What each sequence of a step needs, bool [B, 1, 1] each, and whether any does.
+
+    scouted: has absent blocks and more blocks than the budget: a scout chooses ahead, the CPU attends ahead.
+    true: has absent blocks, but chooses them all: the CPU attends with the true query, so the result is exact.
+    roomy: has every block in a slot, and more blocks than the budget: the true query chooses among the slots.
+    The rest have every block in a slot and attend to them all.
+    """
+
+    scouted: Tensor
+    true: Tensor
+    roomy: Tensor
+    any_scouted: bool
+    any_true: bool
+    any_roomy: bool
+
+
+class _Wanted(NamedTuple):
+    """What some rows of a layer chose: blocks [B, H, N], which of them count, and which of those are absent."""
+
+    layer: int
+    blocks: Tensor
+    valid: Tensor
+    absent: Tensor
+
+
+class ScoutAttention:
+    """Decode attention over a store with slots."""
+
+    def __init__(
+        self,
+        config: ScoutConfig,
+        store: KVStore,
+        workers: Workers,
+        scale: float,
+        *,
+        predictor: Predictor,
+        chooser: Chooser,
+    ) -> None:
+        assert store.slots is not None
+        self._config = config
+        self._store = store
+        self._slots = store.slots
+        self._workers = workers
+        self._scale = scale
+        self._predictor = predictor
+        self._chooser = chooser
+        self._far = FarWork(store, workers, scale)
+        layers = store.pages.digests.shape[0]
+        self._sources = source_layers(config, layers)
+        self._targets = [[t for t in range(layers) if self._sources[t] == s != t] for s in range(layers)]
+
+    def begin(self, batch: int, rope: Rope) -> Attend:
+        """See `Attention.begin`."""
+        view = self._store.begin_step(batch)
+        self._rope = rope
+        self._rows = self._plan(view)
+        self._wanted: list[_Wanted] = []
+        self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
+        self._fetched = 0
+        self._far.reset()
+        self._chooser.begin(view)
+        return self._attend
+
+    def _plan(self, view: StepView) -> _Rows:
+        budget = self._config.budget_blocks
+        crowded = ~self._slots.complete(view.closed)
+        fits = torch.ones_like(crowded) if budget is None else view.closed <= budget
+        scouted, true, roomy = (mask[:, None, None] for mask in (crowded & ~fits, crowded & fits, ~crowded & ~fits))
+        return _Rows(scouted, true, roomy, bool(scouted.any()), bool(true.any()), bool(roomy.any()))
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        store = self._store
+        store.append(layer, k, v)
+        self._look_ahead(layer, q, x)
+        pool = store.near_pool
+        near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
+        return self._far.join(layer, near).out.to(q.dtype)
+
+    def _near(self, layer: int, q: Tensor) -> BlockList:
+        """What the device attends to: every slot, or the chosen ones where no block is absent."""
+        near = self._store.near(layer)
+        if not self._rows.any_roomy:
+            return near
+        choice = self._choose(layer, q, self._rows.roomy)
+        return self._slots.keep(layer, near, choice.blocks, choice.valid, self._rows.roomy)
+
+    def _look_ahead(self, layer: int, q: Tensor, x: Tensor) -> None:
+        """Choose for later layers with scouts made here, and for this layer where only its true query will do."""
+        rows = self._rows
+        if rows.any_scouted:
+            for target in self._targets[layer]:
+                scout = self._predictor.predict(target, x, self._rope)
+                self._serve(target, scout, rows.scouted, hold=self._config.far_query == "true")
+        if layer in self._held:
+            held = self._held.pop(layer)
+            self._far.start(layer, q, held.blocks, held.absent)
+        if self._sources[layer] == layer and (rows.any_scouted or rows.any_true):
+            self._serve(layer, q, rows.scouted | rows.true)
+        elif rows.any_true:
+            self._serve(layer, q, rows.true)
+
+    def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
+        """Choose blocks for some rows of a layer, and note which of them are absent."""
+        choice = self._chooser.choose(layer, q)
+        valid = choice.valid & rows
+        absent = self._slots.touch(layer, choice.blocks, valid, self._store.step)
+        wanted = _Wanted(layer, choice.blocks, valid, absent)
+        self._wanted.append(wanted)
+        return wanted
+
+    def _serve(self, layer: int, q: Tensor, rows: Tensor, *, hold: bool = False) -> None:
+        """Choose blocks for some rows of a layer, and see to those that are absent."""
+        config, store = self._config, self._store
+        _, blocks, _, absent = wanted = self._choose(layer, q, rows)
+        if config.on_miss == "fetch":
+            moves = propose_wanted(self._slots.used[layer, : q.shape[0]], blocks, absent, store.step)
+            self._fetched += store.recall(layer, moves)
+        elif config.on_miss == "compute" and hold:
+            self._held[layer] = wanted
+        elif config.on_miss == "compute":
+            self._far.start(layer, q, blocks, absent)
+
+    def end(self) -> StepStats:
+        """See `Attention.end`."""
+        recalled = self._fetched
+        if self._config.on_miss != "fetch":
+            recalled += self._recall_wanted()
+        self._seat_closed(self._store.end_step())
+        return StepStats(
+            chosen_blocks=sum(int(wanted.valid.sum()) for wanted in self._wanted),
+            far_blocks=sum(int(wanted.absent.sum()) for wanted in self._wanted),
+            hidden_s=self._far.hidden_s,
+            unhidden_s=self._far.unhidden_s,
+            recalled_bytes=recalled,
+        )
+
+    def _recall_wanted(self) -> int:
+        step, view = self._store.step, self._store.view
+        lengths = view.closed * self._store.block_size + view.fill
+        recalled = 0
+        for layer, blocks, _, absent in self._wanted:
+            due = due_rows(lengths, layer, self._config.recall_interval)
+            if due.any():
+                moves = propose_wanted(self._slots.used[layer, : view.batch], blocks, absent & due[:, None, None], step)
+                recalled += self._store.recall(layer, moves)
+        return recalled
+
+    def _seat_closed(self, closed: list[tuple[int, int]]) -> None:
+        """Give blocks that were just closed slots: they are recent, and so chosen in the next step."""
+        for row, block in closed:
+            always = (self._config.sink_blocks, block + 1 - self._config.recent_blocks)
+            for layer in range(len(self._sources)):
+                content, used = self._slots.content[layer, row], self._slots.used[layer, row]
+                self._store.recall(layer, propose_closed(content, used, row, block, always))

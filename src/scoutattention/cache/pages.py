@@ -1,0 +1,56 @@
+"""The host tier: the truth. Every closed block of every sequence has a page here and a digest."""
+
+import torch
+from torch import Tensor
+
+from ..kernels.reference import make_digests
+from ..shape import ModelShape
+from .pool import BlockPool
+
+
+class Pages:
+    """Host pages of the running sequences, one table row each, and the digests of closed blocks.
+
+    table: int32 [R, NB], the page of each block of the sequence in that row.
+    digests: float32 [L, S, H, 2 * D], by page.
+    A row's pages are reserved when it is admitted, so a running sequence never lacks one.
+    """
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, rows: int, max_blocks: int) -> None:
+        self.pool = BlockPool(shape, block_size, capacity, knob="host_memory or lower max_model_len")
+        self.table = torch.zeros((rows, max_blocks), dtype=torch.int32)
+        self.digests = torch.empty(shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
+        self._taken: list[list[int]] = [[] for _ in range(rows)]
+
+    def admit(self, row: int, num_blocks: int) -> None:
+        """Reserve pages for a sequence of at most `num_blocks` blocks."""
+        pages = self._taken[row] = self.pool.take(num_blocks)
+        self.table[row, :num_blocks] = torch.tensor(pages, dtype=torch.int32)
+
+    def release(self, row: int) -> None:
+        """Give back every page of a row."""
+        self.pool.give(self._taken[row])
+        self._taken[row] = []
+
+    def move(self, source: int, target: int) -> None:
+        """Let row `target` (released) take over the sequence of row `source`."""
+        self.table[target] = self.table[source]
+        self._taken[target], self._taken[source] = self._taken[source], []
+
+    def page(self, row: int, block: int) -> int:
+        """The page of one block."""
+        return self._taken[row][block]
+
+    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
+        """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
+        pages = self.table[row, : k.shape[0]].long()
+        self.pool.k[layer].index_copy_(0, pages, k)
+        self.pool.v[layer].index_copy_(0, pages, v)
+        self.digests[layer].index_copy_(0, pages, make_digests(k))
+
+    def close(self, row: int, block: int, k: Tensor, v: Tensor) -> None:
+        """Close one block of all layers.   k, v: [L, H, P, D]; they may be the page itself."""
+        page = self.page(row, block)
+        self.pool.k[:, page].copy_(k)
+        self.pool.v[:, page].copy_(v)
+        self.digests[:, page] = make_digests(k)

@@ -1,0 +1,124 @@
+"""The device tier: a cache of blocks, chosen per layer and KV head, that may vanish between steps."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..shape import ModelShape
+from ..types import BlockList
+from .pool import BlockPool
+
+NEVER = -(2**31)  # `used` of an empty slot: the first to be filled
+PINNED = 2**31 - 1  # `used` of a position that is no slot of this row: never filled
+
+
+class Moves(NamedTuple):
+    """Blocks of one layer that get slots; four int64 tensors [M]. No two moves share a slot."""
+
+    row: Tensor
+    head: Tensor
+    slot: Tensor
+    block: Tensor
+
+
+class Slots:
+    """Device slots of the running sequences.
+
+    A row holds one entry of the pool for its open block, and `quota` entries that any layer and head fills with blocks
+    of its own choice.
+
+    content: int64 [L, R, H, S], the block in each slot, -1 where none.
+    slot_of: int64 [L, R, H, NB], the inverse: the slot of each block, S where it is absent.
+    used: int64 [L, R, H, S + 1], the step that last chose each slot's block; column S takes what absent blocks write.
+    near_index: int32 [R, 1 + S] and near_length: int32 [L, R, H, 1 + S]: what the device attends to, the open block
+        first.
+    """
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, rows: int, max_blocks: int) -> None:
+        layers, heads = shape.num_layers, shape.num_kv_heads
+        self.pool = BlockPool(shape, block_size, capacity, knob="device_memory")
+        self.size = max(0, min(capacity - 1, max_blocks))
+        self.quota = [0] * rows
+        self.block_size = block_size
+        self.content = torch.full((layers, rows, heads, self.size), -1)
+        self.slot_of = torch.full((layers, rows, heads, max_blocks), self.size)
+        self.used = torch.full((layers, rows, heads, self.size + 1), PINNED)
+        self.near_index = torch.zeros((rows, 1 + self.size), dtype=torch.int32)
+        self.near_length = torch.zeros((layers, rows, heads, 1 + self.size), dtype=torch.int32)
+        self._taken: list[list[int]] = [[] for _ in range(rows)]
+
+    def admit(self, row: int, quota: int) -> None:
+        """Give a row its open block's entry and `quota` empty slots."""
+        entries = self._taken[row] = self.pool.take(1 + quota)
+        self.quota[row] = quota
+        self.near_index[row, : 1 + quota] = torch.tensor(entries, dtype=torch.int32)
+        self.near_length[:, row] = 0
+        self.content[:, row] = -1
+        self.slot_of[:, row] = self.size
+        self.used[:, row] = PINNED
+        self.used[:, row, :, :quota] = NEVER
+
+    def release(self, row: int) -> None:
+        """Give back every entry of a row."""
+        self.pool.give(self._taken[row])
+        self._taken[row] = []
+
+    def move(self, source: int, target: int) -> None:
+        """Let row `target` (released) take over the sequence of row `source`."""
+        for state in (self.content, self.slot_of, self.used, self.near_length):
+            state[:, target] = state[:, source]
+        self.near_index[target] = self.near_index[source]
+        self.quota[target] = self.quota[source]
+        self._taken[target], self._taken[source] = self._taken[source], []
+
+    def complete(self, closed: Tensor) -> Tensor:
+        """Which of the first rows hold every one of their `closed` (int64 [B]) blocks, in all layers and heads."""
+        held = self.near_length[:, : closed.numel(), :, 1:].count_nonzero(-1)
+        return (held == closed[:, None]).all(-1).all(0)
+
+    def near(self, layer: int, batch: int) -> BlockList:
+        """All resident blocks and the open one, of the first `batch` rows."""
+        width = 1 + max(self.quota[:batch])
+        length = self.near_length[layer, :batch, :, :width]
+        return BlockList(self.near_index[:batch, None, :width].expand(length.shape), length)
+
+    def keep(self, layer: int, near: BlockList, chosen: Tensor, valid: Tensor, rows: Tensor) -> BlockList:
+        """Of `near`, only the chosen and the open blocks, in the rows of bool [B, 1, 1]; the others keep all."""
+        batch, heads, width = near.length.shape
+        slot = self.slot_of[layer, :batch].gather(-1, chosen).masked_fill(~valid, self.size)
+        kept = torch.zeros((batch, heads, 2 + self.size), dtype=torch.bool)
+        kept[..., 0] = True
+        kept.scatter_(-1, 1 + slot, True)
+        return BlockList(near.index, near.length * (kept[..., :width] | ~rows))
+
+    def touch(self, layer: int, chosen: Tensor, valid: Tensor, step: int) -> Tensor:
+        """Note that a step chose blocks; returns which of them are absent, bool [B, H, N].
+
+        chosen: int64 [B, H, N] blocks.   valid: bool, broadcastable to it; the others are not touched.
+        """
+        slot = self.slot_of[layer, : chosen.shape[0]].gather(-1, chosen).masked_fill(~valid, self.size)
+        self.used[layer, : chosen.shape[0]].scatter_(-1, slot, step)
+        self.used[layer, : chosen.shape[0], :, self.size] = PINNED
+        return (slot == self.size) & valid
+
+    def fill(self, layer: int, moves: Moves, pages: Tensor, host: BlockPool, step: int) -> None:
+        """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped."""
+        row, head, slot, block = moves
+        self.drop(layer, row, head, slot)
+        entry = self.near_index[row, 1 + slot].long()
+        self.pool.k[layer].index_put_((entry, head), host.k[layer, pages, head])
+        self.pool.v[layer].index_put_((entry, head), host.v[layer, pages, head])
+        self.content[layer, row, head, slot] = block
+        self.slot_of[layer, row, head, block] = slot
+        self.used[layer, row, head, slot] = step
+        self.near_length[layer, row, head, 1 + slot] = self.block_size
+
+    def drop(self, layer: int, row: Tensor, head: Tensor, slot: Tensor) -> None:
+        """Empty slots of one layer (int64 [M] each); nothing is copied back, since the host holds every block."""
+        old = self.content[layer, row, head, slot]
+        held = old >= 0
+        self.slot_of[layer, row[held], head[held], old[held]] = self.size
+        self.content[layer, row, head, slot] = -1
+        self.used[layer, row, head, slot] = NEVER
+        self.near_length[layer, row, head, 1 + slot] = 0

@@ -1,0 +1,163 @@
+"""The one object through which attention sees the cache: host pages, device slots, and the open blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..types import BlockList
+from .pages import Pages
+from .pool import BlockPool
+from .slots import Moves, Slots
+
+
+@dataclass(frozen=True)
+class StepView:
+    """The batch as one decode step sees it: sequences in rows 0 to B - 1, each about to append one token.
+
+    closed: int64 [B], closed blocks.   fill: int64 [B], tokens in the open block before this step.
+    max_closed: the largest of `closed`.
+    """
+
+    batch: int
+    closed: Tensor
+    fill: Tensor
+    max_closed: int
+
+
+class KVStore:
+    """Keys and values of the running sequences.
+
+    With `slots`, closed blocks live in host pages, some have device copies, and open blocks are in the device's pool.
+    Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
+    """
+
+    def __init__(self, pages: Pages, slots: Slots | None, block_size: int) -> None:
+        rows = pages.table.shape[0]
+        self.pages = pages
+        self.slots = slots
+        self.block_size = block_size
+        self.closed = [0] * rows
+        self.fill = [0] * rows
+        self.step = 0
+        self.view = self._view(0)
+        self._open = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def near_pool(self) -> BlockPool:
+        """The pool that the device attends to."""
+        return self.pages.pool if self.slots is None else self.slots.pool
+
+    def cache_bytes(self, batch: int) -> tuple[int, int]:
+        """Bytes of the blocks, open ones too, of rows 0 to batch - 1: all of them, and those that the device holds."""
+        blocks = [closed + 1 for closed in self.closed[:batch]]
+        held = (
+            blocks
+            if self.slots is None
+            else [min(count, 1 + quota) for count, quota in zip(blocks, self.slots.quota, strict=False)]
+        )
+        return sum(blocks) * self.pages.pool.entry_bytes, sum(held) * self.near_pool.entry_bytes
+
+    def admit(self, row: int, num_blocks: int, quota: int) -> None:
+        """Reserve pages for `num_blocks` blocks, and `quota` slots beside the open block's, for an empty sequence."""
+        self.pages.admit(row, num_blocks)
+        if self.slots is not None:
+            self.slots.admit(row, quota)
+        self.closed[row] = self.fill[row] = 0
+
+    def release(self, row: int) -> None:
+        """Forget the sequence of a row."""
+        self.pages.release(row)
+        if self.slots is not None:
+            self.slots.release(row)
+
+    def move(self, source: int, target: int) -> None:
+        """Let row `target` (released) take over the sequence of row `source`."""
+        self.pages.move(source, target)
+        if self.slots is not None:
+            self.slots.move(source, target)
+        self.closed[target], self.fill[target] = self.closed[source], self.fill[source]
+
+    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
+        """Store a whole prompt's keys and values of one layer, [T, H, D]: full blocks closed, the rest open."""
+        full, size = k.shape[0] // self.block_size, self.block_size
+        blocks = (full, size, *k.shape[1:])
+        closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
+        self.pages.write_prompt(layer, row, closed_k, closed_v)
+        rest = k.shape[0] - full * size
+        if rest:
+            entry, pool = self._open_entry(row, full), self.near_pool
+            pool.k[layer, entry, :, :rest] = k[full * size :].transpose(0, 1)
+            pool.v[layer, entry, :, :rest] = v[full * size :].transpose(0, 1)
+
+    def finish_prompt(self, row: int, num_tokens: int) -> None:
+        """Declare a prompt of `num_tokens` stored in every layer."""
+        self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
+
+    def begin_step(self, batch: int) -> StepView:
+        """Plan one decode step of the sequences in rows 0 to batch - 1, each of which appends one token."""
+        self.step += 1
+        self.view = self._view(batch)
+        self._open = torch.tensor([self._open_entry(row, self.closed[row]) for row in range(batch)], dtype=torch.int64)
+        if self.slots is not None:
+            self.slots.near_length[:, :batch, :, 0] = (self.view.fill + 1)[:, None]
+        return self.view
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Add one token's keys and values to the open blocks.   k, v: [B, H, D]."""
+        self.near_pool.k[layer].permute(0, 2, 1, 3)[self._open, self.view.fill] = k
+        self.near_pool.v[layer].permute(0, 2, 1, 3)[self._open, self.view.fill] = v
+
+    def near(self, layer: int) -> BlockList:
+        """Every resident block, and the open one."""
+        if self.slots is not None:
+            return self.slots.near(layer, self.view.batch)
+        blocks = torch.arange(self.view.max_closed).expand(self.view.batch, self._heads, -1)
+        return self.near_pages(blocks, blocks < self.view.closed[:, None, None])
+
+    def near_pages(self, chosen: Tensor, valid: Tensor) -> BlockList:
+        """Some closed blocks where every page is resident, and the open one.   chosen, valid: [B, H, N]."""
+        blocks = self.page_list(chosen, valid)
+        opened = self._open.int()[:, None, None].expand(-1, self._heads, 1)
+        filled = (self.view.fill + 1).int()[:, None, None].expand(-1, self._heads, 1)
+        return BlockList(torch.cat([opened, blocks.index], -1), torch.cat([filled, blocks.length], -1))
+
+    def page_list(self, chosen: Tensor, wanted: Tensor) -> BlockList:
+        """Host pages of closed blocks.   chosen: int64 [B, H, N].   wanted: bool [B, H, N], the others are skipped."""
+        table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
+        return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
+
+    def recall(self, layer: int, moves: Moves) -> int:
+        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`)."""
+        assert self.slots is not None
+        pages = self.pages.table[moves.row, moves.block].long()
+        self.slots.fill(layer, moves, pages, self.pages.pool, self.step)
+        pool = self.pages.pool
+        return moves.row.numel() * 2 * pool.k[layer, 0, 0].nbytes
+
+    def end_step(self) -> list[tuple[int, int]]:
+        """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
+        full = []
+        for row in range(self.view.batch):
+            self.fill[row] += 1
+            if self.fill[row] == self.block_size:
+                full.append((row, self.closed[row]))
+                self._close(row)
+        return full
+
+    def _close(self, row: int) -> None:
+        block, pool = self.closed[row], self.near_pool
+        entry = self._open_entry(row, block)
+        self.pages.close(row, block, pool.k[:, entry], pool.v[:, entry])
+        self.closed[row], self.fill[row] = block + 1, 0
+
+    def _open_entry(self, row: int, block: int) -> int:
+        return self.pages.page(row, block) if self.slots is None else int(self.slots.near_index[row, 0])
+
+    def _view(self, batch: int) -> StepView:
+        closed = self.closed[:batch]
+        return StepView(batch, torch.tensor(closed), torch.tensor(self.fill[:batch]), max(closed, default=0))
+
+    @property
+    def _heads(self) -> int:
+        return self.pages.pool.k.shape[2]

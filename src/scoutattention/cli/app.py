@@ -1,0 +1,87 @@
+"""The commands of `scout`, and what becomes of their errors."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..doctor import examine
+from ..errors import ScoutError
+from ..machine import Machine
+from .generate import generate
+from .report import plain_table
+
+MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+
+app = typer.Typer(
+    name="scout",
+    help="Decode long contexts with the KV cache in host memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+
+
+@dataclass
+class Run:
+    """What a command tells the error handler about itself."""
+
+    debug: bool = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"scout {version('scout-attention')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
+    """Show what this machine offers and what follows from it. Exit code 1 if something keeps models from running."""
+    checks = examine(Machine(), os.environ)
+    if as_json:
+        print(json.dumps({check.name: asdict(check) for check in checks}, indent=2), flush=True)
+    else:
+        table = plain_table("", "What", "Value", "What follows")
+        for check in checks:
+            table.add_row(MARKS[check.status], check.name, check.value, check.advice)
+        Console().print(table)
+    if any(check.status == "problem" for check in checks):
+        raise typer.Exit(1)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command and return its exit code; every expected error becomes one line on stderr."""
+    state = Run()
+    try:
+        code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty where the help was printed instead
+            print(f"scout: {message}", file=sys.stderr)
+        return error.exit_code
+    except ScoutError as error:
+        if state.debug:
+            traceback.print_exc()
+        print(f"scout: {error}", file=sys.stderr)
+        return 2
+    if code == 130:
+        print("scout: interrupted", file=sys.stderr)
+    return code or 0

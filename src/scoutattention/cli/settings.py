@@ -1,0 +1,134 @@
+"""The settings as flags: every field of the three configuration classes becomes one option, with its default."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+from ..config import EngineConfig, SamplingParams, ScoutConfig, parse_size
+from ..errors import ConfigError
+
+
+class Settings(NamedTuple):
+    """What the flags say, checked: the method, the machine and the request."""
+
+    scout: ScoutConfig
+    engine: EngineConfig
+    params: SamplingParams
+
+
+PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Machine", SamplingParams: "Answer"}
+FIXED: dict[str, Any] = {"max_num_seqs": 1}  # the command decodes one sequence
+
+HELP = {
+    "budget": "Tokens attended per layer and KV head, or 'all'.",
+    "block_size": "Tokens in a block.",
+    "sink_blocks": "First blocks that are always attended.",
+    "recent_blocks": "Last full blocks that are always attended.",
+    "on_miss": "What happens to chosen blocks that the device does not hold.",
+    "lookahead": "Layers between predicting a query and needing it; 0 decides in the layer itself.",
+    "far_query": "The query the CPU attends with.",
+    "predictor": "What predicts a later layer's query; 'oracle' is exact and slow, for tests.",
+    "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none.",
+    "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
+    "device_memory": "Memory for blocks on the device, as in 512MiB, or 'all'. Without it, twice the budget.",
+    "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
+    "max_model_len": "Longest prompt and answer together, in tokens. Without it, the model's own limit.",
+    "dtype": "Number format of weights and KV cache; 'auto' is the checkpoint's.",
+    "workers": "Native threads for the CPU's attention. Without it, one per core.",
+    "torch_threads": "Threads of PyTorch's own operators. Without it, one per core.",
+    "max_tokens": "New tokens at most.",
+    "temperature": "0 is greedy; larger is more random.",
+    "top_p": "Draw from the likeliest tokens that together have this probability.",
+    "seed": "Makes random draws repeatable.",
+    "stop": "Text that ends the answer and is not part of it; may be repeated.",
+    "ignore_eos": "Go on after the model's end-of-sequence token.",
+}
+
+
+def _read_budget(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isascii() or not text.removeprefix("-").isdigit():
+        raise ConfigError(f"--budget={text!r} is neither a number of tokens nor 'all'")
+    return int(text)
+
+
+def _read_device_memory(text: str) -> int | str:
+    return text if text == "all" else parse_size(text)
+
+
+def _read_layers(text: str) -> tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ConfigError(f"--true-query-layers={text!r} is not a list of layer numbers as in 0,1,2")
+    return tuple(int(number) for number in numbers)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "budget": _read_budget,
+    "device_memory": _read_device_memory,
+    "host_memory": parse_size,
+    "true_query_layers": _read_layers,
+}
+
+
+def _shown(value: object) -> object:
+    """A default as it would be typed."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter:
+    default = _shown(field.default)
+    if field.name in READERS:
+        hint, default = str | None, None if default is None else str(default)
+    elif field.name == "stop":
+        hint, default = list[str], []
+    option = typer.Option(
+        f"--{field.name.replace('_', '-')}",
+        help=HELP[field.name],
+        envvar=None if isinstance(default, list) else f"SCOUT_{field.name.upper()}",
+        show_envvar=False,
+        rich_help_panel=panel,
+        show_default=default not in (None, []),
+    )
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
+    )
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(..., **settings)`, seen by Typer as taking one option per setting instead of `**settings`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    added = [
+        _parameter(field, get_type_hints(cls)[field.name], panel)
+        for cls, panel in PANELS.items()
+        for field in fields(cls)
+        if field.name not in FIXED
+    ]
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    return command
+
+
+def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in fields(cls)}
+
+
+def read_settings(flags: Mapping[str, Any], *, dense: bool) -> Settings:
+    """The configuration that the flags describe; `dense` attends to everything and keeps it on the device.
+
+    Raises ConfigError where a text cannot be read or a value is out of range.
+    """
+    values = {
+        name: READERS[name](value) if name in READERS and value is not None else value for name, value in flags.items()
+    }
+    values |= FIXED | {"stop": tuple(flags["stop"])}
+    if dense:
+        values |= {"budget": None, "device_memory": "all"}
+    return Settings(
+        ScoutConfig(**_pick(ScoutConfig, values)),
+        EngineConfig(**_pick(EngineConfig, values)),
+        SamplingParams(**_pick(SamplingParams, values)),
+    )

@@ -1,0 +1,156 @@
+"""The settings: `ScoutConfig` is the method, `EngineConfig` is the machine, `SamplingParams` is the request.
+
+All three are frozen and checked when they are made. What is computed from them is kept elsewhere.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import ConfigError
+
+OnMiss = Literal["compute", "fetch", "drop"]
+FarQuery = Literal["predicted", "true"]
+PredictorName = Literal["plain", "oracle"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Memory = int | Literal["all"] | None
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS[f"{_letter}ib"] = _UNITS[_letter] = 1024**_power
+    _UNITS[f"{_letter}b"] = 1000**_power
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `text`: a number with an optional unit, as "512MiB", "1.5G" or "4096".
+
+    "k", "m", "g", "t" and "KiB" ... "TiB" are powers of 1024; "KB" ... "TB" are powers of 1000.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2] not in _UNITS:
+        raise ConfigError(f"cannot read {text!r} as a size: write a number and a unit, for example 512MiB or 8GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _at_least(name: str, value: float, limit: float) -> None:
+    if not value >= limit:
+        raise ConfigError(f"{name}={value} is below the least value {limit}")
+
+
+def _one_of(name: str, value: str, choices: object) -> None:
+    names = get_args(choices)
+    if value not in names:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class ScoutConfig:
+    """The method: every design of the field is a setting of these.
+
+    budget: tokens attended per sequence, layer and KV head; None attends to all.
+    block_size: tokens in a block.
+    sink_blocks, recent_blocks: first and last closed blocks that are always chosen.
+    on_miss: what happens to chosen blocks that are absent: the CPU computes them, they are fetched, or dropped.
+    lookahead: layers between making a scout and needing it; 0 decides in the layer itself.
+    far_query: the query the CPU attends with: the predicted one, or the true one (only the choice is ahead then).
+    predictor: "plain" applies the later layer's own query projection; "oracle" is exact, for tests.
+    true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted.
+    recall_interval: decode steps between two recalls of a layer; 0 never recalls.
+    """
+
+    budget: int | None = 1024
+    block_size: int = 32
+    sink_blocks: int = 1
+    recent_blocks: int = 1
+    on_miss: OnMiss = "compute"
+    lookahead: int = 1
+    far_query: FarQuery = "predicted"
+    predictor: PredictorName = "plain"
+    true_query_layers: tuple[int, ...] = (0, 1, 2)
+    recall_interval: int = 4
+
+    def __post_init__(self) -> None:
+        _at_least("block_size", self.block_size, 1)
+        _at_least("sink_blocks", self.sink_blocks, 0)
+        _at_least("recent_blocks", self.recent_blocks, 0)
+        _at_least("lookahead", self.lookahead, 0)
+        _at_least("recall_interval", self.recall_interval, 0)
+        _one_of("on_miss", self.on_miss, OnMiss)
+        _one_of("far_query", self.far_query, FarQuery)
+        _one_of("predictor", self.predictor, PredictorName)
+        least = self.always_blocks * self.block_size
+        if self.budget is not None and self.budget < least:
+            raise ConfigError(
+                f"budget={self.budget} tokens is below {least}, which the {self.sink_blocks} sink, "
+                f"{self.recent_blocks} recent and 1 open blocks of {self.block_size} tokens take: "
+                "raise budget, or lower block_size"
+            )
+
+    @property
+    def always_blocks(self) -> int:
+        """Blocks that every step attends to: sink, recent, and the open one."""
+        return self.sink_blocks + self.recent_blocks + 1
+
+    @property
+    def budget_blocks(self) -> int | None:
+        """Closed blocks that a step may choose per layer and KV head: the budget without the open block."""
+        return None if self.budget is None else self.budget // self.block_size - 1
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The machine.
+
+    device_memory: bytes for device slots; "all" keeps every block on the device; None takes twice the budget for
+        each sequence that may run at once.
+    host_memory: bytes for host pages; None takes what `max_num_seqs` sequences can need, at most half of the memory
+        that is free.
+    max_model_len: longest sequence in tokens, prompt and answer together; None is the model's own limit.
+    max_num_seqs: sequences decoded at once.
+    dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
+    workers: native threads for the CPU's attention; None is one per core.
+    torch_threads: threads of PyTorch's own operators; None is one per core.
+    """
+
+    device_memory: Memory = None
+    host_memory: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 8
+    dtype: DTypeName = "auto"
+    workers: int | None = None
+    torch_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.device_memory, str):
+            if self.device_memory != "all":
+                raise ConfigError(f"device_memory={self.device_memory!r} is neither bytes, 'all' nor None")
+        elif self.device_memory is not None:
+            _at_least("device_memory", self.device_memory, 1)
+        for name in ("host_memory", "max_model_len", "workers", "torch_threads"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 1)
+        _at_least("max_num_seqs", self.max_num_seqs, 1)
+        _one_of("dtype", self.dtype, DTypeName)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn for one request; `temperature=0` is greedy.
+
+    max_tokens: new tokens at most.   stop: strings that end the answer and are not part of it.
+    ignore_eos: go on after the model's end-of-sequence token.   seed: makes draws repeatable; None is not.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("max_tokens", self.max_tokens, 1)
+        _at_least("temperature", self.temperature, 0.0)
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(f"top_p={self.top_p} is not in (0, 1]")

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: sequences, their memory, the scheduler, the runner, and the public `LLM`."""

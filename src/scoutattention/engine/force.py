@@ -1,0 +1,35 @@
+"""Teacher forcing: known tokens through the very engine that generates, to compare what it predicts."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ..attention.base import StepStats
+from ..errors import PromptError
+from .engine import Engine
+from .runner import Progress
+
+
+def teacher_forced(
+    engine: Engine, token_ids: list[int], context: int, progress: Progress | None = None
+) -> Iterator[tuple[Tensor, StepStats]]:
+    """Prefill `context` tokens of an idle engine, then feed the rest one by one.
+
+    Yields for each fed token the next-token logits, float32 [vocab], and what the step did.
+    Raises PromptError where the tokens leave nothing to feed, or are more than `max_model_len`.
+    """
+    assert not engine.busy
+    if not 0 < context < len(token_ids) <= engine.plan.max_len:
+        raise PromptError(
+            f"a context of {context} of {len(token_ids)} tokens must leave at least 1 to feed, and all must be within "
+            f"max_model_len={engine.plan.max_len}"
+        )
+    quota = engine.plan.quota(1, len(token_ids))
+    engine.store.admit(0, engine.plan.blocks(len(token_ids)), quota)
+    try:
+        engine.runner.prefill(0, token_ids[:context], progress)
+        for position in range(context, len(token_ids)):
+            logits, step = engine.runner.decode([token_ids[position]], [position])
+            yield logits[0], step
+    finally:
+        engine.store.release(0)

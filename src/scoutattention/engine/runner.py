@@ -1,0 +1,47 @@
+"""Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..attention.base import Attention, StepStats
+from ..attention.prefill import PromptAttention
+from ..models.decoder import Decoder
+
+Progress = Callable[[int, int], None]
+"""progress(done, total), in tokens."""
+
+
+class Runner:
+    """Runs the decoder on sequences that have a row in the store."""
+
+    def __init__(self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention) -> None:
+        self._decoder = decoder
+        self._prompt_attention = prompt_attention
+        self._attention = attention
+
+    @torch.inference_mode()
+    def prefill(self, row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
+        """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab]."""
+        decoder, layers = self._decoder, self._decoder.shape.num_layers
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+            out = self._prompt_attention.attend(row, layer, q, k, v)
+            if progress is not None:
+                progress(len(token_ids) * (layer + 1) // layers, len(token_ids))
+            return out
+
+        rope = decoder.rope(torch.arange(len(token_ids)))
+        hidden = decoder.forward(torch.tensor(token_ids), rope, attend)
+        self._prompt_attention.finish(row, len(token_ids))
+        return decoder.logits(hidden[-1:])[0]
+
+    @torch.inference_mode()
+    def decode(self, token_ids: list[int], positions: list[int]) -> tuple[Tensor, StepStats]:
+        """Run one token of each sequence in rows 0, 1, ...; returns float32 [B, vocab] and what the step did."""
+        decoder = self._decoder
+        rope = decoder.rope(torch.tensor(positions))
+        attend = self._attention.begin(len(token_ids), rope)
+        logits = decoder.logits(decoder.forward(torch.tensor(token_ids), rope, attend))
+        return logits, self._attention.end()

@@ -1,0 +1,95 @@
+"""What an engine did since it was made."""
+
+from dataclasses import dataclass, field, replace
+
+from ..attention.base import StepStats
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Totals over all requests.
+
+    prefill_s, decode_s: seconds in prompts and in decode steps.   ttft_s: mean seconds from arrival to first token.
+    tokens_per_s: decoded tokens (the first of each answer is the prompt's) per second of decode steps.
+    kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device tier held then.
+    near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not.
+    cpu_share: far blocks of all chosen ones.
+    hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
+    recalled_bytes: bytes copied from host pages to device slots.
+    """
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decode_tokens: int = 0
+    first_token_s: float = 0.0
+    requests: int = 0
+    kv_bytes_total: int = 0
+    kv_bytes_device: int = 0
+    steps: StepStats = field(default_factory=StepStats)
+
+    @property
+    def ttft_s(self) -> float:
+        """Mean seconds from a request's arrival to its first token."""
+        return self.first_token_s / max(1, self.requests)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoded tokens per second of decode steps."""
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def near_blocks(self) -> int:
+        """Chosen closed blocks that the device held."""
+        return self.steps.chosen_blocks - self.steps.far_blocks
+
+    @property
+    def far_blocks(self) -> int:
+        """Chosen closed blocks that the device did not hold."""
+        return self.steps.far_blocks
+
+    @property
+    def cpu_share(self) -> float:
+        """Far blocks of all chosen ones."""
+        return self.steps.far_blocks / max(1, self.steps.chosen_blocks)
+
+    @property
+    def hidden_cpu_s(self) -> float:
+        """Seconds of CPU attention that ran behind other work."""
+        return self.steps.hidden_s
+
+    @property
+    def unhidden_cpu_s(self) -> float:
+        """Seconds of CPU attention that were waited for."""
+        return self.steps.unhidden_s
+
+    @property
+    def recalled_bytes(self) -> int:
+        """Bytes copied from host pages to device slots."""
+        return self.steps.recalled_bytes
+
+    def after_prompt(self, tokens: int, seconds: float, ttft_s: float) -> "Stats":
+        """With one more prompt, and its first token."""
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens + tokens,
+            new_tokens=self.new_tokens + 1,
+            prefill_s=self.prefill_s + seconds,
+            first_token_s=self.first_token_s + ttft_s,
+            requests=self.requests + 1,
+        )
+
+    def after_step(self, tokens: int, seconds: float, step: StepStats) -> "Stats":
+        """With one more decode step."""
+        return replace(
+            self,
+            new_tokens=self.new_tokens + tokens,
+            decode_s=self.decode_s + seconds,
+            decode_tokens=self.decode_tokens + tokens,
+            steps=self.steps + step,
+        )
+
+    def with_cache(self, total: int, device: int) -> "Stats":
+        """With the cache's size, where it is the largest so far."""
+        return self if total < self.kv_bytes_total else replace(self, kv_bytes_total=total, kv_bytes_device=device)

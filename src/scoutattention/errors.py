@@ -1,0 +1,55 @@
+"""Everything that can go wrong, as a tree.
+
+ScoutError
+├── ConfigError        a setting is out of range, or two settings contradict each other
+├── PromptError        the prompt cannot be run: empty, or longer than a limit
+├── ModelError
+│   ├── ModelNotFoundError     no such model: not a path, not installed, not on the hub
+│   ├── ModelFileError         a file of the model is missing, truncated or malformed
+│   └── UnsupportedModelError  the model is fine, but uses something this project does not run
+├── CapacityError      a memory pool or the machine is too small for the request
+├── KernelError        a native kernel is missing, was refused, or was called wrongly
+└── CacheFolderError   the folder for converted models cannot be written
+
+Every message is one sentence with the number, the limit and the knob. The command line prints it and exits with code 2.
+"""
+
+
+class ScoutError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(ScoutError, ValueError):
+    """A setting is out of range, or two settings contradict each other."""
+
+
+class PromptError(ScoutError, ValueError):
+    """The prompt cannot be run: empty, or longer than a limit."""
+
+
+class ModelError(ScoutError):
+    """The model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such model: not a path, not installed, not on the hub."""
+
+
+class ModelFileError(ModelError):
+    """A file of the model is missing, truncated or malformed."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model uses an architecture or an option that is not supported."""
+
+
+class CapacityError(ScoutError):
+    """A memory pool or the machine is too small for the request."""
+
+
+class KernelError(ScoutError):
+    """A native kernel is missing, was refused, or was called wrongly."""
+
+
+class CacheFolderError(ScoutError):
+    """The folder for converted models cannot be written."""

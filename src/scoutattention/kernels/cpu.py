@@ -1,0 +1,191 @@
+"""The native kernels: partial attention and digest scores on the CPU, and the queue that runs them.
+
+Same results as their twins in `reference`. Every argument is checked here, before the native side sees an address.
+"""
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, KernelError
+from ..machine import usable_cores
+from ..types import BlockList, Partial
+
+try:
+    from .. import _native
+except ImportError as error:
+    raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def isa_levels() -> tuple[str, ...]:
+    """Instruction sets that this CPU and this build support, worst to best."""
+    return tuple(_native.isa_levels())
+
+
+class Job:
+    """One submitted partial. Keeps its tensors alive; dropping it unfinished waits for it."""
+
+    def __init__(self, handle: _native.Handle, result: Partial) -> None:
+        self._handle = handle
+        self._result = result
+        self._waited = False
+
+    def wait(self) -> Partial:
+        """The result. Blocks until it is there, without the GIL, and helps with tasks that nobody has started."""
+        if not self._waited:
+            self._handle.wait()
+            self._waited = True
+        return self._result
+
+    @property
+    def ran_s(self) -> float:
+        """Seconds from the start of the first task to the end of the last; valid after `wait`."""
+        return self._handle.ran_s
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that `wait` took; valid after `wait`."""
+        return self._handle.waited_s
+
+
+class Workers:
+    """Native threads that work through submitted jobs in order, and sleep when there are none.
+
+    threads: how many; None is one per usable core.   isa: one of `isa_levels()`, or "auto" for the best.
+    delay_s: seconds that every job begins by sleeping: for tests of overlap.
+    Raises ConfigError where there are fewer cores than threads, KernelError where `isa` is not supported.
+    """
+
+    def __init__(self, threads: int | None = None, *, isa: str = "auto", delay_s: float = 0.0) -> None:
+        cores = usable_cores()
+        self.threads = cores if threads is None else threads
+        if not 1 <= self.threads <= cores:
+            raise ConfigError(f"workers={threads} is outside 1..{cores}, the cores this process may use")
+        if not 0 <= delay_s < float("inf"):
+            raise ConfigError(f"delay_s={delay_s} is not a number of seconds")
+        try:
+            self._native = _native.Workers(self.threads, isa, delay_s)
+        except ValueError as error:
+            raise KernelError(str(error)) from None
+        self.isa = self._native.isa
+
+    def submit(
+        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+    ) -> Job:
+        """Start attention of every query to the listed blocks of a pool, and return at once.
+
+        q: [B, H, G, D], any float dtype.   k, v: one layer of a pool, [S, H, P, D], float32, bfloat16 or float16,
+        contiguous in the last two axes; they must not change until the job is done.
+        Raises KernelError where a tensor does not fit, or a listed index or length is out of range.
+        """
+        return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=False)
+
+    def partial(
+        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+    ) -> Partial:
+        """Attention of every query to the listed blocks of a pool: `submit`, then `wait`."""
+        return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=True).wait()
+
+    def _start(
+        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool, helped: bool
+    ) -> Job:
+        """Submit; `helped` says that the caller waits at once, so that one thread fewer need wake."""
+        q = q.to(torch.float32).contiguous()
+        _check_pool(q, k, v)
+        B, H, G, D = q.shape
+        index, length = blocks
+        _check_table("blocks.index", index, (B, H))
+        _check_table("blocks.length", length, (B, H, index.shape[2]))
+        out, lse = torch.empty_like(q), q.new_empty(B, H, G)
+        mean_key = torch.empty_like(q) if with_mean_key else None
+        result = Partial(out, lse, mean_key)
+        pointers = (
+            *(tensor.data_ptr() for tensor in (q, k, v, index, length, out, lse)),
+            0 if mean_key is None else mean_key.data_ptr(),
+        )
+        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], _DTYPES[k.dtype])
+        strides = (*k.stride()[:2], *v.stride()[:2], *index.stride()[:2], *length.stride()[:2])
+        try:
+            handle = self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result))
+        except (ValueError, RuntimeError) as error:
+            raise KernelError(str(error)) from None
+        return Job(handle, result)
+
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+        """Upper bound of q . k over the keys of each block: float32 [B, H, G, N].
+
+        q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N].
+        Raises KernelError where a tensor does not fit, or a page is out of range.
+        """
+        q = q.to(torch.float32).contiguous()
+        _check_digests(q, digests, pages)
+        B, H, G, D = q.shape
+        N = pages.shape[1]
+        out = q.new_empty(B, H, G, N)
+        pointers = (q.data_ptr(), digests.data_ptr(), pages.data_ptr(), out.data_ptr())
+        strides = (*digests.stride()[:2], pages.stride(0))
+        try:
+            self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
+        except (ValueError, RuntimeError) as error:
+            raise KernelError(str(error)) from None
+        return out
+
+    def close(self) -> None:
+        """Finish what was submitted and end the threads. A second call does nothing."""
+        self._native.close()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_pool(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if k.dtype not in _DTYPES or v.dtype != k.dtype:
+        raise KernelError(f"k is {k.dtype} and v is {v.dtype}: both must be float32, bfloat16 or float16 alike")
+    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[3] != k.shape[3]:
+        raise KernelError(
+            f"q is {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)}: they must be [B, H, G, D], [S, H, P, D] "
+            "and [S, H, P, D] with the same H and D"
+        )
+    if not (q.is_cpu and k.is_cpu and v.is_cpu):
+        raise KernelError(f"q is on {q.device}, k on {k.device} and v on {v.device}: all must be on the CPU")
+    if q.shape[2] < 1 or q.shape[3] < 1:
+        raise KernelError(f"q is {list(q.shape)}: G and D must be at least 1")
+    row = (q.shape[3], 1)
+    if k.stride()[2:] != row or v.stride()[2:] != row:
+        raise KernelError(
+            f"k has strides {k.stride()} and v {v.stride()}: the last two must be {row}, that is, contiguous"
+        )
+
+
+def _check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
+    if table.dtype != torch.int32 or not table.is_cpu:
+        raise KernelError(f"{name} is {table.dtype} on {table.device}: it must be int32 on the CPU")
+    if table.dim() != 3 or table.shape[: len(shape)] != shape:
+        raise KernelError(f"{name} is {list(table.shape)}: it must be [B, H, N], beginning with {list(shape)}")
+    if table.shape[2] > 1 and table.stride(2) != 1:
+        raise KernelError(f"{name} has strides {table.stride()}: the last must be 1")
+
+
+def _check_digests(q: Tensor, digests: Tensor, pages: Tensor) -> None:
+    if digests.dtype != torch.float32 or pages.dtype != torch.int32:
+        raise KernelError(f"digests are {digests.dtype} and pages {pages.dtype}: they must be float32 and int32")
+    if not (q.is_cpu and digests.is_cpu and pages.is_cpu):
+        raise KernelError(f"q is on {q.device}, digests on {digests.device}, pages on {pages.device}: not all the CPU")
+    if q.dim() != 4 or digests.dim() != 3 or digests.shape[1:] != (q.shape[1], 2 * q.shape[3]):
+        raise KernelError(
+            f"q is {list(q.shape)} and digests {list(digests.shape)}: they must be [B, H, G, D] and [S, H, 2 * D]"
+        )
+    if pages.dim() != 2 or pages.shape[0] != q.shape[0]:
+        raise KernelError(f"pages are {list(pages.shape)}: they must be [B, N] with B = {q.shape[0]}")
+    if digests.stride(2) != 1 or (pages.shape[1] > 1 and pages.stride(1) != 1):
+        raise KernelError(
+            f"digests have strides {digests.stride()} and pages {pages.stride()}: the last of each must be 1"
+        )

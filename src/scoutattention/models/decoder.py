@@ -1,0 +1,91 @@
+"""One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attention.base import Attend
+from ..types import Rope
+from .config import ModelConfig
+from .layers import LayerWeights, feed_forward, in_rows, inverse_frequencies, rms_norm, rotate
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """All weights: embedding and head [vocab, E] (one storage where they are tied), the layers, the final norm [E]."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor
+    head: Tensor
+
+
+class Decoder:
+    """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights) -> None:
+        self.config = config
+        self.shape = config.shape
+        self.weights = weights
+        self._inverse = inverse_frequencies(config.rope, config.shape.head_dim).to(weights.norm.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where tokens and positions must be."""
+        return self.weights.norm.device
+
+    def rope(self, positions: Tensor) -> Rope:
+        """Rotary tables of positions, int64 [T]: cos and sin, float32 [T, D] each."""
+        angles = torch.outer(positions.float(), self._inverse).repeat(1, 2)
+        return Rope(angles.cos(), angles.sin())
+
+    def forward(self, token_ids: Tensor, rope: Rope, attend: Attend) -> Tensor:
+        """Run the tokens, int64 [T], through all layers; returns final-normed hidden states [T, E].
+
+        T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
+        """
+        x = F.embedding(token_ids, self.weights.embedding)
+        for layer, weights in enumerate(self.weights.layers):
+            q, k, v = in_rows(lambda x, cos, sin, w=weights: self._project(w, x, Rope(cos, sin)), x, *rope)
+            out = attend(layer, q, k, v, x)
+            (x,) = in_rows(lambda x, out, w=weights: (self._update(w, x, out),), x, out)
+        return rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
+        return F.linear(hidden, self.weights.head).float()
+
+    def project_query(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+        """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D]."""
+        weights, shape = self.weights.layers[layer], self.shape
+        placed = self._place(weights, self._heads(weights, x, shape.num_query_heads), rope)
+        return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
+
+    def _project(self, weights: LayerWeights, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input x [T, E]."""
+        shape = self.shape
+        queries, kv = shape.num_query_heads, shape.num_kv_heads
+        heads = self._heads(weights, x, queries + 2 * kv)
+        placed = self._place(weights, heads[:, : queries + kv], rope)
+        q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
+        return q, placed[:, queries:], heads[:, queries + kv :]
+
+    def _heads(self, weights: LayerWeights, x: Tensor, count: int) -> Tensor:
+        """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""
+        rows = count * self.shape.head_dim
+        bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
+        normed = rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
+        return F.linear(normed, weights.qkv[:rows], bias).view(-1, count, self.shape.head_dim)
+
+    def _place(self, weights: LayerWeights, heads: Tensor, rope: Rope) -> Tensor:
+        """Query heads, and key heads after them, normalised if the model does and rotated to their positions."""
+        if weights.qk_norm is not None:
+            heads = rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
+        return rotate(heads, rope)
+
+    def _update(self, weights: LayerWeights, x: Tensor, out: Tensor) -> Tensor:
+        """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
+        x = x + F.linear(out.flatten(1), weights.output, weights.output_bias)
+        return x + feed_forward(rms_norm(x, weights.post_norm, self.config.rms_norm_eps), weights)

@@ -1,0 +1,82 @@
+"""The parts of a decoder layer, as functions on tensors and the weights they need; the axes are in types.py."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..types import Rope
+from .config import RopeConfig
+
+ROWS = 2048  # tokens that go through a projection at once: bounds the temporaries of a long prompt
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer's weights; [A, B] maps B inputs to A outputs, I is the feed-forward size.
+
+    qkv: [(Q + 2H) * D, E], queries, then keys, then values.   gate_up: [2 * I, E], gate, then up.
+    qk_norm: [Q + H, D], the query norm's weight for every query head, then the key norm's for every KV head.
+    """
+
+    input_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    qk_norm: Tensor | None
+    output: Tensor
+    output_bias: Tensor | None
+    post_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide x [..., A] by its root mean square, in float32, then multiply by weight in the dtype of x."""
+    return weight * F.rms_norm(x, x.shape[-1:], None, eps)
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Radians per position of each rotated pair, float32 [D / 2]."""
+    inverse = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    if rope.kind == "linear":
+        return inverse / rope.factor
+    if rope.kind == "default":
+        return inverse
+    turns = rope.original_max_positions * inverse / (2 * math.pi)
+    kept = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0.0, 1.0)
+    return (1.0 - kept) * inverse / rope.factor + kept * inverse
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotary embedding of heads x [T, heads, D], computed in float32 and returned in the dtype of x."""
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return torch.addcmul(wide * rope.cos[:, None], turned, rope.sin[:, None]).to(x.dtype)
+
+
+def feed_forward(x: Tensor, weights: LayerWeights) -> Tensor:
+    """down(silu(gate(x)) * up(x)) of x [T, E]."""
+    gate, up = F.linear(x, weights.gate_up).chunk(2, dim=-1)
+    return F.linear(F.silu(gate).mul_(up), weights.down)
+
+
+def in_rows(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """`function(*inputs)`, applied to at most ROWS rows of the inputs at a time.
+
+    The function must treat rows independently and return tensors with as many rows as it was given. Results are
+    contiguous.
+    """
+    total = inputs[0].shape[0]
+    if total <= ROWS:
+        return tuple(result.contiguous() for result in function(*inputs))
+    outputs: tuple[Tensor, ...] = ()
+    for start in range(0, total, ROWS):
+        results = function(*(rows[start : start + ROWS] for rows in inputs))
+        outputs = outputs or tuple(result.new_empty((total, *result.shape[1:])) for result in results)
+        for output, result in zip(outputs, results, strict=True):
+            output[start : start + ROWS] = result
+    return outputs

@@ -1,0 +1,128 @@
+"""From a model's name to a decoder and its tokenizer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import DTypeName
+from ..errors import UnsupportedModelError
+from .checkpoint import Checkpoint, read_json
+from .config import ModelConfig, checkpoint_dtype
+from .decoder import Decoder, DecoderWeights
+from .layers import LayerWeights
+from .resolve import resolve
+from .text import Tokenizer
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_RECOMPUTED = ".rotary_emb.inv_freq"  # stored by old checkpoints; follows from config.json
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to run, the name it was asked for by, and the directory it was read from."""
+
+    name: str
+    directory: Path
+    decoder: Decoder
+    tokenizer: Tokenizer
+
+
+def load(
+    name: str,
+    dtype: DTypeName = "auto",
+    cache_dir: Path | None = None,
+    device: torch.device | None = None,
+) -> LoadedModel:
+    """Load `smollm2`, a directory, a .gguf file or a name on the hub.
+
+    dtype: of weights and KV cache; "auto" is the checkpoint's, and float32 for GGUF.
+    cache_dir: where converted GGUF files are kept; None is the user's cache folder.
+    device: where the weights go; None is the CPU.
+    Raises ModelNotFoundError, ModelFileError, UnsupportedModelError or CacheFolderError.
+    """
+    directory = resolve(name, dtype, cache_dir)
+    raw = read_json(directory / "config.json")
+    tokenizer = Tokenizer.from_directory(directory)
+    checkpoint = Checkpoint(directory)
+    chosen = _checkpoint_dtype(raw, checkpoint) if dtype == "auto" else dtype
+    config = ModelConfig.from_hf(raw, chosen)
+    weights = read_weights(checkpoint, config, device or torch.device("cpu"))
+    return LoadedModel(name, directory, Decoder(config, weights), tokenizer)
+
+
+def _checkpoint_dtype(raw: dict[str, object], checkpoint: Checkpoint) -> str:
+    return checkpoint_dtype(raw) or str(checkpoint.dtype(_EMBEDDING)).removeprefix("torch.")
+
+
+def read_weights(checkpoint: Checkpoint, config: ModelConfig, device: torch.device) -> DecoderWeights:
+    """Every weight of the decoder in the config's dtype; refuses a checkpoint that has more than the config implies."""
+    shape = config.shape
+    reader = _Reader(checkpoint, getattr(torch, shape.dtype), device)
+    table = (shape.vocab_size, shape.hidden_size)
+    embedding = reader.one(_EMBEDDING, *table)
+    weights = DecoderWeights(
+        embedding=embedding,
+        layers=tuple(_layer(reader, config, f"model.layers.{layer}.") for layer in range(shape.num_layers)),
+        norm=reader.one("model.norm.weight", shape.hidden_size),
+        head=embedding if config.tie_word_embeddings else reader.one(_HEAD, *table),
+    )
+    _refuse_leftovers(checkpoint, config)
+    return weights
+
+
+class _Reader(NamedTuple):
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+    device: torch.device
+
+    def one(self, name: str, *shape: int) -> Tensor:
+        return self.checkpoint.read(name, shape).to(self.device, self.dtype)
+
+    def stacked(self, parts: Iterable[tuple[str, int]], *inner: int) -> Tensor:
+        """One tensor of several, given as name and rows, that lie below each other."""
+        parts = tuple(parts)
+        result = torch.empty((sum(rows for _, rows in parts), *inner), dtype=self.dtype, device=self.device)
+        for (name, rows), target in zip(parts, torch.split(result, [rows for _, rows in parts]), strict=True):
+            target.copy_(self.checkpoint.read(name, (rows, *inner)))
+        return result
+
+
+def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
+    shape = config.shape
+    hidden, middle = shape.hidden_size, shape.intermediate_size
+    queries, kv = shape.num_query_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    heads = tuple((f"{prefix}self_attn.{name}_proj", rows) for name, rows in (("q", queries), ("k", kv), ("v", kv)))
+    biases = ((f"{name}.bias", rows) for name, rows in heads)
+    return LayerWeights(
+        input_norm=reader.one(f"{prefix}input_layernorm.weight", hidden),
+        qkv=reader.stacked(((f"{name}.weight", rows) for name, rows in heads), hidden),
+        qkv_bias=reader.stacked(biases) if config.qkv_bias else None,
+        qk_norm=_qk_norm(reader, config, prefix) if config.qk_norm else None,
+        output=reader.one(f"{prefix}self_attn.o_proj.weight", hidden, queries),
+        output_bias=reader.one(f"{prefix}self_attn.o_proj.bias", hidden) if config.output_bias else None,
+        post_norm=reader.one(f"{prefix}post_attention_layernorm.weight", hidden),
+        gate_up=reader.stacked(((f"{prefix}mlp.{name}_proj.weight", middle) for name in ("gate", "up")), hidden),
+        down=reader.one(f"{prefix}mlp.down_proj.weight", hidden, middle),
+    )
+
+
+def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
+    shape = config.shape
+    query = reader.one(f"{prefix}self_attn.q_norm.weight", shape.head_dim)
+    key = reader.one(f"{prefix}self_attn.k_norm.weight", shape.head_dim)
+    return torch.cat((query.expand(shape.num_query_heads, -1), key.expand(shape.num_kv_heads, -1)))
+
+
+def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """A tensor nobody asked for means a model that is not quite what its config.json says."""
+    known = {_HEAD} if config.tie_word_embeddings else set()
+    leftover = sorted(name for name in checkpoint.unread - known if not name.endswith(_RECOMPUTED))
+    if leftover:
+        raise UnsupportedModelError(
+            f"{checkpoint.directory} has {len(leftover)} tensors that {config.architecture} does not use, "
+            f"the first is {leftover[0]}"
+        )

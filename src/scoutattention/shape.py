@@ -1,0 +1,53 @@
+"""The sizes of a model that attention and memory planning depend on, and the costs that follow from them."""
+
+import math
+from dataclasses import dataclass
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Layer and head counts of a decoder, and the dtype of its KV cache."""
+
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    dtype: str = "float32"
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one KV head."""
+        return self.num_query_heads // self.num_kv_heads
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one element of the KV cache."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def scale(self) -> float:
+        """The factor that query-key products are multiplied with."""
+        return 1 / math.sqrt(self.head_dim)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers and KV heads."""
+        return self.num_layers * self.num_kv_heads * 2 * self.head_dim * self.dtype_bytes
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values of `tokens` tokens over all layers."""
+        return tokens * self.kv_bytes_per_token
+
+    def block_bytes(self, block_size: int) -> int:
+        """Bytes of one block over all layers and KV heads: one page, or one slot."""
+        return self.kv_bytes(block_size)
+
+    def digest_bytes_per_token(self, block_size: int) -> float:
+        """Bytes of min/max digests per token over all layers (float32, two bounds a channel)."""
+        return self.num_layers * self.num_kv_heads * 2 * self.head_dim * 4 / block_size

@@ -1,0 +1,46 @@
+"""The axes legend and the values that layers, kernels and caches exchange.
+
+Axes, in every comment and docstring of this project:
+
+    B  sequences of a step            T  tokens of a prompt
+    L  layers                         H  KV heads
+    G  query heads per KV head        Q  query heads, Q = H * G, query head h * G + g belongs to KV head h
+    D  head dim                       E  hidden size
+    N  blocks of a list               S  slots or pages of a pool
+    P  positions of a block, at most block_size
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Partial(NamedTuple):
+    """Attention over some keys, mergeable with attention over other keys.
+
+    out: float32 [B, H, G, D], normalised over its own keys; zero where there are none.
+    lse: float32 [B, H, G], natural logarithm of the sum of exp(score); -inf where there are no keys.
+    mean_key: float32 [B, H, G, D] or None, the keys' mean under their own attention weights; zero where none.
+    """
+
+    out: Tensor
+    lse: Tensor
+    mean_key: Tensor | None = None
+
+
+class BlockList(NamedTuple):
+    """Which blocks of a pool to attend to, and how many tokens of each.
+
+    index: int32 [B, H, N], pages or slots of a pool; any value where the length is 0. May be an expanded view.
+    length: int32 [B, H, N], tokens to attend to in each; 0 skips the block.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which a list of blocks has no use for
+    length: Tensor
+
+
+class Rope(NamedTuple):
+    """Rotary tables of the positions of a step: cos and sin, float32 [T, D] each."""
+
+    cos: Tensor
+    sin: Tensor

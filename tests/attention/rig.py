@@ -1,0 +1,157 @@
+"""A cache and an attention without a model: random queries, keys and values go in, and every result has an oracle."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scoutattention.attention.base import Attention, StepStats
+from scoutattention.attention.choose import MinMaxChooser
+from scoutattention.attention.dense import ResidentAttention
+from scoutattention.attention.prefill import PromptAttention
+from scoutattention.attention.scout import ScoutAttention
+from scoutattention.cache.pages import Pages
+from scoutattention.cache.slots import Slots
+from scoutattention.cache.store import KVStore
+from scoutattention.config import ScoutConfig
+from scoutattention.kernels.cpu import Job, Workers
+from scoutattention.shape import ModelShape
+from scoutattention.types import BlockList, Partial, Rope
+
+SHAPE = ModelShape(
+    num_layers=3,
+    num_query_heads=6,
+    num_kv_heads=2,
+    head_dim=16,
+    hidden_size=8,
+    intermediate_size=8,
+    vocab_size=8,
+    max_positions=256,
+)
+ROPE = Rope(torch.zeros(0), torch.zeros(0))
+MAX_BLOCKS = 256
+
+
+class RecordingWorkers(Workers):
+    """Workers that remember which blocks of which pool they were asked to attend to."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.lists: list[tuple[Tensor, BlockList]] = []
+
+    def submit(self, q, k, v, blocks, scale, *, with_mean_key=False) -> Job:
+        self.lists.append((k, blocks))
+        return super().submit(q, k, v, blocks, scale, with_mean_key=with_mean_key)
+
+    def partial(self, q, k, v, blocks, scale, *, with_mean_key=False) -> Partial:
+        return self.submit(q, k, v, blocks, scale, with_mean_key=with_mean_key).wait()
+
+
+class RandomPredictor:
+    """Scouts that have nothing to do with the query."""
+
+    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+        return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
+
+
+@dataclass
+class Rig:
+    """Sequences in rows 0, 1, ... of one store, with the whole history kept aside."""
+
+    config: ScoutConfig
+    quota: int | None = None  # slots of each row; None: everything is resident
+    seed: int = 0
+    workers: Workers = field(default_factory=lambda: Workers(2))
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.seed)
+        rows, size = 4, self.config.block_size
+        pages = Pages(SHAPE, size, rows * MAX_BLOCKS, rows, MAX_BLOCKS)
+        slots = None
+        if self.quota is not None:
+            slots = Slots(SHAPE, size, rows * (1 + self.quota), rows, MAX_BLOCKS)
+        self.store = KVStore(pages, slots, size)
+        self.prompt = PromptAttention(self.config, self.store, SHAPE.scale)
+        self.attention = self._attention()
+        self.keys: list[list[Tensor]] = []  # [row][layer] -> [T, H, D]
+        self.values: list[list[Tensor]] = []
+
+    def _attention(self) -> Attention:
+        chooser = MinMaxChooser(self.config, self.store, self.workers, SHAPE.scale)
+        if self.store.slots is None:
+            return ResidentAttention(
+                self.store, self.workers, SHAPE.scale, None if self.config.budget is None else chooser
+            )
+        return ScoutAttention(
+            self.config, self.store, self.workers, SHAPE.scale, predictor=RandomPredictor(), chooser=chooser
+        )
+
+    def add(self, tokens: int) -> list[Tensor]:
+        """Admit a prompt of random keys and values; returns each layer's prompt attention, [T, H, G, D]."""
+        row = len(self.keys)
+        self.store.admit(row, MAX_BLOCKS, self.quota or 0)
+        ks, vs, outs = [], [], []
+        for layer in range(SHAPE.num_layers):
+            q = torch.randn(tokens, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
+            k, v = torch.randn(2, tokens, SHAPE.num_kv_heads, SHAPE.head_dim)
+            outs.append((q, self.prompt.attend(row, layer, q, k, v)))
+            ks.append(k)
+            vs.append(v)
+        self.prompt.finish(row, tokens)
+        self.keys.append(ks)
+        self.values.append(vs)
+        return outs
+
+    def step(self, queries: Tensor | None = None, between=None) -> tuple[list[Tensor], list[Tensor], StepStats]:
+        """One decode step: each layer's queries and results, [B, H, G, D]."""
+        batch = len(self.keys)
+        attend = self.attention.begin(batch, ROPE)
+        qs, outs = [], []
+        for layer in range(SHAPE.num_layers):
+            q = torch.randn(batch, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
+            k, v = torch.randn(2, batch, SHAPE.num_kv_heads, SHAPE.head_dim)
+            for row in range(batch):
+                self.keys[row][layer] = torch.cat([self.keys[row][layer], k[row : row + 1]])
+                self.values[row][layer] = torch.cat([self.values[row][layer], v[row : row + 1]])
+            qs.append(q)
+            outs.append(attend(layer, q, k, v, torch.randn(batch, SHAPE.hidden_size)))
+            if between is not None:
+                between(layer)
+        return qs, outs, self.attention.end()
+
+    def full(self, row: int, layer: int, q: Tensor) -> Tensor:
+        """Full attention of one query [H, G, D] over a row's history, in float64."""
+        k, v = (t[row][layer].double().transpose(0, 1) for t in (self.keys, self.values))  # [H, T, D]
+        return ((q.double() @ k.transpose(1, 2)) * SHAPE.scale).softmax(-1) @ v
+
+    def error(self, qs: list[Tensor], outs: list[Tensor]) -> float:
+        """The largest difference between a step's results and full attention."""
+        return max(
+            float((outs[layer][row] - self.full(row, layer, qs[layer][row])).abs().max())
+            for layer in range(SHAPE.num_layers)
+            for row in range(len(self.keys))
+        )
+
+
+def attended(rig: Rig, k: Tensor, blocks: BlockList) -> dict[tuple[int, int], list[int]]:
+    """The blocks that a recorded list names, for each (row, head); -1 is the open block."""
+    entries = [(row, head, int(blocks.index[row, head, n])) for row, head, n in torch.nonzero(blocks.length).tolist()]
+    named: dict[tuple[int, int], list[int]] = {}
+    for row, head, entry in entries:
+        named.setdefault((row, head), []).append(_block(rig, k, row, head, entry))
+    return named
+
+
+def _block(rig: Rig, k: Tensor, row: int, head: int, entry: int) -> int:
+    slots = rig.store.slots
+    layer = (k.data_ptr() - _base(rig, k).data_ptr()) // (k.numel() * k.element_size())
+    if slots is not None and _base(rig, k) is slots.pool.k:
+        position = slots.near_index[row].tolist().index(entry)
+        return -1 if position == 0 else int(slots.content[layer, row, head, position - 1])
+    block = rig.store.pages.table[row].tolist().index(entry)
+    return block if block < rig.store.closed[row] else -1
+
+
+def _base(rig: Rig, k: Tensor) -> Tensor:
+    pools = [rig.store.pages.pool] + ([] if rig.store.slots is None else [rig.store.slots.pool])
+    return next(p.k for p in pools if p.k.untyped_storage().data_ptr() == k.untyped_storage().data_ptr())

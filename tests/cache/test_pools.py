@@ -1,0 +1,73 @@
+"""Pools hand out what they have, tables know whose it is, and rows can move."""
+
+import pytest
+import torch
+
+from scoutattention.cache.pages import Pages
+from scoutattention.cache.pool import BlockPool
+from scoutattention.cache.slots import Moves, Slots
+from scoutattention.cache.store import KVStore
+from scoutattention.errors import CapacityError
+
+from ..attention.rig import SHAPE
+
+
+def test_a_pool_never_gives_an_entry_twice_and_takes_it_back():
+    pool = BlockPool(SHAPE, 4, 6, knob="host_memory")
+    first, second = pool.take(4), pool.take(2)
+    assert sorted(first + second) == list(range(6))
+    assert pool.entry_bytes == 3 * 2 * 2 * 4 * 16 * 4 == pool.k[:, 0].nbytes + pool.v[:, 0].nbytes
+    with pytest.raises(CapacityError, match=r"1 blocks .* 0 of 6 are free: raise host_memory"):
+        pool.take(1)
+    pool.give(first)
+    assert pool.available == 4
+
+
+def test_a_refused_request_takes_nothing():
+    pool = BlockPool(SHAPE, 4, 3, knob="host_memory")
+    with pytest.raises(CapacityError):
+        pool.take(4)
+    assert pool.available == 3
+
+
+def test_filling_a_slot_drops_what_was_there():
+    pages, slots = Pages(SHAPE, 4, 10, 2, 5), Slots(SHAPE, 4, 10, 2, 5)
+    for row in range(2):
+        pages.admit(row, 5)
+        slots.admit(row, 2)
+    pages.pool.k.normal_()
+    pages.pool.v.normal_()
+    one = torch.tensor([1])
+    for step, block in enumerate([3, 4]):
+        moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
+        page = pages.table[1, block]
+        slots.fill(2, moves, page[None].long(), pages.pool, step)
+        entry = int(slots.near_index[1, 2])
+        assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
+        assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])
+    assert slots.content[2, 1, 0].tolist() == [-1, 4, -1, -1, -1]
+    assert slots.slot_of[2, 1, 0].tolist() == [slots.size] * 4 + [1]
+    assert slots.near_length[2, 1, 0].tolist() == [0, 0, 4, 0, 0, 0]
+    assert (slots.content[:, 0] == -1).all()
+
+
+def test_a_moved_row_is_the_same_sequence():
+    store = KVStore(Pages(SHAPE, 4, 20, 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
+    for row in range(3):
+        store.admit(row, 5, row + 1)
+        k = torch.randn(11, 2, 16)
+        for layer in range(3):
+            store.write_prompt(layer, row, k, k)
+        store.finish_prompt(row, 11)
+    pages, near, quota = store.pages.table[2].tolist(), store.slots.near_index[2].tolist(), store.slots.quota[2]
+    store.release(0)
+    store.move(2, 0)
+    assert store.pages.table[0].tolist() == pages
+    assert store.slots.near_index[0].tolist() == near
+    assert store.slots.quota[0] == quota == 3
+    assert (store.closed[0], store.fill[0]) == (2, 3)
+    assert torch.equal(store.pages.pool.k[0, store.pages.page(0, 1)], k[4:8].transpose(0, 1))
+    for row in (0, 1):
+        store.release(row)
+    assert store.pages.pool.available == 20
+    assert store.slots.pool.available == 20

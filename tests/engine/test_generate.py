@@ -1,0 +1,153 @@
+"""The whole engine: equal to transformers where it is dense, equal to dense where nothing is approximated."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from scoutattention import LLM, CapacityError, ConfigError, PromptError, SamplingParams, ScoutConfig
+from scoutattention.engine.force import teacher_forced
+from scoutattention.models.resolve import resolve
+
+FAMILIES = ("llama", "llama-llama3", "mistral", "qwen2", "qwen3")
+DENSE = ScoutConfig(budget=None, block_size=8)
+GREEDY = SamplingParams(max_tokens=64, ignore_eos=True)
+PROMPT = [(7 * i * i + 3 * i) % 97 for i in range(75)]
+
+
+def check_against_transformers(llm: LLM, path: str, prompt: list[int]) -> None:
+    """64 greedy tokens are the same, and the logits that led to them are within 1e-4."""
+    reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    reference.generation_config.eos_token_id = None
+    ids = llm.generate(prompt, GREEDY)[0].token_ids
+    expected = reference.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False)
+    assert ids == expected[0, len(prompt) :].tolist()
+    whole = prompt + ids
+    with torch.no_grad():
+        logits = reference(torch.tensor([whole])).logits[0]
+    ours = torch.stack([step for step, _ in teacher_forced(llm.engine, whole, len(prompt))])
+    assert (ours - logits[len(prompt) :]).abs().max() < 1e-4
+
+
+def block_bytes(llm: LLM) -> int:
+    return llm.engine.store.near_pool.entry_bytes
+
+
+def far_llm(model, scout: ScoutConfig, blocks: int = 1, sequences: int = 1, **machine) -> LLM:
+    """An engine whose device has room for `blocks` blocks of each sequence, the open one included."""
+    dense = LLM(model, scout=ScoutConfig(budget=None, block_size=scout.block_size), max_num_seqs=1)
+    size = block_bytes(dense)
+    dense.close()
+    return LLM(model, scout=scout, device_memory=blocks * sequences * size, max_num_seqs=sequences, **machine)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dense_equals_transformers(tiny_models, family):
+    path = str(tiny_models[family])
+    check_against_transformers(LLM(path, scout=DENSE), path, PROMPT)
+
+
+def test_dense_equals_transformers_on_a_real_model():
+    llm = LLM("smollm2", scout=DENSE, max_num_seqs=1)
+    prompt = llm.tokenizer.encode("The lighthouse keeper wrote in his diary: " * 12)
+    check_against_transformers(llm, str(resolve("smollm2", "float32", None)), prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_full_budget_and_all_far_equals_dense(tiny_models, family, blocks):
+    path = str(tiny_models[family])
+    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
+    llm = far_llm(path, ScoutConfig(budget=None, block_size=8, predictor="oracle", true_query_layers=()), blocks)
+    assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
+    stats = llm.stats()
+    assert stats.far_blocks > 0
+    assert stats.kv_bytes_device <= blocks * block_bytes(llm)
+    assert stats.cpu_share == 1 if blocks == 1 else stats.cpu_share < 1
+
+
+def test_a_context_within_the_budget_equals_full_attention(tiny_models):
+    """Plain scouts, few slots, no layer with the true query: still exact, since nothing is left out."""
+    path = str(tiny_models["llama"])
+    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
+    llm = far_llm(path, ScoutConfig(budget=160, block_size=8, true_query_layers=()), 5)
+    assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
+    assert llm.stats().cpu_share > 0
+
+
+def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
+    path = str(tiny_models["qwen2"])
+    prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
+    scout = ScoutConfig(budget=40, block_size=8, true_query_layers=(0,))
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    batch = LLM(path, scout=scout, max_num_seqs=3)
+    together = [out.token_ids for out in batch.generate(prompts, params)]
+    alone = [LLM(path, scout=scout, max_num_seqs=1).generate(p, params)[0].token_ids for p in prompts]
+    assert together == alone
+    assert batch.stats().far_blocks > 0
+    assert batch.engine.store.pages.pool.available == batch.engine.store.pages.pool.capacity
+    assert batch.engine.store.slots.pool.available == batch.engine.store.slots.pool.capacity
+
+
+@pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
+    scout = ScoutConfig(budget=32, block_size=8, on_miss=on_miss, lookahead=lookahead, true_query_layers=())
+    llm = far_llm(str(tiny_models["llama"]), scout, 5)
+    out = llm.generate(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))[0]
+    assert len(out.token_ids) == 20
+    assert llm.stats().recalled_bytes > 0
+
+
+def test_stream_gives_the_same_text_in_pieces(tiny_models):
+    llm = LLM(str(tiny_models["llama"]), scout=DENSE)
+    whole = llm.generate(PROMPT, GREEDY)[0]
+    told = []
+    chunks = list(llm.stream(PROMPT, GREEDY, on_prompt=lambda done, total: told.append((done, total))))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert [token for chunk in chunks for token in chunk.token_ids] == whole.token_ids
+    assert [chunk.finish_reason for chunk in chunks[-2:]] == [None, "length"]
+    assert told[-1] == (75, 75)
+    assert told == sorted(told)
+
+
+def test_an_abandoned_stream_frees_everything(tiny_models):
+    llm = LLM(str(tiny_models["llama"]), scout=DENSE)
+    stream = llm.stream(PROMPT, GREEDY)
+    next(stream)
+    stream.close()
+    assert not llm.engine.busy
+    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+    assert len(llm.generate(PROMPT, GREEDY)[0].token_ids) == 64
+
+
+def test_answers_end_at_the_length_limit(tiny_models):
+    llm = LLM(str(tiny_models["llama"]), scout=DENSE, max_model_len=80)
+    out = llm.generate(PROMPT, GREEDY)[0]
+    assert (len(out.token_ids), out.finish_reason) == (5, "length")
+
+
+def test_seeds_make_samples_repeatable(tiny_models):
+    llm = LLM(str(tiny_models["llama"]), scout=DENSE)
+    params = [SamplingParams(max_tokens=20, temperature=1.5, seed=seed, ignore_eos=True) for seed in (1, 1, 2)]
+    one, same, other = (llm.generate(PROMPT, p)[0].token_ids for p in params)
+    assert one == same != other
+
+
+def test_bad_requests_are_refused_with_number_limit_and_knob(tiny_models):
+    path = str(tiny_models["llama"])
+    llm = LLM(path, scout=DENSE, max_model_len=80)
+    for empty in ("", [], [[]]):
+        with pytest.raises(PromptError, match="the prompt is empty"):
+            llm.generate([empty] if empty == [] else empty)
+    with pytest.raises(PromptError, match=r"the prompt has 80 tokens, and max_model_len=80 leaves room for 79"):
+        llm.generate([1] * 80)
+    with pytest.raises(ConfigError, match="has no chat template: pass chat=False"):
+        llm.generate("hello", chat=True)
+    small = LLM(path, scout=DENSE, host_memory=9 * block_bytes(llm))
+    with pytest.raises(
+        CapacityError, match=r"75 prompt tokens and up to 64 new .* need 18 blocks .* the host pool has 9"
+    ):
+        small.generate(PROMPT, GREEDY)
+    assert len(small.generate(PROMPT[:5], SamplingParams(max_tokens=3, ignore_eos=True))[0].token_ids) == 3
+    with pytest.raises(TypeError, match="device_memroy"):
+        LLM(path, device_memroy="1GiB")

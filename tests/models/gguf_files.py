@@ -1,0 +1,64 @@
+"""GGUF files of tiny random models, written the way llama.cpp's converter lays them out."""
+
+import gguf
+import numpy as np
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789Ġ"
+TOKENS = [*LETTERS, "ab", *(f"<{number}>" for number in range(256 - len(LETTERS) - 1))]
+
+
+def write(path, model, *, quantized=(), **fields):
+    """Save a model of transformers; `quantized` names GGUF tensors to store as Q8_0, `fields` override metadata."""
+    config = model.config
+    name = config.model_type
+    writer = gguf.GGUFWriter(path, name)
+    writer.add_uint32(f"{name}.block_count", config.num_hidden_layers)
+    writer.add_uint32(f"{name}.context_length", config.max_position_embeddings)
+    writer.add_uint32(f"{name}.embedding_length", config.hidden_size)
+    writer.add_uint32(f"{name}.feed_forward_length", config.intermediate_size)
+    writer.add_uint32(f"{name}.attention.head_count", config.num_attention_heads)
+    writer.add_uint32(f"{name}.attention.head_count_kv", config.num_key_value_heads)
+    writer.add_uint32(f"{name}.attention.key_length", model.model.layers[0].self_attn.head_dim)
+    writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
+    writer.add_float32(f"{name}.rope.freq_base", config.rope_parameters["rope_theta"])
+    add_tokenizer(writer, fields)
+    for key, value in fields.items():
+        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add[type(value)](key.replace("ARCH", name), value)
+    add_tensors(writer, model, quantized)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_tokenizer(writer, fields):
+    fields.setdefault("tokenizer.ggml.model", "gpt2")
+    fields.setdefault("tokenizer.ggml.pre", "smollm")
+    fields.setdefault("tokenizer.ggml.eos_token_id", 255)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3 if token.startswith("<") else 1 for token in TOKENS])
+    writer.add_token_merges(["a b"])
+
+
+def add_tensors(writer, model, quantized):
+    config = model.config
+    architecture = gguf.MODEL_ARCH[config.model_type.upper()]
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    if config.rope_parameters["rope_type"] == "llama3":
+        plain = 1.0 / 10_000.0 ** (np.arange(0, config.head_dim, 2) / config.head_dim)
+        writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
+    for key, value in model.state_dict().items():
+        if key == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        weight = value.numpy()
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
+        if heads and config.model_type == "llama":
+            weight = weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        if name in quantized:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(weight))

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from scoutattention.models import layers
+from scoutattention.models.layers import in_rows
+from scoutattention.models.loader import load
+
+from ..tiny import save
+from . import families
+from .dense import causal, prompt_logits
+
+PROMPT = torch.randint(0, 256, (45,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+@pytest.fixture(scope="module", params=families.FAMILIES)
+def pair(request, tmp_path_factory):
+    """A model of transformers, and ours loaded from what it saved."""
+    model = families.make(request.param)
+    return model, load(str(save(model, tmp_path_factory.mktemp(request.param)))).decoder
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return load(str(save(families.make("qwen3"), tmp_path_factory.mktemp("tiny")))).decoder
+
+
+def reference_logits(model, token_ids):
+    with torch.no_grad():
+        return model(torch.tensor([token_ids])).logits[0]
+
+
+def test_logits_are_those_of_transformers(pair):
+    model, decoder = pair
+    expected = reference_logits(model, PROMPT)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(prompt_logits(decoder, PROMPT), expected, atol=1e-4, rtol=0)
+
+
+def test_rope_is_that_of_transformers(pair):
+    model, decoder = pair
+    positions = torch.tensor([0, 1, 63, 64, 4095])
+    cos, sin = model.model.rotary_emb(torch.zeros(1), positions[None])
+    ours = decoder.rope(positions)
+    torch.testing.assert_close(ours.cos, cos[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(ours.sin, sin[0], atol=1e-3, rtol=0)
+
+
+def test_project_query_is_the_query_that_attention_gets(pair):
+    _, decoder = pair
+    rope, dense = decoder.rope(torch.arange(len(PROMPT))), causal(decoder.shape)
+    seen = []
+
+    def attend(layer, q, k, v, x):
+        seen.append(layer)
+        torch.testing.assert_close(decoder.project_query(layer, x, rope), q, atol=1e-5, rtol=0)
+        return dense(layer, q, k, v, x)
+
+    decoder.forward(torch.tensor(PROMPT), rope, attend)
+    assert seen == list(range(decoder.shape.num_layers))
+
+
+def test_attend_gets_contiguous_tensors_of_the_promised_shapes(decoder):
+    shape = decoder.shape
+
+    def attend(layer, q, k, v, x):
+        heads = (shape.num_kv_heads, shape.group_size, shape.head_dim)
+        assert q.shape == (5, *heads)
+        assert k.shape == v.shape == (5, heads[0], heads[2])
+        assert x.shape == (5, shape.hidden_size)
+        assert all(tensor.is_contiguous() for tensor in (q, k, v, x))
+        return q
+
+    hidden = decoder.forward(torch.arange(5), decoder.rope(torch.arange(5)), attend)
+    assert hidden.shape == (5, shape.hidden_size)
+
+
+def test_a_batch_is_its_sequences_side_by_side(decoder):
+    tokens, positions = torch.tensor([3, 200, 77]), torch.tensor([0, 1000, 31])
+
+    def forward(rows):
+        mixed = lambda layer, q, k, v, x: q.tanh() + v.unsqueeze(2) + k.unsqueeze(2)  # noqa: E731
+        return decoder.forward(tokens[rows], decoder.rope(positions[rows]), mixed)
+
+    apart = torch.cat([forward(slice(row, row + 1)) for row in range(3)])
+    torch.testing.assert_close(forward(slice(None)), apart, atol=1e-5, rtol=0)
+
+
+def test_long_prompts_go_through_in_pieces(decoder, monkeypatch):
+    whole = prompt_logits(decoder, PROMPT)
+    monkeypatch.setattr(layers, "ROWS", 7)
+    torch.testing.assert_close(prompt_logits(decoder, PROMPT), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 8, 20, 21])
+def test_in_rows_bounds_the_rows_and_keeps_the_result(rows, monkeypatch):
+    monkeypatch.setattr(layers, "ROWS", 7)
+    seen = []
+
+    def both(x, y):
+        seen.append(len(x))
+        return x + y, (2 * x).expand(-1, 3)
+
+    x, y = torch.arange(float(rows))[:, None], torch.ones(rows, 1)
+    added, doubled = in_rows(both, x, y)
+    assert max(seen) <= 7
+    assert sum(seen) == rows
+    assert torch.equal(added, x + y)
+    assert torch.equal(doubled, (2 * x).expand(-1, 3))
+    assert doubled.is_contiguous()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.15), (torch.float16, 0.02)])
+def test_half_precision_follows_transformers(dtype, tolerance, tmp_path):
+    model = families.make("qwen3").to(dtype)
+    decoder = load(str(save(model, tmp_path))).decoder
+    assert decoder.weights.norm.dtype == dtype
+    assert decoder.shape.dtype_bytes == 2
+    ours = prompt_logits(decoder, PROMPT)
+    assert ours.dtype == torch.float32
+    assert (ours - reference_logits(model, PROMPT).float()).abs().max() < tolerance

@@ -1,0 +1,167 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from scoutattention.errors import ModelFileError, PromptError
+from scoutattention.models import text
+from scoutattention.models.checkpoint import read_json
+
+CHAT = [
+    {"role": "system", "content": "Be <brief> & kind."},
+    {"role": "user", "content": "Grüße!\n  1 < 2"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Why?"},
+]
+LOOP = """{{ bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}{% continue %}{% endif %}
+    {%- if loop.index > 3 %}{% break %}{% endif %}
+    [{{ message.role }}] {{ message.content | trim }}{{ eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}[assistant]{% endif %}
+"""
+JSON = "{{ messages | tojson }}|{{ messages[1] | tojson(indent=2, sort_keys=true) }}|{{ tools is none }}"
+TRAINED = """{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}
+    {% endfor %}{{ strftime_now('%Y') }}{% set ns = namespace(x=1) %}{% set ns.x = 2 %}{{ ns.x }}"""
+
+
+def byte_backend():
+    """One token for each byte, and two special ones, of which the first begins every text."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<s>", normalized=False), AddedToken("</s>", normalized=False)])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    return backend
+
+
+def write(folder, template=None, **settings):
+    byte_backend().save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>", "special": True}, **settings}
+    if template is not None:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return text.Tokenizer.from_directory(write(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return text.Tokenizer.from_directory(write(tmp_path_factory.mktemp("text")))
+
+
+def test_special_tokens_are_added_unless_told_not_to(tokenizer):
+    plain = tokenizer.encode("hé", add_special_tokens=False)
+    assert len(plain) == 3
+    assert tokenizer.encode("hé") == [256, *plain]
+
+
+@given(st.text())
+def test_decoding_undoes_encoding(shared, words):
+    assert shared.decode(shared.encode(words)) == words
+
+
+def test_truncation_and_padding_of_the_file_are_not_applied(tmp_path):
+    backend = byte_backend()
+    backend.enable_truncation(4)
+    backend.enable_padding(length=9)
+    write(tmp_path)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert len(text.Tokenizer.from_directory(tmp_path).encode("123456")) == 7
+    assert len(text.Tokenizer.from_directory(tmp_path).encode("1")) == 2
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), min_size=1))
+def test_a_stream_gives_whole_characters_as_soon_as_it_can(shared, words):
+    ids, stream, given_out = shared.encode(words), shared.stream(), ""
+    for count, token_id in enumerate(ids, start=1):
+        given_out += stream.step(token_id)
+        assert given_out == shared.decode(ids[:count]).rstrip("\ufffd")
+    assert (given_out, stream.flush()) == (words, "")
+
+
+@given(st.lists(st.integers(0, 257)))
+def test_a_flushed_stream_has_given_all_of_any_tokens(shared, ids):
+    stream = shared.stream()
+    pieces = [stream.step(token_id) for token_id in ids]
+    assert "".join(pieces) + stream.flush() == shared.decode(ids)
+    assert stream.flush() == ""
+
+
+def test_a_part_of_a_character_waits(shared):
+    stream, (_, *ids) = shared.stream(), shared.encode("é")
+    assert [stream.step(ids[0]), stream.flush(), stream.flush()] == ["", "\ufffd", ""]
+
+
+@pytest.mark.parametrize("template", [LOOP, JSON, TRAINED], ids=["loop", "json", "trained"])
+@pytest.mark.parametrize("home", ["tokenizer_config.json", "chat_template.jinja", "named"])
+def test_chat_is_that_of_transformers(template, home, tmp_path):
+    if home == "chat_template.jinja":
+        write(tmp_path, "the other place")
+        (tmp_path / home).write_text(template)
+    else:
+        named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": template}]
+        write(tmp_path, named if home == "named" else template)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=byte_backend(), bos_token="<s>", eos_token="</s>")
+    theirs.chat_template = template
+    expected = theirs.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    ours = text.Tokenizer.from_directory(tmp_path)
+    assert ours.has_chat_template
+    assert ours.chat(CHAT) == expected
+
+
+def test_a_template_can_refuse(tmp_path):
+    write(tmp_path, "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(PromptError, match="roles must alternate"):
+        text.Tokenizer.from_directory(tmp_path).chat(CHAT)
+
+
+def test_a_template_has_no_way_out_of_its_sandbox(tmp_path):
+    write(tmp_path, "{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(PromptError, match="unsafe"):
+        text.Tokenizer.from_directory(tmp_path).chat(CHAT)
+
+
+def test_a_template_that_does_not_compile_is_named(tmp_path):
+    write(tmp_path, "{% for %}")
+    with pytest.raises(ModelFileError, match="chat template does not compile"):
+        text.Tokenizer.from_directory(tmp_path)
+
+
+def test_without_a_template_there_is_no_chat(tokenizer):
+    assert not tokenizer.has_chat_template
+    with pytest.raises(PromptError, match="no chat template"):
+        tokenizer.chat(CHAT)
+
+
+def test_ends_are_gathered_from_every_file(tmp_path):
+    write(tmp_path)
+    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [8, 9]}')
+    assert text.Tokenizer.from_directory(tmp_path).eos_token_ids == {7, 8, 9, 257}
+
+
+def test_only_the_tokenizer_itself_is_needed(tmp_path):
+    byte_backend().save(str(tmp_path / "tokenizer.json"))
+    alone = text.Tokenizer.from_directory(tmp_path)
+    assert (alone.eos_token_ids, alone.has_chat_template) == (frozenset(), False)
+
+
+def test_json_that_is_no_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json is not a readable tokenizer"):
+        text.Tokenizer.from_directory(tmp_path)
+
+
+def test_read_json_names_a_missing_file(tmp_path):
+    with pytest.raises(ModelFileError, match=r"has no absent\.json"):
+        read_json(tmp_path / "absent.json")

@@ -1,0 +1,233 @@
+"""The house's rules, held over the syntax trees of the sources. Each rule names the offending file and line."""
+
+import ast
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import scoutattention
+
+ROOT = Path(scoutattention.__file__).parent
+
+FLOORS = {
+    **dict.fromkeys(("errors", "shape", "config", "types", "machine"), 0),
+    "kernels": 1,
+    "cache": 2,
+    "attention": 3,
+    "models": 4,
+    "engine": 5,
+    "bench": 6,
+    "doctor": 6,
+    "cli": 7,
+}
+DOORS = {
+    "scoutattention._native": ("kernels/cpu.py", "doctor.py"),
+    "transformers": (),
+    "gguf": ("models/gguf.py",),
+    "tokenizers": ("models/text.py", "models/gguf_tokenizer.py"),
+    "jinja2": ("models/chat.py",),
+    "huggingface_hub": ("models/resolve.py",),
+    "httpx": ("models/resolve.py",),
+    "safetensors": ("models/checkpoint.py", "models/gguf.py"),
+    "triton": ("kernels/triton_",),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
+    "tqdm": ("cli/",),
+}
+PUBLIC_NAMES = [
+    "LLM",
+    "CacheFolderError",
+    "CapacityError",
+    "Chunk",
+    "ConfigError",
+    "EngineConfig",
+    "KernelError",
+    "ModelError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "Output",
+    "PromptError",
+    "SamplingParams",
+    "ScoutConfig",
+    "ScoutError",
+    "Stats",
+    "UnsupportedModelError",
+]
+ENVIRONMENT = ("cli/", "models/resolve.py")  # the command's settings, and where the cache folder is
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+class Source(NamedTuple):
+    """One file: its path under the package, its text and its tree."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def module(self) -> str:
+        return "scoutattention." + self.path.removesuffix(".py").replace("/", ".")
+
+    @property
+    def in_cli(self) -> bool:
+        return self.path.startswith("cli/")
+
+
+def read_sources(root: Path) -> list[Source]:
+    paths = sorted(path for path in root.rglob("*.py"))
+    return [Source(str(p.relative_to(root)), p.read_text(), ast.parse(p.read_text())) for p in paths]
+
+
+def imported(source: Source, node: ast.stmt) -> list[str]:
+    """Full names of what an import statement imports; `from m import a` gives m.a."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    above = source.module.split(".")[: -node.level] if node.level else []
+    base = ".".join([*above, *([node.module] if node.module else [])])
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def all_imports(source: Source) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.stmt):
+            yield from ((node.lineno, name) for name in imported(source, node))
+
+
+def part_of(name: str) -> str | None:
+    """The room or word that a full name belongs to: scoutattention.cache.pool.X is in cache."""
+    package, _, rest = name.partition(".")
+    part = rest.partition(".")[0]
+    return part if package == "scoutattention" and part in FLOORS else None
+
+
+def imports_point_down(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        here = part_of(source.module)
+        if source.path == "__init__.py":
+            continue
+        if here is None:
+            yield f"{source.path}:1 stands on no floor: add it to FLOORS"
+            continue
+        for line, name in all_imports(source):
+            there = part_of(name)
+            if there and here != there and FLOORS[there] >= max(FLOORS[here], 1):
+                yield f"{source.path}:{line} imports {name} from a floor that is not below"
+
+
+def imports_have_no_cycle(sources: list[Source]) -> Iterator[str]:
+    modules = {source.module.removesuffix(".__init__"): source for source in sources if source.path != "__init__.py"}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for module, source in modules.items():
+        for _, name in all_imports(source):
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and target != module:
+                graph[module].add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        yield f"{modules[error.args[1][0]].path}:1 is in a cycle: {' -> '.join(reversed(error.args[1]))}"
+
+
+def imports_are_at_the_top(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for inner in {node for function in functions for node in ast.walk(function)}:
+            if isinstance(inner, ast.Import | ast.ImportFrom) and not source.in_cli:
+                yield f"{source.path}:{inner.lineno} imports inside a function"
+
+
+def third_parties_use_their_door(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        strings = [n for n in ast.walk(source.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        named = [(node.lineno, node.value) for node in strings if node.value in DOORS and "." in node.value]
+        for line, name in {*all_imports(source), *named}:
+            for package, doors in DOORS.items():
+                if f"{name}.".startswith(f"{package}.") and not source.path.startswith(doors):
+                    yield f"{source.path}:{line} imports {name}, whose door is {doors or 'nowhere'}"
+
+
+def errors_are_caught_by_name(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ExceptHandler):
+                names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"Exception"}
+                if names & {"Exception", "BaseException"}:
+                    yield f"{source.path}:{node.lineno} catches every exception"
+
+
+def environment_is_read_in_few_places(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        for node in ast.walk(source.tree):
+            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "name", "")
+            if name in {"environ", "getenv", "environb", "putenv"} and not source.path.startswith(ENVIRONMENT):
+                yield f"{source.path}:{node.lineno} reads the environment"
+
+
+def files_and_functions_are_small(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        lines = len(source.text.splitlines())
+        if lines > MAX_FILE_LINES:
+            yield f"{source.path}:{lines} is longer than {MAX_FILE_LINES} lines"
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    yield f"{source.path}:{node.lineno} {node.name} has {length} lines, over {MAX_FUNCTION_LINES}"
+
+
+Rule = Callable[[list[Source]], Iterator[str]]
+RULES: dict[Rule, dict[str, str]] = {
+    imports_point_down: {"kernels/a.py": "\nfrom ..cache import pool"},
+    imports_have_no_cycle: {"cache/a.py": "from .b import x", "cache/b.py": "from . import a"},
+    imports_are_at_the_top: {"cache/a.py": "def f():\n    import json"},
+    third_parties_use_their_door: {"engine/a.py": "x = 1\nfrom transformers.models import llama"},
+    errors_are_caught_by_name: {"cache/a.py": "try:\n    x = 1\nexcept (OSError, Exception):\n    pass"},
+    environment_is_read_in_few_places: {"engine/a.py": "import os\nx = os.environ['HOME']"},
+    files_and_functions_are_small: {"cache/a.py": "def f():\n" + "    x = 1\n" * 60},
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_sources_keep_the_rule(rule):
+    offences = list(rule(read_sources(ROOT)))
+    assert not offences, "\n".join(offences)
+
+
+@pytest.mark.parametrize(("rule", "files"), RULES.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_rule_names_the_offence(rule, files, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    offences = list(rule(read_sources(tmp_path)))
+    assert len(offences) == 1
+    assert offences[0].startswith(tuple(f"{name}:" for name in files))
+
+
+@pytest.mark.parametrize(
+    ("path", "statement"),
+    [
+        ("attention/a.py", "from ..models.decoder import Decoder"),
+        ("kernels/a.py", "from .. import engine"),
+        ("config.py", "from .kernels import reference"),
+        ("models/a.py", "import scoutattention.cli.app"),
+        ("stray.py", "x = 1"),
+    ],
+)
+def test_every_way_up_is_seen(path, statement):
+    assert list(imports_point_down([Source(path, statement, ast.parse(statement))]))
+
+
+def test_native_module_is_seen_however_it_is_imported():
+    for text in ("from .. import _native", "import scoutattention._native", "load('scoutattention._native')"):
+        assert list(third_parties_use_their_door([Source("cache/a.py", text, ast.parse(text))])), text
+
+
+def test_public_names():
+    assert scoutattention.__all__ == PUBLIC_NAMES
+    for name in PUBLIC_NAMES:
+        assert getattr(scoutattention, name).__name__ == name

@@ -1,0 +1,312 @@
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
+from scoutattention.cli import main
+from scoutattention.cli.generate import generate
+from scoutattention.cli.report import JSON_STATS, format_bytes
+from scoutattention.cli.settings import FIXED, HELP
+
+NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
+
+
+class FakeLLM:
+    """Stands in for the engine: remembers what it was asked, answers "Hi there"."""
+
+    made: "FakeLLM"
+    raises: BaseException | None = None
+
+    def __init__(self, model, **options):
+        FakeLLM.made = self
+        self.model, self.options = model, options
+        if isinstance(self.raises, Exception):
+            raise self.raises
+
+    def stream(self, prompt, params, *, chat, on_prompt):
+        self.prompt, self.params, self.chat = prompt, params, chat
+        on_prompt(1, 2)
+        on_prompt(2, 2)
+        yield SimpleNamespace(text="Hi", token_ids=[5], finish_reason=None)
+        if self.raises is not None:
+            raise self.raises
+        yield SimpleNamespace(text=" there", token_ids=[6, 7], finish_reason="stop")
+
+    def stats(self):
+        return SimpleNamespace(**NUMBERS)
+
+
+@pytest.fixture(autouse=True)
+def fake_engine(monkeypatch):
+    module = ModuleType("scoutattention.engine.llm")
+    module.LLM = FakeLLM
+    monkeypatch.setitem(sys.modules, "scoutattention.engine.llm", module)
+    monkeypatch.setattr(FakeLLM, "raises", None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in [name for name in os.environ if name.startswith("SCOUT_")]:
+        monkeypatch.delenv(name)
+
+
+def asked(*args):
+    """The fake engine after `scout generate m --prompt x` with `args`."""
+    assert main(["generate", "m", "--prompt", "x", *args]) == 0
+    return FakeLLM.made
+
+
+def the_error(capsys, *args):
+    """The one line on stderr of a command that fails with exit code 2."""
+    assert main(list(args)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("scout: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def run_python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], text=True, stderr=subprocess.PIPE, check=False, **options)
+
+
+def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
+    asked()
+    out, err = capsys.readouterr()
+    assert out == "Hi there\n"
+    assert "25.0% of the chosen blocks" in err
+    assert "4.0 KiB in full, 1.0 KiB on the device" in err
+
+
+def test_json_is_one_object_and_nothing_else(capsys):
+    asked("--json", "--budget", "512")
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == ["text", "token_ids", *JSON_STATS, "config"]
+    assert report["text"] == "Hi there"
+    assert report["token_ids"] == [5, 6, 7]
+    assert report["cpu_share"] == 0.25
+    config = report["config"]
+    assert config["model"] == "m"
+    assert config["budget"] == 512
+    assert config["true_query_layers"] == [0, 1, 2]
+    assert set(config) == {"model"} | {field.name for cls in (ScoutConfig, EngineConfig) for field in fields(cls)}
+
+
+def test_without_flags_the_settings_are_the_defaults():
+    llm = asked()
+    defaults = {field.name: field.default for field in fields(EngineConfig)} | FIXED
+    assert llm.options == {"scout": ScoutConfig(), **defaults}
+    assert (llm.params, llm.chat, llm.prompt) == (SamplingParams(), None, "x")
+
+
+def test_every_flag_reaches_its_setting():
+    llm = asked(
+        *("--budget", "2048", "--block-size", "16", "--sink-blocks", "2", "--recent-blocks", "3", "--lookahead", "2"),
+        *("--on-miss", "fetch", "--far-query", "true", "--predictor", "oracle", "--true-query-layers", "0, 4"),
+        *("--recall-interval", "8", "--device-memory", "64MiB", "--host-memory", "1GiB", "--max-model-len", "4096"),
+        *("--dtype", "bfloat16", "--workers", "1", "--torch-threads", "2", "--max-tokens", "7", "--temperature", "0.5"),
+        *("--top-p", "0.9", "--seed", "3", "--stop", "a b", "--stop", "c", "--ignore-eos", "--no-chat"),
+    )
+    scout = ScoutConfig(2048, 16, 2, 3, "fetch", 2, "true", "oracle", (0, 4), 8)
+    machine = {"max_model_len": 4096, "dtype": "bfloat16", "workers": 1, "torch_threads": 2, "max_num_seqs": 1}
+    assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
+    assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
+    assert llm.chat is False
+
+
+def test_words_for_all_and_none():
+    llm = asked("--budget", "all", "--device-memory", "all", "--true-query-layers", "", "--chat")
+    assert llm.options["scout"] == ScoutConfig(budget=None, true_query_layers=())
+    assert llm.options["device_memory"] == "all"
+    assert llm.chat is True
+
+
+def test_environment_mirrors_flags_and_flags_win(monkeypatch):
+    monkeypatch.setenv("SCOUT_BUDGET", "512")
+    monkeypatch.setenv("SCOUT_ON_MISS", "drop")
+    monkeypatch.setenv("SCOUT_MAX_TOKENS", "9")
+    llm = asked("--budget", "640")
+    assert llm.options["scout"] == ScoutConfig(budget=640, on_miss="drop")
+    assert llm.params.max_tokens == 9
+
+
+def test_dense_attends_to_everything_on_the_device(monkeypatch):
+    monkeypatch.setenv("SCOUT_BUDGET", "512")  # weaker than a flag, so no contradiction
+    llm = asked("--dense")
+    assert llm.options["scout"].budget is None
+    assert llm.options["device_memory"] == "all"
+
+
+def test_help_shows_the_defaults_of_the_configuration(capsys):
+    assert main(["generate", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for cls in (ScoutConfig, EngineConfig, SamplingParams):
+        for field in fields(cls):
+            shown = [line for line in lines if line.startswith(f"│ --{field.name.replace('_', '-')} ")]
+            assert bool(shown) == (field.name not in FIXED), field.name
+            if shown and isinstance(field.default, int | float | str) and field.default is not False:
+                assert f"[default: {field.default}]" in shown[0]
+
+
+def test_every_setting_has_help_and_no_help_is_left_over():
+    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "as_json", "debug"}
+    assert set(inspect.signature(generate).parameters) - own == set(HELP)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no prompt was given"),
+        (["--prompt", "a", "-"], "more than one prompt"),
+        (["--prompt", "a", "--prompt-file", "f"], "more than one prompt"),
+        (["--prompt-file", "f", "-"], "--prompt-file and -"),
+        (["hello"], "unexpected argument 'hello'"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--prompt", "a", "--max-tokens", "0"], "max_tokens=0 is below"),
+        (["--prompt", "a", "--max-tokens", "x"], "--max-tokens"),
+        (["--prompt", "a", "--budget", "1.5"], "--budget='1.5'"),
+        (["--prompt", "a", "--budget", "-64"], "budget=-64"),
+        (["--prompt", "a", "--device-memory", "lots"], "'lots'"),
+        (["--prompt", "a", "--device-memory", "-1GiB"], "'-1GiB'"),
+        (["--prompt", "a", "--host-memory", "0"], "host_memory=0"),
+        (["--prompt", "a", "--true-query-layers", "0,x"], "--true-query-layers='0,x'"),
+        (["--prompt", "a", "--on-miss", "guess"], "'compute', 'fetch', 'drop'"),
+        (["--prompt", "a", "--top-p", "0"], "top_p=0.0"),
+        (["--prompt", "a", "--dense", "--budget", "512"], "excludes --budget"),
+        (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "excludes --device-memory"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(capsys, args, message):
+    assert message in the_error(capsys, "generate", "m", *args)
+
+
+def test_missing_model_and_unknown_command(capsys):
+    assert "model" in the_error(capsys, "generate").lower()
+    assert "'serve'" in the_error(capsys, "serve")
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert "generate" in out + err
+    assert "scout: " not in err
+
+
+@pytest.mark.parametrize("args", [["-"], ["--prompt-file", "-"]])
+def test_prompt_from_stdin(monkeypatch, args):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("naïve\r\n".encode())))
+    assert main(["generate", "m", *args]) == 0
+    assert FakeLLM.made.prompt == "naïve\r\n"
+
+
+def test_prompt_from_file(tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"\xef\xbb\xbfna\xc3\xafve\n")
+    assert main(["generate", "m", "--prompt-file", str(file)]) == 0
+    assert FakeLLM.made.prompt == "naïve\n"
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"", "is empty"), (b"ab\xff", "is not UTF-8: byte 2 is 0xff")])
+def test_bad_prompt_file(capsys, tmp_path, data, message):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(data)
+    assert message in the_error(capsys, "generate", "m", "--prompt-file", str(file))
+
+
+def test_prompt_file_that_cannot_be_read(capsys, tmp_path):
+    assert "No such file" in the_error(capsys, "generate", "m", "--prompt-file", str(tmp_path / "absent"))
+    assert "Is a directory" in the_error(capsys, "generate", "m", "--prompt-file", str(tmp_path))
+
+
+def test_errors_of_the_engine_are_one_line_and_with_debug_a_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "raises", ModelNotFoundError("no model named m"))
+    assert the_error(capsys, "generate", "m", "--prompt", "x") == "scout: no model named m\n"
+    assert main(["generate", "m", "--prompt", "x", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("scout: no model named m\n")
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "raises", KeyboardInterrupt())
+    assert main(["generate", "m", "--prompt", "x"]) == 130
+    assert capsys.readouterr() == ("Hi", "scout: interrupted\n")
+
+
+def test_ctrl_c_during_imports_is_one_line():
+    code = (
+        "import sys; sys.modules['typer'] = None\n"
+        "import builtins; real = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "from scoutattention.cli import main\n"
+        "sys.exit(main(['--help']))"
+    )
+    run = run_python(code)
+    assert (run.returncode, run.stderr) == (130, "scout: interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["--version", "--help", "doctor"])
+def test_closed_pipe_is_quiet(command):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    code = f"import sys; from scoutattention.cli import main; sys.exit(main(['{command}']))"
+    run = run_python(code, stdout=write_end)
+    os.close(write_end)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_help_doctor_and_wrong_arguments_do_not_load_torch():
+    code = (
+        "import os, sys, scoutattention\n"
+        "from scoutattention.cli import main\n"
+        "codes = [main(a) for a in (['--help'], ['generate', '--help'], ['generate', 'm'], ['--version'])]\n"
+        "main(['doctor'])\n"
+        "assert codes == [0, 0, 2, 0], codes\n"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
+        "loaded = {'torch', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    run = run_python(code, env=environment, stdout=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_real_model_answers_a_prompt_from_a_pipe(tiny_models):
+    args = ["generate", str(tiny_models["llama"]), "-", "--json", "--ignore-eos", "--max-tokens", "3", "--budget", "96"]
+    code = f"import sys; from scoutattention.cli import main; sys.exit(main({args!r}))"
+    run = run_python(code, input="a long story " * 20, stdout=subprocess.PIPE)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert (report["prompt_tokens"], report["new_tokens"], len(report["token_ids"])) == (260, 3, 3)
+    assert report["kv_bytes_device"] < report["kv_bytes_total"]
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("scout 0.")
+
+
+def test_doctor_json_names_what_was_looked_at(capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"cores", "kernels", "memory", "GPU", "packages", "threads"} <= set(report)
+    assert set(report["cores"]) == {"name", "value", "advice", "status"}
+
+
+def test_doctor_table_shows_the_same(capsys):
+    assert main(["doctor"]) == 0
+    assert "OMP_WAIT_POLICY=PASSIVE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
+def test_format_bytes(count, text):
+    assert format_bytes(count) == text
