@@ -175,7 +175,7 @@ def files_and_functions_are_small(sources: list[Source]) -> Iterator[str]:
             yield f"{source.path}:{lines} is longer than {MAX_FILE_LINES} lines"
         for node in ast.walk(source.tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1  # a kernel's signature may be long
                 if length > MAX_FUNCTION_LINES:
                     yield f"{source.path}:{node.lineno} {node.name} has {length} lines, over {MAX_FUNCTION_LINES}"
 
@@ -188,7 +188,7 @@ RULES: dict[Rule, dict[str, str]] = {
     third_parties_use_their_door: {"engine/a.py": "x = 1\nfrom transformers.models import llama"},
     errors_are_caught_by_name: {"cache/a.py": "try:\n    x = 1\nexcept (OSError, Exception):\n    pass"},
     environment_is_read_in_few_places: {"engine/a.py": "import os\nx = os.environ['HOME']"},
-    files_and_functions_are_small: {"cache/a.py": "def f():\n" + "    x = 1\n" * 60},
+    files_and_functions_are_small: {"cache/a.py": "def f():\n" + "    x = 1\n" * 61},
 }
 
 

@@ -110,9 +110,23 @@ def test_every_flag_reaches_its_setting():
         *("--on-miss", "fetch", "--far-query", "true", "--predictor", "oracle", "--true-query-layers", "0, 4"),
         *("--recall-interval", "8", "--device-memory", "64MiB", "--host-memory", "1GiB", "--max-model-len", "4096"),
         *("--dtype", "bfloat16", "--workers", "1", "--torch-threads", "2", "--max-tokens", "7", "--temperature", "0.5"),
-        *("--top-p", "0.9", "--seed", "3", "--stop", "a b", "--stop", "c", "--ignore-eos", "--no-chat"),
+        *(
+            "--top-p",
+            "0.9",
+            "--seed",
+            "3",
+            "--no-correct-far",
+            "--stop",
+            "a b",
+            "--stop",
+            "c",
+            "--ignore-eos",
+            "--no-chat",
+        ),
     )
-    scout = ScoutConfig(2048, 16, 2, 3, "fetch", 2, "true", "oracle", (0, 4), 8)
+    blocks = {"budget": 2048, "block_size": 16, "sink_blocks": 2, "recent_blocks": 3, "on_miss": "fetch"}
+    queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False}
+    scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
     machine = {"max_model_len": 4096, "dtype": "bfloat16", "workers": 1, "torch_threads": 2, "max_num_seqs": 1}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
@@ -147,10 +161,12 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
     lines = capsys.readouterr().out.splitlines()
     for cls in (ScoutConfig, EngineConfig, SamplingParams):
         for field in fields(cls):
-            shown = [line for line in lines if line.startswith(f"│ --{field.name.replace('_', '-')} ")]
+            flag = field.name.replace("_", "-")
+            shown = [line for line in lines if line.startswith(f"│ --{flag} ")]
             assert bool(shown) == (field.name not in FIXED), field.name
-            if shown and isinstance(field.default, int | float | str) and field.default is not False:
-                assert f"[default: {field.default}]" in shown[0]
+            default = {True: flag, False: f"no-{flag}"}[field.default] if field.type is bool else field.default
+            if shown and isinstance(default, int | float | str):
+                assert f"[default: {default}]" in shown[0]
 
 
 def test_every_setting_has_help_and_no_help_is_left_over():
@@ -255,7 +271,9 @@ def test_ctrl_c_during_imports_is_one_line():
 
 
 @pytest.mark.parametrize("command", ["--version", "--help", "doctor"])
-def test_closed_pipe_is_quiet(command):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_closed_pipe_is_quiet(monkeypatch, command, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     read_end, write_end = os.pipe()
     os.close(read_end)
     code = f"import sys; from scoutattention.cli import main; sys.exit(main(['{command}']))"

@@ -54,6 +54,7 @@ class ScoutConfig:
     lookahead: layers between making a scout and needing it; 0 decides in the layer itself.
     far_query: the query the CPU attends with: the predicted one, or the true one (only the choice is ahead then).
     predictor: "plain" applies the later layer's own query projection; "oracle" is exact, for tests.
+    correct_far: correct the weight of what the CPU computed with a predicted query, to first order in its error.
     true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted.
     recall_interval: decode steps between two recalls of a layer; 0 never recalls.
     """
@@ -66,6 +67,7 @@ class ScoutConfig:
     lookahead: int = 1
     far_query: FarQuery = "predicted"
     predictor: PredictorName = "plain"
+    correct_far: bool = True
     true_query_layers: tuple[int, ...] = (0, 1, 2)
     recall_interval: int = 4
 

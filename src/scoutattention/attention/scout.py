@@ -72,7 +72,7 @@ class ScoutAttention:
         self._scale = scale
         self._predictor = predictor
         self._chooser = chooser
-        self._far = FarWork(store, workers, scale)
+        self._far = FarWork(store, workers, scale, correct=config.correct_far)
         layers = store.pages.digests.shape[0]
         self._sources = source_layers(config, layers)
         self._targets = [[t for t in range(layers) if self._sources[t] == s != t] for s in range(layers)]
@@ -102,7 +102,7 @@ class ScoutAttention:
         self._look_ahead(layer, q, x)
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
-        return self._far.join(layer, near).out.to(q.dtype)
+        return self._far.join(layer, q, near).out.to(q.dtype)
 
     def _near(self, layer: int, q: Tensor) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
@@ -118,10 +118,10 @@ class ScoutAttention:
         if rows.any_scouted:
             for target in self._targets[layer]:
                 scout = self._predictor.predict(target, x, self._rope)
-                self._serve(target, scout, rows.scouted, hold=self._config.far_query == "true")
+                self._serve(target, scout, rows.scouted, predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
-            self._far.start(layer, q, held.blocks, held.absent)
+            self._far.start(layer, q, held.blocks, held.absent, predicted=False)
         if self._sources[layer] == layer and (rows.any_scouted or rows.any_true):
             self._serve(layer, q, rows.scouted | rows.true)
         elif rows.any_true:
@@ -136,17 +136,17 @@ class ScoutAttention:
         self._wanted.append(wanted)
         return wanted
 
-    def _serve(self, layer: int, q: Tensor, rows: Tensor, *, hold: bool = False) -> None:
+    def _serve(self, layer: int, q: Tensor, rows: Tensor, *, predicted: bool = False) -> None:
         """Choose blocks for some rows of a layer, and see to those that are absent."""
         config, store = self._config, self._store
         _, blocks, _, absent = wanted = self._choose(layer, q, rows)
         if config.on_miss == "fetch":
             moves = propose_wanted(self._slots.used[layer, : q.shape[0]], blocks, absent, store.step)
             self._fetched += store.recall(layer, moves)
-        elif config.on_miss == "compute" and hold:
+        elif config.on_miss == "compute" and predicted and config.far_query == "true":
             self._held[layer] = wanted
         elif config.on_miss == "compute":
-            self._far.start(layer, q, blocks, absent)
+            self._far.start(layer, q, blocks, absent, predicted=predicted)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""

@@ -31,6 +31,7 @@ HELP = {
     "lookahead": "Layers between predicting a query and needing it; 0 decides in the layer itself.",
     "far_query": "The query the CPU attends with.",
     "predictor": "What predicts a later layer's query; 'oracle' is exact and slow, for tests.",
+    "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
     "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
     "device_memory": "Memory for blocks on the device, as in 512MiB, or 'all'. Without it, twice the budget.",
@@ -86,9 +87,10 @@ def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter
         hint, default = str | None, None if default is None else str(default)
     elif field.name == "stop":
         hint, default = list[str], []
+    flag = field.name.replace("_", "-")
     option = typer.Option(
-        f"--{field.name.replace('_', '-')}",
-        help=HELP[field.name],
+        f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
+        help=HELP.get(field.name),
         envvar=None if isinstance(default, list) else f"SCOUT_{field.name.upper()}",
         show_envvar=False,
         rich_help_panel=panel,

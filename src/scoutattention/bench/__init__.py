@@ -1,0 +1,1 @@
+"""Measurements: they check the answer, then time it, and print the share of what the machine can do."""
