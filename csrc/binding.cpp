@@ -80,9 +80,23 @@ class Workers {
                 const std::array<int64_t, 3>& strides) {
         const auto& [q, digests, pages, out] = pointers;
         const auto& [B, H, G, D, N, S] = sizes;
-        const ScoreCall call{pointer<float>(q), B, H, G, D, N, pointer<float>(digests), strides[0], strides[1], S,
-                             {pointer<int32_t>(pages), strides[2], 0}, pointer<float>(out)};
-        pool_.submit(plan_scores(kernels_, call, pool_.threads()), true)->wait();
+        const ScoreCall call{pointer<float>(q), B, H, G, D, N, S, {pointer<int32_t>(pages), strides[2], 0},
+                             pointer<float>(out)};
+        const DigestLayer layer{pointer<float>(digests), strides[0], strides[1]};
+        pool_.submit(plan_scores(kernels_, call, layer, pool_.threads()), true)->wait();
+    }
+
+    // pointers: q, codes, bounds, pages, out.   sizes: B, H, G, D, N, S, P.
+    // strides: codes page, codes head, bounds page, bounds head, pages b.
+    void code_scores(const std::array<uint64_t, 5>& pointers, const std::array<int64_t, 7>& sizes,
+                     const std::array<int64_t, 5>& strides) {
+        const auto& [q, codes, bounds, pages, out] = pointers;
+        const auto& [B, H, G, D, N, S, P] = sizes;
+        const auto& s = strides;
+        const ScoreCall call{pointer<float>(q), B, H, G, D, N, S, {pointer<int32_t>(pages), s[4], 0},
+                             pointer<float>(out)};
+        const CodeLayer layer{pointer<uint8_t>(codes), pointer<uint16_t>(bounds), s[0], s[1], s[2], s[3], P};
+        pool_.submit(plan_scores(kernels_, call, layer, pool_.threads()), true)->wait();
     }
 
     void close() { pool_.close(); }
@@ -112,6 +126,7 @@ NB_MODULE(_native, m) {
         .def(nb::init<int, const std::string&, double>())
         .def("partial", &Workers::partial)
         .def("scores", &Workers::scores, nb::call_guard<nb::gil_scoped_release>())
+        .def("code_scores", &Workers::code_scores, nb::call_guard<nb::gil_scoped_release>())
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);

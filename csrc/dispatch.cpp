@@ -8,6 +8,7 @@ extern const Kernels kernels_portable;
 #ifdef SCOUT_X86
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512vnni;
 #endif
 
 std::vector<const Kernels*> supported_kernels() {
@@ -17,8 +18,10 @@ std::vector<const Kernels*> supported_kernels() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
         found.push_back(&kernels_avx2);
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             found.push_back(&kernels_avx512);
+            if (__builtin_cpu_supports("avx512vnni")) found.push_back(&kernels_avx512vnni);
+        }
     }
 #endif
     return found;

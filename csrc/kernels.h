@@ -45,10 +45,25 @@ struct ScoreRun {
     int64_t out_stride;
 };
 
+// Log-sum-exp of the products of the G rows of `q` with each listed page's keys, the keys in 2 bits a channel.
+struct CodeRun {
+    const float* q;             // [G, D]
+    const uint8_t* codes;       // the codes at this KV head: [S, code_words(D), P, 4], pages codes_page bytes apart
+    const uint16_t* bounds;     // float16, the least value and the step of each channel: [S, 2, D], bounds_page apart
+    int64_t codes_page, bounds_page;
+    const int32_t* pages;
+    int64_t count;
+    int64_t heads, dim, positions;
+    float* scratch;             // at least code_scratch_floats(heads, dim, positions)
+    float* out;                 // [G, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
 struct Kernels {
     const char* name;
     void (*partial[kDTypes])(const PartialRun&);
     void (*scores)(const ScoreRun&);
+    void (*code_scores)(const CodeRun&);
 };
 
 // Channels are padded to whole pairs of vectors; 32 is the pair of the widest.
@@ -56,5 +71,13 @@ constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
 
 // Packed queries, two accumulators, and per head the running maximum, sum and rescaling factor.
 constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 3); }
+
+// Words of 16 channels that hold a key of 2-bit codes.
+constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }
+
+// Queries in floats and in bytes, for each of at most 16 pages two factors, 16 lanes and its scores; a page's bounds.
+constexpr int64_t code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
+    return heads * (padded(dim) + padded(dim) / 4 + 16 * (18 + padded(positions))) + 2 * padded(dim);
+}
 
 }  // namespace scout

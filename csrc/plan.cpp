@@ -1,45 +1,28 @@
-#include "plan.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
-#include <string>
+
+#include "plan_common.h"
 
 namespace scout {
 namespace {
 
-constexpr int64_t kLeastTokens = 256;   // a task of fewer would cost more to hand out than to run
-constexpr int64_t kLeastPages = 256;
-constexpr int64_t kTasksPerThread = 4;  // so that threads that start late or run slowly still end together
+constexpr int64_t kLeastTokens = 256;  // a task of fewer would cost more to hand out than to run
+constexpr int64_t kChannelsPerThread = 1 << 18;  // of keys: some 40 microseconds of attention
 constexpr int64_t kElementBytes[kDTypes] = {4, 2, 2};
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Memory for one task at a time, kept by each thread.
-float* scratch_memory(int64_t heads, int64_t dim) {
-    thread_local std::vector<float> memory;
-    const size_t needed = scratch_floats(heads, dim) + 16;
-    if (memory.size() < needed) memory.resize(needed);
-    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-}
-
-void check(const char* what, int64_t value, int64_t limit, const char* of) {
-    if (value < 0 || value > limit)
-        throw std::invalid_argument(std::string(what) + " " + std::to_string(value) + " is outside 0.." +
-                                    std::to_string(limit) + ", " + of);
-}
 
 class PartialWork final : public Work {
   public:
     PartialWork(const Kernels& kernels, const PartialCall& call, int threads) : kernels_(kernels), call_(call) {
         list_entries();
-        make_tasks(threads);
+        threads_ = paying_threads(tokens_ * call.D, kChannelsPerThread, threads);
+        make_tasks();
         reserve_results();
     }
 
     int64_t tasks() const override { return int64_t(tasks_.size()); }
+    int64_t threads() const override { return threads_; }
 
     void run(int64_t number) noexcept override {
         const Task& task = tasks_[number];
@@ -54,7 +37,7 @@ class PartialWork final : public Work {
         run.k_page = layer.k_page, run.v_page = layer.v_page;
         run.entries = entries_.data() + task.first, run.count = task.count;
         run.heads = call_.G, run.dim = call_.D, run.scale = call_.scale;
-        run.scratch = scratch_memory(call_.G, call_.D);
+        run.scratch = scratch_memory(scratch_floats(call_.G, call_.D));
         const Sink sink = row.tasks == 1 ? row_sink(task.row) : task_sink(number);
         run.out = sink.out, run.lse = sink.lse, run.mean_key = sink.mean_key;
         kernels_.partial[layer.dtype](run);
@@ -94,8 +77,8 @@ class PartialWork final : public Work {
             }
     }
 
-    void make_tasks(int threads) {
-        const int64_t target = std::max(kLeastTokens, ceil_div(tokens_, threads * kTasksPerThread));
+    void make_tasks() {
+        const int64_t target = std::max(kLeastTokens, ceil_div(tokens_, wanted_tasks(threads_)));
         for (int64_t r = 0; r < int64_t(rows_.size()); ++r) {
             Row& row = rows_[r];
             row.first_task = int64_t(tasks_.size());
@@ -168,65 +151,15 @@ class PartialWork final : public Work {
     std::vector<Entry> entries_;
     std::vector<Row> rows_;
     std::vector<Task> tasks_;
-    int64_t tokens_ = 0;
+    int64_t tokens_ = 0, threads_ = 1;
     std::vector<float> results_;  // of tasks whose row is split: lse, out, mean key each
     std::unique_ptr<std::atomic<int64_t>[]> left_;
-};
-
-class ScoreWork final : public Work {
-  public:
-    ScoreWork(const Kernels& kernels, const ScoreCall& call, int threads) : kernels_(kernels), call_(call) {
-        pages_.reserve(call.B * call.N);
-        for (int64_t b = 0; b < call.B; ++b)
-            for (int64_t n = 0; n < call.N; ++n) {
-                const int32_t page = call.pages.row(b, 0)[n];
-                check("page", page, call.page_count - 1, "the pages of the digests");
-                pages_.push_back(page);
-            }
-        const int64_t rows = call.B * call.H;
-        const int64_t target = std::max(kLeastPages, ceil_div(rows * call.N, threads * kTasksPerThread));
-        parts_ = rows ? ceil_div(call.N, target) : 0;
-    }
-
-    int64_t tasks() const override { return call_.B * call_.H * parts_; }
-
-    void run(int64_t number) noexcept override {
-        const int64_t row = number / parts_, part = number % parts_, b = row / call_.H, h = row % call_.H;
-        const int64_t first = call_.N * part / parts_, end = call_.N * (part + 1) / parts_;
-        const int64_t G = call_.G, D = call_.D;
-        thread_local std::vector<float> bounds;
-        bounds.resize(std::max<size_t>(bounds.size(), G * 2 * D));
-        for (int64_t g = 0; g < G; ++g)
-            for (int64_t d = 0; d < D; ++d) {
-                const float x = call_.q[(row * G + g) * D + d];
-                bounds[g * 2 * D + d] = std::max(x, 0.0f);
-                bounds[g * 2 * D + D + d] = std::min(x, 0.0f);
-            }
-        ScoreRun run;
-        run.bounds = bounds.data();
-        run.digests = call_.digests + h * call_.head_stride, run.page_stride = call_.page_stride;
-        run.pages = pages_.data() + b * call_.N + first, run.count = end - first;
-        run.heads = G, run.width = 2 * D;
-        run.scratch = scratch_memory(G, 2 * D);
-        run.out = call_.out + row * G * call_.N + first, run.out_stride = call_.N;
-        kernels_.scores(run);
-    }
-
-  private:
-    const Kernels& kernels_;
-    const ScoreCall call_;
-    std::vector<int32_t> pages_;
-    int64_t parts_ = 0;  // tasks of each (sequence, KV head)
 };
 
 }  // namespace
 
 std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads) {
     return std::make_unique<PartialWork>(kernels, call, threads);
-}
-
-std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, int threads) {
-    return std::make_unique<ScoreWork>(kernels, call, threads);
 }
 
 }  // namespace scout

@@ -32,18 +32,33 @@ struct PartialCall {
     float *out, *lse, *mean_key;    // [B, H, G, D], [B, H, G], and [B, H, G, D] or null
 };
 
+// What every kind of digest is scored with.
 struct ScoreCall {
     const float* q;                 // [B, H, G, D]
     int64_t B, H, G, D, N;
-    const float* digests;           // [S, H, 2 D], strides in elements, contiguous in the last dim
-    int64_t page_stride, head_stride, page_count;
+    int64_t page_count;
     Table pages;                    // [B, N]: h_stride is 0
     float* out;                     // [B, H, G, N]
 };
 
-// Both throw std::invalid_argument where an index or a length is out of range; what the call points to must live
+// Maxima and minima of one layer: [S, H, 2 D], strides in elements, contiguous in the last dim.
+struct DigestLayer {
+    const float* digests;
+    int64_t page_stride, head_stride;
+};
+
+// Keys of one layer in 2 bits a channel: codes [S, H, code_words(D), P, 4] and float16 bounds [S, H, 2, D], strides in
+// elements, contiguous but for the first two dims.
+struct CodeLayer {
+    const uint8_t* codes;
+    const uint16_t* bounds;
+    int64_t codes_page, codes_head, bounds_page, bounds_head, positions;
+};
+
+// All throw std::invalid_argument where an index or a length is out of range; what the call points to must live
 // until the work is done, the tables excepted. `threads` is how many will share the work.
 std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads);
-std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, int threads);
+std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const DigestLayer& layer, int threads);
+std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const CodeLayer& layer, int threads);
 
 }  // namespace scout

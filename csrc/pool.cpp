@@ -46,8 +46,8 @@ Pool::Pool(int threads, double delay_s) : threads_(threads), delay_s_(delay_s) {
 }
 
 std::shared_ptr<Job> Pool::submit(std::unique_ptr<Work> work, bool helped) {
+    const int64_t wanted = std::min({work->tasks(), work->threads(), int64_t(threads_)}) - helped;
     auto job = std::make_shared<Job>(std::move(work), delay_s_);
-    const int64_t wanted = std::min<int64_t>(job->tasks(), threads_) - helped;
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (closed_) throw std::runtime_error("the workers were closed before this job was submitted");

@@ -18,6 +18,7 @@ class Work {
   public:
     virtual ~Work() = default;
     virtual int64_t tasks() const = 0;
+    virtual int64_t threads() const = 0;  // that it pays to share the tasks among
     virtual void run(int64_t task) noexcept = 0;
 };
 

@@ -65,26 +65,48 @@ struct Quads {
     static constexpr int index(int i, int part) { return 4 * (2 * (i / 4) + part) + i % 4; }
 };
 
-template <class How, int... I>
+struct Sum {
+    static SCOUT_INLINE Vec of(Vec a, Vec b) { return a + b; }
+};
+struct Largest {
+    static SCOUT_INLINE Vec of(Vec a, Vec b) { return larger(a, b); }
+};
+
+template <class How, class Join, int... I>
 SCOUT_INLINE Vec fold(Vec a, Vec b, Lanes<I...>) {
-    return __builtin_shufflevector(a, b, How::index(I, 0)...) + __builtin_shufflevector(a, b, How::index(I, 1)...);
+    return Join::of(__builtin_shufflevector(a, b, How::index(I, 0)...),
+                    __builtin_shufflevector(a, b, How::index(I, 1)...));
 }
 
-template <class How>
+template <class How, class Join>
 SCOUT_INLINE Vec fold(Vec a, Vec b) {
-    return fold<How>(a, b, AllLanes());
+    return fold<How, Join>(a, b, AllLanes());
 }
 
-// The sums of four vectors, still spread over quads.
+// The sums (or what `Join` makes of two) of four vectors, still spread over quads.
+template <class Join = Sum>
 SCOUT_INLINE Vec fold4(const Vec x[4]) {
-    return fold<Halves>(fold<Unpack>(x[0], x[1]), fold<Unpack>(x[2], x[3]));
+    return fold<Halves, Join>(fold<Unpack, Join>(x[0], x[1]), fold<Unpack, Join>(x[2], x[3]));
 }
 
 // W / 4 results of fold4 to the sums of W vectors, one per lane.
+template <class Join = Sum>
 SCOUT_INLINE Vec fold_quads(const Vec x[W / 4]) {
     if constexpr (W == 4) return x[0];
-    else if constexpr (W == 8) return fold<Quads>(x[0], x[1]);
-    else return fold<Quads>(fold<Quads>(x[0], x[1]), fold<Quads>(x[2], x[3]));
+    else if constexpr (W == 8) return fold<Quads, Join>(x[0], x[1]);
+    else return fold<Quads, Join>(fold<Quads, Join>(x[0], x[1]), fold<Quads, Join>(x[2], x[3]));
+}
+
+// W vectors in memory to the sums (or what `Join` makes) of their lanes: lane i is that of vector i.
+template <class Join>
+SCOUT_INLINE Vec fold_rows(const float* rows) {
+    Vec quads[W / 4];
+    for (int r = 0; r < W; r += 4) {
+        const float* row = rows + r * W;
+        const Vec x[4] = {load(row), load(row + W), load(row + 2 * W), load(row + 3 * W)};
+        quads[r / 4] = fold4<Join>(x);
+    }
+    return fold_quads<Join>(quads);
 }
 
 template <int Distance, int... I>

@@ -20,6 +20,8 @@ FLOORS = {
     "models": 4,
     "engine": 5,
     "bench": 6,
+    "eval": 6,
+    "integrations": 6,
     "doctor": 6,
     "cli": 7,
 }
@@ -36,6 +38,8 @@ DOORS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
+    "lm_eval": ("integrations/lm_eval.py",),
+    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

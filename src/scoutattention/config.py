@@ -11,7 +11,9 @@ from .errors import ConfigError
 
 OnMiss = Literal["compute", "fetch", "drop"]
 FarQuery = Literal["predicted", "true"]
-PredictorName = Literal["plain", "oracle"]
+PredictorName = Literal["plain", "calibrated", "oracle"]
+DigestName = Literal["minmax", "keys2", "exact"]
+Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Memory = int | Literal["all"] | None
 
@@ -53,9 +55,17 @@ class ScoutConfig:
     on_miss: what happens to chosen blocks that are absent: the CPU computes them, they are fetched, or dropped.
     lookahead: layers between making a scout and needing it; 0 decides in the layer itself.
     far_query: the query the CPU attends with: the predicted one, or the true one (only the choice is ahead then).
-    predictor: "plain" applies the later layer's own query projection; "oracle" is exact, for tests.
+    predictor: "plain" applies the later layer's own query projection; "calibrated" first corrects its input by what the
+        prompt has shown; "oracle" is exact, for tests.
+    rank: rank of the calibrated predictor's corrections.
     correct_far: correct the weight of what the CPU computed with a predicted query, to first order in its error.
-    true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted.
+    true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted; None finds
+        them for each prompt, by trying the predictor on it.
+    least_cosine: where true_query_layers is None, the mean cosine of scout and true query that a layer must reach on
+        the prompt for its scouts to be used.
+    digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), or the
+        keys themselves ("exact", slow: the ceiling of the other two).
+    pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
     recall_interval: decode steps between two recalls of a layer; 0 never recalls.
     """
 
@@ -66,9 +76,13 @@ class ScoutConfig:
     on_miss: OnMiss = "compute"
     lookahead: int = 1
     far_query: FarQuery = "predicted"
-    predictor: PredictorName = "plain"
+    predictor: PredictorName = "calibrated"
+    rank: int = 64
     correct_far: bool = True
-    true_query_layers: tuple[int, ...] = (0, 1, 2)
+    true_query_layers: tuple[int, ...] | None = None
+    least_cosine: float = 0.8
+    digest: DigestName = "keys2"
+    pooling: Pooling = "mean"
     recall_interval: int = 4
 
     def __post_init__(self) -> None:
@@ -77,9 +91,12 @@ class ScoutConfig:
         _at_least("recent_blocks", self.recent_blocks, 0)
         _at_least("lookahead", self.lookahead, 0)
         _at_least("recall_interval", self.recall_interval, 0)
+        _at_least("rank", self.rank, 1)
         _one_of("on_miss", self.on_miss, OnMiss)
         _one_of("far_query", self.far_query, FarQuery)
         _one_of("predictor", self.predictor, PredictorName)
+        _one_of("digest", self.digest, DigestName)
+        _one_of("pooling", self.pooling, Pooling)
         least = self.always_blocks * self.block_size
         if self.budget is not None and self.budget < least:
             raise ConfigError(

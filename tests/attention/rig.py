@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from scoutattention.attention.base import Attention, StepStats
-from scoutattention.attention.choose import MinMaxChooser
+from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.dense import ResidentAttention
+from scoutattention.attention.predict import Adjust
 from scoutattention.attention.prefill import PromptAttention
+from scoutattention.attention.rehearse import Rehearsal
 from scoutattention.attention.scout import ScoutAttention
+from scoutattention.cache.digests import make_digests
 from scoutattention.cache.pages import Pages
+from scoutattention.cache.pool import BlockPool
 from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
-from scoutattention.config import ScoutConfig
+from scoutattention.config import DigestName, ScoutConfig
 from scoutattention.kernels.cpu import Job, Workers
 from scoutattention.shape import ModelShape
 from scoutattention.types import BlockList, Partial, Rope
@@ -47,11 +51,29 @@ class RecordingWorkers(Workers):
         return self.submit(q, k, v, blocks, scale, with_mean_key=with_mean_key).wait()
 
 
+class RandomModel:
+    """A model whose queries have nothing to do with its inputs."""
+
+    def normed_input(self, layer: int, x: Tensor) -> Tensor:
+        return x
+
+    def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(layer)
+        return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim, generator=generator)
+
+
 class RandomPredictor:
     """Scouts that have nothing to do with the query."""
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
+
+
+def make_pages(
+    size: int, capacity: int, rows: int, max_blocks: int, workers: Workers, digest: DigestName = "minmax"
+) -> Pages:
+    pool = BlockPool(SHAPE, size, capacity, knob="host_memory")
+    return Pages(pool, make_digests(digest, SHAPE, pool, workers), rows, max_blocks)
 
 
 @dataclass
@@ -66,18 +88,19 @@ class Rig:
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
         rows, size = 4, self.config.block_size
-        pages = Pages(SHAPE, size, rows * MAX_BLOCKS, rows, MAX_BLOCKS)
+        pages = make_pages(size, rows * MAX_BLOCKS, rows, MAX_BLOCKS, self.workers, self.config.digest)
         slots = None
         if self.quota is not None:
             slots = Slots(SHAPE, size, rows * (1 + self.quota), rows, MAX_BLOCKS)
         self.store = KVStore(pages, slots, size)
-        self.prompt = PromptAttention(self.config, self.store, SHAPE.scale)
+        rehearsal = Rehearsal(self.config, SHAPE.num_layers, RandomModel(), None)
+        self.prompt = PromptAttention(self.config, self.store, SHAPE.scale, rehearsal)
         self.attention = self._attention()
         self.keys: list[list[Tensor]] = []  # [row][layer] -> [T, H, D]
         self.values: list[list[Tensor]] = []
 
     def _attention(self) -> Attention:
-        chooser = MinMaxChooser(self.config, self.store, self.workers, SHAPE.scale)
+        chooser = TopChooser(self.config, self.store)
         if self.store.slots is None:
             return ResidentAttention(
                 self.store, self.workers, SHAPE.scale, None if self.config.budget is None else chooser
@@ -91,10 +114,11 @@ class Rig:
         row = len(self.keys)
         self.store.admit(row, MAX_BLOCKS, self.quota or 0)
         ks, vs, outs = [], [], []
+        attend = self.prompt.begin(row, Rope(torch.zeros(tokens, 0), torch.zeros(tokens, 0)))
         for layer in range(SHAPE.num_layers):
             q = torch.randn(tokens, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
             k, v = torch.randn(2, tokens, SHAPE.num_kv_heads, SHAPE.head_dim)
-            outs.append((q, self.prompt.attend(row, layer, q, k, v)))
+            outs.append((q, attend(layer, q, k, v, torch.randn(tokens, SHAPE.hidden_size))))
             ks.append(k)
             vs.append(v)
         self.prompt.finish(row, tokens)

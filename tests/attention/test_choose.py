@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from scoutattention.attention.choose import MinMaxChooser
+from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.prefill import block_mass
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels.cpu import Workers
 
-from .rig import SHAPE, Rig
+from .rig import Rig
 
 WORKERS = Workers(2)
 
 
-def chooser(rig: Rig) -> MinMaxChooser:
-    made = MinMaxChooser(rig.config, rig.store, WORKERS, SHAPE.scale)
+def chooser(rig: Rig) -> TopChooser:
+    made = TopChooser(rig.config, rig.store)
     made.begin(rig.store.begin_step(len(rig.keys)))
     return made
 
@@ -34,12 +34,12 @@ def test_sink_and_recent_come_first(sink, recent):
 
 
 def test_a_planted_block_is_found():
-    rig = Rig(ScoutConfig(block_size=4, budget=16), None, workers=WORKERS)
+    rig = Rig(ScoutConfig(block_size=4, budget=16, digest="minmax"), None, workers=WORKERS)
     rig.add(90)
     q = torch.randn(1, 2, 3, 16)
     page = rig.store.pages.page(0, 13)
-    rig.store.pages.digests[1, page] = 100.0  # a key there may be as large as this in any channel
-    rig.store.pages.digests[1, page, :, 16:] = -100.0
+    rig.store.pages.digests.values[1, page] = 100.0  # a key there may be as large as this in any channel
+    rig.store.pages.digests.values[1, page, :, 16:] = -100.0
     assert (chooser(rig).choose(1, q).blocks == 13).any(-1).all()
     assert not (chooser(rig).choose(0, q).blocks == 13).any(-1).all()
 

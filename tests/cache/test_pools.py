@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
 from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
+from scoutattention.kernels.cpu import Workers
 
-from ..attention.rig import SHAPE
+from ..attention.rig import SHAPE, make_pages
+
+WORKERS = Workers(1)
 
 
 def test_a_pool_never_gives_an_entry_twice_and_takes_it_back():
@@ -31,7 +33,7 @@ def test_a_refused_request_takes_nothing():
 
 
 def test_filling_a_slot_drops_what_was_there():
-    pages, slots = Pages(SHAPE, 4, 10, 2, 5), Slots(SHAPE, 4, 10, 2, 5)
+    pages, slots = make_pages(4, 10, 2, 5, WORKERS), Slots(SHAPE, 4, 10, 2, 5)
     for row in range(2):
         pages.admit(row, 5)
         slots.admit(row, 2)
@@ -52,7 +54,7 @@ def test_filling_a_slot_drops_what_was_there():
 
 
 def test_a_moved_row_is_the_same_sequence():
-    store = KVStore(Pages(SHAPE, 4, 20, 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
+    store = KVStore(make_pages(4, 20, 3, 5, WORKERS), Slots(SHAPE, 4, 20, 3, 5), 4)
     for row in range(3):
         store.admit(row, 5, row + 1)
         k = torch.randn(11, 2, 16)

@@ -88,6 +88,17 @@ def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
     assert batch.engine.store.slots.pool.available == batch.engine.store.slots.pool.capacity
 
 
+def test_sequences_are_calibrated_each_by_itself(tiny_models):
+    path = str(tiny_models["qwen3"])
+    long = [(5 * i * i + 11 * i) % 89 for i in range(600)]
+    prompts = [long, PROMPT, long[::-1], long[7:]]
+    scout = ScoutConfig(budget=64, block_size=8, predictor="calibrated", rank=8)
+    params = SamplingParams(max_tokens=20, ignore_eos=True)
+    batch = LLM(path, scout=scout, max_num_seqs=3)
+    together = [out.token_ids for out in batch.generate(prompts, params)]
+    assert together == [LLM(path, scout=scout, max_num_seqs=1).generate(p, params)[0].token_ids for p in prompts]
+
+
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
 @pytest.mark.parametrize("lookahead", [0, 1, 2])
 def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):

@@ -132,7 +132,8 @@ def test_bad_digest_arguments_are_named(workers):
     for changed, message in [
         ({"digests": digests.half()}, "float16"),
         ({"digests": digests[..., :64]}, r"\[5, 2, 64\]"),
-        ({"digests": digests[..., ::2].repeat(1, 1, 2).transpose(0, 1).transpose(0, 2)}, "they must be"),
+        ({"digests": digests[..., ::2].repeat(1, 1, 2).transpose(0, 1).transpose(0, 2)}, r"it must be \[S, 2, 128\]"),
+        ({"digests": digests.transpose(1, 2).contiguous().transpose(1, 2)}, "digests has strides"),
         ({"pages": pages.long()}, "int64"),
         ({"pages": pages[0]}, r"\[4\]"),
         ({"pages": pages + 5}, r"5 is outside 0\.\.4"),

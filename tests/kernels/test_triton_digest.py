@@ -19,7 +19,7 @@ def some_weights(B: int, H: int, G: int, D: int, N: int, dtype: torch.dtype) -> 
     bonus[..., :1], bonus[0, :, N // 2 :] = 2.0, -torch.inf
     return {
         "q": torch.randn(B, H, G, D).to(dtype),
-        "digests": reference.make_digests(torch.randn(S, H, 16, D)).to(dtype),
+        "digests": reference.min_max(torch.randn(S, H, 16, D)).to(dtype),
         "pages": torch.stack([torch.randperm(S)[:N] for _ in range(B)]).to(torch.int32),
         "bonus": bonus,
         "scale": D**-0.5,
@@ -66,7 +66,7 @@ def test_a_sequence_without_blocks_has_no_weights():
 
 def test_digests_in_the_dtype_of_the_keys_lose_nothing():
     keys = torch.randn(9, 2, 32, 64).to(torch.bfloat16)
-    digests = reference.make_digests(keys)
+    digests = reference.min_max(keys)
     assert torch.equal(digests, digests.to(torch.bfloat16).float())
 
 

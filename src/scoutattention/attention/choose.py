@@ -7,7 +7,9 @@ from torch import Tensor
 
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
-from ..kernels.cpu import Workers
+
+ALWAYS = 1e6
+"""Added to the wish for sink and recent blocks: more than any score."""
 
 
 class Choice(NamedTuple):
@@ -32,18 +34,16 @@ class Chooser(Protocol):
         ...
 
 
-class MinMaxChooser:
-    """Blocks by the upper bound of their keys' scores (Quest, arXiv 2406.10774, section 3.2).
+class TopChooser:
+    """The blocks that the digests rank highest, sink and recent blocks before all others.
 
-    The bounds go through a softmax over the blocks, whose mean over the group's query heads ranks the blocks, so that
-    one head's large scores do not silence the others. Sink and recent blocks come first.
+    A KV head's query heads share a choice. With "mean" pooling each head's scores go through a softmax over the blocks,
+    and the mean over the heads ranks the blocks, so that one head's large scores do not silence the others.
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore, workers: Workers, scale: float) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore) -> None:
         self._config = config
         self._store = store
-        self._workers = workers
-        self._scale = scale
         self.begin(store.view)
 
     def begin(self, view: StepView) -> None:
@@ -53,7 +53,7 @@ class MinMaxChooser:
         always = (blocks < config.sink_blocks) | (blocks >= closed - config.recent_blocks)
         self._closed = closed[:, None]
         self._beyond = (blocks >= closed)[:, None]  # [B, 1, NB]
-        self._bonus = torch.where(always, 2.0, 0.0)[:, None].masked_fill(self._beyond, -torch.inf)
+        self._bonus = torch.where(always, ALWAYS, 0.0)[:, None].masked_fill(self._beyond, -torch.inf)
         self._tables = self._store.pages.table[: view.batch, : view.max_closed]
         budget = config.budget_blocks
         self._count = view.max_closed if budget is None else min(budget, view.max_closed)
@@ -64,7 +64,12 @@ class MinMaxChooser:
         if self._count == self._bonus.shape[-1]:
             blocks = torch.arange(self._count).expand(B, H, -1)
         else:
-            scores = self._workers.score_digests(q, self._store.pages.digests[layer], self._tables)
-            weights = (scores * self._scale).masked_fill(self._beyond[:, None], -torch.inf).softmax(-1)
-            blocks = (weights.mean(2) + self._bonus).topk(self._count).indices
+            scores = self._store.pages.digests.score(layer, q, self._tables)
+            blocks = (self._pool(scores) + self._bonus).topk(self._count).indices
         return Choice(blocks, blocks < self._closed)
+
+    def _pool(self, scores: Tensor) -> Tensor:
+        """What the heads of a group [B, H, G, N] want together, [B, H, N]."""
+        if self._config.pooling == "max":
+            return scores.amax(2)
+        return scores.masked_fill(self._beyond[:, None], -torch.inf).softmax(-1).mean(2)

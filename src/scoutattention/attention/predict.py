@@ -5,17 +5,29 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..config import ScoutConfig
 from ..types import Rope
 
-ProjectQuery = Callable[[int, Tensor, Rope], Tensor]
-"""(layer, x [B, E], rope) -> q [B, H, G, D]: a layer's own input norm, query projection and rotary embedding."""
+Adjust = Callable[[Tensor], Tensor]
+
+
+class QueryModel(Protocol):
+    """What a predictor needs of a model."""
+
+    def normed_input(self, layer: int, x: Tensor) -> Tensor:
+        """A layer's input norm of any layer's input x [B, E]."""
+        ...
+
+    def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
+        """A layer's own norm, `adjust` [B, E] -> [B, E], query projection and rotary embedding: [B, H, G, D]."""
+        ...
 
 
 class Predictor(Protocol):
     """Makes scouts."""
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """The query that `layer` will have, [B, H, G, D], from an earlier layer's input x [B, E]."""
+        """The queries [B, H, G, D] that a layer will have in rows 0 to B - 1, from an earlier one's inputs x [B, E]."""
         ...
 
 
@@ -25,9 +37,37 @@ class PlainPredictor:
     It works because the residual stream changes slowly; it does not in the first layers.
     """
 
-    def __init__(self, project_query: ProjectQuery) -> None:
-        self._project_query = project_query
+    def __init__(self, model: QueryModel) -> None:
+        self._model = model
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         """See `Predictor.predict`."""
-        return self._project_query(layer, x, rope)
+        return self._model.project_query(layer, x, rope)
+
+
+class CalibratedPredictor:
+    """The plain predictor with each sequence's own correction of the normed input: z + z left right^T.
+
+    left, right: [L, R, E, rank], zero where a layer's correction was not fitted or did not help. The correction comes
+    before bias and QK-norm, so it needs to know of neither.
+    """
+
+    def __init__(self, model: QueryModel, corrections: tuple[Tensor, Tensor]) -> None:
+        self._model = model
+        self.left, self.right = corrections
+
+    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+        """See `Predictor.predict`."""
+        left, right = self.left[layer, : x.shape[0]], self.right[layer, : x.shape[0]]
+
+        def adjust(z: Tensor) -> Tensor:
+            return z + (z[:, None] @ left @ right.transpose(1, 2))[:, 0]
+
+        return self._model.project_query(layer, x, rope, adjust)
+
+
+def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:
+    """The layer whose input makes each layer's scout; a layer that is its own source uses its true query."""
+    ahead = 0 if config.predictor == "oracle" else config.lookahead
+    own = set(config.true_query_layers or ())
+    return [layer if layer in own else max(0, layer - ahead) for layer in range(num_layers)]

@@ -1,5 +1,7 @@
 """A prompt's attention: exact, layer by layer over the whole prompt; only one layer's keys stand beside the cache."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -7,34 +9,63 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..cache.slots import Moves
 from ..cache.store import KVStore
 from ..config import ScoutConfig
+from ..types import Rope
+from .base import Attend
 from .recall import first_residents
+from .rehearse import Rehearsal, Trial, sample_positions
 
 VOTERS = 32
 """Last prompt positions whose attention decides which blocks get the first slots."""
 
 
+class PromptLayer(NamedTuple):
+    """What decoding needs to know of one layer of a prompt.
+
+    voters: [W, H, G, D], the last positions' queries, which choose the first residents.   k, v: [T, H, D].
+    trial: what scouts are tried on.
+    """
+
+    voters: Tensor
+    k: Tensor
+    v: Tensor
+    trial: Trial
+
+
 class PromptAttention:
     """Causal attention of one prompt, whose keys and values go to the store as each layer has made them."""
 
-    def __init__(self, config: ScoutConfig, store: KVStore, scale: float) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, scale: float, rehearsal: Rehearsal) -> None:
         self._config = config
         self._store = store
         self._scale = scale
+        self._rehearsal = rehearsal
 
-    def attend(self, row: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend, store and seat one layer.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
-        group = q.shape[2]
-        self._store.write_prompt(layer, row, k, v)
-        if self._store.slots is not None:
-            self._seat(row, layer, q[-VOTERS:], k)
-        out: Tensor = scaled_dot_product_attention(
-            q.flatten(1, 2).transpose(0, 1)[None],
-            k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
-            v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
-            is_causal=True,
-            scale=self._scale,
-        )
-        return out[0].transpose(0, 1).reshape(q.shape)
+    def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
+        """Start a prompt whose positions have these rotary tables, for a row that was admitted.
+
+        record: gets what was placed, layer by layer.
+        """
+        tried = sample_positions(rope.cos.shape[0])
+        tried_rope = Rope(rope.cos[tried], rope.sin[tried])
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+            prompt = PromptLayer(q[-VOTERS:].clone(), k, v, Trial(x[tried], q[tried], tried_rope))
+            self.place(row, layer, prompt)
+            if record is not None:
+                record.append(prompt)
+            return causal(q, k, v, self._scale)
+
+        return attend
+
+    def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
+        """Store one layer's keys and values; where there are slots, seat the first residents and try the scouts."""
+        self._store.write_prompt(layer, row, prompt.k, prompt.v)
+        if self._store.slots is None:
+            return
+        self._seat(row, layer, prompt.voters, prompt.k)
+        cosine = self._rehearsal.cosine(row, layer, prompt.trial)
+        if self._config.true_query_layers is None:
+            self._store.trust(layer, row, cosine >= self._config.least_cosine)
 
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done."""
@@ -50,6 +81,19 @@ class PromptAttention:
         head = torch.arange(heads).repeat_interleave(count)
         slot = torch.arange(count - 1, -1, -1).repeat(heads)  # ties in recall free the least important first
         self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
+    group = q.shape[2]
+    out: Tensor = scaled_dot_product_attention(
+        q.flatten(1, 2).transpose(0, 1)[None],
+        k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+        v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+        is_causal=True,
+        scale=scale,
+    )
+    return out[0].transpose(0, 1).reshape(q.shape)
 
 
 def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:

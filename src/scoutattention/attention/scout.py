@@ -11,25 +11,20 @@ from ..config import ScoutConfig
 from ..kernels.cpu import Workers
 from ..types import BlockList, Rope
 from .base import Attend, StepStats
-from .choose import Chooser
+from .choose import Choice, Chooser
 from .far import FarWork
-from .predict import Predictor
+from .observe import Observer
+from .predict import Predictor, source_layers
 from .recall import due_rows, propose_closed, propose_wanted
-
-
-def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:
-    """The layer whose input makes each layer's scout; a layer that is its own source uses its true query."""
-    ahead = 0 if config.predictor == "oracle" else config.lookahead
-    own = set(config.true_query_layers)
-    return [layer if layer in own else max(0, layer - ahead) for layer in range(num_layers)]
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What each sequence of a step needs, bool [B, 1, 1] each, and whether any does.
+    """What each sequence of a step needs, bool [L, B, 1, 1] (roomy: [B, 1, 1]), and for which layers any does.
 
     scouted: has absent blocks and more blocks than the budget: a scout chooses ahead, the CPU attends ahead.
-    true: has absent blocks, but chooses them all: the CPU attends with the true query, so the result is exact.
+    true: the same, but its scouts are not to be trusted in this layer, so the true query does both; or it has absent
+        blocks and chooses them all, so that with the true query the result is exact.
     roomy: has every block in a slot, and more blocks than the budget: the true query chooses among the slots.
     The rest have every block in a slot and attend to them all.
     """
@@ -37,8 +32,8 @@ class _Rows:
     scouted: Tensor
     true: Tensor
     roomy: Tensor
-    any_scouted: bool
-    any_true: bool
+    any_scouted: list[bool]
+    any_true: list[bool]
     any_roomy: bool
 
 
@@ -63,6 +58,7 @@ class ScoutAttention:
         *,
         predictor: Predictor,
         chooser: Chooser,
+        observer: Observer | None = None,
     ) -> None:
         assert store.slots is not None
         self._config = config
@@ -72,9 +68,11 @@ class ScoutAttention:
         self._scale = scale
         self._predictor = predictor
         self._chooser = chooser
+        self._observer = observer
         self._far = FarWork(store, workers, scale, correct=config.correct_far)
-        layers = store.pages.digests.shape[0]
+        layers = store.pages.pool.k.shape[0]
         self._sources = source_layers(config, layers)
+        self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(self._sources)])
         self._targets = [[t for t in range(layers) if self._sources[t] == s != t] for s in range(layers)]
 
     def begin(self, batch: int, rope: Rope) -> Attend:
@@ -93,8 +91,16 @@ class ScoutAttention:
         budget = self._config.budget_blocks
         crowded = ~self._slots.complete(view.closed)
         fits = torch.ones_like(crowded) if budget is None else view.closed <= budget
-        scouted, true, roomy = (mask[:, None, None] for mask in (crowded & ~fits, crowded & fits, ~crowded & ~fits))
-        return _Rows(scouted, true, roomy, bool(scouted.any()), bool(true.any()), bool(roomy.any()))
+        ahead = self._store.trusted[:, : view.batch] & self._has_scouts[:, None]
+        scouted, true, roomy = crowded & ~fits & ahead, crowded & (fits | ~ahead), ~crowded & ~fits
+        return _Rows(
+            scouted=scouted[..., None, None],
+            true=true[..., None, None],
+            roomy=roomy[..., None, None],
+            any_scouted=scouted.any(1).tolist(),
+            any_true=true.any(1).tolist(),
+            any_roomy=bool(roomy.any()),
+        )
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
@@ -102,7 +108,11 @@ class ScoutAttention:
         self._look_ahead(layer, q, x)
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
-        return self._far.join(layer, q, near).out.to(q.dtype)
+        merged = self._far.join(layer, q, near)
+        if self._observer is not None:
+            far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
+            self._observer.attended(layer, q, self._chooser, far_weight)
+        return merged.out.to(q.dtype)
 
     def _near(self, layer: int, q: Tensor) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
@@ -115,17 +125,15 @@ class ScoutAttention:
     def _look_ahead(self, layer: int, q: Tensor, x: Tensor) -> None:
         """Choose for later layers with scouts made here, and for this layer where only its true query will do."""
         rows = self._rows
-        if rows.any_scouted:
-            for target in self._targets[layer]:
+        for target in self._targets[layer]:
+            if rows.any_scouted[target]:
                 scout = self._predictor.predict(target, x, self._rope)
-                self._serve(target, scout, rows.scouted, predicted=True)
+                self._serve(target, scout, rows.scouted[target], predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
             self._far.start(layer, q, held.blocks, held.absent, predicted=False)
-        if self._sources[layer] == layer and (rows.any_scouted or rows.any_true):
-            self._serve(layer, q, rows.scouted | rows.true)
-        elif rows.any_true:
-            self._serve(layer, q, rows.true)
+        if rows.any_true[layer]:
+            self._serve(layer, q, rows.true[layer])
 
     def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
         """Choose blocks for some rows of a layer, and note which of them are absent."""
@@ -139,7 +147,10 @@ class ScoutAttention:
     def _serve(self, layer: int, q: Tensor, rows: Tensor, *, predicted: bool = False) -> None:
         """Choose blocks for some rows of a layer, and see to those that are absent."""
         config, store = self._config, self._store
-        _, blocks, _, absent = wanted = self._choose(layer, q, rows)
+        _, blocks, valid, absent = wanted = self._choose(layer, q, rows)
+        if self._observer is not None:
+            resident = self._slots.resident(layer, q.shape[0])
+            self._observer.chose(layer, q if predicted else None, Choice(blocks, valid), resident)
         if config.on_miss == "fetch":
             moves = propose_wanted(self._slots.used[layer, : q.shape[0]], blocks, absent, store.step)
             self._fetched += store.recall(layer, moves)

@@ -90,7 +90,7 @@ def check_weights(dtype: torch.dtype, G: int, N: int) -> Row:
     """Pages out of order, garbage where there is no block; the bonus is taken off, or it would hide an error."""
     B, H, D, S = 3, 4, 128, N + 5
     q = random(B, H, G, D, dtype=dtype)
-    digests = reference.make_digests(random(S, H, 32, D)).to(dtype)
+    digests = reference.min_max(random(S, H, 32, D)).to(dtype)
     pages = torch.stack([torch.randperm(S, device="cuda")[:N] for _ in range(B)]).to(torch.int32)
     bonus = torch.zeros(B, 1, N, device="cuda")
     bonus[:, :, :1], bonus[0, :, N // 2 :] = 2.0, -torch.inf

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..kernels.reference import make_digests
-from ..shape import ModelShape
+from .digests import Digests
 from .pool import BlockPool
 
 
@@ -12,14 +11,14 @@ class Pages:
     """Host pages of the running sequences, one table row each, and the digests of closed blocks.
 
     table: int32 [R, NB], the page of each block of the sequence in that row.
-    digests: float32 [L, S, H, 2 * D], by page.
+    digests: what closed blocks are judged by, an entry for every page.
     A row's pages are reserved when it is admitted, so a running sequence never lacks one.
     """
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, rows: int, max_blocks: int) -> None:
-        self.pool = BlockPool(shape, block_size, capacity, knob="host_memory or lower max_model_len")
+    def __init__(self, pool: BlockPool, digests: Digests, rows: int, max_blocks: int) -> None:
+        self.pool = pool
+        self.digests = digests
         self.table = torch.zeros((rows, max_blocks), dtype=torch.int32)
-        self.digests = torch.empty(shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
         self._taken: list[list[int]] = [[] for _ in range(rows)]
 
     def admit(self, row: int, num_blocks: int) -> None:
@@ -46,11 +45,11 @@ class Pages:
         pages = self.table[row, : k.shape[0]].long()
         self.pool.k[layer].index_copy_(0, pages, k)
         self.pool.v[layer].index_copy_(0, pages, v)
-        self.digests[layer].index_copy_(0, pages, make_digests(k))
+        self.digests.put(layer, pages, k)
 
     def close(self, row: int, block: int, k: Tensor, v: Tensor) -> None:
         """Close one block of all layers.   k, v: [L, H, P, D]; they may be the page itself."""
         page = self.page(row, block)
         self.pool.k[:, page].copy_(k)
         self.pool.v[:, page].copy_(v)
-        self.digests[:, page] = make_digests(k)
+        self.digests.put(slice(None), page, k)

@@ -77,6 +77,10 @@ class Slots:
         held = self.near_length[:, : closed.numel(), :, 1:].count_nonzero(-1)
         return (held == closed[:, None]).all(-1).all(0)
 
+    def resident(self, layer: int, batch: int) -> Tensor:
+        """Which blocks of the first `batch` rows have a slot now: bool [B, H, NB]."""
+        return self.slot_of[layer, :batch] != self.size
+
     def near(self, layer: int, batch: int) -> BlockList:
         """All resident blocks and the open one, of the first `batch` rows."""
         width = 1 + max(self.quota[:batch])

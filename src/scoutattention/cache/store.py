@@ -37,6 +37,8 @@ class KVStore:
         self.pages = pages
         self.slots = slots
         self.block_size = block_size
+        self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
+        self._followers = [self.trusted]
         self.closed = [0] * rows
         self.fill = [0] * rows
         self.step = 0
@@ -64,6 +66,7 @@ class KVStore:
         if self.slots is not None:
             self.slots.admit(row, quota)
         self.closed[row] = self.fill[row] = 0
+        self.trusted[:, row] = True
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
@@ -77,6 +80,8 @@ class KVStore:
         if self.slots is not None:
             self.slots.move(source, target)
         self.closed[target], self.fill[target] = self.closed[source], self.fill[source]
+        for state in self._followers:
+            state[:, target] = state[:, source]
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Store a whole prompt's keys and values of one layer, [T, H, D]: full blocks closed, the rest open."""
@@ -93,6 +98,14 @@ class KVStore:
     def finish_prompt(self, row: int, num_tokens: int) -> None:
         """Declare a prompt of `num_tokens` stored in every layer."""
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
+
+    def follow(self, *state: Tensor) -> None:
+        """Move what others keep for each row, tensors [L, R, ...], whenever a row moves."""
+        self._followers += state
+
+    def trust(self, layer: int, row: int, trusted: bool) -> None:
+        """Say whether scouts of a layer are good enough for the sequence in a row; they are until this is called."""
+        self.trusted[layer, row] = trusted
 
     def begin_step(self, batch: int) -> StepView:
         """Plan one decode step of the sequences in rows 0 to batch - 1, each of which appends one token."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from ..doctor import examine
 from ..errors import ScoutError
 from ..machine import Machine
+from . import evaluate
 from .generate import generate
 from .report import plain_table
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.add_typer(evaluate.app, name="eval")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..errors import ConfigError
 from .prompt import read_prompt
 from .report import json_report, stats_table
-from .settings import Settings, read_settings, with_settings
+from .settings import PANELS, Settings, read_settings, with_settings
 
 if TYPE_CHECKING:
     from ..engine.llm import LLM
@@ -77,7 +77,7 @@ def _reject_dense_with(context: typer.Context, *names: str) -> None:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
 
 
-@with_settings
+@with_settings(*PANELS)
 def generate(
     context: typer.Context,
     model: Model,

@@ -18,6 +18,17 @@ def _decode(data: bytes, name: str) -> str:
     return text
 
 
+def read_file(file: Path, name: str) -> str:
+    """A file's text; `name` is what errors call the file.
+
+    Raises PromptError where it is unreadable, not UTF-8, or empty.
+    """
+    try:
+        return _decode(file.read_bytes(), f"{name} {file}")
+    except OSError as error:
+        raise PromptError(f"cannot read {name} {file}: {error.strerror}") from error
+
+
 def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
     """The one prompt that was given.
 
@@ -38,7 +49,4 @@ def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
     assert file is not None
     if file == STDIN:
         return _decode(sys.stdin.buffer.read(), "standard input")
-    try:
-        return _decode(file.read_bytes(), f"prompt file {file}")
-    except OSError as error:
-        raise PromptError(f"cannot read prompt file {file}: {error.strerror}") from error
+    return read_file(file, "prompt file")

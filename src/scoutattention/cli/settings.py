@@ -31,8 +31,12 @@ HELP = {
     "lookahead": "Layers between predicting a query and needing it; 0 decides in the layer itself.",
     "far_query": "The query the CPU attends with.",
     "predictor": "What predicts a later layer's query; 'oracle' is exact and slow, for tests.",
+    "rank": "Rank of the calibrated predictor's corrections.",
     "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
-    "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none.",
+    "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
+    "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
+    "digest": "What blocks are judged by: bounds of their keys, the keys in 2 bits a channel, or the keys (slow).",
+    "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
     "device_memory": "Memory for blocks on the device, as in 512MiB, or 'all'. Without it, twice the budget.",
     "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
@@ -101,32 +105,37 @@ def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter
     )
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(..., **settings)`, seen by Typer as taking one option per setting instead of `**settings`."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    added = [
-        _parameter(field, get_type_hints(cls)[field.name], panel)
-        for cls, panel in PANELS.items()
-        for field in fields(cls)
-        if field.name not in FIXED
-    ]
-    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    return command
+def with_settings(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: `command(..., **settings)`, seen by Typer as taking one option per field of `classes` instead."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        added = [
+            _parameter(field, get_type_hints(cls)[field.name], PANELS[cls])
+            for cls in classes
+            for field in fields(cls)
+            if field.name not in FIXED
+        ]
+        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: values[field.name] for field in fields(cls)}
+    return {field.name: values[field.name] for field in fields(cls) if field.name in values}
 
 
-def read_settings(flags: Mapping[str, Any], *, dense: bool) -> Settings:
+def read_settings(flags: Mapping[str, Any], *, dense: bool = False) -> Settings:
     """The configuration that the flags describe; `dense` attends to everything and keeps it on the device.
 
+    A class of settings that the command does not take has its defaults.
     Raises ConfigError where a text cannot be read or a value is out of range.
     """
     values = {
         name: READERS[name](value) if name in READERS and value is not None else value for name, value in flags.items()
     }
-    values |= FIXED | {"stop": tuple(flags["stop"])}
+    values |= FIXED | {"stop": tuple(flags.get("stop", ()))}
     if dense:
         values |= {"budget": None, "device_memory": "all"}
     return Settings(

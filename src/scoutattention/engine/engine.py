@@ -5,12 +5,16 @@ import time
 import torch
 
 from ..attention.base import Attention
-from ..attention.choose import MinMaxChooser
+from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
-from ..attention.predict import PlainPredictor
+from ..attention.observe import Observer
+from ..attention.predict import CalibratedPredictor, PlainPredictor, Predictor
 from ..attention.prefill import PromptAttention
+from ..attention.rehearse import Rehearsal
 from ..attention.scout import ScoutAttention
+from ..cache.digests import make_digests
 from ..cache.pages import Pages
+from ..cache.pool import BlockPool
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
@@ -26,35 +30,59 @@ from .sequence import Sequence
 from .stats import Stats
 
 
-def make_store(decoder: Decoder, plan: MemoryPlan, rows: int) -> KVStore:
+def make_store(decoder: Decoder, scout: ScoutConfig, plan: MemoryPlan, rows: int, workers: Workers) -> KVStore:
     """The pools of a plan, for at most `rows` running sequences."""
     shape, size, blocks = decoder.shape, plan.block_size, plan.blocks(plan.max_len)
-    pages = Pages(shape, size, plan.pages, rows, blocks)
+    pool = BlockPool(shape, size, plan.pages, knob="host_memory or lower max_model_len")
+    pages = Pages(pool, make_digests(scout.digest, shape, pool, workers), rows, blocks)
     slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
     return KVStore(pages, slots, size)
 
 
-def make_attention(decoder: Decoder, scout: ScoutConfig, store: KVStore, workers: Workers) -> Attention:
+def make_attention(
+    scout: ScoutConfig,
+    store: KVStore,
+    workers: Workers,
+    scale: float,
+    *,
+    predictor: Predictor,
+    observer: Observer | None,
+) -> Attention:
     """The attention that a configuration asks for, over a store."""
-    scale = decoder.shape.scale
-    chooser = MinMaxChooser(scout, store, workers, scale)
+    chooser = TopChooser(scout, store)
     if store.slots is None:
         return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
-    return ScoutAttention(
-        scout, store, workers, scale, predictor=PlainPredictor(decoder.project_query), chooser=chooser
-    )
+    return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
+
+
+def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> CalibratedPredictor:
+    """A calibrated predictor whose corrections, none so far, follow the store's rows."""
+    shape, rows = decoder.shape, len(store.closed)
+    rank = min(scout.rank, shape.hidden_size)
+    size = (shape.num_layers, rows, shape.hidden_size, rank)
+    left, right = torch.zeros((2, *size), dtype=decoder.weights.norm.dtype)
+    store.follow(left, right)
+    return CalibratedPredictor(decoder, (left, right))
 
 
 class Engine:
     """Runs requests over one model and one cache."""
 
-    def __init__(self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig) -> None:
+    def __init__(
+        self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
+    ) -> None:
+        """`observer` looks on as the layers of decode steps attend; it changes nothing."""
         torch.set_num_threads(machine.torch_threads or usable_cores())
         self.plan = plan_memory(decoder.shape, scout, machine, available_memory())
         self.workers = Workers(machine.workers)
-        self.store = make_store(decoder, self.plan, machine.max_num_seqs)
-        attention = make_attention(decoder, scout, self.store, self.workers)
-        self.runner = Runner(decoder, PromptAttention(scout, self.store, decoder.shape.scale), attention)
+        self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
+        scale = decoder.shape.scale
+        calibrated = make_calibrated(decoder, scout, self.store) if scout.predictor == "calibrated" else None
+        predictor = calibrated or PlainPredictor(decoder)
+        attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
+        rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
+        prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
+        self.runner = Runner(decoder, prompt_attention, attention)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
         self.stats = Stats()
 

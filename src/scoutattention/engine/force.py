@@ -1,6 +1,6 @@
 """Teacher forcing: known tokens through the very engine that generates, to compare what it predicts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -13,7 +13,14 @@ from .runner import Progress
 def teacher_forced(
     engine: Engine, token_ids: list[int], context: int, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, StepStats]]:
-    """Prefill `context` tokens of an idle engine, then feed the rest one by one.
+    """Prefill `context` tokens of an idle engine, then feed the rest one by one; see `fed`."""
+    return fed(engine, token_ids, context, lambda: engine.runner.prefill(0, token_ids[:context], progress))
+
+
+def fed(
+    engine: Engine, token_ids: list[int], context: int, fill: Callable[[], object]
+) -> Iterator[tuple[Tensor, StepStats]]:
+    """Feed the tokens after the first `context`, for which `fill` makes the cache in row 0 of an idle engine.
 
     Yields for each fed token the next-token logits, float32 [vocab], and what the step did.
     Raises PromptError where the tokens leave nothing to feed, or are more than `max_model_len`.
@@ -27,7 +34,7 @@ def teacher_forced(
     quota = engine.plan.quota(1, len(token_ids))
     engine.store.admit(0, engine.plan.blocks(len(token_ids)), quota)
     try:
-        engine.runner.prefill(0, token_ids[:context], progress)
+        fill()
         for position in range(context, len(token_ids)):
             logits, step = engine.runner.decode([token_ids[position]], [position])
             yield logits[0], step

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from ..attention.base import Attention, StepStats
-from ..attention.prefill import PromptAttention
+from ..attention.prefill import PromptAttention, PromptLayer
 from ..models.decoder import Decoder
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
+
+Record = list[PromptLayer]
+"""A prompt that was read, layer by layer."""
 
 
 class Runner:
@@ -22,20 +25,33 @@ class Runner:
         self._attention = attention
 
     @torch.inference_mode()
-    def prefill(self, row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
-        """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab]."""
+    def prefill(
+        self, row: int, token_ids: list[int], progress: Progress | None = None, record: Record | None = None
+    ) -> Tensor:
+        """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab].
+
+        record: an empty one, to be filled for `replay`.
+        """
         decoder, layers = self._decoder, self._decoder.shape.num_layers
+        rope = decoder.rope(torch.arange(len(token_ids)))
+        attend_prompt = self._prompt_attention.begin(row, rope, record)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            out = self._prompt_attention.attend(row, layer, q, k, v)
+            out = attend_prompt(layer, q, k, v, x)
             if progress is not None:
                 progress(len(token_ids) * (layer + 1) // layers, len(token_ids))
             return out
 
-        rope = decoder.rope(torch.arange(len(token_ids)))
         hidden = decoder.forward(torch.tensor(token_ids), rope, attend)
         self._prompt_attention.finish(row, len(token_ids))
         return decoder.logits(hidden[-1:])[0]
+
+    @torch.inference_mode()
+    def replay(self, row: int, record: Record) -> None:
+        """Leave in `row` the cache of a prompt that was recorded, perhaps with another configuration."""
+        for layer, prompt in enumerate(record):
+            self._prompt_attention.place(row, layer, prompt)
+        self._prompt_attention.finish(row, record[0].k.shape[0])
 
     @torch.inference_mode()
     def decode(self, token_ids: list[int], positions: list[int]) -> tuple[Tensor, StepStats]:

@@ -121,14 +121,41 @@ class Workers:
         Raises KernelError where a tensor does not fit, or a page is out of range.
         """
         q = q.to(torch.float32).contiguous()
-        _check_digests(q, digests, pages)
+        _check_scored(q, pages)
         B, H, G, D = q.shape
+        _check_layer("digests", digests, torch.float32, (H, 2 * D))
         N = pages.shape[1]
         out = q.new_empty(B, H, G, N)
-        pointers = (q.data_ptr(), digests.data_ptr(), pages.data_ptr(), out.data_ptr())
+        pointers = tuple(tensor.data_ptr() for tensor in (q, digests, pages, out))
         strides = (*digests.stride()[:2], pages.stride(0))
         try:
             self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
+        except (ValueError, RuntimeError) as error:
+            raise KernelError(str(error)) from None
+        return out
+
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+        """Log-sum-exp of q . k over each block's keys, the keys as `reference.key_codes` kept them: [B, H, G, N].
+
+        q: [B, H, G, D], scaled; its products with a block's steps are rounded to 8 bits.
+        codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].   pages: int32 [B, N].
+        Raises KernelError where a tensor does not fit, or a page is out of range.
+        """
+        q = q.to(torch.float32).contiguous()
+        _check_scored(q, pages)
+        B, H, G, D = q.shape
+        N, P = pages.shape[1], codes.shape[3] if codes.dim() == 5 else 0
+        _check_layer("codes", codes, torch.uint8, (H, (D + 15) // 16, max(1, P), 4))
+        _check_layer("bounds", bounds, torch.float16, (H, 2, D))
+        if bounds.shape[0] != codes.shape[0]:
+            raise KernelError(
+                f"codes have {codes.shape[0]} pages and bounds {bounds.shape[0]}: they must have the same"
+            )
+        out = q.new_empty(B, H, G, N)
+        pointers = tuple(tensor.data_ptr() for tensor in (q, codes, bounds, pages, out))
+        strides = (*codes.stride()[:2], *bounds.stride()[:2], pages.stride(0))
+        try:
+            self._native.code_scores(pointers, (B, H, G, D, N, codes.shape[0], P), strides)
         except (ValueError, RuntimeError) as error:
             raise KernelError(str(error)) from None
         return out
@@ -174,18 +201,22 @@ def _check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
         raise KernelError(f"{name} has strides {table.stride()}: the last must be 1")
 
 
-def _check_digests(q: Tensor, digests: Tensor, pages: Tensor) -> None:
-    if digests.dtype != torch.float32 or pages.dtype != torch.int32:
-        raise KernelError(f"digests are {digests.dtype} and pages {pages.dtype}: they must be float32 and int32")
-    if not (q.is_cpu and digests.is_cpu and pages.is_cpu):
-        raise KernelError(f"q is on {q.device}, digests on {digests.device}, pages on {pages.device}: not all the CPU")
-    if q.dim() != 4 or digests.dim() != 3 or digests.shape[1:] != (q.shape[1], 2 * q.shape[3]):
-        raise KernelError(
-            f"q is {list(q.shape)} and digests {list(digests.shape)}: they must be [B, H, G, D] and [S, H, 2 * D]"
-        )
+def _check_scored(q: Tensor, pages: Tensor) -> None:
+    if not q.is_cpu or q.dim() != 4 or q.shape[2] < 1 or q.shape[3] < 1:
+        raise KernelError(f"q is {list(q.shape)} on {q.device}: it must be [B, H, G, D], no G or D of 0, on the CPU")
+    if pages.dtype != torch.int32 or not pages.is_cpu:
+        raise KernelError(f"pages is {pages.dtype} on {pages.device}: it must be int32 on the CPU")
     if pages.dim() != 2 or pages.shape[0] != q.shape[0]:
-        raise KernelError(f"pages are {list(pages.shape)}: they must be [B, N] with B = {q.shape[0]}")
-    if digests.stride(2) != 1 or (pages.shape[1] > 1 and pages.stride(1) != 1):
-        raise KernelError(
-            f"digests have strides {digests.stride()} and pages {pages.stride()}: the last of each must be 1"
-        )
+        raise KernelError(f"pages is {list(pages.shape)}: it must be [B, N] with B = {q.shape[0]}")
+    if pages.shape[1] > 1 and pages.stride(1) != 1:
+        raise KernelError(f"pages has strides {pages.stride()}: the last must be 1")
+
+
+def _check_layer(name: str, layer: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Refuse what is not [S, *shape], or not contiguous in what one head of one page keeps."""
+    if layer.dtype != dtype or not layer.is_cpu:
+        raise KernelError(f"{name} is {layer.dtype} on {layer.device}: it must be {dtype} on the CPU")
+    if layer.shape[1:] != shape:
+        raise KernelError(f"{name} is {list(layer.shape)}: it must be [S, {', '.join(map(str, shape))}]")
+    if layer.numel() and not layer[0, 0].is_contiguous():
+        raise KernelError(f"{name} has strides {layer.stride()}: all but the first two axes must be contiguous")

@@ -20,7 +20,7 @@ def merge_corrected(near: Partial, far: Partial, q: Tensor, q_hat: Tensor, scale
 def block_weights(q: Tensor, digests: Tensor, pages: Tensor, bonus: Tensor, scale: float) -> Tensor:
     """How much the group's queries want each block: softmax of the scores over the blocks, its mean over the group.
 
-    q: [B, H, G, D].   digests: [S, H, 2 * D], see `reference.make_digests`.   pages: int32 [B, N].
+    q: [B, H, G, D].   digests: [S, H, 2 * D], see `reference.min_max`.   pages: int32 [B, N].
     bonus: float32 [B, 1, N], added to the weights; -inf where there is no block, which then takes no part.
     Returns float32 [B, H, N]; -inf where the bonus is.
     """

@@ -45,11 +45,14 @@ class PartialTile:
 def default_tile(head_dim: int, dtype: torch.dtype, *, hip: bool = torch.version.hip is not None) -> PartialTile:
     """The tile for a pool; on AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere.
 
-    float32 products are no matrix instructions and need the registers of more warps.
+    float32 products are no matrix instructions and need the registers of more warps. The 16-bit tiles are the better of
+    two that were timed on an H100 at each head dim (benchmarks/results/).
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)
-    return PartialTile() if head_dim <= 128 and not hip else PartialTile(tokens=32)
+    if hip or head_dim > 128:
+        return PartialTile(tokens=32)
+    return PartialTile(stages=5, waves=8) if head_dim <= 64 else PartialTile()
 
 
 def blocks_per_split(rows: int, blocks: int, block_size: int, tile: PartialTile, multiprocessors: int) -> int:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention.base import Attend
+from ..attention.predict import Adjust
 from ..types import Rope
 from .config import ModelConfig
 from .layers import LayerWeights, feed_forward, in_rows, inverse_frequencies, rms_norm, rotate
@@ -57,26 +58,34 @@ class Decoder:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
         return F.linear(hidden, self.weights.head).float()
 
-    def project_query(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D]."""
+    def normed_input(self, layer: int, x: Tensor) -> Tensor:
+        """Residual stream x [T, E], its own or another layer's, after this layer's input norm."""
+        return rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
+
+    def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
+        """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D].
+
+        adjust: applied to the normed input [T, E] before the projection.
+        """
         weights, shape = self.weights.layers[layer], self.shape
-        placed = self._place(weights, self._heads(weights, x, shape.num_query_heads), rope)
+        normed = self.normed_input(layer, x)
+        heads = self._heads(weights, normed if adjust is None else adjust(normed), shape.num_query_heads)
+        placed = self._place(weights, heads, rope)
         return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
     def _project(self, weights: LayerWeights, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input x [T, E]."""
         shape = self.shape
         queries, kv = shape.num_query_heads, shape.num_kv_heads
-        heads = self._heads(weights, x, queries + 2 * kv)
+        heads = self._heads(weights, rms_norm(x, weights.input_norm, self.config.rms_norm_eps), queries + 2 * kv)
         placed = self._place(weights, heads[:, : queries + kv], rope)
         q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
         return q, placed[:, queries:], heads[:, queries + kv :]
 
-    def _heads(self, weights: LayerWeights, x: Tensor, count: int) -> Tensor:
+    def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
         """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""
         rows = count * self.shape.head_dim
         bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
-        normed = rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
         return F.linear(normed, weights.qkv[:rows], bias).view(-1, count, self.shape.head_dim)
 
     def _place(self, weights: LayerWeights, heads: Tensor, rope: Rope) -> Tensor:

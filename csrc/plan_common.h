@@ -1,0 +1,38 @@
+// What the plans share: how much work a task is, where it computes, and how an index is refused.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "plan.h"
+
+namespace scout {
+
+// Threads, at most `most`, that pay for `work` when one more pays for every `per_thread` of it: waking a thread takes
+// tens of microseconds, in which the others could do the work.
+inline int64_t paying_threads(int64_t work, int64_t per_thread, int64_t most) {
+    return std::min(most, 1 + work / per_thread);
+}
+
+// How many tasks to make for so many threads: several each, so that those that start late still end with the others.
+inline int64_t wanted_tasks(int64_t threads) { return threads == 1 ? 1 : 4 * threads; }
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// 64-byte aligned memory for one task at a time, kept by each thread.
+inline float* scratch_memory(int64_t floats) {
+    thread_local std::vector<float> memory;
+    const size_t needed = floats + 16;
+    if (memory.size() < needed) memory.resize(needed);
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+}
+
+inline void check(const char* what, int64_t value, int64_t limit, const char* of) {
+    if (value < 0 || value > limit)
+        throw std::invalid_argument(std::string(what) + " " + std::to_string(value) + " is outside 0.." +
+                                    std::to_string(limit) + ", " + of);
+}
+
+}  // namespace scout

@@ -1,0 +1,115 @@
+"""Digests: a few numbers per closed block and KV head, from which a query's affinity to the block is judged.
+
+One class for each kind. All have the same four methods and live beside the pages: an entry for every page.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import DigestName
+from ..kernels.cpu import Workers
+from ..kernels.reference import key_codes, min_max, score_exactly
+from ..shape import ModelShape
+from .pool import BlockPool
+
+
+class Digests(Protocol):
+    """What a chooser and the pages need of any kind of digest."""
+
+    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+        """Digest closed blocks: k [n, H, P, D] of int64 pages [n] of a layer, or [L, H, P, D] of a page of all layers."""
+        ...
+
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        """Estimated log-sum-exp of the scaled scores of each block's keys, up to a constant: float32 [B, H, G, N].
+
+        q: [B, H, G, D].   pages: int32 [B, N], any page where there is no block.
+        """
+        ...
+
+    def bytes_per_token(self) -> float:
+        """Bytes per token over all layers and KV heads."""
+        ...
+
+
+class MinMaxDigests:
+    """Channel maxima and minima of the keys; scores are upper bounds (Quest, arXiv 2406.10774, section 3.2)."""
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
+        self.values = torch.empty(shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
+        self._block_size = block_size
+        self._workers = workers
+        self._scale = shape.scale
+
+    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+        """See `Digests.put`."""
+        self.values[layers, pages] = min_max(k)
+
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        """See `Digests.score`."""
+        return self._workers.score_digests(q, self.values[layer], pages) * self._scale
+
+    def bytes_per_token(self) -> float:
+        """See `Digests.bytes_per_token`."""
+        return self.values[:, 0].nbytes / self._block_size
+
+
+class KeyCodeDigests:
+    """The keys themselves in 2 bits a channel, between each block's own channel minima and maxima.
+
+    codes, bounds: what `key_codes` makes of the keys, [L, S, H, ...] each.
+    """
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
+        entries = (shape.num_layers, capacity, shape.num_kv_heads)
+        codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
+        self.codes = codes.new_empty((*entries, *codes.shape))
+        self.bounds = bounds.new_empty((*entries, *bounds.shape))
+        self._block_size = block_size
+        self._workers = workers
+        self._scale = shape.scale
+
+    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+        """See `Digests.put`."""
+        self.codes[layers, pages], self.bounds[layers, pages] = key_codes(k)
+
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        """See `Digests.score`."""
+        return self._workers.score_key_codes(q * self._scale, self.codes[layer], self.bounds[layer], pages)
+
+    def bytes_per_token(self) -> float:
+        """See `Digests.bytes_per_token`."""
+        return (self.codes[:, 0].nbytes + self.bounds[:, 0].nbytes) / self._block_size
+
+
+class ExactDigests:
+    """The keys themselves, read from their pages: the ceiling that other digests are measured against, and slow."""
+
+    def __init__(self, shape: ModelShape, block_size: int, keys: Tensor) -> None:
+        """`keys`: the host pool's, [L, S, H, P, D]."""
+        self._keys = keys
+        self._bytes = shape.kv_bytes_per_token / 2
+        self._scale = shape.scale
+
+    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+        """Nothing to do: the pages hold the keys."""
+
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        """See `Digests.score`."""
+        return score_exactly(q * self._scale, self._keys[layer], pages)
+
+    def bytes_per_token(self) -> float:
+        """See `Digests.bytes_per_token`."""
+        return self._bytes
+
+
+def make_digests(name: DigestName, shape: ModelShape, pool: BlockPool, workers: Workers) -> Digests:
+    """The digests that a configuration names, for the pages of a pool."""
+    block_size = pool.k.shape[3]
+    if name == "minmax":
+        return MinMaxDigests(shape, block_size, pool.capacity, workers)
+    if name == "keys2":
+        return KeyCodeDigests(shape, block_size, pool.capacity, workers)
+    return ExactDigests(shape, block_size, pool.k)

@@ -1,0 +1,149 @@
+"""`scout eval fidelity`: how close the method stays to full attention, on real text."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from tqdm import tqdm
+
+from ..config import EngineConfig, ScoutConfig
+from ..errors import ConfigError
+from .generate import Debug, Model
+from .output import check_drawing, write_file
+from .prompt import read_file
+from .report import plain_table
+from .settings import Settings, read_settings, with_settings
+
+if TYPE_CHECKING:
+    from ..eval.fidelity import Watch
+    from ..eval.report import Measured
+    from ..eval.text import Text
+
+TextFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--text", help="A UTF-8 file to measure on; may be repeated. Without it, Python's own texts."),
+]
+Context = Annotated[int, typer.Option("--context", help="Tokens of each text that are read as the prompt.")]
+Steps = Annotated[int, typer.Option("--steps", help="Tokens after them that are fed one by one, and compared.")]
+Ablate = Annotated[bool, typer.Option("--ablate", help="Compare the published design and each improvement of it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Write the plots to this PNG file.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a report to this HTML file, plots inside.")]
+
+
+@contextmanager
+def _watch() -> Iterator["Watch"]:
+    """A progress bar on stderr, where that is a terminal."""
+    form = "{desc} {percentage:3.0f}% {bar} {elapsed}"
+    with tqdm(bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
+        shown = ""
+
+        def watch(stage: str, done: int, total: int) -> None:
+            nonlocal shown
+            if stage != shown:
+                shown = stage
+                bar.reset(total)
+                bar.set_description(stage, refresh=False)
+            bar.update(done - bar.n)
+
+        yield watch
+
+
+def _texts(files: list[Path] | None) -> "list[Text]":
+    # Inside, since it loads PyTorch with the tokenizer.
+    from ..eval.text import Text, code, prose  # noqa: PLC0415
+
+    if not files:
+        return [prose(), code()]
+    return [Text(str(file), read_file(file, "text file")) for file in dict.fromkeys(files)]
+
+
+def _measure(
+    model: str, texts: "list[Text]", lengths: tuple[int, int], settings: Settings, *, ablate: bool
+) -> "list[Measured]":
+    # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
+    from ..eval.ablation import Variant, ablation  # noqa: PLC0415
+    from ..eval.run import run  # noqa: PLC0415
+    from ..models.loader import load  # noqa: PLC0415
+
+    scout, machine = settings.scout, settings.engine
+    loaded = load(model, machine.dtype)
+    shape = loaded.decoder.shape
+    variants = ablation(scout, shape) if ablate else [Variant("scout", scout, machine.device_memory)]
+    with _watch() as watch:
+        return run(loaded, machine, texts, lengths, variants=variants, watch=watch)
+
+
+def _reject_what_rows_set(context: typer.Context) -> None:
+    from ..eval.ablation import SET_BY_ROWS  # noqa: PLC0415
+
+    for name in SET_BY_ROWS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--ablate gives each row its own value, so it excludes --{name.replace('_', '-')}")
+
+
+def _draw(measured: "list[Measured]", plot: Path | None, html: Path | None, settings: dict[str, Any]) -> None:
+    from ..eval.html import page  # noqa: PLC0415
+    from ..eval.plot import png  # noqa: PLC0415
+
+    picture = png(measured)
+    if plot is not None:
+        write_file(plot, picture)
+    if html is not None:
+        write_file(html, page(measured, picture, settings, shlex.join(["scout", *sys.argv[1:]])).encode())
+
+
+def _print(measured: "list[Measured]") -> None:
+    from ..eval.table import HEADINGS, rows  # noqa: PLC0415
+
+    table = plain_table(*HEADINGS)
+    lines = rows(measured)
+    for line, after in zip(lines, [*lines[1:], [""]], strict=True):
+        table.add_row(*line, end_section=line[0] != after[0])
+    Console().print(table)
+
+
+@with_settings(ScoutConfig, EngineConfig)
+def fidelity(
+    typer_context: typer.Context,
+    model: Model,
+    *,
+    text: TextFiles = None,
+    context: Context = 4096,
+    steps: Steps = 64,
+    ablate: Ablate = False,
+    as_json: AsJson = False,
+    plot: Plot = None,
+    html: Html = None,
+    debug: Debug = False,
+    **flags: object,
+) -> None:
+    """Compare next-token predictions with full attention's, over teacher-forced steps of real text.
+
+    One prefill for each text serves full attention and every configuration.
+    """
+    typer_context.obj.debug = debug
+    if ablate:
+        _reject_what_rows_set(typer_context)
+    settings = read_settings(flags)
+    for flag, file in (("--plot", plot), ("--html", html)):
+        if file is not None:
+            check_drawing(flag, file)
+    measured = _measure(model, _texts(text), (context, steps), settings, ablate=ablate)
+    about = {"model": model, "context": context, "steps": steps}
+    if plot is not None or html is not None:
+        _draw(measured, plot, html, about | asdict(settings.scout) | asdict(settings.engine))
+    if as_json:
+        from ..eval.report import report  # noqa: PLC0415
+
+        print(json.dumps(report(measured, about, ablate=ablate)), flush=True)
+    else:
+        _print(measured)

@@ -1,0 +1,22 @@
+"""Files that commands write: checked before minutes are spent, written after."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+def check_drawing(flag: str, file: Path) -> None:
+    """Raises ConfigError where there is no folder for the file that a flag names, or nothing to draw it with."""
+    if not file.parent.is_dir():
+        raise ConfigError(f"cannot write {flag} {file}: there is no folder {file.parent}")
+    if find_spec("matplotlib") is None:
+        raise ConfigError(f"{flag} needs matplotlib: run pip install 'scout-attention[plot]'")
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Raises ConfigError where it cannot be written."""
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error

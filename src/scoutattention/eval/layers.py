@@ -1,0 +1,88 @@
+"""What each layer's scouts were worth."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ..attention.choose import Choice, Chooser
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Measurements of each layer, over the steps and heads; None where nothing was predicted, or nothing was absent.
+
+    cosine: of the scout and the true query, the mean.
+    far_recall: of the absent blocks that the true query would choose, the part that the scout chose.
+    share: of the chosen blocks, those that were absent.
+    w, w_p95: the far partial's weight in the merge, its mean and its 95th percentile.
+    """
+
+    cosine: list[float | None]
+    far_recall: list[float | None]
+    share: list[float]
+    w: list[float]
+    w_p95: list[float]
+
+
+class LayerWatch:
+    """An `Observer` of a single sequence.   seconds: time that it has taken itself."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.seconds = 0.0
+        self._cosines: list[list[float]] = [[] for _ in range(num_layers)]
+        self._weights: list[list[Tensor]] = [[] for _ in range(num_layers)]
+        self._missing = [0] * num_layers  # absent blocks that the true query would choose
+        self._found = [0] * num_layers
+        self._chosen = [0] * num_layers
+        self._far = [0] * num_layers
+        self._scouted: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def far_recall(self) -> float | None:
+        """See `Layers.far_recall`, over all layers."""
+        return _ratio(sum(self._found), sum(self._missing))
+
+    def chose(self, layer: int, scout: Tensor | None, choice: Choice, resident: Tensor) -> None:
+        """See `Observer.chose`."""
+        started = time.perf_counter()
+        chosen = _mask(choice, resident)
+        self._chosen[layer] += int(chosen.sum())
+        self._far[layer] += int((chosen & ~resident).sum())
+        if scout is not None:
+            self._scouted[layer] = scout, chosen, resident
+        self.seconds += time.perf_counter() - started
+
+    def attended(self, layer: int, q: Tensor, chooser: Chooser, weight: Tensor) -> None:
+        """See `Observer.attended`."""
+        started = time.perf_counter()
+        self._weights[layer].append(weight.flatten())
+        if layer in self._scouted:
+            scout, chosen, resident = self._scouted.pop(layer)
+            missing = _mask(chooser.choose(layer, q), resident) & ~resident
+            self._cosines[layer].append(float(cosine_similarity(scout.float(), q.float(), dim=-1).mean()))
+            self._missing[layer] += int(missing.sum())
+            self._found[layer] += int((missing & chosen).sum())
+        self.seconds += time.perf_counter() - started
+
+    def result(self) -> Layers:
+        """Everything that was seen."""
+        weights = [torch.cat(seen) if seen else torch.zeros(1) for seen in self._weights]
+        return Layers(
+            cosine=[_ratio(sum(cosines), len(cosines)) for cosines in self._cosines],
+            far_recall=[_ratio(*counts) for counts in zip(self._found, self._missing, strict=True)],
+            share=[_ratio(*counts) or 0.0 for counts in zip(self._far, self._chosen, strict=True)],
+            w=[float(seen.mean()) for seen in weights],
+            w_p95=[float(seen.quantile(0.95)) for seen in weights],
+        )
+
+
+def _mask(choice: Choice, like: Tensor) -> Tensor:
+    """The chosen blocks as bool [B, H, NB]."""
+    return torch.zeros_like(like).scatter_(-1, choice.blocks, choice.valid)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

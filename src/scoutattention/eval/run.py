@@ -1,0 +1,40 @@
+"""Measurements of several configurations on several texts: one prefill for each text."""
+
+from collections.abc import Sequence
+
+from ..config import EngineConfig
+from ..models.loader import LoadedModel
+from .ablation import Variant
+from .fidelity import Watch, check_lengths, measure, read
+from .report import Measured
+from .text import Text, first_tokens
+
+
+def run(
+    model: LoadedModel,
+    machine: EngineConfig,
+    texts: Sequence[Text],
+    lengths: tuple[int, int],
+    *,
+    variants: Sequence[Variant],
+    watch: Watch,
+) -> list[Measured]:
+    """Measure every variant on the beginning of every text; `lengths` are the context's and the steps', in tokens.
+
+    One text's prompt is held in memory at a time.   Raises ConfigError and PromptError before anything is computed
+    where the model or a text is too short.
+    """
+    context, steps = lengths
+    decoder = model.decoder
+    check_lengths(decoder.shape, machine, context, steps)
+    tokens = [first_tokens(model.tokenizer, text, context + steps + 1) for text in texts]
+    measured = []
+    for text, ids in zip(texts, tokens, strict=True):
+
+        def named(stage: str, done: int, total: int, name: str = text.name) -> None:
+            watch(f"{name}: {stage}", done, total)
+
+        truth = read(decoder, machine, ids, context, named)
+        for variant in variants:
+            measured.append(Measured(text.name, variant, measure(decoder, machine, truth, variant, named)))
+    return measured

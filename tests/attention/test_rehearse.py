@@ -1,0 +1,135 @@
+"""Scouts are tried on the prompt: what a correction can mend it mends, and what stays unpredictable is not trusted."""
+
+import pytest
+import torch
+
+from scoutattention.attention.calibrate import fit_low_rank
+from scoutattention.attention.predict import CalibratedPredictor, PlainPredictor
+from scoutattention.attention.rehearse import HELD_OUT, LEAST_FITTED, TRIED, Rehearsal, Trial, sample_positions
+from scoutattention.config import ScoutConfig
+from scoutattention.kernels.cpu import Workers
+from scoutattention.types import Rope
+
+from .rig import Rig
+from .test_invariants import scout
+
+WORKERS = Workers(2)
+E, RANK = 24, 6
+
+
+class LinearModel:
+    """Queries are the input itself, as one KV head of 3 query heads of dim 8."""
+
+    def normed_input(self, layer, x):
+        return x
+
+    def project_query(self, layer, x, rope, adjust=None):
+        z = self.normed_input(layer, x)
+        return (z if adjust is None else adjust(z)).unflatten(-1, (1, 3, 8))
+
+
+def trial(x: torch.Tensor) -> Trial:
+    return Trial(x, LinearModel().project_query(0, x, None), Rope(x[:, :0], x[:, :0]))
+
+
+def rehearsal(**options) -> tuple[Rehearsal, CalibratedPredictor]:
+    corrections = torch.zeros(2, 3, 2, E, RANK).unbind(0)
+    calibrated = CalibratedPredictor(LinearModel(), corrections)
+    config = ScoutConfig(rank=RANK, **options)
+    return Rehearsal(config, 3, LinearModel(), calibrated), calibrated
+
+
+def test_a_low_rank_change_is_recovered():
+    torch.manual_seed(0)
+    z = torch.randn(4000, E)
+    planted = torch.randn(E, 4) @ torch.randn(4, E)
+    left, right = fit_low_rank(z, z @ planted, 4)
+    assert left.shape == right.shape == (E, 4)
+    assert (left @ right.T - planted).norm() < 0.02 * planted.norm()
+
+
+def test_a_predictable_change_is_corrected_for_the_row_alone():
+    torch.manual_seed(0)
+    first = torch.randn(2000, E)
+    turn = torch.eye(E) + 0.5 * torch.randn(E, 5) @ torch.randn(5, E)
+    second = first @ turn
+    rehearse, calibrated = rehearsal()
+    assert rehearse.cosine(1, 0, trial(first)) == 1.0
+    cosine = rehearse.cosine(1, 1, trial(second))
+    plain = Rehearsal(ScoutConfig(), 3, LinearModel(), None)
+    plain.cosine(1, 0, trial(first))
+    assert cosine > 0.95
+    assert plain.cosine(1, 1, trial(second)) < 0.8
+    assert (calibrated.left[:, 0] == 0).all()
+    fresh = torch.randn(2, E)
+    scouts = calibrated.predict(1, fresh, None)
+    true = trial(fresh @ turn).q
+    aside = torch.cosine_similarity(PlainPredictor(LinearModel()).predict(1, fresh, None), true, dim=-1)
+    assert torch.cosine_similarity(scouts[1], true[1], dim=-1).min() > 0.9
+    assert torch.equal(scouts[0], PlainPredictor(LinearModel()).predict(1, fresh, None)[0])
+    assert aside.mean() < 0.8
+
+
+def test_what_does_not_help_is_not_kept():
+    torch.manual_seed(0)
+    rehearse, calibrated = rehearsal()
+    x = torch.randn(2000, E)
+    rehearse.cosine(0, 0, trial(x))
+    assert rehearse.cosine(0, 1, trial(x)) == pytest.approx(1)
+    assert (calibrated.left == 0).all()
+
+
+def test_short_prompts_are_not_fitted_to_and_old_fits_are_forgotten():
+    torch.manual_seed(0)
+    first, turn = torch.randn(2000, E), torch.randn(E, E)
+    rehearse, calibrated = rehearsal()
+    for count in (2000, LEAST_FITTED - 1):
+        rehearse.cosine(0, 0, trial(first[:count]))
+        rehearse.cosine(0, 1, trial(first[:count] @ turn))
+        assert (calibrated.left[1, 0] != 0).any() == (count == 2000)
+
+
+def test_numbers_that_are_not_finite_are_not_trusted():
+    first = torch.randn(2000, E)
+    broken = first.clone()
+    broken[5] = torch.nan  # fitted to
+    broken[HELD_OUT] = torch.nan  # judged by
+    rehearse, calibrated = rehearsal()
+    rehearse.cosine(0, 0, trial(first))
+    assert not rehearse.cosine(0, 1, trial(broken)) >= 0
+    assert (calibrated.left == 0).all()
+
+
+def test_layers_that_cannot_be_predicted_use_the_true_query():
+    """The rig's model predicts nothing, so trying it must end in the very steps of looking no layers ahead."""
+    results = []
+    for options in ({"true_query_layers": None}, {"lookahead": 0}, {}):
+        rig = Rig(scout(4, budget=40, **options), 12, seed=3, workers=WORKERS)
+        rig.add(97)
+        torch.manual_seed(4)
+        results.append(torch.stack(rig.step()[1]))
+        trusted = rig.store.trusted[:, 0].tolist()
+        assert trusted == ([True, False, False] if options == {"true_query_layers": None} else [True] * 3)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_trusting_follows_the_row():
+    rig = Rig(scout(4), 3, workers=WORKERS)
+    rig.add(20)
+    rig.add(20)
+    kept = torch.arange(6).view(3, 2).repeat(1, 2)
+    rig.store.follow(kept)
+    rig.store.trust(1, 1, trusted=False)
+    rig.store.release(0)
+    rig.store.move(1, 0)
+    assert rig.store.trusted[:, 0].tolist() == [True, False, True]
+    assert kept[:, 0].tolist() == [1, 3, 5]
+
+
+def test_positions_are_spread_over_the_prompt():
+    for tokens in (1, 100, TRIED, TRIED + 1, 50_000):
+        positions = sample_positions(tokens)
+        assert 0 < len(positions) <= TRIED
+        assert positions[0] == 0
+        assert tokens - positions[-1] <= -(-tokens // TRIED)
