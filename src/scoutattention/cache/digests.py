@@ -19,7 +19,10 @@ class Digests(Protocol):
     """What a chooser and the pages need of any kind of digest."""
 
     def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
-        """Digest closed blocks: k [n, H, P, D] of a layer at int64 pages [n], or [L, H, P, D] of all layers at a page."""
+        """Digest closed blocks.
+
+        k: [n, H, P, D] of one layer, at int64 pages [n], or [L, H, P, D] of all layers, at one page.
+        """
         ...
 
     def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
