@@ -94,7 +94,7 @@ def main() -> int:
     """Run both, show both."""
     prompt = f"Here are some notes.\n\n{make_document(DOCUMENT_CHARS)}\n\n{QUESTION}"
     dense = ask("full attention", prompt, ScoutConfig(budget=None), "all")
-    scout = ask("ScoutAttention", prompt, ScoutConfig(budget=1024, block_size=16), "64MiB")
+    scout = ask("ScoutAttention", prompt, ScoutConfig(budget=1024), "64MiB")
     Console().print(compare([dense, scout]))
     return 1 if dense.found and not scout.found else 0
 
