@@ -209,7 +209,7 @@ SCOUT_INLINE Vec join_scores(const CodeScratch& s, int64_t g) {
     return rest + most + log_at_least_one(fold_rows<Sum>(lanes));
 }
 
-// Asks for the memory of a page that will be read next.
+// Asks for the memory of a page that will be read soon.
 SCOUT_INLINE void prefetch_page(const CodeRun& run, int32_t page) {
     const char* codes = reinterpret_cast<const char*>(run.codes + page * run.codes_page);
     const char* bounds = reinterpret_cast<const char*>(page_bounds(run, page));
@@ -219,11 +219,12 @@ SCOUT_INLINE void prefetch_page(const CodeRun& run, int32_t page) {
 
 void code_scores(const CodeRun& run) {
     const CodeScratch s(run);
+    for (int64_t i = 0; i < W && i < run.count; ++i) prefetch_page(run, run.pages[i]);
     for (int64_t first = 0; first < run.count; first += W) {
         const int64_t n = run.count - first < W ? run.count - first : W;
         find_factors(run, s, run.pages + first, n);
         for (int64_t i = 0; i < n; ++i) {
-            if (first + i + 1 < run.count) prefetch_page(run, run.pages[first + i + 1]);
+            if (first + i + W < run.count) prefetch_page(run, run.pages[first + i + W]);
             score_page(run, s, run.pages[first + i], i);
         }
         for (int64_t g = 0; g < run.heads; ++g) {

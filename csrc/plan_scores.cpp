@@ -8,6 +8,8 @@ namespace {
 // Products of a query's channel with a page's number, some 40 microseconds of them.
 constexpr int64_t kDigestsPerThread = 1 << 20, kCodesPerThread = 1 << 22;
 
+constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time
+
 // Scores of every listed page, for all query heads of a KV head at once.
 class ScoreWork : public Work {
   public:
@@ -22,7 +24,7 @@ class ScoreWork : public Work {
             }
         const int64_t rows = call.B * call.H;
         threads_ = paying_threads(rows * call.N * page_products, per_thread, threads);
-        parts_ = rows && call.N ? std::min(call.N, ceil_div(wanted_tasks(threads_), rows)) : 0;
+        parts_ = rows ? std::min(units(), ceil_div(wanted_tasks(threads_), rows)) : 0;
     }
 
     int64_t tasks() const final { return call_.B * call_.H * parts_; }
@@ -30,7 +32,8 @@ class ScoreWork : public Work {
 
     void run(int64_t number) noexcept final {
         const int64_t row = number / parts_, part = number % parts_;
-        const int64_t first = call_.N * part / parts_, end = call_.N * (part + 1) / parts_;
+        const int64_t first = units() * part / parts_ * kUnit;
+        const int64_t end = std::min(call_.N, units() * (part + 1) / parts_ * kUnit);
         run({call_.q + row * call_.G * call_.D, row % call_.H, pages_.data() + row / call_.H * call_.N + first,
              end - first, call_.out + row * call_.G * call_.N + first});
     }
@@ -50,6 +53,8 @@ class ScoreWork : public Work {
     const ScoreCall call_;
 
   private:
+    int64_t units() const { return ceil_div(call_.N, kUnit); }
+
     std::vector<int32_t> pages_;
     int64_t threads_, parts_;  // parts: tasks of each (sequence, KV head)
 };

@@ -57,7 +57,7 @@ class ScoutConfig:
     far_query: the query the CPU attends with: the predicted one, or the true one (only the choice is ahead then).
     predictor: "plain" applies the later layer's own query projection; "calibrated" first corrects its input by what the
         prompt has shown; "oracle" is exact, for tests.
-    rank: rank of the calibrated predictor's corrections.
+    rank: rank of the calibrated predictor's corrections; the model's hidden size is the most that makes sense.
     correct_far: correct the weight of what the CPU computed with a predicted query, to first order in its error.
     true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted; None finds
         them for each prompt, by trying the predictor on it.
@@ -92,6 +92,7 @@ class ScoutConfig:
         _at_least("lookahead", self.lookahead, 0)
         _at_least("recall_interval", self.recall_interval, 0)
         _at_least("rank", self.rank, 1)
+        _at_least("least_cosine", self.least_cosine, -1.0)
         _one_of("on_miss", self.on_miss, OnMiss)
         _one_of("far_query", self.far_query, FarQuery)
         _one_of("predictor", self.predictor, PredictorName)

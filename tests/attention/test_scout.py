@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scoutattention.attention.scout import source_layers
 from scoutattention.config import ScoutConfig
+from scoutattention.errors import ConfigError
 from scoutattention.kernels.cpu import Workers
 
 from .rig import Rig
@@ -159,3 +160,6 @@ def test_sources_of_scouts():
     assert source_layers(ScoutConfig(lookahead=4, true_query_layers=()), 6) == [0, 0, 0, 0, 0, 1]
     assert source_layers(ScoutConfig(lookahead=0, true_query_layers=()), 3) == [0, 1, 2]
     assert source_layers(ScoutConfig(predictor="oracle", true_query_layers=()), 3) == [0, 1, 2]
+    for layer in (-1, 3):
+        with pytest.raises(ConfigError, match=r"true_query_layers=.* names layers outside 0\.\.2"):
+            source_layers(ScoutConfig(true_query_layers=(0, layer)), 3)

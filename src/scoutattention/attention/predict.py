@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..config import ScoutConfig
+from ..errors import ConfigError
 from ..types import Rope
 
 Adjust = Callable[[Tensor], Tensor]
@@ -67,7 +68,12 @@ class CalibratedPredictor:
 
 
 def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:
-    """The layer whose input makes each layer's scout; a layer that is its own source uses its true query."""
+    """The layer whose input makes each layer's scout; a layer that is its own source uses its true query.
+
+    Raises ConfigError where `true_query_layers` names a layer that the model does not have.
+    """
     ahead = 0 if config.predictor == "oracle" else config.lookahead
     own = set(config.true_query_layers or ())
+    if not own <= set(range(num_layers)):
+        raise ConfigError(f"true_query_layers={config.true_query_layers} names layers outside 0..{num_layers - 1}")
     return [layer if layer in own else max(0, layer - ahead) for layer in range(num_layers)]

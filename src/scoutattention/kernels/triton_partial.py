@@ -36,23 +36,23 @@ class PartialTile:
     """
 
     tokens: int = 64
-    warps: int = 4
+    warps: int = 2
     stages: int = 3
-    waves: int = 2
+    waves: int = 4
     least: int = 256
 
 
 def default_tile(head_dim: int, dtype: torch.dtype, *, hip: bool = torch.version.hip is not None) -> PartialTile:
     """The tile for a pool; on AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere.
 
-    float32 products are no matrix instructions and need the registers of more warps. The 16-bit tiles are the better of
-    two that were timed on an H100 at each head dim (benchmarks/results/).
+    float32 products are no matrix instructions and need the registers of more warps. The 16-bit tile was among the best
+    of a sweep on an H100 at both head dims (`bench.gpu_kernels --sweep`).
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)
     if hip or head_dim > 128:
         return PartialTile(tokens=32)
-    return PartialTile(stages=5, waves=8) if head_dim <= 64 else PartialTile()
+    return PartialTile()
 
 
 def blocks_per_split(rows: int, blocks: int, block_size: int, tile: PartialTile, multiprocessors: int) -> int:
