@@ -100,6 +100,27 @@ def test_numbers_that_are_not_finite_are_not_trusted():
     assert (calibrated.left == 0).all()
 
 
+def test_inputs_are_kept_only_as_long_as_a_later_layer_needs_them():
+    x = torch.randn(100, E)
+    rehearse = Rehearsal(ScoutConfig(lookahead=2), 5, LinearModel(), None)
+    kept = []
+    for layer in range(5):
+        rehearse.cosine(0, layer, trial(x))
+        kept.append(sorted(rehearse._inputs))
+    assert kept == [[0], [0, 1], [1, 2], [2], []]
+
+
+def test_inputs_that_are_not_finite_are_told_of(caplog):
+    rig = Rig(scout(4, true_query_layers=None), 3, workers=WORKERS)
+    rig.store.admit(0, 20, 3)
+    attend = rig.prompt.begin(0, Rope(torch.zeros(20, 0), torch.zeros(20, 0)))
+    q, k = torch.full((20, 2, 3, 16), torch.nan), torch.randn(20, 2, 16)
+    for layer in range(3):
+        attend(layer, q if layer == 2 else torch.randn_like(q), k, k, torch.randn(20, 8))
+    assert [record.message[:7] for record in caplog.records] == ["layer 2"]
+    assert not rig.store.trusted[2, 0]
+
+
 def test_layers_that_cannot_be_predicted_use_the_true_query():
     """The rig's model predicts nothing, so trying it must end in the very steps of looking no layers ahead."""
     results = []

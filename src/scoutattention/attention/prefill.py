@@ -1,5 +1,7 @@
 """A prompt's attention: exact, layer by layer over the whole prompt; only one layer's keys stand beside the cache."""
 
+import logging
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from ..types import Rope
 from .base import Attend
 from .recall import first_residents
 from .rehearse import Rehearsal, Trial, sample_positions
+
+logger = logging.getLogger(__name__)
 
 VOTERS = 32
 """Last prompt positions whose attention decides which blocks get the first slots."""
@@ -64,6 +68,10 @@ class PromptAttention:
             return
         self._seat(row, layer, prompt.voters, prompt.k)
         cosine = self._rehearsal.cosine(row, layer, prompt.trial)
+        if math.isnan(cosine):
+            logger.warning(
+                "layer %d: the prompt's inputs are not finite; this sequence uses the true query there", layer
+            )
         if self._config.true_query_layers is None:
             self._store.trust(layer, row, cosine >= self._config.least_cosine)
 

@@ -55,9 +55,14 @@ class Rehearsal:
         """
         self._inputs[layer] = trial.x
         source = self._sources[layer]
-        if source == layer:
-            return 1.0
-        judge, seen = trial.held_out(), self._inputs[source]
+        seen = self._inputs[source]
+        still_needed = self._sources[layer + 1 :]
+        self._inputs = {before: x for before, x in self._inputs.items() if before in still_needed}
+        return 1.0 if source == layer else self._try(row, layer, trial, seen)
+
+    def _try(self, row: int, layer: int, trial: Trial, seen: Tensor) -> float:
+        """The cosine for a layer whose scouts are made from the inputs `seen` [n, E]."""
+        judge = trial.held_out()
         plain = _cosine(self._model.project_query(layer, seen[::HELD_OUT], judge.rope), judge.q)
         if self._calibrated is None:
             return plain
