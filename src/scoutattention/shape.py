@@ -47,7 +47,3 @@ class ModelShape:
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block over all layers and KV heads: one page, or one slot."""
         return self.kv_bytes(block_size)
-
-    def digest_bytes_per_token(self, block_size: int) -> float:
-        """Bytes of min/max digests per token over all layers (float32, two bounds a channel)."""
-        return self.num_layers * self.num_kv_heads * 2 * self.head_dim * 4 / block_size

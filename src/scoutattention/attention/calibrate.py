@@ -5,8 +5,6 @@ from torch import Tensor
 
 RIDGE = 1e-2
 """Penalty on the correction, relative to the mean square of the inputs."""
-
-
 ITERATIONS = 3
 """Of the subspace iteration that finds the main directions; always from the same start, so that fits are repeatable."""
 

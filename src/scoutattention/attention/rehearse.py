@@ -16,7 +16,7 @@ TRIED = 2048
 HELD_OUT = 8
 """One of so many tried positions judges, and is not fitted to."""
 LEAST_FITTED = 512
-"""Tried positions below which nothing is fitted: a prompt that short is read from its device slots anyway."""
+"""Tried positions below which nothing is fitted: they would say too little, and the plain predictor is tried alone."""
 
 
 class Trial(NamedTuple):

@@ -55,8 +55,10 @@ def make_attention(
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
-def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> CalibratedPredictor:
-    """A calibrated predictor whose corrections, none so far, follow the store's rows."""
+def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> CalibratedPredictor | None:
+    """A calibrated predictor whose corrections, none so far, follow the store's rows; None where it is not needed."""
+    if scout.predictor != "calibrated" or store.slots is None:
+        return None
     shape, rows = decoder.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size)
     size = (shape.num_layers, rows, shape.hidden_size, rank)
@@ -77,7 +79,7 @@ class Engine:
         self.workers = Workers(machine.workers)
         self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
         scale = decoder.shape.scale
-        calibrated = make_calibrated(decoder, scout, self.store) if scout.predictor == "calibrated" else None
+        calibrated = make_calibrated(decoder, scout, self.store)
         predictor = calibrated or PlainPredictor(decoder)
         attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
