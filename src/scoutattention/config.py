@@ -63,6 +63,8 @@ class ScoutConfig:
         them for each prompt, by trying the predictor on it.
     least_cosine: where true_query_layers is None, the mean cosine of scout and true query that a layer must reach on
         the prompt for its scouts to be used.
+    guard: largest doubt, the far part's weight times its scout's relative error, that a KV head may have; above it the
+        head chooses and attends to its far part again, with its true query. None never does.
     digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), or the
         keys themselves ("exact", slow: the ceiling of the other two).
     pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
@@ -81,6 +83,7 @@ class ScoutConfig:
     correct_far: bool = True
     true_query_layers: tuple[int, ...] | None = None
     least_cosine: float = 0.8
+    guard: float | None = 0.02
     digest: DigestName = "keys2"
     pooling: Pooling = "mean"
     recall_interval: int = 4
@@ -93,6 +96,8 @@ class ScoutConfig:
         _at_least("recall_interval", self.recall_interval, 0)
         _at_least("rank", self.rank, 1)
         _at_least("least_cosine", self.least_cosine, -1.0)
+        if self.guard is not None:
+            _at_least("guard", self.guard, 0.0)
         _one_of("on_miss", self.on_miss, OnMiss)
         _one_of("far_query", self.far_query, FarQuery)
         _one_of("predictor", self.predictor, PredictorName)

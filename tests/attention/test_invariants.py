@@ -16,7 +16,13 @@ sizes = st.sampled_from([1, 4, 8])
 
 
 def scout(block_size: int, **options) -> ScoutConfig:
-    settings = {"budget": 6 * block_size, "true_query_layers": (), "recall_interval": 2, "digest": "minmax"}
+    settings = {
+        "budget": 6 * block_size,
+        "true_query_layers": (),
+        "recall_interval": 2,
+        "digest": "minmax",
+        "guard": None,
+    }
     return ScoutConfig(block_size=block_size, **(settings | options))
 
 

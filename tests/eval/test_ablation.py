@@ -40,6 +40,7 @@ def test_each_improvement_differs_from_the_literal_design_in_one_thing():
         "+softmax mean": {"pooling": "mean"},
         "+keys2": {"digest": "keys2"},
         "+calibrated": {"predictor": "calibrated"},
+        "+guard": {"guard": BASE.guard},
         "+slots 2x": {"device_memory": None},
         "+recall 4": {"recall_interval": 4},
     }

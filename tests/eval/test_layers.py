@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import Choice
+from scoutattention.attention.observe import Attended
 from scoutattention.attention.scout import ScoutAttention
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
@@ -47,12 +48,14 @@ def test_numbers_of_two_steps_by_hand():
     q, weight = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[0.25]]])
     for scouted, scout_query, w in (((0, 1, 2, 4), [3.0, 4.0], weight), ((0, 2, 3, 1), [2.0, 0.0], 3 * weight)):
         watch.chose(1, torch.tensor([[[scout_query]]]), choice(*scouted), resident)
-        watch.attended(0, q, FixedChooser(0), torch.zeros(1, 1, 1))
-        watch.attended(1, q, FixedChooser(0, 2, 3, 5), w)
+        watch.attended(0, q, FixedChooser(0), Attended(torch.zeros(1, 1, 1)))
+        watch.attended(1, q, FixedChooser(0, 2, 3, 5), Attended(w, torch.tensor([[w is weight]])))
     layers = watch.result()
     assert layers.cosine == [None, pytest.approx((0.6 + 1.0) / 2)]
     assert layers.far_recall == [None, pytest.approx((1 + 2) / 6)]
     assert watch.far_recall == layers.far_recall[1]
+    assert layers.guarded == [None, 0.5]
+    assert watch.guarded == 0.5
     assert layers.share == [0.0, 0.5]
     assert layers.w == [0.0, 0.5]
     assert layers.w_p95 == [0.0, pytest.approx(0.25 + 0.95 * 0.5)]
@@ -62,7 +65,7 @@ def test_blocks_that_do_not_count_are_not_counted():
     watch = LayerWatch(1)
     chosen = Choice(torch.tensor([[[0, 1]]]), torch.tensor([[[True, False]]]))
     watch.chose(0, None, chosen, torch.tensor([[[False, True, False]]]))
-    watch.attended(0, torch.ones(1, 1, 1, 2), FixedChooser(2), torch.ones(1, 1, 1))
+    watch.attended(0, torch.ones(1, 1, 1, 2), FixedChooser(2), Attended(torch.ones(1, 1, 1)))
     layers = watch.result()
     assert (layers.share, layers.cosine, layers.far_recall) == ([1.0], [None], [None])
 

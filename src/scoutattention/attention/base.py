@@ -1,7 +1,7 @@
 """What the engine and the decoder know of attention."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -22,24 +22,20 @@ class StepStats:
 
     chosen_blocks, far_blocks: closed blocks chosen, and those of them that the device did not hold, summed over
         sequences, layers and KV heads.
+    guarded_heads: KV heads whose far part was computed again with the true query, summed over sequences and layers.
     hidden_s, unhidden_s: seconds of the CPU's attention that ran behind the device's work, and that it waited for.
     recalled_bytes: bytes copied from host pages to device slots.
     """
 
     chosen_blocks: int = 0
     far_blocks: int = 0
+    guarded_heads: int = 0
     hidden_s: float = 0.0
     unhidden_s: float = 0.0
     recalled_bytes: int = 0
 
     def __add__(self, other: "StepStats") -> "StepStats":
-        return StepStats(
-            self.chosen_blocks + other.chosen_blocks,
-            self.far_blocks + other.far_blocks,
-            self.hidden_s + other.hidden_s,
-            self.unhidden_s + other.unhidden_s,
-            self.recalled_bytes + other.recalled_bytes,
-        )
+        return StepStats(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Attention(Protocol):

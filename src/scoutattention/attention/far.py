@@ -1,11 +1,44 @@
 """The CPU's share of a layer: started ahead, taken when the layer needs it. The only file where two clocks meet."""
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from ..cache.store import KVStore
 from ..kernels.cpu import Job, Workers
 from ..kernels.reference import corrected, merge
 from ..types import Partial
+
+
+class Far(NamedTuple):
+    """What the CPU attended to in a layer.   scout: [B, H, G, D], its query where that was not the true one."""
+
+    partial: Partial
+    scout: Tensor | None
+
+    def joined(self, other: "Far") -> "Far":
+        """Both, which are of different rows."""
+        return Far(merge(self.partial, other.partial), self.scout if other.scout is None else other.scout)
+
+    def doubt(self, q: Tensor, near: Partial) -> Tensor:
+        """How much a wrong scout may have spoilt each KV head, [B, H]: the most of what it may have its query heads.
+
+        For each of them, the weight of the far part in its merge with `near`, which bounds what any error can do, times
+        the scout's error relative to the true query q [B, H, G, D].
+        """
+        if self.scout is None:
+            return torch.zeros(q.shape[:2])
+        weight = (self.partial.lse - torch.logaddexp(self.partial.lse, near.lse)).exp()
+        error = (q - self.scout).float().norm(dim=-1) / q.float().norm(dim=-1)
+        doubt: Tensor = (weight * error).amax(-1)
+        return doubt
+
+    def but(self, rows: Tensor, other: Partial) -> "Far":
+        """The same, with the partial of some KV heads, bool [B, H], replaced."""
+        mine, which = self.partial, rows[..., None]
+        out = torch.where(which[..., None], other.out, mine.out)
+        return Far(Partial(out, torch.where(which, other.lse, mine.lse)), self.scout)
 
 
 class FarWork:
@@ -20,7 +53,7 @@ class FarWork:
         self._workers = workers
         self._scale = scale
         self._correct = correct
-        self._jobs: dict[int, list[tuple[Job, Tensor | None]]] = {}  # with the scout to correct for, if any
+        self._jobs: dict[int, list[tuple[Job, Tensor | None]]] = {}  # with the scout, if it was one
         self.reset()
 
     def reset(self) -> None:
@@ -35,13 +68,24 @@ class FarWork:
         pool, correct = self._store.pages.pool, predicted and self._correct
         pages = self._store.page_list(blocks, absent)
         job = self._workers.submit(q, pool.k[layer], pool.v[layer], pages, self._scale, with_mean_key=correct)
-        self._jobs.setdefault(layer, []).append((job, q if correct else None))
+        self._jobs.setdefault(layer, []).append((job, q if predicted else None))
 
-    def join(self, layer: int, q: Tensor, near: Partial) -> Partial:
-        """Merge what was started for `layer`, whose true query is q, into `near`, waiting only for what is late."""
+    def take(self, layer: int, q: Tensor) -> Far | None:
+        """What was started for `layer`, whose true query is q; waits only for what is late. None where nothing was."""
+        taken: Far | None = None
         for job, scout in self._jobs.pop(layer, []):
-            far = job.wait()
-            near = merge(near, far if scout is None else corrected(far, q, scout, self._scale))
+            partial = job.wait()
             self.unhidden_s += job.waited_s
             self.hidden_s += max(0.0, job.ran_s - job.waited_s)
-        return near
+            if scout is not None and self._correct:
+                partial = corrected(partial, q, scout, self._scale)
+            far = Far(partial, scout)
+            taken = far if taken is None else taken.joined(far)
+        return taken
+
+    def attend(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> Partial:
+        """Attend with the true query to the absent ones of `blocks`, and wait for it."""
+        self.start(layer, q, blocks, absent, predicted=False)
+        far = self.take(layer, q)
+        assert far is not None
+        return far.partial

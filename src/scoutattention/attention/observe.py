@@ -1,10 +1,21 @@
 """Looking on: how good scouts are, layer by layer, without changing what is computed."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from .choose import Choice, Chooser
+
+
+class Attended(NamedTuple):
+    """How a layer's parts were put together.
+
+    weight: float32 [B, H, G], the far partial's in the merge.
+    guarded: bool [B, H], heads whose far part was computed again with the true query; None where none was.
+    """
+
+    weight: Tensor
+    guarded: Tensor | None = None
 
 
 class Observer(Protocol):
@@ -21,9 +32,6 @@ class Observer(Protocol):
         """
         ...
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, weight: Tensor) -> None:
-        """A layer has attended with its true query q [B, H, G, D].
-
-        chooser: to be asked what q would have chosen.   weight: float32 [B, H, G], the far partial's in the merge.
-        """
+    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
+        """A layer has attended with its true query q [B, H, G, D].   chooser: to be asked what q would have chosen."""
         ...

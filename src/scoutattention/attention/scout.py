@@ -9,11 +9,12 @@ from torch import Tensor
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.cpu import Workers
-from ..types import BlockList, Rope
+from ..kernels.reference import merge
+from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Choice, Chooser
 from .far import FarWork
-from .observe import Observer
+from .observe import Attended, Observer
 from .predict import Predictor, source_layers
 from .recall import due_rows, propose_closed, propose_wanted
 
@@ -82,7 +83,7 @@ class ScoutAttention:
         self._rows = self._plan(view)
         self._wanted: list[_Wanted] = []
         self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
-        self._fetched = 0
+        self._fetched = self._chosen_blocks = self._far_blocks = self._guarded_heads = 0
         self._far.reset()
         self._chooser.begin(view)
         return self._attend
@@ -108,11 +109,31 @@ class ScoutAttention:
         self._look_ahead(layer, q, x)
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
-        merged = self._far.join(layer, q, near)
+        far = self._far.take(layer, q)
+        doubtful = None if far is None else self._doubtful(layer, far.doubt(q, near))
+        if far is not None and doubtful is not None:
+            far = far.but(doubtful, self._again(layer, q, doubtful))
+        merged = near if far is None else merge(near, far.partial)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
-            self._observer.attended(layer, q, self._chooser, far_weight)
+            self._observer.attended(layer, q, self._chooser, Attended(far_weight, doubtful))
         return merged.out.to(q.dtype)
+
+    def _doubtful(self, layer: int, doubt: Tensor) -> Tensor | None:
+        """KV heads, bool [B, H], whose scouts may have spoilt more than the guard allows; None where none's have."""
+        if self._config.guard is None:
+            return None
+        doubtful = ~(doubt <= self._config.guard) & self._rows.scouted[layer, :, :, 0]  # so is what is no number
+        return doubtful if doubtful.any() else None
+
+    def _again(self, layer: int, q: Tensor, heads: Tensor) -> Partial:
+        """The far part of some KV heads, bool [B, H], chosen and attended with the true query."""
+        self._guarded_heads += int(heads.sum())
+        for wanted in self._wanted:
+            if wanted.layer == layer:
+                wanted.absent.masked_fill_(heads[..., None], False)  # what the scout wanted there is not recalled
+        _, blocks, _, absent = self._choose(layer, q, heads[..., None])
+        return self._far.attend(layer, q, blocks, absent)
 
     def _near(self, layer: int, q: Tensor) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
@@ -136,11 +157,13 @@ class ScoutAttention:
             self._serve(layer, q, rows.true[layer])
 
     def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
-        """Choose blocks for some rows of a layer, and note which of them are absent."""
+        """Choose blocks for some rows, or some of their heads, of a layer, and note which of them are absent."""
         choice = self._chooser.choose(layer, q)
         valid = choice.valid & rows
         absent = self._slots.touch(layer, choice.blocks, valid, self._store.step)
         wanted = _Wanted(layer, choice.blocks, valid, absent)
+        self._chosen_blocks += int(valid.sum())
+        self._far_blocks += int(absent.sum())
         self._wanted.append(wanted)
         return wanted
 
@@ -166,8 +189,9 @@ class ScoutAttention:
             recalled += self._recall_wanted()
         self._seat_closed(self._store.end_step())
         return StepStats(
-            chosen_blocks=sum(int(wanted.valid.sum()) for wanted in self._wanted),
-            far_blocks=sum(int(wanted.absent.sum()) for wanted in self._wanted),
+            chosen_blocks=self._chosen_blocks,
+            far_blocks=self._far_blocks,
+            guarded_heads=self._guarded_heads,
             hidden_s=self._far.hidden_s,
             unhidden_s=self._far.unhidden_s,
             recalled_bytes=recalled,

@@ -21,6 +21,7 @@ JSON_STATS = (
     "kv_bytes_total",
     "kv_bytes_device",
     "cpu_share",
+    "guarded_heads",
     "hidden_cpu_s",
     "unhidden_cpu_s",
     "recalled_bytes",

@@ -35,6 +35,7 @@ HELP = {
     "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
     "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
     "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
+    "guard": "Far weight times scout error above which a KV head computes its far part again; 'off' never does.",
     "digest": "What blocks are judged by: bounds of their keys, the keys in 2 bits a channel, or the keys (slow).",
     "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
@@ -72,9 +73,19 @@ def _read_layers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
+def _read_guard(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--guard={text!r} is neither a number nor 'off'") from None
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "budget": _read_budget,
     "device_memory": _read_device_memory,
+    "guard": _read_guard,
     "host_memory": parse_size,
     "true_query_layers": _read_layers,
 }

@@ -14,6 +14,7 @@ class Stats:
     kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device tier held then.
     near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not.
     cpu_share: far blocks of all chosen ones.
+    guarded_heads: KV heads whose far part was computed again with the true query, over sequences, layers and steps.
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
     """
@@ -53,6 +54,11 @@ class Stats:
     def cpu_share(self) -> float:
         """Far blocks of all chosen ones."""
         return self.steps.far_blocks / max(1, self.steps.chosen_blocks)
+
+    @property
+    def guarded_heads(self) -> int:
+        """KV heads whose far part was computed again with the true query."""
+        return self.steps.guarded_heads
 
     @property
     def hidden_cpu_s(self) -> float:

@@ -17,6 +17,7 @@ LITERAL: dict[str, Any] = {
     "recall_interval": 8,
     "predictor": "plain",
     "lookahead": 1,
+    "guard": None,
 }
 """ScoutAttention as published (arXiv 2603.27138)."""
 
@@ -38,13 +39,16 @@ ROWS = (
     Row("+softmax mean", LITERAL | {"pooling": "mean"}, "budget"),
     Row("+keys2", LITERAL | {"digest": "keys2"}, "budget"),
     Row("+calibrated", LITERAL | {"predictor": "calibrated"}, "budget"),
+    Row("+guard", LITERAL | {"guard": ALL["guard"]}, "budget"),
     Row("+slots 2x", LITERAL, "twice"),
     Row("+recall 4", LITERAL | {"recall_interval": 4}, "budget"),
     Row("all", ALL, "twice"),
     Row("all, minmax", ALL | {"digest": "minmax"}, "twice"),
     Row("all, plain", ALL | {"predictor": "plain"}, "twice"),
+    Row("all, no guard", ALL | {"guard": None}, "twice"),
     Row("all, 4 ahead", ALL | {"lookahead": 4}, "twice"),
     Row("all, plain, 4 ahead", ALL | {"predictor": "plain", "lookahead": 4}, "twice"),
+    Row("all, no guard, 4 ahead", ALL | {"guard": None, "lookahead": 4}, "twice"),
     Row("exact", ALL | {"digest": "exact"}, "all"),
 )
 """The last is the ceiling: the true query chooses by the keys themselves, among blocks that are all on the device."""

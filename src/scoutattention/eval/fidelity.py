@@ -50,7 +50,7 @@ class Fidelity:
     delta_nll: negative log-likelihood of the text's next token, minus that under full attention, mean over the steps.
     top1_agreement: steps in which both think the same token the likeliest.
     cpu_share: of the chosen blocks, those that were absent.
-    far_recall: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
+    far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
     device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
     """
@@ -61,6 +61,7 @@ class Fidelity:
     top1_agreement: float
     cpu_share: float
     far_recall: float | None
+    guarded: float | None
     digest_bytes_per_token: float
     device_bytes: float
     device_share: float
@@ -161,6 +162,7 @@ def compare(truth: Truth, played: Played) -> Fidelity:
         top1_agreement=float((full.argmax(-1) == other.argmax(-1)).float().mean()),
         cpu_share=played.total.far_blocks / max(1, played.total.chosen_blocks),
         far_recall=played.layers.far_recall,
+        guarded=played.layers.guarded,
         digest_bytes_per_token=cache.digests_per_token,
         device_bytes=device,
         device_share=device / cache.whole,

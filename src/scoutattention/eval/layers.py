@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..attention.choose import Choice, Chooser
+from ..attention.observe import Attended
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Layers:
     cosine: of the scout and the true query, the mean.
     far_recall: of the absent blocks that the true query would choose, the part that the scout chose.
     share: of the chosen blocks, those that were absent.
+    guarded: of the KV heads that had a scout, those whose far part the guard computed again.
     w, w_p95: the far partial's weight in the merge, its mean and its 95th percentile.
     """
 
     cosine: list[float | None]
     far_recall: list[float | None]
     share: list[float]
+    guarded: list[float | None]
     w: list[float]
     w_p95: list[float]
 
@@ -38,12 +41,19 @@ class LayerWatch:
         self._found = [0] * num_layers
         self._chosen = [0] * num_layers
         self._far = [0] * num_layers
+        self._scouts = [0] * num_layers  # KV heads that had one, over the steps
+        self._guarded = [0] * num_layers
         self._scouted: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def far_recall(self) -> float | None:
         """See `Layers.far_recall`, over all layers."""
         return _ratio(sum(self._found), sum(self._missing))
+
+    @property
+    def guarded(self) -> float | None:
+        """See `Layers.guarded`, over all layers."""
+        return _ratio(sum(self._guarded), sum(self._scouts))
 
     def chose(self, layer: int, scout: Tensor | None, choice: Choice, resident: Tensor) -> None:
         """See `Observer.chose`."""
@@ -55,16 +65,18 @@ class LayerWatch:
             self._scouted[layer] = scout, chosen, resident
         self.seconds += time.perf_counter() - started
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, weight: Tensor) -> None:
+    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
         """See `Observer.attended`."""
         started = time.perf_counter()
-        self._weights[layer].append(weight.flatten())
+        self._weights[layer].append(attended.weight.flatten())
         if layer in self._scouted:
             scout, chosen, resident = self._scouted.pop(layer)
             missing = _mask(chooser.choose(layer, q), resident) & ~resident
             self._cosines[layer].append(float(cosine_similarity(scout.float(), q.float(), dim=-1).mean()))
             self._missing[layer] += int(missing.sum())
             self._found[layer] += int((missing & chosen).sum())
+            self._scouts[layer] += q.shape[1]
+            self._guarded[layer] += 0 if attended.guarded is None else int(attended.guarded.sum())
         self.seconds += time.perf_counter() - started
 
     def result(self) -> Layers:
@@ -74,6 +86,7 @@ class LayerWatch:
             cosine=[_ratio(sum(cosines), len(cosines)) for cosines in self._cosines],
             far_recall=[_ratio(*counts) for counts in zip(self._found, self._missing, strict=True)],
             share=[_ratio(*counts) or 0.0 for counts in zip(self._far, self._chosen, strict=True)],
+            guarded=[_ratio(*counts) for counts in zip(self._guarded, self._scouts, strict=True)],
             w=[float(seen.mean()) for seen in weights],
             w_p95=[float(seen.quantile(0.95)) for seen in weights],
         )

@@ -21,6 +21,7 @@ COLUMNS = (
     Column("top1_agreement", "Agree", "{:.3f}".format),
     Column("cpu_share", "CPU's share", "{:.1%}".format),
     Column("far_recall", "Far recall", "{:.3f}".format),
+    Column("guarded", "Guarded", "{:.1%}".format),
     Column("digest_bytes_per_token", "Digest B/token", "{:,.0f}".format),
     Column("device_bytes", "Device", lambda count: f"{count / 2**20:,.1f} MiB"),
     Column("device_share", "of full", "{:.0%}".format),
