@@ -69,6 +69,10 @@ class ScoutConfig:
         keys themselves ("exact", slow: the ceiling of the other two).
     pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
     recall_interval: decode steps between two recalls of a layer; 0 never recalls.
+    cpu_share: part of the chosen blocks of a layer that are absent where it keeps to that interval: with twice that
+        part its recalls come twice as often, with half of it half as often. None always keeps to the interval.
+    wait_share: part of a step's time that may be spent waiting for the CPU, above which recalls come sooner; None does
+        not look at the clock, so that what is resident, and with it the answer, can be repeated.
     """
 
     budget: int | None = 1024
@@ -86,7 +90,9 @@ class ScoutConfig:
     guard: float | None = 0.02
     digest: DigestName = "keys2"
     pooling: Pooling = "mean"
-    recall_interval: int = 4
+    recall_interval: int = 8
+    cpu_share: float | None = 0.08
+    wait_share: float | None = None
 
     def __post_init__(self) -> None:
         _at_least("block_size", self.block_size, 1)
@@ -96,8 +102,10 @@ class ScoutConfig:
         _at_least("recall_interval", self.recall_interval, 0)
         _at_least("rank", self.rank, 1)
         _at_least("least_cosine", self.least_cosine, -1.0)
-        if self.guard is not None:
-            _at_least("guard", self.guard, 0.0)
+        for name in ("guard", "cpu_share", "wait_share"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 0.0)
         _one_of("on_miss", self.on_miss, OnMiss)
         _one_of("far_query", self.far_query, FarQuery)
         _one_of("predictor", self.predictor, PredictorName)

@@ -1,71 +1,94 @@
-"""Recall policies are pure: hit history and residency in, moves out."""
+"""Recall policies are pure: wishes and residency in, moves out."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.recall import due_rows, first_residents, propose_closed, propose_wanted
-from scoutattention.cache.slots import NEVER, PINNED
+from scoutattention.attention.recall import (
+    KEPT,
+    MARGIN,
+    blended,
+    first_residents,
+    progress,
+    propose_interesting,
+    propose_wanted,
+)
+from scoutattention.cache.slots import FREE, FULL
 
 
-def test_the_least_recently_chosen_slots_leave_first():
-    used = torch.tensor([[[5, 2, 9, 3, PINNED]]])
-    wanted = torch.tensor([[[10, 11, 12]]])
-    absent = torch.tensor([[[True, False, True]]])
-    moves = propose_wanted(used, wanted, absent, step=9)
-    assert moves.slot.tolist() == [1, 3]
-    assert moves.block.tolist() == [10, 12]
+def test_interest_forgets_what_is_no_longer_wished_for():
+    interest = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    for _ in range(3):
+        interest = blended(interest, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[[True], [False]]]))
+    assert interest[0, 0].tolist() == pytest.approx([KEPT**3, 1 - KEPT**3])
+    assert interest[0, 1].tolist() == [1.0, 0.0]
+
+
+def test_chosen_blocks_come_where_least_is_lost_and_present_ones_stay():
+    worth, content = torch.tensor([[[0.1, 0.2, 0.9, 0.3, FULL]]]), torch.tensor([[[20, 11, 21, 22, -1]]])
+    chosen, absent = torch.tensor([[[11, 10, 20, 12]]]), torch.tensor([[[False, True, False, True]]])
+    moves = propose_wanted(worth, chosen, absent, content)
+    assert (moves.slot.tolist(), moves.block.tolist()) == ([3, 2], [10, 12])
+
+
+def test_a_chosen_block_finds_no_slot_where_all_hold_chosen_ones():
+    moves = propose_wanted(
+        torch.tensor([[[0.1, 0.2]]]), torch.tensor([[[1, 2, 3]]]), torch.tensor([[[False, False, True]]]),
+        torch.tensor([[[2, 1]]]),
+    )  # fmt: skip
+    assert moves.slot.numel() == 0
 
 
 def test_empty_slots_are_filled_before_any_block_leaves():
-    used = torch.tensor([[[5, NEVER, 4, PINNED]]])
-    moves = propose_wanted(used, torch.tensor([[[7]]]), torch.tensor([[[True]]]), step=6)
-    assert moves.slot.tolist() == [1]
+    worth, content = torch.tensor([[[0.5, FREE, 0.0]]]), torch.tensor([[[3, -1, 4]]])
+    assert propose_wanted(worth, torch.tensor([[[7]]]), torch.tensor([[[True]]]), content).slot.tolist() == [1]
+    resident = torch.tensor([[[False, False, False, True, True]]])
+    moves = propose_interesting(torch.tensor([[[0.0, 0.2, 0.1, 0.5, 0.0]]]), resident, worth, 9)
+    assert (moves.slot.tolist(), moves.block.tolist()) == ([1, 2], [1, 2])
 
 
-def test_slots_chosen_in_this_step_stay():
-    used = torch.tensor([[[6, 6, 5, PINNED]]])
-    moves = propose_wanted(used, torch.tensor([[[7, 8]]]), torch.tensor([[[True, True]]]), step=6)
-    assert (moves.slot.tolist(), moves.block.tolist()) == ([2], [7])
+def test_what_comes_must_interest_clearly_more_than_what_leaves():
+    resident = torch.tensor([[[True, True, False, False]]])
+    for factor, count in ((0.99, 0), (1.01, 1)):
+        interest = torch.tensor([[[0.1, 0.3, 0.1 * MARGIN * factor, 0.1]]])
+        moves = propose_interesting(interest, resident, torch.tensor([[[0.3, 0.1]]]), 2)
+        assert moves.block.tolist() == [2] * count
+        assert moves.slot.tolist() == [1] * count
+
+
+def test_a_recall_moves_only_so_many_and_the_most_interesting_first():
+    resident = torch.zeros(1, 2, 5, dtype=torch.bool)
+    interest = torch.tensor([[[0.1, 0.5, 0.2, 0.4, 0.3], [0.0, 0.0, 0.9, 0.0, 0.0]]])
+    moves = propose_interesting(
+        interest.masked_fill(interest == 0, -torch.inf), resident, torch.full((1, 2, 4), FREE), 2
+    )
+    assert list(zip(moves.head.tolist(), moves.block.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 6), st.integers(0, 8), st.integers(0, 2**31))
-def test_moves_never_share_a_slot_and_never_use_a_foreign_one(slots, blocks, seed):
+def test_moves_never_share_a_slot_and_never_use_a_full_one(slots, blocks, seed):
     torch.manual_seed(seed)
-    used = torch.cat([torch.randint(0, 5, (2, 3, slots)), torch.full((2, 3, 1), PINNED)], -1)
-    wanted = torch.rand(2, 3, blocks).argsort(-1)
+    worth = torch.rand(2, 3, slots)
+    worth = worth.masked_fill(worth < 0.2, FREE).masked_fill(worth > 0.8, FULL)
+    content = torch.full((2, 3, slots), -1)
+    chosen = torch.rand(2, 3, blocks).argsort(-1)
     absent = torch.rand(2, 3, blocks) < 0.5
-    moves = propose_wanted(used, wanted, absent, step=4)
+    moves = propose_wanted(worth, chosen, absent, content)
     places = list(zip(moves.row.tolist(), moves.head.tolist(), moves.slot.tolist(), strict=True))
     assert len(places) == len(set(places))
-    assert all(used[place] < 4 for place in places)
-    assert all(slot < slots for _, _, slot in places)
+    assert all(worth[place] < FULL for place in places)
     assert len(places) == sum(
-        min(int(absent[b, h].sum()), int((used[b, h] < 4).sum())) for b in range(2) for h in range(3)
+        min(int(absent[b, h].sum()), int((worth[b, h] < FULL).sum())) for b in range(2) for h in range(3)
     )
 
 
-def test_a_closed_block_takes_the_oldest_slot_but_not_the_sinks():
-    content = torch.tensor([[0, 4, 5, 2], [0, 1, -1, 3]])
-    used = torch.tensor([[1, 7, 7, 5, PINNED], [1, 2, NEVER, 3, PINNED]])
-    moves = propose_closed(content, used, row=2, block=6, always=(1, 5))
-    assert moves.row.tolist() == [2, 2]
-    assert moves.slot.tolist() == [3, 2]
-    assert moves.block.tolist() == [6, 6]
-
-
-def test_a_head_full_of_sinks_and_recent_blocks_takes_none():
-    moves = propose_closed(torch.tensor([[0, 5]]), torch.tensor([[1, 1, PINNED]]), row=0, block=6, always=(1, 5))
-    assert moves.slot.numel() == 0
-
-
-def test_layers_and_sequences_take_turns():
-    lengths = torch.tensor([30, 31])
-    due = [[layer for layer in range(6) if due_rows(lengths, layer, 3)[row]] for row in range(2)]
-    assert due == [[0, 3], [2, 5]]
-    assert due_rows(lengths + 1, 5, 3).tolist() == [True, False]
-    assert not due_rows(lengths, 0, 0).any()
+def test_recalls_come_in_proportion_to_the_share():
+    far, chosen = torch.tensor([[2, 4, 0, 0]]), torch.tensor([[20, 20, 20, 0]])
+    assert progress(far, chosen, 0.1, 8).tolist() == [[1 / 8, 1 / 4, 0.0, 0.0]]
+    assert progress(far, chosen, None, 8).tolist() == [[1 / 8] * 4]
+    assert progress(far, chosen, 0.1, 0).tolist() == [[0.0] * 4]
 
 
 def test_the_first_residents_are_sink_recent_and_the_most_attended():

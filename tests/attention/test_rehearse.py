@@ -140,12 +140,16 @@ def test_trusting_follows_the_row():
     rig.add(20)
     rig.add(20)
     kept = torch.arange(6).view(3, 2).repeat(1, 2)
-    rig.store.follow(kept)
+    rig.store.follow(kept, fresh=torch.tensor([7, 8, 9]))
     rig.store.trust(1, 1, trusted=False)
     rig.store.release(0)
     rig.store.move(1, 0)
     assert rig.store.trusted[:, 0].tolist() == [True, False, True]
     assert kept[:, 0].tolist() == [1, 3, 5]
+    rig.store.release(0)
+    rig.store.admit(0, 1, 0)
+    assert kept[:, 0].tolist() == [7, 8, 9]
+    assert rig.store.trusted[:, 0].all()
 
 
 def test_positions_are_spread_over_the_prompt():

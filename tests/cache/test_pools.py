@@ -40,10 +40,10 @@ def test_filling_a_slot_drops_what_was_there():
     pages.pool.k.normal_()
     pages.pool.v.normal_()
     one = torch.tensor([1])
-    for step, block in enumerate([3, 4]):
+    for block in (3, 4):
         moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
         page = pages.table[1, block]
-        slots.fill(2, moves, page[None].long(), pages.pool, step)
+        slots.fill(2, moves, page[None].long(), pages.pool)
         entry = int(slots.near_index[1, 2])
         assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
         assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])

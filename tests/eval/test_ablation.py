@@ -42,7 +42,7 @@ def test_each_improvement_differs_from_the_literal_design_in_one_thing():
         "+calibrated": {"predictor": "calibrated"},
         "+guard": {"guard": BASE.guard},
         "+slots 2x": {"device_memory": None},
-        "+recall 4": {"recall_interval": 4},
+        "+recall by share": {"cpu_share": BASE.cpu_share},
     }
 
 
@@ -53,6 +53,7 @@ def test_names_are_one_each_and_rows_set_only_what_is_excluded():
 
 def test_whoever_adds_a_setting_says_what_the_literal_design_has():
     users = {"budget", "block_size", "sink_blocks", "recent_blocks", "on_miss", "far_query", "rank", "least_cosine"}
+    users |= {"recall_interval", "wait_share"}
     assert set(LITERAL) == {field.name for field in fields(ScoutConfig)} - users
 
 

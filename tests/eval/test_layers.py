@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import Choice
-from scoutattention.attention.observe import Attended
+from scoutattention.attention.observe import Attended, Chosen
 from scoutattention.attention.scout import ScoutAttention
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
@@ -39,7 +39,7 @@ class FixedChooser:
 
 def choice(*blocks):
     chosen = torch.tensor(blocks)[None, None]
-    return Choice(chosen, torch.ones_like(chosen, dtype=torch.bool))
+    return Choice(chosen, torch.ones_like(chosen, dtype=torch.bool), torch.zeros(1, 1, 6))
 
 
 def test_numbers_of_two_steps_by_hand():
@@ -47,7 +47,7 @@ def test_numbers_of_two_steps_by_hand():
     resident = torch.tensor([[[True, True, False, False, False, False]]])
     q, weight = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[0.25]]])
     for scouted, scout_query, w in (((0, 1, 2, 4), [3.0, 4.0], weight), ((0, 2, 3, 1), [2.0, 0.0], 3 * weight)):
-        watch.chose(1, torch.tensor([[[scout_query]]]), choice(*scouted), resident)
+        watch.chose(1, torch.tensor([[[scout_query]]]), Chosen(*choice(*scouted)[:2], resident))
         watch.attended(0, q, FixedChooser(0), Attended(torch.zeros(1, 1, 1)))
         watch.attended(1, q, FixedChooser(0, 2, 3, 5), Attended(w, torch.tensor([[w is weight]])))
     layers = watch.result()
@@ -63,8 +63,8 @@ def test_numbers_of_two_steps_by_hand():
 
 def test_blocks_that_do_not_count_are_not_counted():
     watch = LayerWatch(1)
-    chosen = Choice(torch.tensor([[[0, 1]]]), torch.tensor([[[True, False]]]))
-    watch.chose(0, None, chosen, torch.tensor([[[False, True, False]]]))
+    blocks, valid, resident = ([0, 1], [True, False], [False, True, False])
+    watch.chose(0, None, Chosen(*(torch.tensor([[values]]) for values in (blocks, valid, resident))))
     watch.attended(0, torch.ones(1, 1, 1, 2), FixedChooser(2), Attended(torch.ones(1, 1, 1)))
     layers = watch.result()
     assert (layers.share, layers.cosine, layers.far_recall) == ([1.0], [None], [None])

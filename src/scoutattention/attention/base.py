@@ -24,7 +24,7 @@ class StepStats:
         sequences, layers and KV heads.
     guarded_heads: KV heads whose far part was computed again with the true query, summed over sequences and layers.
     hidden_s, unhidden_s: seconds of the CPU's attention that ran behind the device's work, and that it waited for.
-    recalled_bytes: bytes copied from host pages to device slots.
+    recalls: times that a layer of a sequence recalled.   recalled_bytes: bytes copied from host pages to device slots.
     """
 
     chosen_blocks: int = 0
@@ -32,6 +32,7 @@ class StepStats:
     guarded_heads: int = 0
     hidden_s: float = 0.0
     unhidden_s: float = 0.0
+    recalls: int = 0
     recalled_bytes: int = 0
 
     def __add__(self, other: "StepStats") -> "StepStats":

@@ -44,7 +44,7 @@ class Far(NamedTuple):
 class FarWork:
     """Partial attention over host pages, running on native threads while the main thread goes on.
 
-    hidden_s, unhidden_s: seconds since `reset` that jobs ran behind the main thread's work, and that it waited.
+    hidden_s: seconds since `reset` that jobs ran behind the main thread's work.   waited_s: that it waited, by layer.
     """
 
     def __init__(self, store: KVStore, workers: Workers, scale: float, *, correct: bool) -> None:
@@ -58,7 +58,8 @@ class FarWork:
 
     def reset(self) -> None:
         """Set the clocks to zero."""
-        self.hidden_s = self.unhidden_s = 0.0
+        self.hidden_s = 0.0
+        self.waited_s = [0.0] * self._store.pages.pool.k.shape[0]
 
     def start(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor, *, predicted: bool) -> None:
         """Start attending with q [B, H, G, D] to the absent ones of `blocks` (both [B, H, N]); returns at once.
@@ -75,7 +76,7 @@ class FarWork:
         taken: Far | None = None
         for job, scout in self._jobs.pop(layer, []):
             partial = job.wait()
-            self.unhidden_s += job.waited_s
+            self.waited_s[layer] += job.waited_s
             self.hidden_s += max(0.0, job.ran_s - job.waited_s)
             if scout is not None and self._correct:
                 partial = corrected(partial, q, scout, self._scale)

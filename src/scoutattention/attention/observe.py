@@ -4,7 +4,15 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from .choose import Choice, Chooser
+from .choose import Chooser
+
+
+class Chosen(NamedTuple):
+    """Blocks [B, H, N]; `valid` is false in rows that needed none.   resident: bool [B, H, NB], had a slot then."""
+
+    blocks: Tensor
+    valid: Tensor
+    resident: Tensor
 
 
 class Attended(NamedTuple):
@@ -24,12 +32,8 @@ class Observer(Protocol):
     All tensors are of the whole batch and the observer's to keep.
     """
 
-    def chose(self, layer: int, scout: Tensor | None, choice: Choice, resident: Tensor) -> None:
-        """Blocks were chosen for a layer.
-
-        scout: the predicted query that chose, [B, H, G, D]; None where it was the true one.
-        choice: `valid` is false in rows that needed none.   resident: bool [B, H, NB], blocks that had a slot then.
-        """
+    def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
+        """Blocks were chosen for a layer.   scout: the query that did, [B, H, G, D]; None where it was the true one."""
         ...
 
     def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:

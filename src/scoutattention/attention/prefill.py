@@ -84,10 +84,11 @@ class PromptAttention:
         slots, size = self._store.slots, self._store.block_size
         assert slots is not None
         mass = block_mass(q, k, size, self._scale)
+        slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
         heads, count = blocks.shape
         head = torch.arange(heads).repeat_interleave(count)
-        slot = torch.arange(count - 1, -1, -1).repeat(heads)  # ties in recall free the least important first
+        slot = torch.arange(count).repeat(heads)
         self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
 
 

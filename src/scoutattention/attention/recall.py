@@ -1,50 +1,71 @@
-"""Which absent blocks get slots, and which blocks leave: pure functions from hit history and residency to moves."""
+"""Which absent blocks get slots, which blocks leave, and when: pure functions of residency and of what was wished for.
+
+A block's interest is the running mean of the wishes for it. It keeps more of the right blocks than the time of their
+last choice does: docs/fidelity.md has the comparison.
+"""
 
 import torch
 from torch import Tensor
 
-from ..cache.slots import PINNED, Moves
+from ..cache.slots import FULL, Moves
+
+KEPT = 0.85
+"""Of a block's interest, what a step leaves of it; the rest is the step's wish."""
+MARGIN = 1.3
+"""How many times the interest in what leaves the interest in what comes must be, so that equals do not swap."""
+PART = 4
+"""A recall moves at most one in so many of a KV head's budget, so that the link carries a steady trickle."""
 
 
-def propose_wanted(used: Tensor, wanted: Tensor, absent: Tensor, step: int) -> Moves:
-    """Moves for the absent blocks of a choice; the least recently chosen slots leave first.
+def blended(interest: Tensor, wishes: Tensor, heads: Tensor) -> Tensor:
+    """Interest after a step's wishes, both [B, H, NB], where bool [B, H or 1, 1] says so; elsewhere as it was."""
+    return torch.where(heads, KEPT * interest + (1 - KEPT) * wishes, interest)
 
-    used: int64 [B, H, S + 1], the step that last chose each slot.   wanted: int64 [B, H, N], most important first.
-    absent: bool [B, H, N].   step: slots used in it stay.   A block finds no slot when all were used in this step.
+
+def propose_wanted(worth: Tensor, chosen: Tensor, absent: Tensor, content: Tensor) -> Moves:
+    """Moves for the absent blocks of a choice, the most important first, wherever a slot may be emptied.
+
+    worth: float32 [B, H, S], of the slots.   chosen: int64 [B, H, N].   absent: bool [B, H, N].
+    content: int64 [B, H, S]; the present ones of the chosen blocks stay in their slots.
     """
-    order = used.argsort(dim=-1, stable=True)
-    rank = absent.cumsum(-1) - 1
-    slot = order.gather(-1, rank.clamp(0, used.shape[-1] - 1))
-    free = used.gather(-1, slot) < step
-    row, head, n = torch.nonzero(absent & free & (rank < used.shape[-1]), as_tuple=True)
-    return Moves(row, head, slot[row, head, n], wanted[row, head, n])
+    present = chosen.masked_fill(absent, -1)
+    stay = (content[..., None] == present[..., None, :]).any(-1) & (content >= 0)
+    order = absent.to(torch.int8).argsort(stable=True, dim=-1, descending=True)
+    first = absent.gather(-1, order)
+    return _matched(torch.where(first, torch.inf, -torch.inf), chosen.gather(-1, order), worth.masked_fill(stay, FULL))
 
 
-def propose_closed(content: Tensor, used: Tensor, row: int, block: int, always: tuple[int, int]) -> Moves:
-    """Moves that give a block which was just closed a slot in every KV head of one layer.
+def propose_interesting(interest: Tensor, resident: Tensor, worth: Tensor, most: int) -> Moves:
+    """Moves of at most `most` blocks per KV head, where an absent block interests more than one that has a slot.
 
-    content: int64 [H, S].   used: int64 [H, S + 1] of the block's row.   always: blocks below the first and from the
-    second number on never leave. A head whose slots all hold such blocks gets no move.
+    interest: float32 [B, H, NB], -inf for what may not come.   resident: bool [B, H, NB].   worth: float32 [B, H, S].
     """
-    held = (content >= 0) & ((content < always[0]) | (content >= always[1]))
-    rank = used[:, :-1].masked_fill(held, PINNED)
-    if rank.shape[-1] == 0:
-        none = torch.zeros(0, dtype=torch.int64)
-        return Moves(none, none, none, none)
-    least, slot = rank.min(-1)
-    head = torch.nonzero(least < PINNED)[:, 0]
-    return Moves(torch.full_like(head, row), head, slot[head], torch.full_like(head, block))
+    wanted = interest.masked_fill(resident, -torch.inf)
+    best = wanted.topk(min(most, wanted.shape[-1]))
+    return _matched(best.values, best.indices, torch.where(worth > 0, worth * MARGIN, worth))
 
 
-def due_rows(lengths: Tensor, layer: int, interval: int) -> Tensor:
-    """Which sequences recall in a layer after this step: bool, like `lengths`, int64 tokens of each sequence.
+def _matched(wanted: Tensor, blocks: Tensor, worth: Tensor) -> Moves:
+    """The most wanted block into the slot of least worth, the next into the next, as long as it is wanted more.
 
-    Layers take turns, so that the link carries a steady trickle. The turn follows from the sequence's own length and
-    not from the engine's clock, so that what is resident does not depend on the rest of the batch.
+    wanted, blocks: [B, H, N], most wanted first.   worth: [B, H, S], FREE where a slot is empty, FULL where its block
+        stays.
     """
-    if interval == 0:
-        return torch.zeros_like(lengths, dtype=torch.bool)
-    return (lengths + layer) % interval == 0
+    count = min(wanted.shape[-1], worth.shape[-1])
+    least = worth.topk(count, largest=False)
+    row, head, n = torch.nonzero((wanted[..., :count] > least.values) & (least.values < FULL), as_tuple=True)
+    return Moves(row, head, least.indices[row, head, n], blocks[row, head, n])
+
+
+def progress(far: Tensor, chosen: Tensor, share: float | None, interval: int) -> Tensor:
+    """How much of the way to its next recall a step brings a layer, for each sequence; it recalls at 1.
+
+    far, chosen: int64 [L, B], absent and all chosen blocks of the step.   With a part `share` of them absent it takes
+    `interval` steps, with twice that part half as many; without `share` always so many. An interval of 0 is never.
+    """
+    if interval == 0 or share is None:
+        return torch.full(far.shape, 1 / interval if interval else 0.0)
+    return far / (chosen * (share * interval)).clamp(min=1e-9)
 
 
 def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:

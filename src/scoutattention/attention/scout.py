@@ -1,5 +1,6 @@
 """A decode step of ScoutAttention (arXiv 2603.27138): the device attends to what it holds, the CPU to the rest."""
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,26 +13,28 @@ from ..kernels.cpu import Workers
 from ..kernels.reference import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
-from .choose import Choice, Chooser
+from .choose import Chooser
 from .far import FarWork
-from .observe import Attended, Observer
+from .mover import Mover
+from .observe import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
-from .recall import due_rows, propose_closed, propose_wanted
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What each sequence of a step needs, bool [L, B, 1, 1] (roomy: [B, 1, 1]), and for which layers any does.
+    """What each sequence of a step needs, bool [L, B, 1, 1] (fits, roomy: [B, 1, 1]), and for which layers any does.
 
     scouted: has absent blocks and more blocks than the budget: a scout chooses ahead, the CPU attends ahead.
     true: the same, but its scouts are not to be trusted in this layer, so the true query does both; or it has absent
         blocks and chooses them all, so that with the true query the result is exact.
+    fits: has no more blocks than the budget.
     roomy: has every block in a slot, and more blocks than the budget: the true query chooses among the slots.
     The rest have every block in a slot and attend to them all.
     """
 
     scouted: Tensor
     true: Tensor
+    fits: Tensor
     roomy: Tensor
     any_scouted: list[bool]
     any_true: list[bool]
@@ -41,7 +44,6 @@ class _Rows:
 class _Wanted(NamedTuple):
     """What some rows of a layer chose: blocks [B, H, N], which of them count, and which of those are absent."""
 
-    layer: int
     blocks: Tensor
     valid: Tensor
     absent: Tensor
@@ -71,6 +73,7 @@ class ScoutAttention:
         self._chooser = chooser
         self._observer = observer
         self._far = FarWork(store, workers, scale, correct=config.correct_far)
+        self._mover = Mover(config, store, store.slots)
         layers = store.pages.pool.k.shape[0]
         self._sources = source_layers(config, layers)
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(self._sources)])
@@ -81,10 +84,11 @@ class ScoutAttention:
         view = self._store.begin_step(batch)
         self._rope = rope
         self._rows = self._plan(view)
-        self._wanted: list[_Wanted] = []
         self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
         self._fetched = self._chosen_blocks = self._far_blocks = self._guarded_heads = 0
+        self._began = time.perf_counter()
         self._far.reset()
+        self._mover.begin(view)
         self._chooser.begin(view)
         return self._attend
 
@@ -97,6 +101,7 @@ class ScoutAttention:
         return _Rows(
             scouted=scouted[..., None, None],
             true=true[..., None, None],
+            fits=fits[..., None, None],
             roomy=roomy[..., None, None],
             any_scouted=scouted.any(1).tolist(),
             any_true=true.any(1).tolist(),
@@ -129,19 +134,16 @@ class ScoutAttention:
     def _again(self, layer: int, q: Tensor, heads: Tensor) -> Partial:
         """The far part of some KV heads, bool [B, H], chosen and attended with the true query."""
         self._guarded_heads += int(heads.sum())
-        for wanted in self._wanted:
-            if wanted.layer == layer:
-                wanted.absent.masked_fill_(heads[..., None], False)  # what the scout wanted there is not recalled
-        _, blocks, _, absent = self._choose(layer, q, heads[..., None])
-        return self._far.attend(layer, q, blocks, absent)
+        wanted = self._choose(layer, q, heads[..., None])
+        return self._far.attend(layer, q, wanted.blocks, wanted.absent)
 
     def _near(self, layer: int, q: Tensor) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
         near = self._store.near(layer)
         if not self._rows.any_roomy:
             return near
-        choice = self._choose(layer, q, self._rows.roomy)
-        return self._slots.keep(layer, near, choice.blocks, choice.valid, self._rows.roomy)
+        wanted = self._choose(layer, q, self._rows.roomy)
+        return self._slots.keep(layer, near, wanted.blocks, wanted.valid, self._rows.roomy)
 
     def _look_ahead(self, layer: int, q: Tensor, x: Tensor) -> None:
         """Choose for later layers with scouts made here, and for this layer where only its true query will do."""
@@ -159,24 +161,22 @@ class ScoutAttention:
     def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
         """Choose blocks for some rows, or some of their heads, of a layer, and note which of them are absent."""
         choice = self._chooser.choose(layer, q)
-        valid = choice.valid & rows
-        absent = self._slots.touch(layer, choice.blocks, valid, self._store.step)
-        wanted = _Wanted(layer, choice.blocks, valid, absent)
-        self._chosen_blocks += int(valid.sum())
+        choice = choice._replace(valid=choice.valid & rows)
+        absent = self._slots.absent(layer, choice.blocks) & choice.valid
+        self._mover.note(layer, choice, rows & ~self._rows.fits, absent)
+        self._chosen_blocks += int(choice.valid.sum())
         self._far_blocks += int(absent.sum())
-        self._wanted.append(wanted)
-        return wanted
+        return _Wanted(choice.blocks, choice.valid, absent)
 
     def _serve(self, layer: int, q: Tensor, rows: Tensor, *, predicted: bool = False) -> None:
         """Choose blocks for some rows of a layer, and see to those that are absent."""
-        config, store = self._config, self._store
-        _, blocks, valid, absent = wanted = self._choose(layer, q, rows)
+        config = self._config
+        blocks, valid, absent = wanted = self._choose(layer, q, rows)
         if self._observer is not None:
             resident = self._slots.resident(layer, q.shape[0])
-            self._observer.chose(layer, q if predicted else None, Choice(blocks, valid), resident)
+            self._observer.chose(layer, q if predicted else None, Chosen(blocks, valid, resident))
         if config.on_miss == "fetch":
-            moves = propose_wanted(self._slots.used[layer, : q.shape[0]], blocks, absent, store.step)
-            self._fetched += store.recall(layer, moves)
+            self._fetched += self._mover.fetch(layer, blocks, absent)
         elif config.on_miss == "compute" and predicted and config.far_query == "true":
             self._held[layer] = wanted
         elif config.on_miss == "compute":
@@ -186,32 +186,22 @@ class ScoutAttention:
         """See `Attention.end`."""
         recalled = self._fetched
         if self._config.on_miss != "fetch":
-            recalled += self._recall_wanted()
-        self._seat_closed(self._store.end_step())
+            recalled += self._mover.recall(self._pressure())
+        self._mover.seat(self._store.end_step())
         return StepStats(
             chosen_blocks=self._chosen_blocks,
             far_blocks=self._far_blocks,
             guarded_heads=self._guarded_heads,
             hidden_s=self._far.hidden_s,
-            unhidden_s=self._far.unhidden_s,
+            unhidden_s=sum(self._far.waited_s),
+            recalls=self._mover.recalls,
             recalled_bytes=recalled,
         )
 
-    def _recall_wanted(self) -> int:
-        step, view = self._store.step, self._store.view
-        lengths = view.closed * self._store.block_size + view.fill
-        recalled = 0
-        for layer, blocks, _, absent in self._wanted:
-            due = due_rows(lengths, layer, self._config.recall_interval)
-            if due.any():
-                moves = propose_wanted(self._slots.used[layer, : view.batch], blocks, absent & due[:, None, None], step)
-                recalled += self._store.recall(layer, moves)
-        return recalled
-
-    def _seat_closed(self, closed: list[tuple[int, int]]) -> None:
-        """Give blocks that were just closed slots: they are recent, and so chosen in the next step."""
-        for row, block in closed:
-            always = (self._config.sink_blocks, block + 1 - self._config.recent_blocks)
-            for layer in range(len(self._sources)):
-                content, used = self._slots.content[layer, row], self._slots.used[layer, row]
-                self._store.recall(layer, propose_closed(content, used, row, block, always))
+    def _pressure(self) -> list[float]:
+        """Of each layer, how many times longer than allowed it waited for the CPU."""
+        waited, allowed = self._far.waited_s, self._config.wait_share
+        if allowed is None:
+            return [1.0] * len(waited)
+        of_layer = (time.perf_counter() - self._began) / len(waited)
+        return [seconds / max(allowed * of_layer, 1e-9) for seconds in waited]

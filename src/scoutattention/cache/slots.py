@@ -9,8 +9,8 @@ from ..shape import ModelShape
 from ..types import BlockList
 from .pool import BlockPool
 
-NEVER = -(2**31)  # `used` of an empty slot: the first to be filled
-PINNED = 2**31 - 1  # `used` of a position that is no slot of this row: never filled
+FREE = -1.0  # worth of an empty slot: the first to be filled
+FULL = float("inf")  # worth of a position that is no slot of this row: never filled
 
 
 class Moves(NamedTuple):
@@ -30,7 +30,7 @@ class Slots:
 
     content: int64 [L, R, H, S], the block in each slot, -1 where none.
     slot_of: int64 [L, R, H, NB], the inverse: the slot of each block, S where it is absent.
-    used: int64 [L, R, H, S + 1], the step that last chose each slot's block; column S takes what absent blocks write.
+    interest: float32 [L, R, H, NB], how much each block was wished for lately, whether it has a slot or not.
     near_index: int32 [R, 1 + S] and near_length: int32 [L, R, H, 1 + S]: what the device attends to, the open block
         first.
     """
@@ -43,7 +43,7 @@ class Slots:
         self.block_size = block_size
         self.content = torch.full((layers, rows, heads, self.size), -1)
         self.slot_of = torch.full((layers, rows, heads, max_blocks), self.size)
-        self.used = torch.full((layers, rows, heads, self.size + 1), PINNED)
+        self.interest = torch.zeros((layers, rows, heads, max_blocks))
         self.near_index = torch.zeros((rows, 1 + self.size), dtype=torch.int32)
         self.near_length = torch.zeros((layers, rows, heads, 1 + self.size), dtype=torch.int32)
         self._taken: list[list[int]] = [[] for _ in range(rows)]
@@ -56,8 +56,7 @@ class Slots:
         self.near_length[:, row] = 0
         self.content[:, row] = -1
         self.slot_of[:, row] = self.size
-        self.used[:, row] = PINNED
-        self.used[:, row, :, :quota] = NEVER
+        self.interest[:, row] = 0
 
     def release(self, row: int) -> None:
         """Give back every entry of a row."""
@@ -66,7 +65,7 @@ class Slots:
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` (released) take over the sequence of row `source`."""
-        for state in (self.content, self.slot_of, self.used, self.near_length):
+        for state in (self.content, self.slot_of, self.interest, self.near_length):
             state[:, target] = state[:, source]
         self.near_index[target] = self.near_index[source]
         self.quota[target] = self.quota[source]
@@ -80,6 +79,18 @@ class Slots:
     def resident(self, layer: int, batch: int) -> Tensor:
         """Which blocks of the first `batch` rows have a slot now: bool [B, H, NB]."""
         return self.slot_of[layer, :batch] != self.size
+
+    def worth(self, layer: int, rows: slice, protected: Tensor) -> Tensor:
+        """What it would lose to empty each slot of some rows: float32 [B, H, S], the interest in its block.
+
+        protected: bool [B, 1, NB], blocks that stay.   FREE for an empty slot, FULL for one that is not to be filled.
+        """
+        content = self.content[layer, rows]
+        held, block = content >= 0, content.clamp(min=0)
+        interest = self.interest[layer, rows].gather(-1, block)
+        stays = protected.expand(-1, content.shape[1], -1).gather(-1, block) & held
+        own = torch.arange(self.size) < torch.tensor(self.quota[rows])[:, None, None]
+        return interest.masked_fill(~held, FREE).masked_fill(stays | ~own, FULL)
 
     def near(self, layer: int, batch: int) -> BlockList:
         """All resident blocks and the open one, of the first `batch` rows."""
@@ -96,17 +107,11 @@ class Slots:
         kept.scatter_(-1, 1 + slot, True)
         return BlockList(near.index, near.length * (kept[..., :width] | ~rows))
 
-    def touch(self, layer: int, chosen: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Note that a step chose blocks; returns which of them are absent, bool [B, H, N].
+    def absent(self, layer: int, chosen: Tensor) -> Tensor:
+        """Which of some blocks, int64 [B, H, N], have no slot: bool [B, H, N]."""
+        return self.slot_of[layer, : chosen.shape[0]].gather(-1, chosen) == self.size
 
-        chosen: int64 [B, H, N] blocks.   valid: bool, broadcastable to it; the others are not touched.
-        """
-        slot = self.slot_of[layer, : chosen.shape[0]].gather(-1, chosen).masked_fill(~valid, self.size)
-        self.used[layer, : chosen.shape[0]].scatter_(-1, slot, step)
-        self.used[layer, : chosen.shape[0], :, self.size] = PINNED
-        return (slot == self.size) & valid
-
-    def fill(self, layer: int, moves: Moves, pages: Tensor, host: BlockPool, step: int) -> None:
+    def fill(self, layer: int, moves: Moves, pages: Tensor, host: BlockPool) -> None:
         """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped."""
         row, head, slot, block = moves
         self.drop(layer, row, head, slot)
@@ -115,7 +120,6 @@ class Slots:
         self.pool.v[layer].index_put_((entry, head), host.v[layer, pages, head])
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
-        self.used[layer, row, head, slot] = step
         self.near_length[layer, row, head, 1 + slot] = self.block_size
 
     def drop(self, layer: int, row: Tensor, head: Tensor, slot: Tensor) -> None:
@@ -124,5 +128,4 @@ class Slots:
         held = old >= 0
         self.slot_of[layer, row[held], head[held], old[held]] = self.size
         self.content[layer, row, head, slot] = -1
-        self.used[layer, row, head, slot] = NEVER
         self.near_length[layer, row, head, 1 + slot] = 0

@@ -38,10 +38,10 @@ class KVStore:
         self.slots = slots
         self.block_size = block_size
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
-        self._followers = [self.trusted]
+        self._followers: list[tuple[Tensor, Tensor | float]] = []
+        self.follow(self.trusted, fresh=True)
         self.closed = [0] * rows
         self.fill = [0] * rows
-        self.step = 0
         self.view = self._view(0)
         self._open = torch.zeros(0, dtype=torch.int64)
 
@@ -66,7 +66,8 @@ class KVStore:
         if self.slots is not None:
             self.slots.admit(row, quota)
         self.closed[row] = self.fill[row] = 0
-        self.trusted[:, row] = True
+        for state, fresh in self._followers:
+            state[:, row] = fresh
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
@@ -80,7 +81,7 @@ class KVStore:
         if self.slots is not None:
             self.slots.move(source, target)
         self.closed[target], self.fill[target] = self.closed[source], self.fill[source]
-        for state in self._followers:
+        for state, _ in self._followers:
             state[:, target] = state[:, source]
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
@@ -99,9 +100,9 @@ class KVStore:
         """Declare a prompt of `num_tokens` stored in every layer."""
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
-    def follow(self, *state: Tensor) -> None:
-        """Move what others keep for each row, tensors [L, R, ...], whenever a row moves."""
-        self._followers += state
+    def follow(self, state: Tensor, fresh: Tensor | float) -> None:
+        """Move what is kept for each row, a tensor [L, R, ...], whenever a row moves.   fresh: what rows begin with."""
+        self._followers.append((state, fresh))
 
     def trust(self, layer: int, row: int, trusted: bool) -> None:
         """Say whether scouts of a layer are good enough for the sequence in a row; they are until this is called."""
@@ -109,7 +110,6 @@ class KVStore:
 
     def begin_step(self, batch: int) -> StepView:
         """Plan one decode step of the sequences in rows 0 to batch - 1, each of which appends one token."""
-        self.step += 1
         self.view = self._view(batch)
         self._open = torch.tensor([self._open_entry(row, self.closed[row]) for row in range(batch)], dtype=torch.int64)
         if self.slots is not None:
@@ -144,7 +144,7 @@ class KVStore:
         """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`)."""
         assert self.slots is not None
         pages = self.pages.table[moves.row, moves.block].long()
-        self.slots.fill(layer, moves, pages, self.pages.pool, self.step)
+        self.slots.fill(layer, moves, pages, self.pages.pool)
         pool = self.pages.pool
         return moves.row.numel() * 2 * pool.k[layer, 0, 0].nbytes
 

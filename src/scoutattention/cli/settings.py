@@ -39,6 +39,8 @@ HELP = {
     "digest": "What blocks are judged by: bounds of their keys, the keys in 2 bits a channel, or the keys (slow).",
     "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
+    "cpu_share": "CPU's share of the chosen blocks at which recall keeps to its interval. 'off': any.",
+    "wait_share": "Part of a step's time that may be waited for the CPU; recalls come sooner above it. 'off': any.",
     "device_memory": "Memory for blocks on the device, as in 512MiB, or 'all'. Without it, twice the budget.",
     "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
     "max_model_len": "Longest prompt and answer together, in tokens. Without it, the model's own limit.",
@@ -73,21 +75,25 @@ def _read_layers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def _read_guard(text: str) -> float | None:
+def _read_limit(text: str) -> float | None:
     if text == "off":
         return None
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--guard={text!r} is neither a number nor 'off'") from None
+        raise ConfigError(
+            f"{text!r} is neither a number nor 'off': give --guard and --wait-share one of both"
+        ) from None
 
 
 READERS: dict[str, Callable[[str], Any]] = {
     "budget": _read_budget,
+    "cpu_share": _read_limit,
     "device_memory": _read_device_memory,
-    "guard": _read_guard,
+    "guard": _read_limit,
     "host_memory": parse_size,
     "true_query_layers": _read_layers,
+    "wait_share": _read_limit,
 }
 
 

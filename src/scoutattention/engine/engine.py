@@ -63,7 +63,8 @@ def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> Cal
     rank = min(scout.rank, shape.hidden_size)
     size = (shape.num_layers, rows, shape.hidden_size, rank)
     left, right = torch.zeros((2, *size), dtype=decoder.weights.norm.dtype)
-    store.follow(left, right)
+    store.follow(left, fresh=0.0)
+    store.follow(right, fresh=0.0)
     return CalibratedPredictor(decoder, (left, right))
 
 

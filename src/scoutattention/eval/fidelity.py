@@ -50,6 +50,7 @@ class Fidelity:
     delta_nll: negative log-likelihood of the text's next token, minus that under full attention, mean over the steps.
     top1_agreement: steps in which both think the same token the likeliest.
     cpu_share: of the chosen blocks, those that were absent.
+    recall_interval: steps between two recalls of a layer, the mean; None where there were none.
     far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
     device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
@@ -60,6 +61,7 @@ class Fidelity:
     delta_nll: float
     top1_agreement: float
     cpu_share: float
+    recall_interval: float | None
     far_recall: float | None
     guarded: float | None
     digest_bytes_per_token: float
@@ -152,23 +154,26 @@ def cache_sizes(store: KVStore) -> CacheSizes:
 def compare(truth: Truth, played: Played) -> Fidelity:
     """The numbers of what a configuration did, beside full attention."""
     full, other, cache = truth.log_probs, played.log_probs, played.cache
+    layers = played.layers.result()
     kl = (full.exp() * (full - other)).sum(-1)
     targets = torch.tensor(truth.tokens[truth.context + 1 :])[:, None]
     device = cache.held + cache.digests
+    steps, recalls = len(kl), played.total.recalls
     return Fidelity(
         kl_mean=float(kl.mean()),
         kl_p95=float(kl.quantile(0.95)),
         delta_nll=float((full - other).gather(1, targets).mean()),
         top1_agreement=float((full.argmax(-1) == other.argmax(-1)).float().mean()),
         cpu_share=played.total.far_blocks / max(1, played.total.chosen_blocks),
+        recall_interval=steps * len(layers.share) / recalls if recalls else None,
         far_recall=played.layers.far_recall,
         guarded=played.layers.guarded,
         digest_bytes_per_token=cache.digests_per_token,
         device_bytes=device,
         device_share=device / cache.whole,
-        ms_per_step=played.elapsed_s / len(kl) * 1e3,
+        ms_per_step=played.elapsed_s / steps * 1e3,
         kl=kl.tolist(),
-        layers=played.layers.result(),
+        layers=layers,
     )
 
 

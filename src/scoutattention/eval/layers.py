@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..attention.choose import Choice, Chooser
-from ..attention.observe import Attended
+from ..attention.choose import Chooser
+from ..attention.observe import Attended, Chosen
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,15 @@ class LayerWatch:
         """See `Layers.guarded`, over all layers."""
         return _ratio(sum(self._guarded), sum(self._scouts))
 
-    def chose(self, layer: int, scout: Tensor | None, choice: Choice, resident: Tensor) -> None:
+    def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
         """See `Observer.chose`."""
         started = time.perf_counter()
-        chosen = _mask(choice, resident)
-        self._chosen[layer] += int(chosen.sum())
-        self._far[layer] += int((chosen & ~resident).sum())
+        resident = chosen.resident
+        mask = _mask(chosen.blocks, chosen.valid, resident)
+        self._chosen[layer] += int(mask.sum())
+        self._far[layer] += int((mask & ~resident).sum())
         if scout is not None:
-            self._scouted[layer] = scout, chosen, resident
+            self._scouted[layer] = scout, mask, resident
         self.seconds += time.perf_counter() - started
 
     def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
@@ -71,7 +72,8 @@ class LayerWatch:
         self._weights[layer].append(attended.weight.flatten())
         if layer in self._scouted:
             scout, chosen, resident = self._scouted.pop(layer)
-            missing = _mask(chooser.choose(layer, q), resident) & ~resident
+            choice = chooser.choose(layer, q)
+            missing = _mask(choice.blocks, choice.valid, resident) & ~resident
             self._cosines[layer].append(float(cosine_similarity(scout.float(), q.float(), dim=-1).mean()))
             self._missing[layer] += int(missing.sum())
             self._found[layer] += int((missing & chosen).sum())
@@ -92,9 +94,9 @@ class LayerWatch:
         )
 
 
-def _mask(choice: Choice, like: Tensor) -> Tensor:
-    """The chosen blocks as bool [B, H, NB]."""
-    return torch.zeros_like(like).scatter_(-1, choice.blocks, choice.valid)
+def _mask(blocks: Tensor, valid: Tensor, like: Tensor) -> Tensor:
+    """The valid ones of blocks [B, H, N] as bool [B, H, NB]."""
+    return torch.zeros_like(like).scatter_(-1, blocks, valid)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -8,7 +8,7 @@ from .ablation import Variant
 from .fidelity import Fidelity
 
 SCALARS = tuple(field.name for field in fields(Fidelity) if field.name not in ("kl", "layers"))
-LARGER_IS_BETTER = ("top1_agreement", "far_recall")
+LARGER_IS_BETTER = ("top1_agreement", "far_recall", "recall_interval")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ COLUMNS = (
     Column("delta_nll", "ΔNLL", "{:+.4f}".format),
     Column("top1_agreement", "Agree", "{:.3f}".format),
     Column("cpu_share", "CPU's share", "{:.1%}".format),
+    Column("recall_interval", "Recall every", "{:.1f}".format),
     Column("far_recall", "Far recall", "{:.3f}".format),
     Column("guarded", "Guarded", "{:.1%}".format),
     Column("digest_bytes_per_token", "Digest B/token", "{:,.0f}".format),

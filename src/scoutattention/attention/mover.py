@@ -1,0 +1,96 @@
+"""Moves blocks between the tiers while decoding: keeps the policies' state, and carries out what they propose."""
+
+import torch
+from torch import Tensor
+
+from ..cache.slots import Slots
+from ..cache.store import KVStore, StepView
+from ..config import ScoutConfig
+from .choose import Choice
+from .recall import PART, blended, progress, propose_interesting, propose_wanted
+
+MOST_PRESSURE = 4.0
+"""Recalls come at most so many times sooner because the CPU was waited for."""
+
+
+class Mover:
+    """Recalls blocks that drifted into interest, in a layer of a sequence when its share of absent blocks asks for it.
+
+    recalls: how many this step made.
+    """
+
+    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots) -> None:
+        self._config = config
+        self._store = store
+        self._slots = slots
+        layers, rows = store.trusted.shape
+        self._progress = torch.zeros(layers, rows)  # to the next recall, see `recall.progress`
+        store.follow(self._progress, fresh=torch.arange(layers) / layers)  # so layers take turns
+        budget = config.budget_blocks
+        self._most = slots.size if budget is None else max(1, budget // PART)
+        self.begin(store.view)
+
+    def begin(self, view: StepView) -> None:
+        """Start counting for a step."""
+        self.recalls = 0
+        self._batch = view.batch
+        self._always = self._always_blocks(view.closed)
+        self._chosen = torch.zeros(self._progress.shape[0], view.batch, dtype=torch.int64)
+        self._far = torch.zeros_like(self._chosen)
+
+    def note(self, layer: int, choice: Choice, heads: Tensor, absent: Tensor) -> None:
+        """Take note of what some heads, bool [B, H or 1, 1], of a layer chose, and of what is absent [B, H, N]."""
+        wishes = choice.wishes
+        interest = self._slots.interest[layer, : self._batch, :, : wishes.shape[-1]]
+        interest.copy_(blended(interest, wishes, heads))
+        self._chosen[layer] += choice.valid.sum((1, 2))
+        self._far[layer] += absent.sum((1, 2))
+
+    def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
+        """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
+        rows = slice(0, self._batch)
+        worth = self._slots.worth(layer, rows, self._always)
+        return self._store.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
+
+    def recall(self, pressure: list[float]) -> int:
+        """Recall in the layers and sequences that are due; returns the bytes copied.
+
+        pressure: of each layer, how many times too long it waited for the CPU in this step; 1 where that is no concern.
+        """
+        config, rows = self._config, slice(0, self._batch)
+        hurry = torch.tensor(pressure).clamp(1, MOST_PRESSURE)[:, None]
+        steps = progress(self._far, self._chosen, config.cpu_share, config.recall_interval)
+        self._progress[:, rows] += steps * hurry
+        recalled = 0
+        for layer in torch.nonzero((self._progress[:, rows] >= 1).any(1))[:, 0].tolist():
+            self.recalls += int((self._progress[layer, rows] >= 1).sum())
+            recalled += self._recall(layer, self._progress[layer, rows] >= 1)
+        return recalled
+
+    def seat(self, closed: list[tuple[int, int]]) -> None:
+        """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
+        for row, block in closed:
+            rows = slice(row, row + 1)
+            always = self._always_blocks(torch.tensor([block + 1]))
+            here = torch.full((1, self._slots.content.shape[2], 1), block)
+            for layer in range(self._progress.shape[0]):
+                worth = self._slots.worth(layer, rows, always)
+                moves = propose_wanted(worth, here, here >= 0, self._slots.content[layer, rows])
+                self._store.recall(layer, moves._replace(row=moves.row + row))
+
+    def _recall(self, layer: int, due: Tensor) -> int:
+        slots, rows = self._slots, slice(0, self._batch)
+        closed = self._store.view.closed[:, None, None]
+        may_come = due[:, None, None] & (torch.arange(slots.interest.shape[-1]) < closed)
+        interest = slots.interest[layer, rows].masked_fill(~may_come, -torch.inf)
+        worth = slots.worth(layer, rows, self._always)
+        moves = propose_interesting(interest, slots.resident(layer, self._batch), worth, self._most)
+        self._progress[layer, rows] = self._progress[layer, rows].masked_fill(due, 0)
+        return self._store.recall(layer, moves)
+
+    def _always_blocks(self, closed: Tensor) -> Tensor:
+        """Sink and recent blocks, bool [B, 1, NB]."""
+        blocks, closed = torch.arange(self._slots.interest.shape[-1]), closed[:, None, None]
+        return (blocks < self._config.sink_blocks) | (
+            (blocks >= closed - self._config.recent_blocks) & (blocks < closed)
+        )

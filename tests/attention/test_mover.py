@@ -1,0 +1,103 @@
+"""Recall while decoding: what drifts into interest comes, as often as its layer needs it, and what must stay stays."""
+
+import pytest
+import torch
+
+from scoutattention.kernels.cpu import Workers
+
+from .rig import SHAPE, Rig
+from .test_invariants import scout
+
+WORKERS = Workers(2)
+STEPS_TO_RECOVER = 12
+
+
+def rig_of(quota=8, tokens=200, **options):
+    rig = Rig(scout(4, **({"predictor": "oracle", "budget": 24} | options)), quota, seed=1, workers=WORKERS)
+    rig.add(tokens)
+    return rig
+
+
+def run(rig, q, steps):
+    """Steps whose every query is q [1, H, G, D] and whose new keys are zero; their numbers."""
+    stats = []
+    for _ in range(steps):
+        attend, nothing = rig.attention.begin(1, None), torch.zeros(1, 2, 16)
+        for layer in range(SHAPE.num_layers):
+            attend(layer, q, nothing, nothing, torch.zeros(1, SHAPE.hidden_size))
+        stats.append(rig.attention.end())
+    return stats
+
+
+def share(stats):
+    return stats.far_blocks / stats.chosen_blocks
+
+
+def subjects():
+    return 2 * torch.randn(2, 1, 2, 3, 16, generator=torch.Generator().manual_seed(3))
+
+
+def test_an_abrupt_change_of_subject_raises_the_share_and_recall_lowers_it_again():
+    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    settled = run(rig, first, 20)[-1]
+    after = run(rig, second, STEPS_TO_RECOVER)
+    assert share(settled) <= 0.1
+    assert share(after[0]) > 0.25
+    assert share(after[-1]) <= 0.1
+    never = rig_of(recall_interval=0)
+    run(never, first, 20)
+    assert share(run(never, second, STEPS_TO_RECOVER)[-1]) > 0.25
+
+
+def test_recalls_come_sooner_after_the_change_than_before():
+    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    calm = sum(stats.recalls for stats in run(rig, first, 32)[16:])
+    hasty = sum(stats.recalls for stats in run(rig, second, 4))
+    assert hasty >= 4
+    assert calm / 16 < hasty / 4
+
+
+def test_without_a_share_layers_recall_by_the_clock_and_in_turns():
+    rig = rig_of(recall_interval=3, cpu_share=None)
+    recalls = [stats.recalls for stats in run(rig, subjects()[0], 9)]
+    assert recalls == [1] * 9
+
+
+@pytest.mark.parametrize(("wait_share", "sooner"), [(None, False), (1e-6, True)])
+def test_waiting_for_the_cpu_makes_recalls_come_sooner(wait_share, sooner):
+    with Workers(2, delay_s=0.002) as slow:
+        rig = rig_of(recall_interval=8, cpu_share=None, wait_share=wait_share, quota=2)
+        rig.attention._far._workers = slow
+        recalls = sum(stats.recalls for stats in run(rig, subjects()[0], 8))
+    assert recalls == (8 * SHAPE.num_layers // 2 if sooner else SHAPE.num_layers)
+
+
+def test_a_block_just_closed_gets_a_slot_and_sinks_and_recent_blocks_keep_theirs():
+    rig = rig_of(recall_interval=1, sink_blocks=2, recent_blocks=2, quota=5)
+    slots = rig.store.slots
+    slots.interest[:, 0, :, [0, 1]] = 0
+    for _ in range(20):
+        run(rig, subjects()[0], 1)
+        closed = rig.store.closed[0]
+        always = torch.tensor([0, 1, closed - 2, closed - 1])
+        assert slots.resident(0, 1)[0, :, always].all()
+        assert (slots.content[:, 0, :, :5] >= 0).all()
+    assert closed == 55
+
+
+def test_where_every_slot_must_stay_a_closed_block_gets_none():
+    rig = rig_of(sink_blocks=2, recent_blocks=0, quota=2, tokens=203)
+    run(rig, subjects()[0], 1)
+    assert rig.store.closed[0] == 51
+    assert not rig.store.slots.resident(0, 1)[0, :, 50].any()
+    assert rig.store.slots.resident(0, 1)[0, :, :2].all()
+
+
+def test_interest_begins_with_what_the_prompt_attended_to():
+    rig = rig_of()
+    interest = rig.store.slots.interest[:, 0, :, :50]
+    assert (interest.sum(-1) < 1 + 1e-5).all()
+    assert (interest.sum(-1) > 0.8).all()
+    rig.store.release(0)
+    rig.store.admit(0, 10, 2)
+    assert not rig.store.slots.interest[:, 0].any()
