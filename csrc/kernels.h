@@ -59,11 +59,25 @@ struct CodeRun {
     int64_t out_stride;
 };
 
+// Products of a few rows with some of a matrix's lines.
+struct LinearRun {
+    const float* x;         // [rows, padded(width)], packed
+    const void* weight;     // [count, width]
+    int64_t rows, width, count;
+    float* out;             // [rows, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
 struct Kernels {
     const char* name;
     void (*partial[kDTypes])(const PartialRun&);
     void (*scores)(const ScoreRun&);
     void (*code_scores)(const CodeRun&);
+    void (*pack_rows[kDTypes])(const float* rows, int64_t count, int64_t width, float* packed);
+    void (*linear[kDTypes])(const LinearRun&);
+    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
+    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
+    void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
 };
 
 // Channels are padded to whole pairs of vectors; 32 is the pair of the widest.
