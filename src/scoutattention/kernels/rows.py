@@ -22,7 +22,7 @@ class RowKernels:
         self._native = workers.native
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own; matrices contiguous."""
+        """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous."""
         x = _rows(x)
         _check_weight(x, weight)
         lines = weight.shape[-2:]
