@@ -22,6 +22,8 @@ void pack_rows(const float* rows, int64_t count, int64_t width, float* packed) {
     }
 }
 
+constexpr int64_t kAhead = 8;  // lines of the matrix that are asked for before they are read
+
 template <class T>
 void linear(const LinearRun& run) {
     const int64_t width = run.width;
@@ -33,7 +35,7 @@ void linear(const LinearRun& run) {
         for_head_tiles(run.rows, [&](int64_t r, auto tile) {
             constexpr int ROWS = decltype(tile)::value;
             float products[ROWS * kChunk];
-            dots<T, ROWS>(lines, run.x + r * padded(width), width, r ? 0 : W * width, products);
+            dots<T, ROWS>(lines, run.x + r * padded(width), width, r ? 0 : kAhead * width, products);
             for (int i = 0; i < ROWS; ++i)
                 __builtin_memcpy(run.out + (r + i) * run.out_stride + first, products + i * kChunk, n * sizeof(float));
         });
