@@ -50,7 +50,7 @@ def make_attention(
     observer: Observer | None,
 ) -> Attention:
     """The attention that a configuration asks for, over a store."""
-    chooser = TopChooser(scout, store)
+    chooser = TopChooser(scout, store, workers)
     if store.slots is None:
         return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
