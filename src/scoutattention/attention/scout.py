@@ -16,7 +16,7 @@ from .choose import Choice, Chooser
 from .far import FarWork
 from .observe import Attended, Observer
 from .predict import Predictor, source_layers
-from .recall import due_rows, propose_closed, propose_wanted
+from .recall import due_rows, propose_closed, propose_wanted, together
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,13 @@ class ScoutAttention:
     def _recall_wanted(self) -> int:
         step, view = self._store.step, self._store.view
         lengths = view.closed * self._store.block_size + view.fill
-        recalled = 0
+        proposed = []
         for layer, blocks, _, absent in self._wanted:
             due = due_rows(lengths, layer, self._config.recall_interval)
             if due.any():
                 moves = propose_wanted(self._slots.used[layer, : view.batch], blocks, absent & due[:, None, None], step)
-                recalled += self._store.recall(layer, moves)
-        return recalled
+                proposed.append((layer, moves))
+        return self._store.recall(*together(proposed)) if proposed else 0
 
     def _seat_closed(self, closed: list[tuple[int, int]]) -> None:
         """Give blocks that were just closed slots: they are recent, and so chosen in the next step."""

@@ -145,13 +145,16 @@ class KVStore:
         table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
         return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
 
-    def recall(self, layer: int, moves: Moves) -> int:
-        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`)."""
+    def recall(self, layer: int | Tensor, moves: Moves) -> int:
+        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
+
+        layer: of all moves, or int64 [M].
+        """
         assert self.slots is not None
         pages = self.pages.table[moves.row, moves.block].long()
         self.slots.fill(layer, moves, pages, self.pages.pool, self.step)
         pool = self.pages.pool
-        return moves.row.numel() * 2 * pool.k[layer, 0, 0].nbytes
+        return moves.row.numel() * 2 * pool.k[0, 0, 0].nbytes
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
