@@ -99,6 +99,70 @@ class Workers {
         pool_.submit(plan_scores(kernels_, call, layer, pool_.threads()), true)->wait();
     }
 
+    // pointers: scores, closed, wishes, blocks.   sizes: B, H, G, N, first and last blocks that are always chosen, count.
+    void rank(const std::array<uint64_t, 4>& pointers, const std::array<int64_t, 7>& sizes, bool largest) {
+        const auto& [scores, closed, wishes, blocks] = pointers;
+        const auto& [B, H, G, N, sink, recent, count] = sizes;
+        const RankCall call{pointer<float>(scores), B, H, G, N, pointer<int64_t>(closed), sink, recent, count, largest,
+                            pointer<float>(wishes), pointer<int64_t>(blocks)};
+        pool_.submit(plan_rank(kernels_, call, pool_.threads()), true)->wait();
+    }
+
+    // pointers: x, weight, out.   sizes: M, B, I, O, dtype of the weights.   matrix: elements between two matrices.
+    void linear(const std::array<uint64_t, 3>& pointers, const std::array<int64_t, 5>& sizes, int64_t matrix) {
+        const auto& [x, weight, out] = pointers;
+        const auto& [M, B, I, O, dtype] = sizes;
+        const LinearCall call{pointer<float>(x), pointer<char>(weight), matrix, M, B, I, O, static_cast<DType>(dtype),
+                              pointer<float>(out)};
+        pool_.submit(plan_linear(kernels_, call, pool_.threads()), true)->wait();
+    }
+
+    // pointers: out and lse of both, out, lse.   sizes: rows, width.
+    void merge(const std::array<uint64_t, 6>& pointers, const std::array<int64_t, 2>& sizes) {
+        const auto& [a_out, a_lse, b_out, b_lse, out, lse] = pointers;
+        kernels_.merge({pointer<float>(a_out), pointer<float>(a_lse)}, {pointer<float>(b_out), pointer<float>(b_lse)},
+                       sizes[0], sizes[1], pointer<float>(out), pointer<float>(lse));
+    }
+
+    // pointers: q, scout, mean key, lse, out.   sizes: rows, width.
+    void correct(const std::array<uint64_t, 5>& pointers, const std::array<int64_t, 2>& sizes, float scale) {
+        const auto& [q, scout, mean_key, lse, out] = pointers;
+        kernels_.correct(pointer<float>(q), pointer<float>(scout), pointer<float>(mean_key), scale, sizes[0], sizes[1],
+                         pointer<float>(lse), pointer<float>(out));
+    }
+
+    // pointers: q, scout, lse of the far and the near part, out.   sizes: KV heads of all sequences, G, D.
+    void doubt(const std::array<uint64_t, 5>& pointers, const std::array<int64_t, 3>& sizes) {
+        const auto& [q, scout, far, near, out] = pointers;
+        const auto& [heads, G, D] = sizes;
+        for (int64_t h = 0; h < heads; ++h)
+            kernels_.doubt(pointer<float>(q) + h * G * D, pointer<float>(scout) + h * G * D, pointer<float>(far) + h * G,
+                           pointer<float>(near) + h * G, G, D, pointer<float>(out) + h);
+    }
+
+    // pointers: x, weight, out.   sizes: how often the weight's rows repeat, its rows, their width.
+    void rms_norm(const std::array<uint64_t, 3>& pointers, const std::array<int64_t, 3>& sizes, float eps) {
+        const auto& [x, weight, out] = pointers;
+        const auto& [T, rows, width] = sizes;
+        for (int64_t at = 0; at < T * rows * width; at += rows * width)
+            kernels_.rms_norm(pointer<float>(x) + at, pointer<float>(weight), eps, rows, width,
+                              pointer<float>(out) + at);
+    }
+
+    // pointers: x, cos, sin, out.   sizes: T, heads, D.
+    void rotate(const std::array<uint64_t, 4>& pointers, const std::array<int64_t, 3>& sizes) {
+        const auto& [x, cos, sin, out] = pointers;
+        const auto& [T, heads, D] = sizes;
+        for (int64_t t = 0; t < T; ++t)
+            kernels_.rotate(pointer<float>(x) + t * heads * D, pointer<float>(cos) + t * D, pointer<float>(sin) + t * D,
+                            heads, D, pointer<float>(out) + t * heads * D);
+    }
+
+    // pointers: gate and up, out.   sizes: T, I.
+    void swiglu(const std::array<uint64_t, 2>& pointers, const std::array<int64_t, 2>& sizes) {
+        kernels_.swiglu(pointer<float>(pointers[0]), sizes[0], sizes[1], pointer<float>(pointers[1]));
+    }
+
     void close() { pool_.close(); }
     int threads() const { return pool_.threads(); }
     std::string isa() const { return kernels_.name; }
@@ -127,6 +191,14 @@ NB_MODULE(_native, m) {
         .def("partial", &Workers::partial)
         .def("scores", &Workers::scores, nb::call_guard<nb::gil_scoped_release>())
         .def("code_scores", &Workers::code_scores, nb::call_guard<nb::gil_scoped_release>())
+        .def("rank", &Workers::rank, nb::call_guard<nb::gil_scoped_release>())
+        .def("linear", &Workers::linear, nb::call_guard<nb::gil_scoped_release>())
+        .def("merge", &Workers::merge)
+        .def("correct", &Workers::correct)
+        .def("doubt", &Workers::doubt)
+        .def("rms_norm", &Workers::rms_norm)
+        .def("rotate", &Workers::rotate)
+        .def("swiglu", &Workers::swiglu)
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);

@@ -59,11 +59,48 @@ struct CodeRun {
     int64_t out_stride;
 };
 
+// The softmax of each head's scores over a sequence's blocks, and the mean of the heads' (or, where `largest`, the
+// softmax of the heads' largest scores).
+struct WishRun {
+    const float* scores;    // [G, count], rows `stride` floats apart
+    int64_t count, stride;
+    int64_t heads;
+    bool largest;
+    float* scratch;         // at least 2 * count floats
+    float* out;             // [count]
+};
+
+// Products of a few rows with some of a matrix's lines.
+struct LinearRun {
+    const float* x;         // [rows, padded(width)], packed
+    const void* weight;     // [count, width]
+    int64_t rows, width, count;
+    float* out;             // [rows, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
+// Attention of some queries over some keys.
+struct PartialView {
+    const float* out;  // [rows, width]
+    const float* lse;  // [rows]
+};
+
 struct Kernels {
     const char* name;
     void (*partial[kDTypes])(const PartialRun&);
     void (*scores)(const ScoreRun&);
     void (*code_scores)(const CodeRun&);
+    void (*wishes)(const WishRun&);
+    void (*pack_rows[kDTypes])(const float* rows, int64_t count, int64_t width, float* packed);
+    void (*linear[kDTypes])(const LinearRun&);
+    void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
+    void (*correct)(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
+                    const float* lse, float* out);
+    void (*doubt)(const float* q, const float* scout, const float* far, const float* near, int64_t heads, int64_t width,
+                  float* out);
+    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
+    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
+    void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
 };
 
 // Channels are padded to whole pairs of vectors; 32 is the pair of the widest.

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int64_t kLeastTokens = 256;  // a task of fewer would cost more to hand out than to run
 constexpr int64_t kChannelsPerThread = 1 << 18;  // of keys: some 40 microseconds of attention
-constexpr int64_t kElementBytes[kDTypes] = {4, 2, 2};
 
 class PartialWork final : public Work {
   public:

@@ -55,10 +55,33 @@ struct CodeLayer {
     int64_t codes_page, codes_head, bounds_page, bounds_head, positions;
 };
 
+// What each KV head wants of its sequence's blocks, and the `count` blocks that it wants most.
+struct RankCall {
+    const float* scores;            // [B, H, G, N]
+    int64_t B, H, G, N;
+    const int64_t* closed;          // [B], blocks that each sequence has
+    int64_t sink, recent, count;    // so many first and last blocks come before all others
+    bool largest;                   // see WishRun
+    float* wishes;                  // [B, H, N], 0 where there is no block
+    int64_t* blocks;                // [B, H, count], the most wanted first
+};
+
+// out = x weight^T, for M matrices with B rows each; every line of a matrix is contiguous.
+struct LinearCall {
+    const float* x;                 // [M, B, I]
+    const char* weight;             // [M, O, I], matrices `matrix` elements apart
+    int64_t matrix;
+    int64_t M, B, I, O;
+    DType dtype;                    // of the weights
+    float* out;                     // [M, B, O]
+};
+
 // All throw std::invalid_argument where an index or a length is out of range; what the call points to must live
 // until the work is done, the tables excepted. `threads` is how many will share the work.
 std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads);
 std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const DigestLayer& layer, int threads);
 std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const CodeLayer& layer, int threads);
+std::unique_ptr<Work> plan_rank(const Kernels& kernels, const RankCall& call, int threads);
+std::unique_ptr<Work> plan_linear(const Kernels& kernels, const LinearCall& call, int threads);
 
 }  // namespace scout

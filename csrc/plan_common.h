@@ -29,6 +29,8 @@ inline float* scratch_memory(int64_t floats) {
     return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
 }
 
+inline constexpr int64_t kElementBytes[kDTypes] = {4, 2, 2};
+
 inline void check(const char* what, int64_t value, int64_t limit, const char* of) {
     if (value < 0 || value > limit)
         throw std::invalid_argument(std::string(what) + " " + std::to_string(value) + " is outside 0.." +

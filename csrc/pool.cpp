@@ -4,6 +4,20 @@
 #include <stdexcept>
 
 namespace scout {
+namespace {
+
+// A decode step hands out hundreds of jobs, some tens of microseconds apart, and waking a sleeping thread takes that
+// long itself. So whoever waits looks around for a moment before it sleeps, and gives way to all others meanwhile:
+// spinning without that kept two threads on one core.
+constexpr auto kPatience = std::chrono::microseconds(100);
+
+template <class Ready>
+void look_around(Ready ready) {
+    const auto end = Job::Clock::now() + kPatience;
+    while (!ready() && Job::Clock::now() < end) std::this_thread::yield();
+}
+
+}  // namespace
 
 Job::Job(std::unique_ptr<Work> work, double delay_s)
     : work_(std::move(work)), tasks_(work_->tasks()), delay_s_(delay_s), left_(tasks_), done_(tasks_ == 0) {}
@@ -29,6 +43,7 @@ bool Job::run_one() {
 void Job::wait() {
     while (run_one()) {
     }
+    look_around([this] { return done(); });
     if (done()) return;
     std::unique_lock<std::mutex> lock(mutex_);
     ended_signal_.wait(lock, [this] { return done(); });
@@ -52,6 +67,7 @@ std::shared_ptr<Job> Pool::submit(std::unique_ptr<Work> work, bool helped) {
         std::lock_guard<std::mutex> lock(mutex_);
         if (closed_) throw std::runtime_error("the workers were closed before this job was submitted");
         if (wanted > 0) queue_.push_back(job);
+        waiting_.store(!queue_.empty(), std::memory_order_relaxed);
     }
     for (int64_t i = 0; i < wanted; ++i) submitted_.notify_one();
     return job;
@@ -70,6 +86,7 @@ void Pool::close() {
 
 // The oldest job; null when the queue is empty and will stay so.
 std::shared_ptr<Job> Pool::next_job() {
+    look_around([this] { return waiting_.load(std::memory_order_relaxed); });
     std::unique_lock<std::mutex> lock(mutex_);
     submitted_.wait(lock, [this] { return closed_ || !queue_.empty(); });
     return queue_.empty() ? nullptr : queue_.front();
@@ -81,6 +98,7 @@ void Pool::serve() {
         }
         std::lock_guard<std::mutex> lock(mutex_);
         if (!queue_.empty() && queue_.front() == job) queue_.pop_front();
+        waiting_.store(!queue_.empty(), std::memory_order_relaxed);
     }
 }
 

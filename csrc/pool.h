@@ -70,6 +70,7 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable submitted_;
     std::deque<std::shared_ptr<Job>> queue_;
+    std::atomic<bool> waiting_{false};  // whether the queue holds anything; written under the mutex
     bool closed_ = false;
     std::vector<std::thread> workers_;
 };

@@ -236,6 +236,12 @@ SCOUT_INLINE Pair load_tail(const T* p, int64_t n) {
     return Row<T>::load(channels);
 }
 
+// Channels First, First + 2, First + 4, ... of 2 W in order.
+template <int First, int... I>
+SCOUT_INLINE Vec every_other(Pair x, Lanes<I...>) {
+    return __builtin_shufflevector(x.even, x.odd, (2 * I + First)...);
+}
+
 // Which channel stands at position i of a packed row.
 template <class T>
 constexpr int64_t channel(int64_t i) {

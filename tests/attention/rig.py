@@ -100,7 +100,7 @@ class Rig:
         self.values: list[list[Tensor]] = []
 
     def _attention(self) -> Attention:
-        chooser = TopChooser(self.config, self.store)
+        chooser = TopChooser(self.config, self.store, self.workers)
         if self.store.slots is None:
             return ResidentAttention(
                 self.store, self.workers, SHAPE.scale, None if self.config.budget is None else chooser

@@ -14,7 +14,7 @@ WORKERS = Workers(2)
 
 
 def chooser(rig: Rig) -> TopChooser:
-    made = TopChooser(rig.config, rig.store)
+    made = TopChooser(rig.config, rig.store, rig.workers)
     made.begin(rig.store.begin_step(len(rig.keys)))
     return made
 

@@ -41,8 +41,8 @@ def step(truth, wrong=(), other=0.0, **options):
 def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
     near, far = (Partial(torch.zeros(1, 1, 2, 2), torch.tensor([[lse]]).log()) for lse in ([3.0, 1.0], [1.0, 0.0]))
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
-    assert Far(far, q_hat).doubt(q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
-    assert Far(far, None).doubt(q, near).tolist() == [[0.0]]
+    assert Far(far, q_hat).doubt(WORKERS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
+    assert Far(far, None).doubt(WORKERS, q, near).tolist() == [[0.0]]
 
 
 @pytest.mark.parametrize("wrong", [(0, 1), (1,)])

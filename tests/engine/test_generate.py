@@ -46,6 +46,13 @@ def test_dense_equals_transformers(tiny_models, family):
     check_against_transformers(LLM(path, scout=DENSE), path, PROMPT)
 
 
+@pytest.mark.parametrize("budget", [None, 24])
+def test_half_precision_runs_prompts_of_few_and_many_tokens(tiny_models, budget):
+    llm = far_llm(str(tiny_models["qwen3"]), ScoutConfig(budget=budget, block_size=8), 3, 2, dtype="bfloat16")
+    outs = llm.generate([PROMPT[:5], PROMPT], SamplingParams(max_tokens=20, ignore_eos=True))
+    assert [len(out.token_ids) for out in outs] == [20, 20]
+
+
 def test_dense_equals_transformers_on_a_real_model():
     llm = LLM("smollm2", scout=DENSE, max_num_seqs=1)
     prompt = llm.tokenizer.encode("The lighthouse keeper wrote in his diary: " * 12)

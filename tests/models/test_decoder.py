@@ -1,7 +1,10 @@
 import pytest
 import torch
 
+from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.rows import RowKernels
 from scoutattention.models import layers
+from scoutattention.models.decoder import FEW_ROWS
 from scoutattention.models.layers import in_rows
 from scoutattention.models.loader import load
 
@@ -34,6 +37,17 @@ def test_logits_are_those_of_transformers(pair):
     expected = reference_logits(model, PROMPT)
     assert expected.std() > 0.1
     torch.testing.assert_close(prompt_logits(decoder, PROMPT), expected, atol=1e-4, rtol=0)
+
+
+def test_few_rows_are_computed_natively_to_the_same_logits(pair):
+    model, decoder = pair
+    with Workers(2) as workers:
+        native = decoder.with_few_rows(RowKernels(workers))
+        few = PROMPT[:FEW_ROWS]
+        expected = reference_logits(model, few)
+        assert not torch.equal(prompt_logits(native, few), prompt_logits(decoder, few)), "other sums, other rounding"
+        torch.testing.assert_close(prompt_logits(native, few), expected, atol=1e-4, rtol=0)
+        assert torch.equal(prompt_logits(native, PROMPT), prompt_logits(decoder, PROMPT)), "many rows are PyTorch's"
 
 
 def test_rope_is_that_of_transformers(pair):
@@ -113,8 +127,26 @@ def test_in_rows_bounds_the_rows_and_keeps_the_result(rows, monkeypatch):
 def test_half_precision_follows_transformers(dtype, tolerance, tmp_path):
     model = families.make("qwen3").to(dtype)
     decoder = load(str(save(model, tmp_path))).decoder
-    assert decoder.weights.norm.dtype == dtype
+    assert decoder.weights.embedding.dtype == dtype
     assert decoder.shape.dtype_bytes == 2
     ours = prompt_logits(decoder, PROMPT)
     assert ours.dtype == torch.float32
     assert (ours - reference_logits(model, PROMPT).float()).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
+def test_few_rows_of_half_precision_weights_are_computed_in_float32(dtype, tolerance, tmp_path):
+    model = families.make("qwen3").to(dtype)
+    decoder = load(str(save(model, tmp_path))).decoder
+    few, seen = PROMPT[:5], []
+
+    def attend(layer, q, k, v, x):
+        seen.append((q.dtype, k.dtype, v.dtype, x.dtype if layer else torch.float32))
+        return causal(decoder.shape)(layer, q, k.float(), v.float(), x)
+
+    with Workers(2) as workers:
+        native = decoder.with_few_rows(RowKernels(workers))
+        hidden = native.forward(torch.tensor(few), native.rope(torch.arange(5)), attend)
+        logits = native.logits(hidden)
+    assert set(seen) == {(torch.float32, dtype, dtype, torch.float32)}
+    assert (logits - reference_logits(model.float(), few)).abs().max() < tolerance

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
-
-ALWAYS = 1e6
-"""Added to the wish for sink and recent blocks: more than any wish."""
+from ..kernels.cpu import Workers
+from ..kernels.rank import rank_blocks
 
 
 class Choice(NamedTuple):
@@ -45,36 +44,28 @@ class TopChooser:
     the largest score of any head goes through the softmax, as published (arXiv 2603.27138).
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, workers: Workers) -> None:
         self._config = config
         self._store = store
+        self._workers = workers
         self.begin(store.view)
 
     def begin(self, view: StepView) -> None:
         """See `Chooser.begin`."""
-        config, blocks = self._config, torch.arange(view.max_closed)
-        closed = view.closed[:, None]
-        always = (blocks < config.sink_blocks) | (blocks >= closed - config.recent_blocks)
-        self._closed = closed[:, None]
-        self._beyond = (blocks >= closed)[:, None]  # [B, 1, NB]
-        self._bonus = torch.where(always, ALWAYS, 0.0)[:, None].masked_fill(self._beyond, -torch.inf)
+        self._closed = view.closed
         self._tables = self._store.pages.table[: view.batch, : view.max_closed]
-        budget = config.budget_blocks
+        budget = self._config.budget_blocks
         self._count = view.max_closed if budget is None else min(budget, view.max_closed)
 
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
         B, H, _, _ = q.shape
-        if self._count == self._bonus.shape[-1]:
+        if self._count == self._tables.shape[1]:
             blocks = torch.arange(self._count).expand(B, H, -1)
             wishes = torch.full(blocks.shape, 1 / max(1, self._count))
         else:
-            wishes = self._pool(self._store.pages.digests.score(layer, q, self._tables))
-            blocks = (wishes + self._bonus).topk(self._count).indices
-        return Choice(blocks, blocks < self._closed, wishes)
-
-    def _pool(self, scores: Tensor) -> Tensor:
-        """What the heads of a group [B, H, G, N] want together, [B, H, N]."""
-        if self._config.pooling == "max":
-            return scores.amax(2).masked_fill(self._beyond, -torch.inf).softmax(-1)
-        return scores.masked_fill(self._beyond[:, None], -torch.inf).softmax(-1).mean(2)
+            scores = self._store.pages.digests.score(layer, q, self._tables)
+            always = (self._config.sink_blocks, self._config.recent_blocks)
+            largest = self._config.pooling == "max"
+            blocks, wishes = rank_blocks(self._workers, scores, self._closed, self._count, always, largest=largest)
+        return Choice(blocks, blocks < self._closed[:, None, None], wishes)

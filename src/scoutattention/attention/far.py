@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..cache.store import KVStore
 from ..kernels.cpu import Job, Workers
-from ..kernels.reference import corrected, merge
+from ..kernels.merging import corrected, doubt, merge
 from ..types import Partial
 
 
@@ -17,22 +17,15 @@ class Far(NamedTuple):
     partial: Partial
     scout: Tensor | None
 
-    def joined(self, other: "Far") -> "Far":
+    def joined(self, workers: Workers, other: "Far") -> "Far":
         """Both, which are of different rows."""
-        return Far(merge(self.partial, other.partial), self.scout if other.scout is None else other.scout)
+        return Far(merge(workers, self.partial, other.partial), self.scout if other.scout is None else other.scout)
 
-    def doubt(self, q: Tensor, near: Partial) -> Tensor:
-        """How much a wrong scout may have spoilt each KV head, [B, H]: the most of what it may have its query heads.
-
-        For each of them, the weight of the far part in its merge with `near`, which bounds what any error can do, times
-        the scout's error relative to the true query q [B, H, G, D].
-        """
+    def doubt(self, workers: Workers, q: Tensor, near: Partial) -> Tensor:
+        """How much a wrong scout may have spoilt each KV head, [B, H]: see `reference.doubt`; 0 without a scout."""
         if self.scout is None:
             return torch.zeros(q.shape[:2])
-        weight = (self.partial.lse - torch.logaddexp(self.partial.lse, near.lse)).exp()
-        error = (q - self.scout).float().norm(dim=-1) / q.float().norm(dim=-1)
-        doubt: Tensor = (weight * error).amax(-1)
-        return doubt
+        return doubt(workers, self.partial, near, q, self.scout)
 
     def but(self, rows: Tensor, other: Partial) -> "Far":
         """The same, with the partial of some KV heads, bool [B, H], replaced."""
@@ -79,9 +72,9 @@ class FarWork:
             self.waited_s[layer] += job.waited_s
             self.hidden_s += max(0.0, job.ran_s - job.waited_s)
             if scout is not None and self._correct:
-                partial = corrected(partial, q, scout, self._scale)
+                partial = corrected(self._workers, partial, q, scout, self._scale)
             far = Far(partial, scout)
-            taken = far if taken is None else taken.joined(far)
+            taken = far if taken is None else taken.joined(self._workers, far)
         return taken
 
     def attend(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> Partial:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..cache.slots import Slots
+from ..cache.slots import Moves, Slots
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from .choose import Choice
-from .recall import PART, blended, progress, propose_interesting, propose_wanted
+from .recall import PART, blended, progress, propose_interesting, propose_wanted, together
 
 MOST_PRESSURE = 4.0
 """Recalls come at most so many times sooner because the CPU was waited for."""
@@ -61,11 +61,11 @@ class Mover:
         hurry = torch.tensor(pressure).clamp(1, MOST_PRESSURE)[:, None]
         steps = progress(self._far, self._chosen, config.cpu_share, config.recall_interval)
         self._progress[:, rows] += steps * hurry
-        recalled = 0
-        for layer in torch.nonzero((self._progress[:, rows] >= 1).any(1))[:, 0].tolist():
-            self.recalls += int((self._progress[layer, rows] >= 1).sum())
-            recalled += self._recall(layer, self._progress[layer, rows] >= 1)
-        return recalled
+        due = self._progress[:, rows] >= 1
+        self._progress[:, rows] = self._progress[:, rows].masked_fill(due, 0)
+        self.recalls = int(due.sum())
+        proposed = [(layer, self._proposed(layer, due[layer])) for layer in torch.nonzero(due.any(1))[:, 0].tolist()]
+        return self._store.recall(*together(proposed)) if proposed else 0
 
     def seat(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
@@ -73,20 +73,21 @@ class Mover:
             rows = slice(row, row + 1)
             always = self._always_blocks(torch.tensor([block + 1]))
             here = torch.full((1, self._slots.content.shape[2], 1), block)
+            proposed = []
             for layer in range(self._progress.shape[0]):
                 worth = self._slots.worth(layer, rows, always)
                 moves = propose_wanted(worth, here, here >= 0, self._slots.content[layer, rows])
-                self._store.recall(layer, moves._replace(row=moves.row + row))
+                proposed.append((layer, moves._replace(row=moves.row + row)))
+            self._store.recall(*together(proposed))
 
-    def _recall(self, layer: int, due: Tensor) -> int:
+    def _proposed(self, layer: int, due: Tensor) -> Moves:
+        """What a layer would recall for the sequences, bool [B], that are due."""
         slots, rows = self._slots, slice(0, self._batch)
         closed = self._store.view.closed[:, None, None]
         may_come = due[:, None, None] & (torch.arange(slots.interest.shape[-1]) < closed)
         interest = slots.interest[layer, rows].masked_fill(~may_come, -torch.inf)
         worth = slots.worth(layer, rows, self._always)
-        moves = propose_interesting(interest, slots.resident(layer, self._batch), worth, self._most)
-        self._progress[layer, rows] = self._progress[layer, rows].masked_fill(due, 0)
-        return self._store.recall(layer, moves)
+        return propose_interesting(interest, slots.resident(layer, self._batch), worth, self._most)
 
     def _always_blocks(self, closed: Tensor) -> Tensor:
         """Sink and recent blocks, bool [B, 1, NB]."""

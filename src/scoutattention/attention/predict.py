@@ -7,9 +7,11 @@ from torch import Tensor
 
 from ..config import ScoutConfig
 from ..errors import ConfigError
+from ..kernels import reference_rows
 from ..types import Rope
 
 Adjust = Callable[[Tensor], Tensor]
+Linear = Callable[[Tensor, Tensor], Tensor]
 
 
 class QueryModel(Protocol):
@@ -53,16 +55,20 @@ class CalibratedPredictor:
     before bias and QK-norm, so it needs to know of neither.
     """
 
-    def __init__(self, model: QueryModel, corrections: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, model: QueryModel, corrections: tuple[Tensor, Tensor], linear: Linear = reference_rows.linear
+    ) -> None:
+        """`linear`: x [B, A] times the transposes of weights [B, ..., A]; fastest where left is kept transposed."""
         self._model = model
         self.left, self.right = corrections
+        self._linear = linear
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         """See `Predictor.predict`."""
         left, right = self.left[layer, : x.shape[0]], self.right[layer, : x.shape[0]]
 
         def adjust(z: Tensor) -> Tensor:
-            return z + (z[:, None] @ left @ right.transpose(1, 2))[:, 0]
+            return z + self._linear(self._linear(z, left.mT), right)
 
         return self._model.project_query(layer, x, rope, adjust)
 

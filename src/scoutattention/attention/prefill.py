@@ -96,7 +96,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
     group = q.shape[2]
     out: Tensor = scaled_dot_product_attention(
-        q.flatten(1, 2).transpose(0, 1)[None],
+        q.to(k.dtype).flatten(1, 2).transpose(0, 1)[None],
         k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
         v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
         is_causal=True,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.cpu import Workers
-from ..kernels.reference import merge
+from ..kernels.merging import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Chooser
@@ -115,10 +115,10 @@ class ScoutAttention:
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
         far = self._far.take(layer, q)
-        doubtful = None if far is None else self._doubtful(layer, far.doubt(q, near))
+        doubtful = None if far is None else self._doubtful(layer, far.doubt(self._workers, q, near))
         if far is not None and doubtful is not None:
             far = far.but(doubtful, self._again(layer, q, doubtful))
-        merged = near if far is None else merge(near, far.partial)
+        merged = near if far is None else merge(self._workers, near, far.partial)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
             self._observer.attended(layer, q, self._chooser, Attended(far_weight, doubtful))

@@ -111,21 +111,25 @@ class Slots:
         """Which of some blocks, int64 [B, H, N], have no slot: bool [B, H, N]."""
         return self.slot_of[layer, : chosen.shape[0]].gather(-1, chosen) == self.size
 
-    def fill(self, layer: int, moves: Moves, pages: Tensor, host: BlockPool) -> None:
-        """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped."""
+    def fill(self, layer: int | Tensor, moves: Moves, pages: Tensor, host: BlockPool) -> None:
+        """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped.
+
+        layer: of all moves, or int64 [M].
+        """
         row, head, slot, block = moves
         self.drop(layer, row, head, slot)
         entry = self.near_index[row, 1 + slot].long()
-        self.pool.k[layer].index_put_((entry, head), host.k[layer, pages, head])
-        self.pool.v[layer].index_put_((entry, head), host.v[layer, pages, head])
+        self.pool.k[layer, entry, head] = host.k[layer, pages, head]
+        self.pool.v[layer, entry, head] = host.v[layer, pages, head]
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
         self.near_length[layer, row, head, 1 + slot] = self.block_size
 
-    def drop(self, layer: int, row: Tensor, head: Tensor, slot: Tensor) -> None:
-        """Empty slots of one layer (int64 [M] each); nothing is copied back, since the host holds every block."""
+    def drop(self, layer: int | Tensor, row: Tensor, head: Tensor, slot: Tensor) -> None:
+        """Empty slots (int64 [M] each, or all of one layer); nothing is copied back: the host holds every block."""
         old = self.content[layer, row, head, slot]
         held = old >= 0
-        self.slot_of[layer, row[held], head[held], old[held]] = self.size
+        layers = layer if isinstance(layer, int) else layer[held]
+        self.slot_of[layers, row[held], head[held], old[held]] = self.size
         self.content[layer, row, head, slot] = -1
         self.near_length[layer, row, head, 1 + slot] = 0

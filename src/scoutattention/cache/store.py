@@ -43,7 +43,9 @@ class KVStore:
         self.closed = [0] * rows
         self.fill = [0] * rows
         self.view = self._view(0)
-        self._open = torch.zeros(0, dtype=torch.int64)
+        self._open = torch.zeros(0, dtype=torch.int32)  # [B], entries of the open blocks
+        self._new_rows = torch.zeros(0, dtype=torch.int64)  # [B * H], where a layer's [S * H * P, D] gets new tokens
+        self._every_page = BlockList(self._open, self._open)  # without slots, what every layer of a step attends to
 
     @property
     def near_pool(self) -> BlockPool:
@@ -111,27 +113,30 @@ class KVStore:
     def begin_step(self, batch: int) -> StepView:
         """Plan one decode step of the sequences in rows 0 to batch - 1, each of which appends one token."""
         self.view = self._view(batch)
-        self._open = torch.tensor([self._open_entry(row, self.closed[row]) for row in range(batch)], dtype=torch.int64)
-        if self.slots is not None:
+        entries = torch.tensor([self._open_entry(row, self.closed[row]) for row in range(batch)], dtype=torch.int64)
+        heads = entries[:, None] * self._heads + torch.arange(self._heads)
+        self._open = entries.int()
+        self._new_rows = (heads * self.block_size + self.view.fill[:, None]).flatten()
+        if self.slots is None:
+            blocks = torch.arange(self.view.max_closed).expand(batch, self._heads, -1)
+            self._every_page = self.near_pages(blocks, blocks < self.view.closed[:, None, None])
+        else:
             self.slots.near_length[:, :batch, :, 0] = (self.view.fill + 1)[:, None]
         return self.view
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Add one token's keys and values to the open blocks.   k, v: [B, H, D]."""
-        self.near_pool.k[layer].permute(0, 2, 1, 3)[self._open, self.view.fill] = k
-        self.near_pool.v[layer].permute(0, 2, 1, 3)[self._open, self.view.fill] = v
+        for pool, new in ((self.near_pool.k, k), (self.near_pool.v, v)):
+            pool[layer].view(-1, new.shape[-1]).index_copy_(0, self._new_rows, new.flatten(0, 1))
 
     def near(self, layer: int) -> BlockList:
         """Every resident block, and the open one."""
-        if self.slots is not None:
-            return self.slots.near(layer, self.view.batch)
-        blocks = torch.arange(self.view.max_closed).expand(self.view.batch, self._heads, -1)
-        return self.near_pages(blocks, blocks < self.view.closed[:, None, None])
+        return self._every_page if self.slots is None else self.slots.near(layer, self.view.batch)
 
     def near_pages(self, chosen: Tensor, valid: Tensor) -> BlockList:
         """Some closed blocks where every page is resident, and the open one.   chosen, valid: [B, H, N]."""
         blocks = self.page_list(chosen, valid)
-        opened = self._open.int()[:, None, None].expand(-1, self._heads, 1)
+        opened = self._open[:, None, None].expand(-1, self._heads, 1)
         filled = (self.view.fill + 1).int()[:, None, None].expand(-1, self._heads, 1)
         return BlockList(torch.cat([opened, blocks.index], -1), torch.cat([filled, blocks.length], -1))
 
@@ -140,13 +145,16 @@ class KVStore:
         table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
         return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
 
-    def recall(self, layer: int, moves: Moves) -> int:
-        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`)."""
+    def recall(self, layer: int | Tensor, moves: Moves) -> int:
+        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
+
+        layer: of all moves, or int64 [M].
+        """
         assert self.slots is not None
         pages = self.pages.table[moves.row, moves.block].long()
         self.slots.fill(layer, moves, pages, self.pages.pool)
         pool = self.pages.pool
-        return moves.row.numel() * 2 * pool.k[layer, 0, 0].nbytes
+        return moves.row.numel() * 2 * pool.k[0, 0, 0].nbytes
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""

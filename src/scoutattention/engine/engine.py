@@ -8,7 +8,7 @@ from ..attention.base import Attention
 from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
 from ..attention.observe import Observer
-from ..attention.predict import CalibratedPredictor, PlainPredictor, Predictor
+from ..attention.predict import CalibratedPredictor, Linear, PlainPredictor, Predictor
 from ..attention.prefill import PromptAttention
 from ..attention.rehearse import Rehearsal
 from ..attention.scout import ScoutAttention
@@ -20,6 +20,7 @@ from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError
 from ..kernels.cpu import Workers
+from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.decoder import Decoder
 from .memory import MemoryPlan, plan_memory
@@ -49,23 +50,24 @@ def make_attention(
     observer: Observer | None,
 ) -> Attention:
     """The attention that a configuration asks for, over a store."""
-    chooser = TopChooser(scout, store)
+    chooser = TopChooser(scout, store, workers)
     if store.slots is None:
         return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
-def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> CalibratedPredictor | None:
+def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore, linear: Linear) -> CalibratedPredictor | None:
     """A calibrated predictor whose corrections, none so far, follow the store's rows; None where it is not needed."""
     if scout.predictor != "calibrated" or store.slots is None:
         return None
     shape, rows = decoder.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size)
-    size = (shape.num_layers, rows, shape.hidden_size, rank)
-    left, right = torch.zeros((2, *size), dtype=decoder.weights.norm.dtype)
+    size, dtype = (shape.num_layers, rows), decoder.weights.embedding.dtype
+    left = torch.zeros(*size, rank, shape.hidden_size, dtype=dtype).mT
+    right = torch.zeros(*size, shape.hidden_size, rank, dtype=dtype)
     store.follow(left, fresh=0.0)
     store.follow(right, fresh=0.0)
-    return CalibratedPredictor(decoder, (left, right))
+    return CalibratedPredictor(decoder, (left, right), linear)
 
 
 class Engine:
@@ -78,9 +80,11 @@ class Engine:
         torch.set_num_threads(machine.torch_threads or usable_cores())
         self.plan = plan_memory(decoder.shape, scout, machine, available_memory())
         self.workers = Workers(machine.workers)
+        few_rows = RowKernels(self.workers)
+        decoder = decoder.with_few_rows(few_rows)
         self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
         scale = decoder.shape.scale
-        calibrated = make_calibrated(decoder, scout, self.store)
+        calibrated = make_calibrated(decoder, scout, self.store, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
         attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)

@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def isa_levels() -> tuple[str, ...]:
@@ -72,6 +72,11 @@ class Workers:
             raise KernelError(str(error)) from None
         self.isa = self._native.isa
 
+    @property
+    def native(self) -> _native.Workers:
+        """The extension's object, for the other files of this folder."""
+        return self._native
+
     def submit(
         self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
     ) -> Job:
@@ -106,7 +111,7 @@ class Workers:
             *(tensor.data_ptr() for tensor in (q, k, v, index, length, out, lse)),
             0 if mean_key is None else mean_key.data_ptr(),
         )
-        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], _DTYPES[k.dtype])
+        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], DTYPES[k.dtype])
         strides = (*k.stride()[:2], *v.stride()[:2], *index.stride()[:2], *length.stride()[:2])
         try:
             handle = self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result))
@@ -174,7 +179,7 @@ class Workers:
 
 
 def _check_pool(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if k.dtype not in _DTYPES or v.dtype != k.dtype:
+    if k.dtype not in DTYPES or v.dtype != k.dtype:
         raise KernelError(f"k is {k.dtype} and v is {v.dtype}: both must be float32, bfloat16 or float16 alike")
     if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[3] != k.shape[3]:
         raise KernelError(

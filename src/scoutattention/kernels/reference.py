@@ -53,6 +53,18 @@ def corrected(far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
     return far._replace(lse=far.lse + shift)
 
 
+def doubt(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+    """How much a wrong scout q_hat may have spoilt each KV head, [B, H]: the most of what it may have its query heads.
+
+    For each of them, the weight of `far` in its merge with `near`, which bounds what any error can do, times the
+    scout's error relative to the true query q.   q, q_hat: [B, H, G, D].
+    """
+    weight = (far.lse - torch.logaddexp(far.lse, near.lse)).exp()
+    error = (q - q_hat).float().norm(dim=-1) / q.float().norm(dim=-1)
+    most: Tensor = (weight * error).amax(-1)
+    return most
+
+
 def min_max(k: Tensor) -> Tensor:
     """Min/max digests (Quest, arXiv 2406.10774, section 3.2) of full blocks.
 
@@ -106,3 +118,23 @@ def score_exactly(q: Tensor, k: Tensor, pages: Tensor) -> Tensor:
     """Log-sum-exp of q . k over each block's keys.   k: one layer of a pool, [S, H, P, D]; see `score_key_codes`."""
     keys = k[pages.long()].float().permute(0, 2, 1, 3, 4)
     return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)
+
+
+def rank_blocks(
+    scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+) -> tuple[Tensor, Tensor]:
+    """What each KV head wants of its sequence's blocks, and the blocks it wants most, the first `count` of them.
+
+    scores: float32 [B, H, G, N].   closed: int64 [B], blocks that each sequence has, at most N.
+    always: so many first and last blocks come before all others.
+    largest: the softmax over the blocks is of the heads' largest scores; else it is each head's own, and their mean is
+        taken, so that one head's large scores do not silence the others.
+    Returns blocks int64 [B, H, count], those that do not exist last, and wishes float32 [B, H, N], 0 where no block is.
+    """
+    block, end = torch.arange(scores.shape[-1]), closed[:, None, None]
+    beyond = block >= end
+    scores = scores.amax(2, keepdim=True) if largest else scores
+    wishes = scores.masked_fill(beyond[:, None], -torch.inf).softmax(-1).mean(2).masked_fill(beyond, 0)
+    first = (block < always[0]) | (block >= end - always[1])
+    rank = (wishes + 2.0 * first).masked_fill(beyond, -torch.inf)
+    return rank.topk(count).indices, wishes

@@ -8,9 +8,13 @@ from torch import Tensor
 
 from ..attention.base import Attend
 from ..attention.predict import Adjust
+from ..kernels import reference_rows
 from ..types import Rope
 from .config import ModelConfig
-from .layers import LayerWeights, feed_forward, in_rows, inverse_frequencies, rms_norm, rotate
+from .layers import LayerWeights, RowOps, in_rows, inverse_frequencies
+
+FEW_ROWS = 16
+"""Rows up to which a decoder that was given kernels for few rows uses them; beyond, PyTorch's products are faster."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,17 @@ class DecoderWeights:
 class Decoder:
     """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens."""
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights) -> None:
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, few_rows: RowOps = reference_rows) -> None:
+        """`few_rows`: what computes at most FEW_ROWS rows."""
         self.config = config
         self.shape = config.shape
         self.weights = weights
+        self._few_rows = few_rows
         self._inverse = inverse_frequencies(config.rope, config.shape.head_dim).to(weights.norm.device)
+
+    def with_few_rows(self, few_rows: RowOps) -> "Decoder":
+        """The same decoder, with other kernels for few rows."""
+        return Decoder(self.config, self.weights, few_rows)
 
     @property
     def device(self) -> torch.device:
@@ -52,15 +62,15 @@ class Decoder:
             q, k, v = in_rows(lambda x, cos, sin, w=weights: self._project(w, x, Rope(cos, sin)), x, *rope)
             out = attend(layer, q, k, v, x)
             (x,) = in_rows(lambda x, out, w=weights: (self._update(w, x, out),), x, out)
-        return rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
+        return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
-        return F.linear(hidden, self.weights.head).float()
+        return self._ops(hidden).linear(hidden, self.weights.head).float()
 
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
         """Residual stream x [T, E], its own or another layer's, after this layer's input norm."""
-        return rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
+        return self._ops(x).rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
 
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D].
@@ -77,24 +87,35 @@ class Decoder:
         """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input x [T, E]."""
         shape = self.shape
         queries, kv = shape.num_query_heads, shape.num_kv_heads
-        heads = self._heads(weights, rms_norm(x, weights.input_norm, self.config.rms_norm_eps), queries + 2 * kv)
+        normed = self._ops(x).rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
+        heads = self._heads(weights, normed, queries + 2 * kv)
         placed = self._place(weights, heads[:, : queries + kv], rope)
         q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
-        return q, placed[:, queries:], heads[:, queries + kv :]
+        return q, placed[:, queries:].to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
 
     def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
         """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""
         rows = count * self.shape.head_dim
-        bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
-        return F.linear(normed, weights.qkv[:rows], bias).view(-1, count, self.shape.head_dim)
+        heads = self._ops(normed).linear(normed, weights.qkv[:rows])
+        if weights.qkv_bias is not None:
+            heads += weights.qkv_bias[:rows]
+        return heads.view(-1, count, self.shape.head_dim)
 
     def _place(self, weights: LayerWeights, heads: Tensor, rope: Rope) -> Tensor:
         """Query heads, and key heads after them, normalised if the model does and rotated to their positions."""
         if weights.qk_norm is not None:
-            heads = rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
-        return rotate(heads, rope)
+            heads = self._ops(heads).rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
+        return self._ops(heads).rotate(heads, rope)
 
     def _update(self, weights: LayerWeights, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
-        x = x + F.linear(out.flatten(1), weights.output, weights.output_bias)
-        return x + feed_forward(rms_norm(x, weights.post_norm, self.config.rms_norm_eps), weights)
+        ops = self._ops(x)
+        attended = ops.linear(out.flatten(1), weights.output)
+        if weights.output_bias is not None:
+            attended += weights.output_bias
+        x = x + attended
+        normed = ops.rms_norm(x, weights.post_norm, self.config.rms_norm_eps)
+        return x + ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down)
+
+    def _ops(self, x: Tensor) -> RowOps:
+        return self._few_rows if x.shape[0] <= FEW_ROWS else reference_rows

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import Rope
@@ -18,6 +18,7 @@ ROWS = 2048  # tokens that go through a projection at once: bounds the temporari
 class LayerWeights:
     """One layer's weights; [A, B] maps B inputs to A outputs, I is the feed-forward size.
 
+    The norms' weights are float32, all others in the model's dtype.
     qkv: [(Q + 2H) * D, E], queries, then keys, then values.   gate_up: [2 * I, E], gate, then up.
     qk_norm: [Q + H, D], the query norm's weight for every query head, then the key norm's for every KV head.
     """
@@ -33,9 +34,24 @@ class LayerWeights:
     down: Tensor
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Divide x [..., A] by its root mean square, in float32, then multiply by weight in the dtype of x."""
-    return weight * F.rms_norm(x, x.shape[-1:], None, eps)
+class RowOps(Protocol):
+    """What a layer computes of rows; see `kernels/reference_rows.py`. The results' dtype is the implementation's."""
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Rows x [T, A] times the transpose of weight [B, A]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Rows x [..., A] over their root mean squares, times weight."""
+        ...
+
+    def rotate(self, x: Tensor, rope: Rope) -> Tensor:
+        """Rotary embedding of heads x [T, heads, D]."""
+        ...
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """silu(gate) * up of x [T, 2 * I]."""
+        ...
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
@@ -48,20 +64,6 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     turns = rope.original_max_positions * inverse / (2 * math.pi)
     kept = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0.0, 1.0)
     return (1.0 - kept) * inverse / rope.factor + kept * inverse
-
-
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotary embedding of heads x [T, heads, D], computed in float32 and returned in the dtype of x."""
-    wide = x.float()
-    first, second = wide.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return torch.addcmul(wide * rope.cos[:, None], turned, rope.sin[:, None]).to(x.dtype)
-
-
-def feed_forward(x: Tensor, weights: LayerWeights) -> Tensor:
-    """down(silu(gate(x)) * up(x)) of x [T, E]."""
-    gate, up = F.linear(x, weights.gate_up).chunk(2, dim=-1)
-    return F.linear(F.silu(gate).mul_(up), weights.down)
 
 
 def in_rows(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:

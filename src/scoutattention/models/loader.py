@@ -59,7 +59,10 @@ def _checkpoint_dtype(raw: dict[str, object], checkpoint: Checkpoint) -> str:
 
 
 def read_weights(checkpoint: Checkpoint, config: ModelConfig, device: torch.device) -> DecoderWeights:
-    """Every weight of the decoder in the config's dtype; refuses a checkpoint that has more than the config implies."""
+    """Every weight of the decoder, in the config's dtype, the norms' in float32.
+
+    Refuses a checkpoint that has more than the config implies.
+    """
     shape = config.shape
     reader = _Reader(checkpoint, getattr(torch, shape.dtype), device)
     table = (shape.vocab_size, shape.hidden_size)
@@ -67,7 +70,7 @@ def read_weights(checkpoint: Checkpoint, config: ModelConfig, device: torch.devi
     weights = DecoderWeights(
         embedding=embedding,
         layers=tuple(_layer(reader, config, f"model.layers.{layer}.") for layer in range(shape.num_layers)),
-        norm=reader.one("model.norm.weight", shape.hidden_size),
+        norm=reader.norm("model.norm.weight", shape.hidden_size),
         head=embedding if config.tie_word_embeddings else reader.one(_HEAD, *table),
     )
     _refuse_leftovers(checkpoint, config)
@@ -81,6 +84,9 @@ class _Reader(NamedTuple):
 
     def one(self, name: str, *shape: int) -> Tensor:
         return self.checkpoint.read(name, shape).to(self.device, self.dtype)
+
+    def norm(self, name: str, width: int) -> Tensor:
+        return self.checkpoint.read(name, (width,)).to(self.device, torch.float32)
 
     def stacked(self, parts: Iterable[tuple[str, int]], *inner: int) -> Tensor:
         """One tensor of several, given as name and rows, that lie below each other."""
@@ -98,13 +104,13 @@ def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
     heads = tuple((f"{prefix}self_attn.{name}_proj", rows) for name, rows in (("q", queries), ("k", kv), ("v", kv)))
     biases = ((f"{name}.bias", rows) for name, rows in heads)
     return LayerWeights(
-        input_norm=reader.one(f"{prefix}input_layernorm.weight", hidden),
+        input_norm=reader.norm(f"{prefix}input_layernorm.weight", hidden),
         qkv=reader.stacked(((f"{name}.weight", rows) for name, rows in heads), hidden),
         qkv_bias=reader.stacked(biases) if config.qkv_bias else None,
         qk_norm=_qk_norm(reader, config, prefix) if config.qk_norm else None,
         output=reader.one(f"{prefix}self_attn.o_proj.weight", hidden, queries),
         output_bias=reader.one(f"{prefix}self_attn.o_proj.bias", hidden) if config.output_bias else None,
-        post_norm=reader.one(f"{prefix}post_attention_layernorm.weight", hidden),
+        post_norm=reader.norm(f"{prefix}post_attention_layernorm.weight", hidden),
         gate_up=reader.stacked(((f"{prefix}mlp.{name}_proj.weight", middle) for name in ("gate", "up")), hidden),
         down=reader.one(f"{prefix}mlp.down_proj.weight", hidden, middle),
     )
@@ -112,8 +118,8 @@ def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
 
 def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
     shape = config.shape
-    query = reader.one(f"{prefix}self_attn.q_norm.weight", shape.head_dim)
-    key = reader.one(f"{prefix}self_attn.k_norm.weight", shape.head_dim)
+    query = reader.norm(f"{prefix}self_attn.q_norm.weight", shape.head_dim)
+    key = reader.norm(f"{prefix}self_attn.k_norm.weight", shape.head_dim)
     return torch.cat((query.expand(shape.num_query_heads, -1), key.expand(shape.num_kv_heads, -1)))
 
 
