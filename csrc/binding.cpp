@@ -163,6 +163,12 @@ class Workers {
         kernels_.swiglu(pointer<float>(pointers[0]), sizes[0], sizes[1], pointer<float>(pointers[1]));
     }
 
+    uint64_t read(uint64_t data, int64_t bytes) {
+        std::atomic<uint64_t> sum{0};
+        pool_.submit(plan_read(pointer<void>(data), bytes, sum, pool_.threads()), true)->wait();
+        return sum;
+    }
+
     void close() { pool_.close(); }
     int threads() const { return pool_.threads(); }
     std::string isa() const { return kernels_.name; }
@@ -199,6 +205,7 @@ NB_MODULE(_native, m) {
         .def("rms_norm", &Workers::rms_norm)
         .def("rotate", &Workers::rotate)
         .def("swiglu", &Workers::swiglu)
+        .def("read", &Workers::read, nb::call_guard<nb::gil_scoped_release>())
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);
