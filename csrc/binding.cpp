@@ -40,6 +40,7 @@ class Handle {
     }
 
     double ran_s() const { return job_->ran_s(); }
+    double started_s() const { return job_->started_s(); }
     double waited_s() const { return waited_s_; }
 
   private:
@@ -191,6 +192,7 @@ NB_MODULE(_native, m) {
     nb::class_<Handle>(m, "Handle")
         .def("wait", &Handle::wait)
         .def_prop_ro("ran_s", &Handle::ran_s)
+        .def_prop_ro("started_s", &Handle::started_s)
         .def_prop_ro("waited_s", &Handle::waited_s);
     nb::class_<Workers>(m, "Workers")
         .def(nb::init<int, const std::string&, double>())

@@ -67,8 +67,8 @@ class ScoutAttention:
         self._slots = store.slots
         self._workers = workers
         self._scale = scale
-        self._predictor = predictor
-        self._chooser = chooser
+        self.predictor = predictor
+        self.chooser = chooser
         self._observer = observer
         self._far = FarWork(store, workers, scale, correct=config.correct_far)
         layers = store.pages.pool.k.shape[0]
@@ -85,7 +85,7 @@ class ScoutAttention:
         self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
         self._fetched = self._chosen_blocks = self._far_blocks = self._guarded_heads = 0
         self._far.reset()
-        self._chooser.begin(view)
+        self.chooser.begin(view)
         return self._attend
 
     def _plan(self, view: StepView) -> _Rows:
@@ -116,7 +116,7 @@ class ScoutAttention:
         merged = near if far is None else merge(self._workers, near, far.partial)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
-            self._observer.attended(layer, q, self._chooser, Attended(far_weight, doubtful))
+            self._observer.attended(layer, q, self.chooser, Attended(far_weight, doubtful))
         return merged.out.to(q.dtype)
 
     def _doubtful(self, layer: int, doubt: Tensor) -> Tensor | None:
@@ -148,7 +148,7 @@ class ScoutAttention:
         rows = self._rows
         for target in self._targets[layer]:
             if rows.any_scouted[target]:
-                scout = self._predictor.predict(target, x, self._rope)
+                scout = self.predictor.predict(target, x, self._rope)
                 self._serve(target, scout, rows.scouted[target], predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
@@ -158,7 +158,7 @@ class ScoutAttention:
 
     def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
         """Choose blocks for some rows, or some of their heads, of a layer, and note which of them are absent."""
-        choice = self._chooser.choose(layer, q)
+        choice = self.chooser.choose(layer, q)
         valid = choice.valid & rows
         absent = self._slots.touch(layer, choice.blocks, valid, self._store.step)
         wanted = _Wanted(layer, choice.blocks, valid, absent)

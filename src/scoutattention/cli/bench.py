@@ -2,6 +2,7 @@
 
 import typer
 
+from .bench_decode import decode
 from .bench_kernels import kernels
 
 app = typer.Typer(
@@ -10,6 +11,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(kernels)
+app.command()(decode)
 
 
 @app.callback()

@@ -46,6 +46,11 @@ class Job:
         return self._handle.ran_s
 
     @property
+    def started_s(self) -> float:
+        """When the first task started, on the clock of `time.perf_counter`; valid after `wait`."""
+        return self._handle.started_s
+
+    @property
     def waited_s(self) -> float:
         """Seconds that `wait` took; valid after `wait`."""
         return self._handle.waited_s
