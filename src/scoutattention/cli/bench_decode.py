@@ -39,7 +39,7 @@ Trace = Annotated[
     Path | None, typer.Option("--trace", help="Write the largest case's steps to this file, for Perfetto or Chrome.")
 ]
 
-COLUMNS = ("Engine", "DType", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt tokens/s", "MiB", "Same")
+COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
 
 
 def _engines(text: str | None) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def _without_missing(plan: "Plan", job: "DecodeJob", *, asked: bool) -> "Plan":
 
 def _row(result: "Result") -> tuple[str, ...]:
     return (
-        *(result.engine, result.dtype, f"{result.context:,}", str(result.batch)),
+        *(result.engine, f"{result.context:,}", str(result.batch)),
         "all" if result.budget is None else f"{result.budget:,}",
         *(f"{result.ms_per_step:.1f}", f"{result.tokens_per_s:.1f}", f"{result.prefill_tokens_per_s:.0f}"),
         f"{result.rss_mib:,.0f}",
@@ -113,6 +113,7 @@ def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
 
 def _tables(cases: "list[Measured]", steps: int) -> Group:
     table = plain_table(*COLUMNS)
+    table.title, table.title_justify = f"{cases[0].results[0].dtype}, prompts and answers in tokens a second", "left"
     for case in cases:
         for result in case.results:
             table.add_row(*_row(result), end_section=result is case.results[-1])
