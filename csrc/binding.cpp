@@ -40,6 +40,7 @@ class Handle {
     }
 
     double ran_s() const { return job_->ran_s(); }
+    double started_s() const { return job_->started_s(); }
     double waited_s() const { return waited_s_; }
 
   private:
@@ -163,6 +164,12 @@ class Workers {
         kernels_.swiglu(pointer<float>(pointers[0]), sizes[0], sizes[1], pointer<float>(pointers[1]));
     }
 
+    uint64_t read(uint64_t data, int64_t bytes) {
+        std::atomic<uint64_t> sum{0};
+        pool_.submit(plan_read(pointer<void>(data), bytes, sum, pool_.threads()), true)->wait();
+        return sum;
+    }
+
     void close() { pool_.close(); }
     int threads() const { return pool_.threads(); }
     std::string isa() const { return kernels_.name; }
@@ -185,6 +192,7 @@ NB_MODULE(_native, m) {
     nb::class_<Handle>(m, "Handle")
         .def("wait", &Handle::wait)
         .def_prop_ro("ran_s", &Handle::ran_s)
+        .def_prop_ro("started_s", &Handle::started_s)
         .def_prop_ro("waited_s", &Handle::waited_s);
     nb::class_<Workers>(m, "Workers")
         .def(nb::init<int, const std::string&, double>())
@@ -199,6 +207,7 @@ NB_MODULE(_native, m) {
         .def("rms_norm", &Workers::rms_norm)
         .def("rotate", &Workers::rotate)
         .def("swiglu", &Workers::swiglu)
+        .def("read", &Workers::read, nb::call_guard<nb::gil_scoped_release>())
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);

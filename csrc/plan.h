@@ -1,6 +1,7 @@
 // Splits a call over all sequences and heads into tasks of about equal size. Checks every index before it is used.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "kernels.h"
@@ -83,5 +84,9 @@ std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call,
 std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const CodeLayer& layer, int threads);
 std::unique_ptr<Work> plan_rank(const Kernels& kernels, const RankCall& call, int threads);
 std::unique_ptr<Work> plan_linear(const Kernels& kernels, const LinearCall& call, int threads);
+
+// Adds the 64-bit words of a memory to `sum`: how fast that goes is what the machine can read. `bytes` must be a
+// multiple of 256.
+std::unique_ptr<Work> plan_read(const void* data, int64_t bytes, std::atomic<uint64_t>& sum, int threads);
 
 }  // namespace scout

@@ -49,6 +49,8 @@ void Job::wait() {
     ended_signal_.wait(lock, [this] { return done(); });
 }
 
+double Job::started_s() const { return std::chrono::duration<double>(started_.time_since_epoch()).count(); }
+
 double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
 
 Pool::Pool(int threads, double delay_s) : threads_(threads), delay_s_(delay_s) {

@@ -34,6 +34,7 @@ class Job {
     bool run_one();  // claims a task and runs it; false when all are claimed
     bool done() const { return done_.load(std::memory_order_acquire); }
     void wait();     // runs the tasks that nobody has claimed, then sleeps until the last one ends
+    double started_s() const;  // on the steady clock; valid once done
     double ran_s() const;  // from the first task's start to the last task's end, in seconds; valid once done
 
   private:

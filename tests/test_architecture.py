@@ -27,7 +27,8 @@ FLOORS = {
 }
 DOORS = {
     "scoutattention._native": ("kernels/cpu.py", "doctor.py"),
-    "transformers": (),
+    "transformers": ("bench/decode_transformers.py",),
+    "llama_cpp": ("bench/decode_llama.py",),
     "gguf": ("models/gguf.py",),
     "tokenizers": ("models/text.py", "models/gguf_tokenizer.py"),
     "jinja2": ("models/chat.py",),
@@ -39,7 +40,7 @@ DOORS = {
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py"),
+    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

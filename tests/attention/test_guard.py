@@ -31,7 +31,7 @@ def step(truth, wrong=(), other=0.0, **options):
     """One step of which every layer's query is `truth`: outputs [L, 1, H, G, D], and the step's numbers."""
     rig = Rig(scout(4, budget=40, recall_interval=0, **options), 4, workers=WORKERS)
     rig.add(150)
-    rig.attention._predictor = Blurred(truth, list(wrong), other)
+    rig.attention.predictor = Blurred(truth, list(wrong), other)
     attend = rig.attention.begin(1, None)
     k = torch.zeros(1, 2, 16)
     outs = [attend(layer, truth, k, k, torch.zeros(1, SHAPE.hidden_size)) for layer in range(SHAPE.num_layers)]

@@ -7,7 +7,8 @@ import torch
 
 from scoutattention.bench import gpu_kernels
 from scoutattention.bench.gpu_partial import DecodeCase
-from scoutattention.bench.gpu_timing import Row, as_json, attempt, relative_error
+from scoutattention.bench.gpu_timing import Row, as_json, attempt
+from scoutattention.bench.measure import relative_error
 from scoutattention.errors import KernelError
 
 

@@ -167,3 +167,16 @@ def test_idle_workers_use_no_cpu():
         start = time.process_time()
         time.sleep(0.3)
         assert time.process_time() - start < 0.1
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_reading_sums_every_word(threads):
+    torch.manual_seed(0)
+    with cpu.Workers(threads) as workers:
+        for words in (0, 32, 131_072 + 32, 500_000 // 32 * 32):
+            data = torch.randint(-(2**63), 2**63 - 1, (words,))
+            assert workers.read(data) == int(data.sum()) % 2**64
+        with pytest.raises(KernelError, match="264 bytes are not a multiple of 256"):
+            workers.read(torch.zeros(33, dtype=torch.int64))
+        with pytest.raises(KernelError, match="must be contiguous"):
+            workers.read(torch.zeros(64, 64).T)

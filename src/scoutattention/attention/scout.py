@@ -69,8 +69,8 @@ class ScoutAttention:
         self._slots = store.slots
         self._workers = workers
         self._scale = scale
-        self._predictor = predictor
-        self._chooser = chooser
+        self.predictor = predictor
+        self.chooser = chooser
         self._observer = observer
         self._far = FarWork(store, workers, scale, correct=config.correct_far)
         self._mover = Mover(config, store, store.slots)
@@ -89,7 +89,7 @@ class ScoutAttention:
         self._began = time.perf_counter()
         self._far.reset()
         self._mover.begin(view)
-        self._chooser.begin(view)
+        self.chooser.begin(view)
         return self._attend
 
     def _plan(self, view: StepView) -> _Rows:
@@ -121,7 +121,7 @@ class ScoutAttention:
         merged = near if far is None else merge(self._workers, near, far.partial)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
-            self._observer.attended(layer, q, self._chooser, Attended(far_weight, doubtful))
+            self._observer.attended(layer, q, self.chooser, Attended(far_weight, doubtful))
         return merged.out.to(q.dtype)
 
     def _doubtful(self, layer: int, doubt: Tensor) -> Tensor | None:
@@ -150,7 +150,7 @@ class ScoutAttention:
         rows = self._rows
         for target in self._targets[layer]:
             if rows.any_scouted[target]:
-                scout = self._predictor.predict(target, x, self._rope)
+                scout = self.predictor.predict(target, x, self._rope)
                 self._serve(target, scout, rows.scouted[target], predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
@@ -160,7 +160,7 @@ class ScoutAttention:
 
     def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
         """Choose blocks for some rows, or some of their heads, of a layer, and note which of them are absent."""
-        choice = self._chooser.choose(layer, q)
+        choice = self.chooser.choose(layer, q)
         choice = choice._replace(valid=choice.valid & rows)
         absent = self._slots.absent(layer, choice.blocks) & choice.valid
         self._mover.note(layer, choice, rows & ~self._rows.fits, absent)

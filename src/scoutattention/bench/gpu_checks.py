@@ -9,7 +9,8 @@ from torch import Tensor
 from ..kernels import reference, reference_device, triton_digest, triton_merge, triton_move, triton_partial
 from ..kernels.triton_partial import PartialTile
 from ..types import BlockList, Partial
-from .gpu_timing import Row, attempt, relative_error
+from .gpu_timing import Row, attempt
+from .measure import relative_error
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LSE_LIMIT = 1e-5  # products of the pool's dtype are exact, and their sums are float32

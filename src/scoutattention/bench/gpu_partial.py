@@ -14,7 +14,8 @@ from ..kernels import reference, triton_partial
 from ..kernels.triton_base import TritonError
 from ..kernels.triton_partial import PartialTile
 from ..types import BlockList, Partial
-from .gpu_timing import Row, Timer, attempt, relative_error
+from .gpu_timing import Row, Timer, attempt
+from .measure import relative_error
 
 BLOCK_SIZE = 32
 HEADS = 8

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from ..errors import ScoutError
 from ..kernels.triton_base import TritonError, triton
@@ -52,14 +51,6 @@ def attempt(kernel: str, case: str, measure: Callable[[], Row]) -> Row:
         return replace(measure(), kernel=kernel, case=case)
     except FAILURES as error:
         return Row(kernel, case, failure=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """Norm of the difference over the norm of what is wanted; entries that are equal, -inf too, differ by 0."""
-    got, want = got.double().cpu(), want.double().cpu()
-    same = got == want
-    difference = torch.where(same, 0.0, got - want)
-    return float(difference.norm() / want.masked_fill(want.isinf(), 0).norm().clamp(min=1e-30)) if want.numel() else 0.0
 
 
 def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..doctor import examine
 from ..errors import ScoutError
 from ..machine import Machine
-from . import evaluate
+from . import bench, evaluate
 from .generate import generate
 from .report import plain_table
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(bench.app, name="bench")
 
 
 @dataclass

@@ -6,10 +6,15 @@ from pathlib import Path
 from ..errors import ConfigError
 
 
-def check_drawing(flag: str, file: Path) -> None:
-    """Raises ConfigError where there is no folder for the file that a flag names, or nothing to draw it with."""
+def check_folder(flag: str, file: Path) -> None:
+    """Raises ConfigError where there is no folder for the file that a flag names."""
     if not file.parent.is_dir():
         raise ConfigError(f"cannot write {flag} {file}: there is no folder {file.parent}")
+
+
+def check_drawing(flag: str, file: Path) -> None:
+    """Raises ConfigError where there is no folder for the file that a flag names, or nothing to draw it with."""
+    check_folder(flag, file)
     if find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} needs matplotlib: run pip install 'scout-attention[plot]'")
 

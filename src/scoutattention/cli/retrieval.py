@@ -14,8 +14,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ..config import EngineConfig, ScoutConfig
-from ..errors import ConfigError
 from .generate import Debug, Model
+from .numbers import read_numbers
 from .output import check_drawing, write_file
 from .report import plain_table
 from .settings import Settings, read_settings, with_settings
@@ -38,19 +38,12 @@ Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the three heatma
 MAPS = {"full": "Full attention", "scout": "Scout", "difference": "Difference"}
 
 
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"{flag}={text!r} is not a list of numbers as in 1024,2048")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
 def _grid(lengths: str, depths: str, tasks: str | None, samples: int, seed: int) -> "Grid":
     from ..eval.retrieval import Grid  # noqa: PLC0415
     from ..eval.retrieval_tasks import TASKS  # noqa: PLC0415
 
     names = tuple(TASKS) if tasks is None else tuple(dict.fromkeys(task.strip() for task in tasks.split(",")))
-    return Grid(_numbers("--lengths", lengths), _numbers("--depths", depths), names, samples, seed)
+    return Grid(read_numbers("--lengths", lengths), read_numbers("--depths", depths), names, samples, seed)
 
 
 @contextmanager

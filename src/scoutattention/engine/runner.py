@@ -20,9 +20,9 @@ class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
     def __init__(self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._prompt_attention = prompt_attention
-        self._attention = attention
+        self.attention = attention
 
     @torch.inference_mode()
     def prefill(
@@ -32,7 +32,7 @@ class Runner:
 
         record: an empty one, to be filled for `replay`.
         """
-        decoder, layers = self._decoder, self._decoder.shape.num_layers
+        decoder, layers = self.decoder, self.decoder.shape.num_layers
         rope = decoder.rope(torch.arange(len(token_ids)))
         attend_prompt = self._prompt_attention.begin(row, rope, record)
 
@@ -56,8 +56,8 @@ class Runner:
     @torch.inference_mode()
     def decode(self, token_ids: list[int], positions: list[int]) -> tuple[Tensor, StepStats]:
         """Run one token of each sequence in rows 0, 1, ...; returns float32 [B, vocab] and what the step did."""
-        decoder = self._decoder
+        decoder = self.decoder
         rope = decoder.rope(torch.tensor(positions))
-        attend = self._attention.begin(len(token_ids), rope)
+        attend = self.attention.begin(len(token_ids), rope)
         logits = decoder.logits(decoder.forward(torch.tensor(token_ids), rope, attend))
-        return logits, self._attention.end()
+        return logits, self.attention.end()

@@ -46,6 +46,11 @@ class Job:
         return self._handle.ran_s
 
     @property
+    def started_s(self) -> float:
+        """When the first task started, on the clock of `time.perf_counter`; valid after `wait`."""
+        return self._handle.started_s
+
+    @property
     def waited_s(self) -> float:
         """Seconds that `wait` took; valid after `wait`."""
         return self._handle.waited_s
@@ -164,6 +169,18 @@ class Workers:
         except (ValueError, RuntimeError) as error:
             raise KernelError(str(error)) from None
         return out
+
+    def read(self, data: Tensor) -> int:
+        """Sum of the 64-bit words of `data`, modulo 2**64: for timing how fast these threads can read memory.
+
+        data: contiguous, on the CPU, a multiple of 256 bytes.   Raises KernelError where it is not.
+        """
+        if not data.is_cpu or not data.is_contiguous():
+            raise KernelError(f"data has strides {data.stride()} on {data.device}: it must be contiguous on the CPU")
+        try:
+            return self._native.read(data.data_ptr(), data.nbytes)
+        except (ValueError, RuntimeError) as error:
+            raise KernelError(str(error)) from None
 
     def close(self) -> None:
         """Finish what was submitted and end the threads. A second call does nothing."""

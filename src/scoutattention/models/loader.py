@@ -48,14 +48,16 @@ def load(
     raw = read_json(directory / "config.json")
     tokenizer = Tokenizer.from_directory(directory)
     checkpoint = Checkpoint(directory)
-    chosen = _checkpoint_dtype(raw, checkpoint) if dtype == "auto" else dtype
+    chosen = stored_dtype(directory) if dtype == "auto" else dtype
     config = ModelConfig.from_hf(raw, chosen)
     weights = read_weights(checkpoint, config, device or torch.device("cpu"))
     return LoadedModel(name, directory, Decoder(config, weights), tokenizer)
 
 
-def _checkpoint_dtype(raw: dict[str, object], checkpoint: Checkpoint) -> str:
-    return checkpoint_dtype(raw) or str(checkpoint.dtype(_EMBEDDING)).removeprefix("torch.")
+def stored_dtype(directory: Path) -> str:
+    """The dtype of a model's weights, by its config.json, or by its embedding where that says nothing."""
+    dtype = checkpoint_dtype(read_json(directory / "config.json"))
+    return dtype or str(Checkpoint(directory).dtype(_EMBEDDING)).removeprefix("torch.")
 
 
 def read_weights(checkpoint: Checkpoint, config: ModelConfig, device: torch.device) -> DecoderWeights:

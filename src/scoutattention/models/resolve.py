@@ -30,7 +30,7 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     cache_dir: where converted models are kept; None is `default_cache_dir()`.
     Raises ModelNotFoundError, and what the conversion raises.
     """
-    path = _bundled() if name == BUNDLED else Path(name).expanduser()
+    path = _path(name)
     if name and path.is_dir():
         return path
     if path.is_file():
@@ -42,6 +42,16 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
     )
+
+
+def gguf_file(name: str) -> Path | None:
+    """The .gguf file that a model's name stands for; None where it stands for something else."""
+    path = _path(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
+def _path(name: str) -> Path:
+    return _bundled() if name == BUNDLED else Path(name).expanduser()
 
 
 def _bundled() -> Path:

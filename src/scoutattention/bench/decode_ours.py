@@ -1,0 +1,51 @@
+"""The engine of this project in the decode benchmark: with a budget, or with full attention."""
+
+from ..config import SamplingParams, ScoutConfig
+from ..engine.llm import LLM
+from ..engine.sequence import Sequence
+from .decode_job import DecodeJob, Span
+from .stages import Stages, watch_engine
+
+
+class OurDecoding:
+    """`budget=None` in the job is full attention with everything on the device."""
+
+    def __init__(self, job: DecodeJob) -> None:
+        self._llm = LLM(
+            str(job.directory),
+            scout=ScoutConfig(budget=job.budget),
+            device_memory=None if job.budget else "all",
+            max_model_len=job.max_len,
+            max_num_seqs=len(job.prompts),
+            dtype=job.dtype,
+            workers=job.threads,
+            torch_threads=job.threads,
+        )
+        params = SamplingParams(max_tokens=job.max_len, ignore_eos=True)
+        self._sequences = [
+            Sequence(row, list(prompt), params, job.max_len, self._llm.tokenizer)
+            for row, prompt in enumerate(job.prompts)
+        ]
+        self._stages: Stages | None = None
+
+    def read(self) -> None:
+        """See `Decoding.read`."""
+        for sequence in self._sequences:
+            self._llm.engine.add(sequence)
+        self._llm.engine.step()
+
+    def step(self) -> None:
+        """See `Decoding.step`."""
+        self._llm.engine.step()
+
+    def answers(self) -> list[list[int]]:
+        """See `Decoding.answers`."""
+        return [sequence.output_ids for sequence in self._sequences]
+
+    def traced_step(self) -> list[Span]:
+        """See `Decoding.traced_step`."""
+        if self._stages is None:
+            self._stages = watch_engine(self._llm.engine)
+        before = len(self._stages.spans)
+        self._llm.engine.step()
+        return self._stages.spans[before:]

@@ -1,0 +1,137 @@
+"""The decode benchmark: processes, turns, what is compared, and the engines that answer alike."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from scoutattention.bench import decode, decode_process
+from scoutattention.bench.decode import Plan, Result, measure, missing
+from scoutattention.bench.decode_job import DecodeJob
+from scoutattention.bench.decode_ours import OurDecoding
+from scoutattention.bench.decode_plot import png
+from scoutattention.bench.decode_process import EngineProcess, Serving
+from scoutattention.bench.decode_transformers import TransformersDecoding
+from scoutattention.errors import CapacityError, ConfigError
+from scoutattention.machine import resident_memory
+
+PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
+JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
+PLAN = Plan((120,), (2,), ("scout", "transformers"), rounds=2, steps=3, traced=2)
+
+
+@dataclass
+class FakeEngine:
+    """Stands in for a process; notes what every engine was asked, in order."""
+
+    engine: str
+    job: DecodeJob
+    asked: list = field(default_factory=list)
+
+    def ask(self, work, *arguments):
+        FakeEngine.log.append((self.engine, work.__name__))
+        new = [[5] * 10 for _ in self.job.prompts]
+        if self.engine == "scout":
+            new[1][5] = 6
+        given = {"read": 2.0, "steps": [0.25] * 3, "answers": new, "resident": 3 << 20, "spans": []}
+        return given[work.__name__]
+
+    def close(self):
+        FakeEngine.log.append((self.engine, "close"))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    FakeEngine.log = []
+    monkeypatch.setattr(decode, "EngineProcess", FakeEngine)
+
+
+@pytest.fixture
+def job(tiny_models):
+    return replace(JOB, directory=tiny_models["llama"])
+
+
+def test_cases_above_the_limit_are_left_out_and_named():
+    plan = Plan((1024, 7936), (4, 1), most_tokens=8000)
+    assert plan.cases() == [(1024, 1), (1024, 4), (7936, 1)]
+    assert plan.left_out() == [(7936, 4)]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_case_is_measured_in_turns_and_compared():
+    scout, transformers = measure(PLAN, JOB, lambda what: None).results
+    assert scout == Result("scout", "float32", 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 0.75)
+    assert transformers == scout._replace(engine="transformers", budget=None, same_tokens=1.0)
+    turns = [engine for engine, work in FakeEngine.log if work == "steps"]
+    assert turns == ["scout", "transformers", "transformers", "scout", "scout", "transformers"]
+    assert [work for _, work in FakeEngine.log[:2]] == ["read", "read"]
+    assert {engine for engine, work in FakeEngine.log if work == "close"} == {"scout", "transformers"}
+
+
+def test_engines_that_cannot_run_say_why(monkeypatch):
+    assert missing("scout", JOB) is None
+    monkeypatch.setattr(decode, "find_spec", lambda name: None)
+    assert missing("llama.cpp", JOB) == "llama.cpp is not installed: pip install llama-cpp-python"
+    monkeypatch.setattr(decode, "find_spec", lambda name: name)
+    assert missing("llama.cpp", JOB) == "llama.cpp needs a model that comes as a .gguf file"
+    assert missing("llama.cpp", replace(JOB, gguf=Path("m.gguf"))) is None
+
+
+def test_a_process_answers_what_the_engine_would(job):
+    process = EngineProcess("dense", replace(job, budget=None))
+    assert process.ask(Serving.read) > 0
+    assert len(process.ask(Serving.steps, 4)) == 4
+    there = process.ask(Serving.resident)
+    assert resident_memory() / 4 < there < resident_memory() * 4
+    answers = process.ask(Serving.answers)
+    process.close()
+    here = OurDecoding(replace(job, budget=None))
+    here.read()
+    for _ in range(4):
+        here.step()
+    assert here.answers() == answers
+
+
+def test_transformers_and_our_engine_answer_alike(job):
+    before = torch.is_grad_enabled()
+    ours, theirs = OurDecoding(replace(job, budget=None)), TransformersDecoding(job)
+    for engine in (ours, theirs):
+        engine.read()
+        for _ in range(20):
+            engine.step()
+    torch.set_grad_enabled(before)
+    assert ours.answers() == theirs.answers()
+    assert theirs.traced_step() == []
+
+
+def test_errors_of_the_engine_cross_the_pipe(job):
+    with pytest.raises(ConfigError, match="max_model_len=100000 is above"):
+        EngineProcess("scout", replace(job, max_len=100_000))
+
+
+def test_an_engine_that_dies_is_reported(job):
+    process = EngineProcess("dense", job)
+    process._process.kill()
+    with pytest.raises(CapacityError, match=r"process of dense ended with exit code -9"):
+        process.ask(Serving.read)
+
+
+def test_only_an_engines_own_process_loads_what_it_needs():
+    code = "import sys, scoutattention.bench.decode; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_engine_is_named():
+    assert set(decode.REFERENCES) | {"scout"} == set(decode_process.ENGINES)
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    result = Result("dense", "float32", 1024, 1, None, 10.0, 100.0, 300.0, 500.0, 1.0)
+    (tmp_path / "a.png").write_bytes(png([result, result._replace(context=8192), result._replace(batch=4)]))
+    assert imread(tmp_path / "a.png").shape[2] == 4

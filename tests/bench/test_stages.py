@@ -1,0 +1,59 @@
+"""Stages: what is watched works as before, and every moment of a step is counted once."""
+
+import json
+
+import pytest
+
+from scoutattention import LLM, SamplingParams, ScoutConfig
+from scoutattention.bench.decode_job import Span
+from scoutattention.bench.stages import exclusive, trace, watch_engine
+from scoutattention.models.loader import load
+
+PROMPT = [(7 * i * i + 3 * i) % 97 for i in range(100)]
+PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
+
+
+def far_llm(path):
+    """An engine whose device holds 5 blocks of one sequence."""
+    scout = ScoutConfig(budget=48, block_size=8, true_query_layers=(), recall_interval=2)
+    block = load(path).decoder.shape.block_bytes(8)
+    return LLM(path, scout=scout, device_memory=5 * block, max_num_seqs=1)
+
+
+def test_time_inside_is_counted_once():
+    spans = [
+        Span("wait", 1.0, 1.0),
+        Span("far", 0.5, 9.0, thread="workers"),
+        Span("near", 2.0, 1.0),
+        Span("attention", 0.5, 3.0),
+        Span("attention", 4.0, 1.0),
+        Span("step", 0.0, 6.0),
+        Span("step", 6.0, 2.0),
+    ]
+    assert exclusive(spans) == {"step": 4.0, "attention": 2.0, "wait": 1.0, "near": 1.0}
+
+
+def test_a_watched_engine_answers_alike_and_its_steps_add_up(tiny_models):
+    path = str(tiny_models["llama"])
+    expected = far_llm(path).generate(PROMPT, PARAMS)[0].token_ids
+    llm = far_llm(path)
+    stages = watch_engine(llm.engine)
+    assert llm.generate(PROMPT, PARAMS)[0].token_ids == expected
+    assert llm.stats().far_blocks > 0
+    total = sum(span.seconds for span in stages.spans if span.stage == "sampling and the rest")
+    parts = exclusive(stages.spans)
+    assert sum(parts.values()) == pytest.approx(total)
+    assert all(seconds >= 0 for seconds in parts.values())
+    assert {"linear layers", "scouts", "digest scores", "choice"} < set(parts)
+    assert {"near attention", "far hand-over", "far wait", "recall"} < set(parts)
+    far = [span for span in stages.spans if span.thread == "workers"]
+    steps = [span for span in stages.spans if span.stage == "sampling and the rest"]
+    assert far
+    assert all(any(s.start <= f.start and f.start + f.seconds <= s.start + s.seconds for s in steps) for f in far)
+
+
+def test_a_trace_has_a_track_for_each_thread():
+    span = Span("far", 2.0, 0.5, thread="workers")
+    events = json.loads(trace({"scout": [span, span._replace(thread="main")]}))["traceEvents"]
+    assert events[0] == {"name": "far", "ph": "X", "pid": "scout", "tid": "workers", "ts": 2e6, "dur": 5e5}
+    assert [event["tid"] for event in events] == ["workers", "main"]
