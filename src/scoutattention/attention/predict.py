@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..config import ScoutConfig
 from ..errors import ConfigError
 from ..types import Rope
+from .calibrate import Correction
 
 Adjust = Callable[[Tensor], Tensor]
 
@@ -17,6 +19,10 @@ class QueryModel(Protocol):
 
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
         """A layer's input norm of any layer's input x [B, E]."""
+        ...
+
+    def query_weight(self, layer: int) -> Tensor:
+        """What projects a layer's normed input to queries, before bias, norm and rotary embedding: [H * G * D, E]."""
         ...
 
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
@@ -47,24 +53,36 @@ class PlainPredictor:
 
 
 class CalibratedPredictor:
-    """The plain predictor with each sequence's own correction of the normed input: z + z left right^T.
+    """The plain predictor with two corrections of the normed input: one of the model, and each sequence's own on top.
 
-    left, right: [L, R, E, rank], zero where a layer's correction was not fitted or did not help. The correction comes
-    before bias and QK-norm, so it needs to know of neither.
+    stored: the model's [L, E, rank], or None where there is none.   uses_stored: bool [L, R], the rows that it helps.
+    left, right: [L, R, E, rank], the sequences' own; zero where a layer's was not fitted or did not help.
+    Corrections come before bias and QK-norm, so they need to know of neither.
     """
 
-    def __init__(self, model: QueryModel, corrections: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, model: QueryModel, own: tuple[Tensor, Tensor], stored: Correction | None = None) -> None:
         self._model = model
-        self.left, self.right = corrections
+        self.left, self.right = own
+        self.stored = stored
+        self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool)
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         """See `Predictor.predict`."""
-        left, right = self.left[layer, : x.shape[0]], self.right[layer, : x.shape[0]]
+        rows = x.shape[0]
+        left, right = self.left[layer, :rows], self.right[layer, :rows]
 
         def adjust(z: Tensor) -> Tensor:
-            return z + (z[:, None] @ left @ right.transpose(1, 2))[:, 0]
+            own = (z[:, None] @ left @ right.transpose(1, 2))[:, 0]
+            if self.stored is not None:
+                z = torch.where(self.uses_stored[layer, :rows, None], self.stored.of(layer).apply(z), z)
+            return z + own
 
         return self._model.project_query(layer, x, rope, adjust)
+
+    def set(self, layer: int, row: int, own: Correction | None, *, uses_stored: bool) -> None:
+        """Say what corrects a layer's scouts of the sequence in a row."""
+        self.uses_stored[layer, row] = uses_stored
+        self.left[layer, row], self.right[layer, row] = (0.0, 0.0) if own is None else own
 
 
 def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:

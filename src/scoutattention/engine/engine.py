@@ -21,6 +21,7 @@ from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError
 from ..kernels.cpu import Workers
 from ..machine import available_memory, usable_cores
+from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
@@ -55,16 +56,24 @@ def make_attention(
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
-def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore) -> CalibratedPredictor | None:
-    """A calibrated predictor whose corrections, none so far, follow the store's rows; None where it is not needed."""
-    if scout.predictor != "calibrated" or store.slots is None:
+def make_calibrated(
+    decoder: Decoder, scout: ScoutConfig, store: KVStore, stored: Calibration | None
+) -> CalibratedPredictor | None:
+    """A calibrated predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
+    if not needs_calibration(scout, store):
         return None
     shape, rows = decoder.shape, len(store.closed)
-    rank = min(scout.rank, shape.hidden_size)
-    size = (shape.num_layers, rows, shape.hidden_size, rank)
-    left, right = torch.zeros((2, *size), dtype=decoder.weights.norm.dtype)
-    store.follow(left, right)
-    return CalibratedPredictor(decoder, (left, right))
+    rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
+    size, dtype = (shape.num_layers, rows, shape.hidden_size, rank), decoder.weights.embedding.dtype
+    left, right = torch.zeros((2, *size), dtype=dtype)
+    predictor = CalibratedPredictor(decoder, (left, right), None if stored is None else stored.corrections.to(dtype))
+    store.follow(left, right, predictor.uses_stored)
+    return predictor
+
+
+def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
+    """Whether scouts are made at all, and corrected."""
+    return scout.predictor == "calibrated" and scout.lookahead > 0 and store.slots is not None
 
 
 class Engine:
@@ -79,13 +88,15 @@ class Engine:
         self.workers = Workers(machine.workers)
         self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
         scale = decoder.shape.scale
-        calibrated = make_calibrated(decoder, scout, self.store)
+        stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
+        calibrated = make_calibrated(decoder, scout, self.store, stored)
         predictor = calibrated or PlainPredictor(decoder)
         attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         self.runner = Runner(decoder, prompt_attention, attention)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
+        self.calibration = None if stored is None else stored.name
         self.stats = Stats()
 
     @property
