@@ -53,13 +53,19 @@ def test_a_low_rank_change_is_recovered():
 
 def test_rank_goes_to_the_directions_that_move_queries():
     torch.manual_seed(0)
-    z, change = torch.randn(2000, E), 10 * torch.randn(E, E)
-    change[:, :3] = torch.randn(E, 3)  # small, and all that the queries see
-    weight = torch.eye(3, E)
-    correction = fit_low_rank(z, z @ change, weight, RANK)
-    assert correction.left.shape == (E, 3)
-    error = (correction.apply(z) - z - z @ change) @ weight.T
-    assert error.norm() < 0.2 * (z @ change @ weight.T).norm()
+    z, change, weight = torch.randn(30_000, E), torch.randn(E, E), torch.randn(E, E)
+    change[:, 0] *= 10  # the most there is to correct, and nothing that the queries see
+    weight[:, 0] = 0
+    queries = z @ change @ weight.T
+    error = (fit_low_rank(z, z @ change, weight, RANK).apply(z) - z) @ weight.T - queries
+    least = torch.linalg.svdvals(queries)[RANK:].norm()
+    assert least <= error.norm() < 1.05 * least
+
+
+def test_rank_is_at_most_the_sizes_of_inputs_and_queries():
+    z = torch.randn(50, 4)
+    for queries, rank in ((8, 4), (3, 3)):
+        assert fit_low_rank(z, z, torch.randn(queries, 4), 6).left.shape == (4, rank)
 
 
 def test_little_evidence_changes_little():

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from scoutattention import LLM, CalibrationError, ScoutConfig
+from scoutattention.attention.calibrate import fit_low_rank
+from scoutattention.engine import calibrate as module
 from scoutattention.engine.calibrate import LEAST_WINDOWS, WINDOW, calibrate
 from scoutattention.models.calibration import default_path, store
 from scoutattention.models.loader import load
@@ -32,6 +34,18 @@ def test_corrections_help_on_text_that_was_not_fitted_to(tiny_models, family):
             assert score.calibrated.error < score.plain.error
     assert torch.equal(one.corrections.left[1], two.corrections.left[1])  # both are made from layer 0
     assert two.scores[1].calibrated.cosine < one.scores[1].calibrated.cosine
+
+
+def test_windows_that_judge_are_not_fitted_to(tiny_models, monkeypatch):
+    fitted = []
+
+    def fit(z, change, weight, rank):
+        fitted.append(len(z))
+        return fit_low_rank(z, change, weight, rank)
+
+    monkeypatch.setattr(module, "fit_low_rank", fit)
+    calibrate(load(str(tiny_models["llama"])).decoder, TOKENS, [1], 8, quiet)
+    assert fitted == [(LEAST_WINDOWS - 1) * WINDOW] * 2
 
 
 def test_more_rank_is_closer(tiny_models):
