@@ -45,6 +45,8 @@ def test_fidelity_says_which_calibration_it_used(tiny, capsys, story, stored_her
         assert main([*args, *more]) == 0
         name = json.loads(capsys.readouterr().out)["calibration"]
         assert (name is not None and name.startswith(file.name)) == used
+        assert main([*args[:-1], *more]) == 0
+        assert f"Calibration: {name or 'none'}" in capsys.readouterr().out
 
 
 def test_wrong_arguments_are_one_sentence(tiny, capsys, tmp_path):
