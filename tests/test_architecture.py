@@ -34,7 +34,7 @@ DOORS = {
     "jinja2": ("models/chat.py",),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
-    "safetensors": ("models/checkpoint.py", "models/gguf.py"),
+    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py"),
     "triton": ("kernels/triton_",),
     "typer": ("cli/",),
     "rich": ("cli/",),
@@ -45,6 +45,7 @@ DOORS = {
 PUBLIC_NAMES = [
     "LLM",
     "CacheFolderError",
+    "CalibrationError",
     "CapacityError",
     "Chunk",
     "ConfigError",

@@ -116,6 +116,8 @@ def test_every_flag_reaches_its_setting():
             "--seed",
             "3",
             "--no-correct-far",
+            "--calibration",
+            "off",
             "--stop",
             "a b",
             "--stop",
@@ -125,7 +127,7 @@ def test_every_flag_reaches_its_setting():
         ),
     )
     blocks = {"budget": 2048, "block_size": 16, "sink_blocks": 2, "recent_blocks": 3, "on_miss": "fetch"}
-    queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False}
+    queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False, "calibration": None}
     scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
     machine = {"max_model_len": 4096, "dtype": "bfloat16", "workers": 1, "torch_threads": 2, "max_num_seqs": 1}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}

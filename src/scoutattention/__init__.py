@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .config import EngineConfig, SamplingParams, ScoutConfig
 from .errors import (
     CacheFolderError,
+    CalibrationError,
     CapacityError,
     ConfigError,
     KernelError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "CacheFolderError",
+    "CalibrationError",
     "CapacityError",
     "Chunk",
     "ConfigError",

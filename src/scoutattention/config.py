@@ -55,9 +55,11 @@ class ScoutConfig:
     on_miss: what happens to chosen blocks that are absent: the CPU computes them, they are fetched, or dropped.
     lookahead: layers between making a scout and needing it; 0 decides in the layer itself.
     far_query: the query the CPU attends with: the predicted one, or the true one (only the choice is ahead then).
-    predictor: "plain" applies the later layer's own query projection; "calibrated" first corrects its input by what the
-        prompt has shown; "oracle" is exact, for tests.
-    rank: rank of the calibrated predictor's corrections; the model's hidden size is the most that makes sense.
+    predictor: "plain" applies the later layer's own query projection; "calibrated" first corrects its input by what
+        a text or the prompt has shown; "oracle" is exact, for tests.
+    calibration: the stored correction that the calibrated predictor starts from: "auto" is the one that
+        `scout calibrate` made of this model for this lookahead, if it did; a path is a file of it; None is none.
+    rank: rank of the corrections that are fitted to each prompt; the hidden size is the most that makes sense.
     correct_far: correct the weight of what the CPU computed with a predicted query, to first order in its error.
     true_query_layers: layers that choose and attend with the true query, since theirs cannot be predicted; None finds
         them for each prompt, by trying the predictor on it.
@@ -83,6 +85,7 @@ class ScoutConfig:
     lookahead: int = 1
     far_query: FarQuery = "predicted"
     predictor: PredictorName = "calibrated"
+    calibration: str | None = "auto"
     rank: int = 64
     correct_far: bool = True
     true_query_layers: tuple[int, ...] | None = None

@@ -6,10 +6,11 @@ ScoutError
 ├── ModelError
 │   ├── ModelNotFoundError     no such model: not a path, not installed, not on the hub
 │   ├── ModelFileError         a file of the model is missing, truncated or malformed
-│   └── UnsupportedModelError  the model is fine, but uses something this project does not run
+│   ├── UnsupportedModelError  the model is fine, but uses something this project does not run
+│   └── CalibrationError       a stored calibration is malformed or another model's, or the text for one is too short
 ├── CapacityError      a memory pool or the machine is too small for the request
 ├── KernelError        a native kernel is missing, was refused, or was called wrongly
-└── CacheFolderError   the folder for converted models cannot be written
+└── CacheFolderError   the user's cache folder cannot be written
 
 Every message is one sentence with the number, the limit and the knob. The command line prints it and exits with code 2.
 """
@@ -43,6 +44,10 @@ class UnsupportedModelError(ModelError):
     """The model uses an architecture or an option that is not supported."""
 
 
+class CalibrationError(ModelError):
+    """A stored calibration is malformed or another model's, or the text for one is too short."""
+
+
 class CapacityError(ScoutError):
     """A memory pool or the machine is too small for the request."""
 
@@ -52,4 +57,4 @@ class KernelError(ScoutError):
 
 
 class CacheFolderError(ScoutError):
-    """The folder for converted models cannot be written."""
+    """The user's cache folder cannot be written."""

@@ -57,6 +57,9 @@ class RandomModel:
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
         return x
 
+    def query_weight(self, layer: int) -> Tensor:
+        return torch.eye(SHAPE.num_query_heads * SHAPE.head_dim, SHAPE.hidden_size)
+
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(layer)
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim, generator=generator)

@@ -53,7 +53,7 @@ def test_names_are_one_each_and_rows_set_only_what_is_excluded():
 
 def test_whoever_adds_a_setting_says_what_the_literal_design_has():
     users = {"budget", "block_size", "sink_blocks", "recent_blocks", "on_miss", "far_query", "rank", "least_cosine"}
-    users |= {"recall_interval", "wait_share"}
+    users |= {"recall_interval", "wait_share", "calibration"}
     assert set(LITERAL) == {field.name for field in fields(ScoutConfig)} - users
 
 

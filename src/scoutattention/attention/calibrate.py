@@ -1,26 +1,57 @@
-"""Calibration: what a layer's normed input is, from an earlier layer's, fitted in closed form on a prompt."""
+"""Calibration: what a layer's normed input is, from an earlier layer's, fitted in closed form on text."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-RIDGE = 1e-2
-"""Penalty on the correction, relative to the mean square of the inputs."""
+PRIOR = 300
+"""The penalty on a correction, in positions: as strong as so many of average size where nothing is to be corrected."""
 ITERATIONS = 3
 """Of the subspace iteration that finds the main directions; always from the same start, so that fits are repeatable."""
 
 
-def fit_low_rank(z: Tensor, change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A correction of `rank` with z @ left @ right.T close to `change`: ridge regression, then its main directions.
+class Correction(NamedTuple):
+    """What is added to normed inputs z [n, E]: z @ left @ right.T.   left, right: [E, rank], or one for each layer."""
+
+    left: Tensor
+    right: Tensor
+
+    def of(self, layer: int) -> "Correction":
+        """One layer's."""
+        return Correction(self.left[layer], self.right[layer])
+
+    def apply(self, z: Tensor) -> Tensor:
+        """The corrected z [n, E]."""
+        return z + z @ self.left @ self.right.mT
+
+    def joined(self, other: "Correction") -> "Correction":
+        """The sum of both."""
+        return Correction(torch.cat((self.left, other.left), -1), torch.cat((self.right, other.right), -1))
+
+    def to(self, dtype: torch.dtype) -> "Correction":
+        """The same in another dtype."""
+        return Correction(self.left.to(dtype), self.right.to(dtype))
+
+
+def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, rank: int) -> Correction:
+    """A correction of `rank` whose change of z is close to `change` for a layer whose queries are z @ weight.T.
+
+    Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
+    1975) in the metric of the query projection.
 
     z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the true ones are more than that.
-    Returns left and right, float32 [E, rank].
+    weight: [Q, E].   Returns float32, of less rank where E or Q is less.
     """
-    z, change = z.float(), change.float()
+    z, change, weight = z.float(), change.float(), weight.float()
+    rank = min(rank, *weight.shape)
     gram = z.T @ z
-    penalty = RIDGE * gram.diagonal().mean()
+    penalty = PRIOR * z.square().mean()
     full = torch.linalg.solve(gram + penalty * torch.eye(gram.shape[0]), z.T @ change)
-    effect = full.T @ gram @ full  # second moments of z @ full, whose main directions are kept
-    right = torch.randn(gram.shape[0], rank, generator=torch.Generator().manual_seed(0))
+    effect = full.T @ gram @ full  # second moments of z @ full; those of its queries have the main directions we want
+    main = torch.randn(weight.shape[0], rank, generator=torch.Generator().manual_seed(0))
     for _ in range(ITERATIONS):
-        right = torch.linalg.qr(effect @ right).Q
-    return full @ right, right
+        main = torch.linalg.qr(weight @ (effect @ (weight.T @ main))).Q
+    back = weight.T @ main
+    left, moments = full @ back, effect @ back
+    return Correction(left, moments @ torch.linalg.pinv(back.T @ moments, rtol=1e-5, hermitian=True))

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..config import ScoutConfig
 from ..errors import ConfigError
 from ..kernels import reference_rows
 from ..types import Rope
+from .calibrate import Correction
 
 Adjust = Callable[[Tensor], Tensor]
 Linear = Callable[[Tensor, Tensor], Tensor]
@@ -19,6 +21,10 @@ class QueryModel(Protocol):
 
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
         """A layer's input norm of any layer's input x [B, E]."""
+        ...
+
+    def query_weight(self, layer: int) -> Tensor:
+        """What projects a layer's normed input to queries, before bias, norm and rotary embedding: [H * G * D, E]."""
         ...
 
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
@@ -49,28 +55,44 @@ class PlainPredictor:
 
 
 class CalibratedPredictor:
-    """The plain predictor with each sequence's own correction of the normed input: z + z left right^T.
+    """The plain predictor with two corrections of the normed input: one of the model, and each sequence's own on top.
 
-    left, right: [L, R, E, rank], zero where a layer's correction was not fitted or did not help. The correction comes
-    before bias and QK-norm, so it needs to know of neither.
+    stored: the model's [L, E, rank], or None where there is none.   uses_stored: bool [L, R], the rows that it helps.
+    left, right: [L, R, E, rank], the sequences' own; zero where a layer's was not fitted or did not help.
+    Corrections come before bias and QK-norm, so they need to know of neither.
     """
 
     def __init__(
-        self, model: QueryModel, corrections: tuple[Tensor, Tensor], linear: Linear = reference_rows.linear
+        self,
+        model: QueryModel,
+        own: tuple[Tensor, Tensor],
+        stored: Correction | None = None,
+        linear: Linear = reference_rows.linear,
     ) -> None:
         """`linear`: x [B, A] times the transposes of weights [B, ..., A]; fastest where left is kept transposed."""
         self._model = model
-        self.left, self.right = corrections
+        self.left, self.right = own
+        self.stored = stored
+        self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool)
         self._linear = linear
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         """See `Predictor.predict`."""
-        left, right = self.left[layer, : x.shape[0]], self.right[layer, : x.shape[0]]
+        rows = x.shape[0]
+        left, right = self.left[layer, :rows], self.right[layer, :rows]
 
         def adjust(z: Tensor) -> Tensor:
-            return z + self._linear(self._linear(z, left.mT), right)
+            own = self._linear(self._linear(z, left.mT), right)
+            if self.stored is not None:
+                z = torch.where(self.uses_stored[layer, :rows, None], self.stored.of(layer).apply(z), z)
+            return z + own
 
         return self._model.project_query(layer, x, rope, adjust)
+
+    def set(self, layer: int, row: int, own: Correction | None, *, uses_stored: bool) -> None:
+        """Say what corrects a layer's scouts of the sequence in a row."""
+        self.uses_stored[layer, row] = uses_stored
+        self.left[layer, row], self.right[layer, row] = (0.0, 0.0) if own is None else own
 
 
 def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:

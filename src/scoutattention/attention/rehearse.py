@@ -8,11 +8,11 @@ from torch.nn.functional import cosine_similarity
 
 from ..config import ScoutConfig
 from ..types import Rope
-from .calibrate import fit_low_rank
-from .predict import CalibratedPredictor, QueryModel, source_layers
+from .calibrate import Correction, fit_low_rank
+from .predict import Adjust, CalibratedPredictor, QueryModel, source_layers
 
-TRIED = 2048
-"""Prompt positions, at most, on which scouts are tried and corrections fitted."""
+TRIED = (2048, 8192)
+"""Prompt positions on which scouts are tried and corrections fitted; one in four costs a twentieth of the prefill."""
 HELD_OUT = 8
 """One of so many tried positions judges, and is not fitted to."""
 LEAST_FITTED = 512
@@ -61,33 +61,43 @@ class Rehearsal:
         return 1.0 if source == layer else self._try(row, layer, trial, seen)
 
     def _try(self, row: int, layer: int, trial: Trial, seen: Tensor) -> float:
-        """The cosine for a layer whose scouts are made from the inputs `seen` [n, E]."""
-        judge = trial.held_out()
-        plain = _cosine(self._model.project_query(layer, seen[::HELD_OUT], judge.rope), judge.q)
-        if self._calibrated is None:
-            return plain
-        self._calibrated.left[layer, row] = self._calibrated.right[layer, row] = 0
+        """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
+
+        The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
+        """
+        judge, shown, calibrated = trial.held_out(), seen[::HELD_OUT], self._calibrated
+
+        def cosine(adjust: Adjust | None = None) -> float:
+            scouts = self._model.project_query(layer, shown, judge.rope, adjust)
+            return float(cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean())
+
+        best, base = cosine(), None
+        if calibrated is None:
+            return best
+        if calibrated.stored is not None:
+            stored = calibrated.stored.of(layer)
+            if (corrected := cosine(stored.apply)) > best:
+                best, base = corrected, stored
+        calibrated.set(layer, row, None, uses_stored=base is not None)
         if seen.shape[0] < LEAST_FITTED or not (seen.isfinite().all() and trial.x.isfinite().all()):
-            return plain
-        left, right = self._fit(layer, seen, trial.x)
-        scouts = self._model.project_query(layer, seen[::HELD_OUT], judge.rope, lambda z: z + z @ left @ right.T)
-        corrected = _cosine(scouts, judge.q)
-        if not corrected > plain:  # nor where it is NaN
-            return plain
-        self._calibrated.left[layer, row], self._calibrated.right[layer, row] = left, right
+            return best
+        own = self._fit(layer, seen, trial.x, base)
+        corrected = cosine((own if base is None else own.joined(base)).apply)
+        if not corrected > best:  # nor where it is NaN
+            return best
+        calibrated.set(layer, row, own, uses_stored=base is not None)
         return corrected
 
-    def _fit(self, layer: int, seen: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    def _fit(self, layer: int, seen: Tensor, true: Tensor, base: Correction | None) -> Correction:
+        """The sequence's own correction, on top of `base`."""
         fitted = torch.arange(seen.shape[0]) % HELD_OUT != 0
         z = self._model.normed_input(layer, seen[fitted])
-        left, right = fit_low_rank(z, self._model.normed_input(layer, true[fitted]) - z, self._rank)
-        return left.to(z.dtype), right.to(z.dtype)
+        change = self._model.normed_input(layer, true[fitted]) - (z if base is None else base.apply(z))
+        return fit_low_rank(z, change, self._model.query_weight(layer), self._rank).to(z.dtype)
 
 
 def sample_positions(num_tokens: int) -> Tensor:
-    """At most TRIED positions of a prompt, evenly spread, int64."""
-    return torch.arange(0, num_tokens, -(-num_tokens // TRIED))
-
-
-def _cosine(scouts: Tensor, q: Tensor) -> float:
-    return float(cosine_similarity(scouts.float(), q.float(), dim=-1).mean())
+    """Positions of a prompt, evenly spread, int64: one in four, but not fewer or more than TRIED, if possible."""
+    least, most = TRIED
+    wanted = min(max(least, num_tokens // 4), most)
+    return torch.arange(0, num_tokens, -(-num_tokens // wanted))

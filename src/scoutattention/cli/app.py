@@ -16,6 +16,7 @@ from ..doctor import examine
 from ..errors import ScoutError
 from ..machine import Machine
 from . import bench, evaluate
+from .calibrate import calibrate
 from .generate import generate
 from .report import plain_table
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(calibrate)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")
 

@@ -39,7 +39,7 @@ Html = Annotated[Path | None, typer.Option("--html", help="Write a report to thi
 
 
 @contextmanager
-def _watch() -> Iterator["Watch"]:
+def watched() -> Iterator["Watch"]:
     """A progress bar on stderr, where that is a terminal."""
     form = "{desc} {percentage:3.0f}% {bar} {elapsed}"
     with tqdm(bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -77,7 +77,7 @@ def _measure(
     loaded = load(model, machine.dtype)
     shape = loaded.decoder.shape
     variants = ablation(scout, shape) if ablate else [Variant("scout", scout, machine.device_memory)]
-    with _watch() as watch:
+    with watched() as watch:
         return run(loaded, machine, texts, lengths, variants=variants, watch=watch)
 
 
@@ -108,6 +108,8 @@ def _print(measured: "list[Measured]") -> None:
     lines = rows(measured)
     for line, after in zip(lines, [*lines[1:], [""]], strict=True):
         table.add_row(*line, end_section=line[0] != after[0])
+    used = {item.fidelity.calibration: None for item in measured}
+    table.caption, table.caption_justify = f"Calibration: {', '.join(name or 'none' for name in used)}", "left"
     Console().print(table)
 
 

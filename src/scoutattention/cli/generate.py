@@ -32,7 +32,7 @@ Dense = Annotated[
         "--dense", help="Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show where an error comes from.", envvar="SCOUT_DEBUG", show_envvar=False),

@@ -58,8 +58,8 @@ def _bar() -> "Iterator[Callable[[int, int], None]]":
         yield progress
 
 
-def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], float]":
-    """The rows, and the CPU's share of the blocks that the method chose."""
+def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], dict[str, Any]]":
+    """The rows; the CPU's share of the blocks that the method chose, and the stored calibration that it used."""
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
     from ..eval.retrieval import measure, open_pair  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
@@ -69,7 +69,8 @@ def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], 
         pair = open_pair(load(model, settings.engine.dtype), grid, settings.scout, settings.engine)
     try:
         with _bar() as progress:
-            return measure(pair, grid, progress), pair.scout.stats.cpu_share
+            rows = measure(pair, grid, progress)
+        return rows, {"cpu_share": pair.scout.stats.cpu_share, "calibration": pair.scout.calibration}
     finally:
         pair.close()
 
@@ -110,10 +111,10 @@ def _summary(rows: "list[Row]", share: float) -> Table:
     return table
 
 
-def _report(rows: "list[Row]", share: float) -> dict[str, object]:
+def _report(rows: "list[Row]", about: dict[str, Any]) -> dict[str, object]:
     from ..eval.retrieval import as_dict, summarise  # noqa: PLC0415
 
-    return {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), "cpu_share": share}
+    return {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
 
 
 @with_settings(ScoutConfig, EngineConfig)
@@ -140,13 +141,13 @@ def retrieval(
     if plot is not None:
         check_drawing("--plot", plot)
     grid = _grid(lengths, depths, tasks, samples, seed)
-    rows, share = _measure(model, grid, settings)
+    rows, about = _measure(model, grid, settings)
     if plot is not None:
         from ..eval.retrieval_plot import png  # noqa: PLC0415
 
         write_file(plot, png(rows))
     if as_json:
         config = {"model": model, **asdict(settings.scout), **asdict(settings.engine)}
-        print(json.dumps(_report(rows, share) | {"grid": asdict(grid), "config": config}), flush=True)
+        print(json.dumps(_report(rows, about) | {"grid": asdict(grid), "config": config}), flush=True)
     else:
-        Console().print(Group(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, share)))
+        Console().print(Group(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, about["cpu_share"])))

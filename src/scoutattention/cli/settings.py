@@ -31,7 +31,8 @@ HELP = {
     "lookahead": "Layers between predicting a query and needing it; 0 decides in the layer itself.",
     "far_query": "The query the CPU attends with.",
     "predictor": "What predicts a later layer's query; 'oracle' is exact and slow, for tests.",
-    "rank": "Rank of the calibrated predictor's corrections.",
+    "calibration": "Stored correction to start from: a file, 'off', or 'auto': what `scout calibrate` stored, if any.",
+    "rank": "Rank of the corrections that are fitted to each prompt.",
     "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
     "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
     "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
@@ -82,12 +83,17 @@ def _read_limit(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ConfigError(
-            f"{text!r} is neither a number nor 'off': give --guard and --wait-share one of both"
+            f"{text!r} is neither a number nor 'off', as --guard, --cpu-share and --wait-share want it"
         ) from None
+
+
+def _read_calibration(text: str) -> str | None:
+    return None if text == "off" else text
 
 
 READERS: dict[str, Callable[[str], Any]] = {
     "budget": _read_budget,
+    "calibration": _read_calibration,
     "cpu_share": _read_limit,
     "device_memory": _read_device_memory,
     "guard": _read_limit,

@@ -22,6 +22,7 @@ from ..errors import CapacityError
 from ..kernels.cpu import Workers
 from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
+from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
@@ -56,18 +57,27 @@ def make_attention(
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
-def make_calibrated(decoder: Decoder, scout: ScoutConfig, store: KVStore, linear: Linear) -> CalibratedPredictor | None:
-    """A calibrated predictor whose corrections, none so far, follow the store's rows; None where it is not needed."""
-    if scout.predictor != "calibrated" or store.slots is None:
+def make_calibrated(
+    decoder: Decoder, scout: ScoutConfig, store: KVStore, stored: Calibration | None, linear: Linear
+) -> CalibratedPredictor | None:
+    """A calibrated predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
+    if not needs_calibration(scout, store):
         return None
     shape, rows = decoder.shape, len(store.closed)
-    rank = min(scout.rank, shape.hidden_size)
+    rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
     size, dtype = (shape.num_layers, rows), decoder.weights.embedding.dtype
     left = torch.zeros(*size, rank, shape.hidden_size, dtype=dtype).mT
     right = torch.zeros(*size, shape.hidden_size, rank, dtype=dtype)
-    store.follow(left, fresh=0.0)
-    store.follow(right, fresh=0.0)
-    return CalibratedPredictor(decoder, (left, right), linear)
+    corrections = None if stored is None else stored.corrections.to(dtype)
+    predictor = CalibratedPredictor(decoder, (left, right), corrections, linear)
+    for state in (left, right, predictor.uses_stored):
+        store.follow(state, fresh=0)
+    return predictor
+
+
+def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
+    """Whether scouts are made at all, and corrected."""
+    return scout.predictor == "calibrated" and scout.lookahead > 0 and store.slots is not None
 
 
 class Engine:
@@ -84,13 +94,15 @@ class Engine:
         decoder = decoder.with_few_rows(few_rows)
         self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
         scale = decoder.shape.scale
-        calibrated = make_calibrated(decoder, scout, self.store, few_rows.linear)
+        stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
+        calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
         attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         self.runner = Runner(decoder, prompt_attention, attention)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
+        self.calibration = None if stored is None else stored.name
         self.stats = Stats()
 
     @property

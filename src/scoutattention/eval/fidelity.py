@@ -54,6 +54,7 @@ class Fidelity:
     far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
     device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
+    calibration: the stored one that was used: its file's name and hash.
     """
 
     kl_mean: float
@@ -70,6 +71,7 @@ class Fidelity:
     ms_per_step: float
     kl: list[float]
     layers: Layers
+    calibration: str | None
 
 
 def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps: int) -> None:
@@ -120,7 +122,9 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
             total += step
             cache = cache_sizes(engine.store)
         elapsed = time.perf_counter() - started - layers.seconds
-    return compare(truth, Played(torch.stack(logits).log_softmax(-1), total, cache, layers, elapsed))
+    return compare(
+        truth, Played(torch.stack(logits).log_softmax(-1), total, cache, layers, engine.calibration, elapsed)
+    )
 
 
 class CacheSizes(NamedTuple):
@@ -139,6 +143,7 @@ class Played(NamedTuple):
     total: StepStats
     cache: CacheSizes
     layers: LayerWatch
+    calibration: str | None
     elapsed_s: float
 
 
@@ -174,6 +179,7 @@ def compare(truth: Truth, played: Played) -> Fidelity:
         ms_per_step=played.elapsed_s / steps * 1e3,
         kl=kl.tolist(),
         layers=layers,
+        calibration=played.calibration,
     )
 
 

@@ -7,6 +7,7 @@ import pydoc
 import tarfile
 import typing
 import zipfile
+from importlib import import_module
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
@@ -14,6 +15,10 @@ from ..errors import PromptError
 from ..models.text import Tokenizer
 
 MODULES = (inspect, argparse, typing, tarfile, zipfile, pydoc, ast)
+DOCUMENTED = (
+    *("asyncio.tasks", "calendar", "collections", "csv", "difflib", "doctest", "email.message", "fractions"),
+    *("logging", "mailbox", "random", "shutil", "statistics", "subprocess", "threading", "unittest.mock"),
+)
 
 
 class Text(NamedTuple):
@@ -33,6 +38,25 @@ def code() -> Text:
     return Text("python-sources", "\n".join(inspect.getsource(module) for module in MODULES))
 
 
+def references() -> list[Text]:
+    """What calibrations are made of where nobody names a text: documentation and sources of other modules than `code`.
+
+    Prose and code take turns.
+    """
+    return [text for name in DOCUMENTED for text in (_documentation(name), _source(name))]
+
+
+def _documentation(name: str) -> Text:
+    module = import_module(name)
+    public = (getattr(module, item) for item in module.__all__)
+    described = (inspect.getdoc(item) or "" for item in (module, *(item for item in public if callable(item))))
+    return Text(f"python-{name}-documentation", "\n\n".join(described))
+
+
+def _source(name: str) -> Text:
+    return Text(f"python-{name}-source", inspect.getsource(import_module(name)))
+
+
 def first_tokens(tokenizer: Tokenizer, text: Text, count: int) -> list[int]:
     """The first `count` tokens of a text. Raises PromptError where it has fewer."""
     ids = tokenizer.encode(text.text)
@@ -42,3 +66,8 @@ def first_tokens(tokenizer: Tokenizer, text: Text, count: int) -> list[int]:
             "lower --context or --steps, or give a longer --text"
         )
     return ids[:count]
+
+
+def tokens_of_each(tokenizer: Tokenizer, texts: list[Text], count: int) -> list[int]:
+    """The first `count` tokens of every text, or all of it, one after the other."""
+    return [token for text in texts for token in tokenizer.encode(text.text)[:count]]

@@ -72,6 +72,10 @@ class Decoder:
         """Residual stream x [T, E], its own or another layer's, after this layer's input norm."""
         return self._ops(x).rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
 
+    def query_weight(self, layer: int) -> Tensor:
+        """The layer's query projection, [H * G * D, E]; bias, norm and rotary embedding come after it."""
+        return self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
+
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D].
 
