@@ -40,9 +40,22 @@ def test_json_of_one_text(fidelity, capsys, story, tiny_models):
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert err == ""
-    assert set(report) == {"model", "context", "steps", "text", *SCALARS, "kl", "layers", "calibration", "config"}
+    assert set(report) == {
+        "model",
+        "context",
+        "steps",
+        "text",
+        *SCALARS,
+        "kl",
+        "share",
+        "layers",
+        "calibration",
+        "config",
+    }
     assert (report["model"], report["text"]) == (str(tiny_models["llama"]), story)
     assert (report["context"], report["steps"], len(report["kl"])) == (200, 3, 3)
+    assert len(report["share"]) == 3
+    assert sum(report["share"]) / 3 == pytest.approx(report["cpu_share"], abs=0.02)
     assert (report["config"]["budget"], report["config"]["true_query_layers"]) == (96, [])
 
 

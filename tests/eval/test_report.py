@@ -14,7 +14,7 @@ from scoutattention.eval.report import SCALARS, Measured, report
 from scoutattention.eval.table import HEADINGS, rows
 
 LAYERS = Layers([None, 0.9], [None, 0.5], [0.0, 0.1], [None, 0.0], [0.0, 0.01], [0.0, 0.02])
-ONE = Fidelity(0.5, 0.9, 0.1, 0.75, 0.2, 8.0, 0.8, 0.1, 100.0, 2.0**21, 0.25, 7.0, [0.4, 0.6], LAYERS, None)
+ONE = Fidelity(0.5, 0.9, 0.1, 0.75, 0.2, 8.0, 0.8, 0.1, 100.0, 2.0**21, 0.25, 7.0, [0.4, 0.6], [0.1, 0.3], LAYERS, None)
 OTHER = replace(ONE, kl_mean=0.1, top1_agreement=1.0, far_recall=None)
 ABOUT = {"model": "m", "context": 100, "steps": 2}
 
@@ -30,7 +30,7 @@ TABLE = [measured(name, text, ONE) for text in "ab" for name in ("literal", "all
 
 def test_one_text_is_one_flat_object():
     result = json.loads(json.dumps(report(SINGLE, ABOUT, ablate=False)))
-    assert set(result) == {*ABOUT, "text", *SCALARS, "kl", "layers", "calibration", "config"}
+    assert set(result) == {*ABOUT, "text", *SCALARS, "kl", "share", "layers", "calibration", "config"}
     assert result["layers"] == asdict(LAYERS)
     assert result["config"]["budget"] == 256
     assert result["config"]["device_memory"] is None

@@ -47,6 +47,7 @@ class Fidelity:
     """What a configuration costs, and what it saves.
 
     kl_mean, kl_p95: KL(full || configuration) of the next token in nats, over the steps; kl: of each step.
+    share: of each step, the CPU's share of the chosen blocks.
     delta_nll: negative log-likelihood of the text's next token, minus that under full attention, mean over the steps.
     top1_agreement: steps in which both think the same token the likeliest.
     cpu_share: of the chosen blocks, those that were absent.
@@ -70,6 +71,7 @@ class Fidelity:
     device_share: float
     ms_per_step: float
     kl: list[float]
+    share: list[float]
     layers: Layers
     calibration: str | None
 
@@ -108,7 +110,8 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
     layers = LayerWatch(decoder.shape.num_layers)
     machine = replace(machine, device_memory=variant.device_memory, max_num_seqs=1)
     logits: list[Tensor] = []
-    total, started = StepStats(), 0.0
+    done: list[StepStats] = []
+    started = 0.0
     with closing(Engine(decoder, variant.scout, machine, layers)) as engine:
 
         def fill() -> None:
@@ -119,12 +122,10 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
         steps = fed(engine, truth.tokens[:-1], truth.context, fill)
         for step_logits, step in watched(variant.name, len(truth.log_probs), steps, watch):
             logits.append(step_logits)
-            total += step
+            done.append(step)
             cache = cache_sizes(engine.store)
         elapsed = time.perf_counter() - started - layers.seconds
-    return compare(
-        truth, Played(torch.stack(logits).log_softmax(-1), total, cache, layers, engine.calibration, elapsed)
-    )
+    return compare(truth, Played(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed))
 
 
 class CacheSizes(NamedTuple):
@@ -140,7 +141,7 @@ class Played(NamedTuple):
     """What a configuration did.   log_probs: float32 [steps, vocab], after each fed token.   elapsed_s: all steps'."""
 
     log_probs: Tensor
-    total: StepStats
+    steps: list[StepStats]
     cache: CacheSizes
     layers: LayerWatch
     calibration: str | None
@@ -163,14 +164,14 @@ def compare(truth: Truth, played: Played) -> Fidelity:
     kl = (full.exp() * (full - other)).sum(-1)
     targets = torch.tensor(truth.tokens[truth.context + 1 :])[:, None]
     device = cache.held + cache.digests
-    steps, recalls = len(kl), played.total.recalls
+    steps, total = len(kl), sum(played.steps, StepStats())
     return Fidelity(
         kl_mean=float(kl.mean()),
         kl_p95=float(kl.quantile(0.95)),
         delta_nll=float((full - other).gather(1, targets).mean()),
         top1_agreement=float((full.argmax(-1) == other.argmax(-1)).float().mean()),
-        cpu_share=played.total.far_blocks / max(1, played.total.chosen_blocks),
-        recall_interval=steps * len(layers.share) / recalls if recalls else None,
+        cpu_share=total.far_blocks / max(1, total.chosen_blocks),
+        recall_interval=steps * len(layers.share) / total.recalls if total.recalls else None,
         far_recall=played.layers.far_recall,
         guarded=played.layers.guarded,
         digest_bytes_per_token=cache.digests_per_token,
@@ -178,6 +179,7 @@ def compare(truth: Truth, played: Played) -> Fidelity:
         device_share=device / cache.whole,
         ms_per_step=played.elapsed_s / steps * 1e3,
         kl=kl.tolist(),
+        share=[step.far_blocks / max(1, step.chosen_blocks) for step in played.steps],
         layers=layers,
         calibration=played.calibration,
     )

@@ -7,7 +7,7 @@ from typing import Any
 from .ablation import Variant
 from .fidelity import Fidelity
 
-SCALARS = tuple(field.name for field in fields(Fidelity) if field.name not in ("kl", "layers", "calibration"))
+SCALARS = tuple(field.name for field in fields(Fidelity) if field.name not in ("kl", "share", "layers", "calibration"))
 LARGER_IS_BETTER = ("top1_agreement", "far_recall", "recall_interval")
 
 
