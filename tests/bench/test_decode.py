@@ -16,7 +16,7 @@ from scoutattention.bench.decode_job import DecodeJob
 from scoutattention.bench.decode_ours import OurDecoding
 from scoutattention.bench.decode_plot import png
 from scoutattention.bench.decode_process import EngineProcess, Serving
-from scoutattention.bench.decode_transformers import TransformersDecoding
+from scoutattention.bench.decode_transformers import StaticTransformersDecoding, TransformersDecoding
 from scoutattention.errors import CapacityError, ConfigError
 from scoutattention.machine import resident_memory
 
@@ -99,14 +99,14 @@ def test_a_process_answers_what_the_engine_would(job):
 
 def test_transformers_and_our_engine_answer_alike(job):
     before = torch.is_grad_enabled()
-    ours, theirs = OurDecoding(replace(job, budget=None)), TransformersDecoding(job)
-    for engine in (ours, theirs):
+    ours, *theirs = OurDecoding(replace(job, budget=None)), TransformersDecoding(job), StaticTransformersDecoding(job)
+    for engine in (ours, *theirs):
         engine.read()
         for _ in range(20):
             engine.step()
     torch.set_grad_enabled(before)
-    assert ours.answers() == theirs.answers()
-    assert theirs.traced_step() == []
+    assert [ours.answers()] * 2 == [engine.answers() for engine in theirs]
+    assert theirs[0].traced_step() == []
 
 
 def test_errors_of_the_engine_cross_the_pipe(job):

@@ -11,10 +11,14 @@ from typing import NamedTuple
 from .decode_job import DecodeJob, Span
 from .decode_process import ENGINES, EngineProcess, Serving
 
-REFERENCES = ("transformers", "dense", "llama.cpp")
+REFERENCES = ("transformers", "transformers-static", "llama.cpp", "dense")
 """Engines that attend to everything; the first that runs says what the tokens should be."""
 
-PACKAGES = {"transformers": ("transformers", "transformers"), "llama.cpp": ("llama_cpp", "llama-cpp-python")}
+PACKAGES = {
+    "transformers": ("transformers", "transformers"),
+    "transformers-static": ("transformers", "transformers"),
+    "llama.cpp": ("llama_cpp", "llama-cpp-python"),
+}
 """Modules that engines need, and what installs them."""
 
 Watch = Callable[[str], None]

@@ -16,6 +16,7 @@ ENGINES = {
     "scout": ("decode_ours", "OurDecoding"),
     "dense": ("decode_ours", "OurDecoding"),
     "transformers": ("decode_transformers", "TransformersDecoding"),
+    "transformers-static": ("decode_transformers", "StaticTransformersDecoding"),
     "llama.cpp": ("decode_llama", "LlamaDecoding"),
 }
 """Where each engine is. Only its own process imports it: what one engine needs would count as memory of the others."""

@@ -1,7 +1,7 @@
-"""Hugging Face transformers in the decode benchmark, with SDPA and a static cache: its fastest settings here."""
+"""Hugging Face transformers in the decode benchmark, with SDPA and either of its caches."""
 
 import torch
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 from transformers.utils import logging
 
 from ..cache.pool import TORCH_DTYPES
@@ -9,7 +9,7 @@ from .decode_job import DecodeJob, Span
 
 
 class TransformersDecoding:
-    """All prompts are one batch, as they have the same length."""
+    """All prompts, which are of one length, are one batch. The cache is the one that `generate` takes, and grows."""
 
     def __init__(self, job: DecodeJob) -> None:
         torch.set_num_threads(job.threads)
@@ -19,7 +19,7 @@ class TransformersDecoding:
         self._model = AutoModelForCausalLM.from_pretrained(
             job.directory, dtype=TORCH_DTYPES[job.dtype], attn_implementation="sdpa"
         )
-        self._cache = StaticCache(self._model.config, max_cache_len=job.max_len)
+        self._cache = self._make_cache(job)
         self._tokens: list[torch.Tensor] = []
 
     def read(self) -> None:
@@ -38,6 +38,16 @@ class TransformersDecoding:
         """See `Decoding.traced_step`."""
         return []
 
+    def _make_cache(self, job: DecodeJob) -> Cache:
+        return DynamicCache(config=self._model.config)
+
     def _forward(self, ids: torch.Tensor) -> None:
         out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._tokens.append(out.logits[:, -1].argmax(-1))
+
+
+class StaticTransformersDecoding(TransformersDecoding):
+    """With a cache that has its full length from the start."""
+
+    def _make_cache(self, job: DecodeJob) -> Cache:
+        return StaticCache(self._model.config, max_cache_len=job.max_len)

@@ -26,7 +26,10 @@ Contexts = Annotated[str, typer.Option("--contexts", help="Lengths of the prompt
 Batches = Annotated[str, typer.Option("--batches", help="Sequences decoded at once, each with a prompt of its own.")]
 Engines = Annotated[
     str | None,
-    typer.Option("--engines", help="Of scout, dense, transformers, llama.cpp. Without it, those that are installed."),
+    typer.Option(
+        "--engines",
+        help="Of scout, dense, transformers, transformers-static, llama.cpp. Without it, those that are installed.",
+    ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine; one more is not counted.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Decode steps in a turn.")]
