@@ -75,6 +75,20 @@ def test_the_engine_finds_what_was_stored(stored_here, tiny_models):
     llm.close()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tokens", [12, 200])
+def test_what_was_stored_serves_every_dtype_and_length(stored_here, tiny_models, dtype, tokens):
+    """Few rows are computed in float32 whatever the weights are."""
+    path = str(tiny_models["qwen3"])
+    decoder = load(path, dtype).decoder
+    (fit,) = calibrate(decoder, TOKENS, [1], 32, quiet)
+    store(default_path(decoder, 1), decoder, 1, fit.corrections)
+    llm = LLM(path, scout=ScoutConfig(budget=48, block_size=8, least_cosine=-1.0), dtype=dtype, max_num_seqs=1)
+    assert llm.engine.calibration is not None
+    assert llm.generate([TOKENS[:tokens]])[0].token_ids
+    llm.close()
+
+
 def test_too_little_text_is_refused(tiny_models):
     decoder = load(str(tiny_models["llama"])).decoder
     with pytest.raises(CalibrationError, match=f"has 4095 tokens, and a calibration needs {LEAST_WINDOWS * WINDOW}"):

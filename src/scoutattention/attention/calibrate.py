@@ -22,8 +22,8 @@ class Correction(NamedTuple):
         return Correction(self.left[layer], self.right[layer])
 
     def apply(self, z: Tensor) -> Tensor:
-        """The corrected z [n, E]."""
-        return z + z @ self.left @ self.right.mT
+        """The corrected z [n, E], in the dtype of z."""
+        return z + (z.to(self.left.dtype) @ self.left @ self.right.mT).to(z.dtype)
 
     def joined(self, other: "Correction") -> "Correction":
         """The sum of both."""

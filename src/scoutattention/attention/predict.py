@@ -69,22 +69,24 @@ class CalibratedPredictor:
         stored: Correction | None = None,
         linear: Linear = reference_rows.linear,
     ) -> None:
-        """`linear`: x [B, A] times the transposes of weights [B, ..., A]; fastest where left is kept transposed."""
+        """`linear`: x [B, A] times the transposes of weights [..., A]; a native one needs left kept transposed."""
         self._model = model
         self.left, self.right = own
-        self.stored = stored
+        self.stored = None if stored is None else Correction(stored.left.mT.contiguous().mT, stored.right.contiguous())
         self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool)
         self._linear = linear
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
         """See `Predictor.predict`."""
         rows = x.shape[0]
-        left, right = self.left[layer, :rows], self.right[layer, :rows]
+
+        def change(z: Tensor, by: Correction) -> Tensor:
+            return self._linear(self._linear(z, by.left.mT), by.right)
 
         def adjust(z: Tensor) -> Tensor:
-            own = self._linear(self._linear(z, left.mT), right)
+            own = change(z, Correction(self.left[layer, :rows], self.right[layer, :rows]))
             if self.stored is not None:
-                z = torch.where(self.uses_stored[layer, :rows, None], self.stored.of(layer).apply(z), z)
+                z = z + change(z, self.stored.of(layer)) * self.uses_stored[layer, :rows, None]
             return z + own
 
         return self._model.project_query(layer, x, rope, adjust)
