@@ -70,15 +70,11 @@ class Mover:
     def seat(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
         for row, block in closed:
-            rows = slice(row, row + 1)
-            always = self._always_blocks(torch.tensor([block + 1]))
-            here = torch.full((1, self._slots.content.shape[2], 1), block)
-            proposed = []
-            for layer in range(self._progress.shape[0]):
-                worth = self._slots.worth(layer, rows, always)
-                moves = propose_wanted(worth, here, here >= 0, self._slots.content[layer, rows])
-                proposed.append((layer, moves._replace(row=moves.row + row)))
-            self._store.recall(*together(proposed))
+            content = self._slots.content[:, row]
+            worth = self._slots.worth(slice(None), row, self._always_blocks(torch.tensor([block + 1])))
+            here = torch.full((*content.shape[:2], 1), block)
+            moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are layers
+            self._store.recall(moves.row, moves._replace(row=torch.full_like(moves.row, row)))
 
     def _proposed(self, layer: int, due: Tensor) -> Moves:
         """What a layer would recall for the sequences, bool [B], that are due."""

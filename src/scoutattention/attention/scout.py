@@ -14,7 +14,7 @@ from ..kernels.merging import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Chooser
-from .far import FarWork
+from .far import Far, FarWork
 from .mover import Mover
 from .observe import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
@@ -115,7 +115,7 @@ class ScoutAttention:
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
         far = self._far.take(layer, q)
-        doubtful = None if far is None else self._doubtful(layer, far.doubt(self._workers, q, near))
+        doubtful = None if far is None else self._doubtful(layer, q, near, far)
         if far is not None and doubtful is not None:
             far = far.but(doubtful, self._again(layer, q, doubtful))
         merged = near if far is None else merge(self._workers, near, far.partial)
@@ -124,10 +124,11 @@ class ScoutAttention:
             self._observer.attended(layer, q, self.chooser, Attended(far_weight, doubtful))
         return merged.out.to(q.dtype)
 
-    def _doubtful(self, layer: int, doubt: Tensor) -> Tensor | None:
+    def _doubtful(self, layer: int, q: Tensor, near: Partial, far: Far) -> Tensor | None:
         """KV heads, bool [B, H], whose scouts may have spoilt more than the guard allows; None where none's have."""
-        if self._config.guard is None:
+        if self._config.guard is None or far.scout is None:
             return None
+        doubt = far.doubt(self._workers, q, near)
         doubtful = ~(doubt <= self._config.guard) & self._rows.scouted[layer, :, :, 0]  # so is what is no number
         return doubtful if doubtful.any() else None
 

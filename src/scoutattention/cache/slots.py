@@ -80,16 +80,17 @@ class Slots:
         """Which blocks of the first `batch` rows have a slot now: bool [B, H, NB]."""
         return self.slot_of[layer, :batch] != self.size
 
-    def worth(self, layer: int, rows: slice, protected: Tensor) -> Tensor:
-        """What it would lose to empty each slot of some rows: float32 [B, H, S], the interest in its block.
+    def worth(self, layer: int | slice, row: int | slice, protected: Tensor) -> Tensor:
+        """What it would lose to empty slots of some rows of a layer, or of a row's layers: the interest in their blocks.
 
-        protected: bool [B, 1, NB], blocks that stay.   FREE for an empty slot, FULL for one that is not to be filled.
+        protected: bool [B or 1, 1, NB], blocks that stay.
+        Returns float32 [B or L, H, S], FREE for an empty slot, FULL for one that is not to be filled.
         """
-        content = self.content[layer, rows]
+        content = self.content[layer, row]
         held, block = content >= 0, content.clamp(min=0)
-        interest = self.interest[layer, rows].gather(-1, block)
-        stays = protected.expand(-1, content.shape[1], -1).gather(-1, block) & held
-        own = torch.arange(self.size) < torch.tensor(self.quota[rows])[:, None, None]
+        interest = self.interest[layer, row].gather(-1, block)
+        stays = protected.expand(*content.shape[:2], -1).gather(-1, block) & held
+        own = torch.arange(self.size) < torch.tensor(self.quota[row]).reshape(-1, 1, 1)
         return interest.masked_fill(~held, FREE).masked_fill(stays | ~own, FULL)
 
     def near(self, layer: int, batch: int) -> BlockList:
