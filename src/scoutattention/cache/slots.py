@@ -81,7 +81,7 @@ class Slots:
         return self.slot_of[layer, :batch] != self.size
 
     def worth(self, layer: int | slice, row: int | slice, protected: Tensor) -> Tensor:
-        """What it would lose to empty slots of some rows of a layer, or of a row's layers: the interest in their blocks.
+        """What emptying slots of some rows of a layer, or of a row's layers, would lose: the interest in their blocks.
 
         protected: bool [B or 1, 1, NB], blocks that stay.
         Returns float32 [B or L, H, S], FREE for an empty slot, FULL for one that is not to be filled.
