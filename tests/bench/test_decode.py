@@ -73,6 +73,19 @@ def test_a_case_is_measured_in_turns_and_compared():
     assert {engine for engine, work in FakeEngine.log if work == "close"} == {"scout", "transformers"}
 
 
+def test_the_first_round_is_not_counted(fake, monkeypatch):
+    """Its steps take ten seconds, those of the two that count a quarter."""
+    answer = FakeEngine.ask
+
+    def ask(self, work, *arguments):
+        first = FakeEngine.log.count((self.engine, "steps")) == 0
+        given = answer(self, work, *arguments)
+        return [10.0] * 300 if work is Serving.steps and first else given
+
+    monkeypatch.setattr(FakeEngine, "ask", ask)
+    assert [result.ms_per_step for result in measure(PLAN, JOB, lambda told: None).results] == [250.0, 250.0]
+
+
 def test_engines_that_cannot_run_say_why(monkeypatch):
     assert missing("scout", JOB) is None
     monkeypatch.setattr(decode, "find_spec", lambda name: None)
