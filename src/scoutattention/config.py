@@ -65,11 +65,14 @@ class ScoutConfig:
         them for each prompt, by trying the predictor on it.
     least_cosine: where true_query_layers is None, the mean cosine of scout and true query that a layer must reach on
         the prompt for its scouts to be used.
-    guard: largest doubt, the far part's weight times its scout's relative error, that a KV head may have; above it the
-        head chooses and attends to its far part again, with its true query. None never does.
+    guard: largest doubt that a KV head may have: the part of its attention that goes to absent blocks its scout missed,
+        and the far part's weight times the scout's relative error. Above it the head attends to its far part again,
+        chosen by its true query. None never does, and recall then goes by what scouts want.
     digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), or the
         keys themselves ("exact", slow: the ceiling of the other two).
     pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
+    most_share: part of a sequence's chosen blocks that may be absent: where it is more, those least wished for are left
+        out. None, or a budget that admits every block, leaves none out.
     recall_interval: decode steps between two recalls of a layer; 0 never recalls.
     cpu_share: part of the chosen blocks of a layer that are absent where it keeps to that interval: with twice that
         part its recalls come twice as often, with half of it half as often. None always keeps to the interval.
@@ -93,8 +96,9 @@ class ScoutConfig:
     guard: float | None = 0.02
     digest: DigestName = "keys2"
     pooling: Pooling = "mean"
+    most_share: float | None = 0.085
     recall_interval: int = 8
-    cpu_share: float | None = 0.08
+    cpu_share: float | None = 0.05
     wait_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -105,10 +109,10 @@ class ScoutConfig:
         _at_least("recall_interval", self.recall_interval, 0)
         _at_least("rank", self.rank, 1)
         _at_least("least_cosine", self.least_cosine, -1.0)
-        for name in ("guard", "cpu_share", "wait_share"):
+        for name, least in (("guard", 0.0), ("most_share", 0.01), ("cpu_share", 0.0), ("wait_share", 0.0)):
             value = getattr(self, name)
             if value is not None:
-                _at_least(name, value, 0.0)
+                _at_least(name, value, least)
         _one_of("on_miss", self.on_miss, OnMiss)
         _one_of("far_query", self.far_query, FarQuery)
         _one_of("predictor", self.predictor, PredictorName)

@@ -5,8 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scoutattention.attention.choose import Choice
 from scoutattention.attention.far import Far
+from scoutattention.attention.guard import unserved
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.reference import merge
 from scoutattention.types import Partial
 
 from .rig import SHAPE, Rig
@@ -27,15 +30,25 @@ class Blurred:
         return self.scout
 
 
-def step(truth, wrong=(), other=0.0, **options):
-    """One step of which every layer's query is `truth`: outputs [L, 1, H, G, D], and the step's numbers."""
+def prepared(truth, wrong=(), other=0.0, **options):
+    """A rig whose scouts are the query `truth`, but in some KV heads."""
     rig = Rig(scout(4, budget=40, recall_interval=0, **options), 4, workers=WORKERS)
     rig.add(150)
     rig.attention.predictor = Blurred(truth, list(wrong), other)
+    return rig
+
+
+def take_step(rig, truth):
+    """One step of which every layer's query is `truth`: outputs [L, 1, H, G, D], and the step's numbers."""
     attend = rig.attention.begin(1, None)
     k = torch.zeros(1, 2, 16)
     outs = [attend(layer, truth, k, k, torch.zeros(1, SHAPE.hidden_size)) for layer in range(SHAPE.num_layers)]
     return torch.stack(outs), rig.attention.end()
+
+
+def step(truth, wrong=(), other=0.0, **options):
+    """The first step of a fresh rig."""
+    return take_step(prepared(truth, wrong, other, **options), truth)
 
 
 def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
@@ -43,6 +56,35 @@ def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_hea
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
     assert Far(far, q_hat).doubt(WORKERS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
     assert Far(far, None).doubt(WORKERS, q, near).tolist() == [[0.0]]
+
+
+def choice(blocks, wishes=None):
+    blocks = torch.tensor(blocks)
+    return Choice(blocks, blocks >= 0, torch.zeros(1, len(blocks[0]), 6) if wishes is None else torch.tensor(wishes))
+
+
+def test_what_is_unserved_is_absent_and_missed_by_the_scout_in_heads_that_want_it_enough():
+    wishes = [[[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.9, 0.02, 0.02, 0.02, 0.02, 0.02]]]
+    wanted = choice([[[0, 1, 2], [0, 1, 2]]], wishes)
+    absent = torch.tensor([[[False, True, True], [False, True, True]]])
+    scouted = choice([[[3, 2, 1], [0, 1, 3]]])
+    served = torch.tensor([[[True, True, False], [False, False, True]]])
+    one, none = [False, True, False], [False, False, False]
+    assert unserved(wanted, absent, scouted, served, 0.1).tolist() == [[one, none]]
+    assert unserved(wanted, absent, scouted, served, 0.3).tolist() == [[none, none]]
+    assert unserved(wanted, absent, scouted, served, 0.03).tolist() == [[one, [False, True, True]]]
+
+
+def test_a_partial_of_what_was_missed_joins_that_of_the_scout_and_replaces_what_is_spoilt():
+    mine, other = (Partial(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3)) for _ in range(2))
+    spoilt = torch.tensor([[False, True]])
+    mine.out[:, 1] = torch.nan
+    got = Far(mine, None).but(WORKERS, spoilt, other).partial
+    both = merge(mine, other)
+    assert torch.allclose(got.out[:, 0], both.out[:, 0])
+    assert torch.allclose(got.lse[:, 0], both.lse[:, 0])
+    assert torch.allclose(got.out[:, 1], other.out[:, 1])
+    assert torch.allclose(got.lse[:, 1], other.lse[:, 1])
 
 
 @pytest.mark.parametrize("wrong", [(0, 1), (1,)])
@@ -55,7 +97,20 @@ def test_a_guarded_head_is_what_the_true_query_makes_of_it(wrong):
     assert not torch.allclose(spoilt, exact, atol=1e-2)
     assert unguarded.guarded_heads == 0
     assert stats.guarded_heads == len(wrong) * (SHAPE.num_layers - 1)  # the first layer has no scout
-    assert stats.chosen_blocks == unguarded.chosen_blocks + 9 * stats.guarded_heads
+    again = stats.chosen_blocks - unguarded.chosen_blocks
+    assert 0 < again == stats.far_blocks - unguarded.far_blocks <= 9 * stats.guarded_heads
+
+
+def test_recall_goes_by_the_true_query_where_there_is_a_guard():
+    """Scouts that want the opposite do not decide which blocks move in."""
+    truth = torch.randn(HEADS, generator=torch.Generator().manual_seed(5))
+    interests = {}
+    for name, wrong, guard in (("right", (), 0.02), ("guarded", (0, 1), 0.02), ("unguarded", (0, 1), None)):
+        rig = prepared(truth, wrong, -truth[:, list(wrong)], guard=guard)
+        take_step(rig, truth)
+        interests[name] = rig.store.slots.interest[1:].clone()
+    assert torch.equal(interests["right"], interests["guarded"])
+    assert not torch.allclose(interests["right"], interests["unguarded"], atol=1e-3)
 
 
 def test_a_good_scout_is_left_alone():

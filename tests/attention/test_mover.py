@@ -13,7 +13,7 @@ STEPS_TO_RECOVER = 12
 
 
 def rig_of(quota=8, tokens=200, **options):
-    rig = Rig(scout(4, **({"predictor": "oracle", "budget": 24} | options)), quota, seed=1, workers=WORKERS)
+    rig = Rig(scout(4, **({"predictor": "oracle", "budget": 24, "most_share": None} | options)), quota, seed=1, workers=WORKERS)
     rig.add(tokens)
     return rig
 

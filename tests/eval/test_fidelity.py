@@ -11,7 +11,7 @@ from scoutattention.errors import PromptError
 from scoutattention.eval.ablation import Variant
 from scoutattention.eval.fidelity import check_lengths, measure, read
 from scoutattention.eval.run import run
-from scoutattention.eval.text import Text, code, first_tokens, prose
+from scoutattention.eval.text import Text, code, first_tokens, mixed, prose
 from scoutattention.models.loader import load
 
 from ..attention.rig import SHAPE
@@ -132,3 +132,10 @@ def test_a_short_text_is_refused_before_anything_is_computed(model):
 def test_every_python_carries_prose_and_code():
     assert prose().text.count(" ") > 50_000
     assert code().text.count("def ") > 1_000
+
+
+def test_the_mixed_text_is_the_ends_of_prose_and_code_in_turns():
+    turns = mixed().text.splitlines(keepends=True)
+    assert "".join(turns[:40]) == "".join(prose().text.splitlines(keepends=True)[-40:])
+    assert "".join(turns[40:80]) == "".join(code().text.splitlines(keepends=True)[-40:])
+    assert "".join(turns[80:120]) == "".join(prose().text.splitlines(keepends=True)[-80:-40])

@@ -27,11 +27,11 @@ class Far(NamedTuple):
             return torch.zeros(q.shape[:2])
         return doubt(workers, self.partial, near, q, self.scout)
 
-    def but(self, rows: Tensor, other: Partial) -> "Far":
-        """The same, with the partial of some KV heads, bool [B, H], replaced."""
-        mine, which = self.partial, rows[..., None]
-        out = torch.where(which[..., None], other.out, mine.out)
-        return Far(Partial(out, torch.where(which, other.lse, mine.lse)), self.scout)
+    def but(self, workers: Workers, spoilt: Tensor, other: Partial) -> "Far":
+        """Together with another partial, which replaces that of the KV heads, bool [B, H], that are spoilt."""
+        out = self.partial.out.masked_fill(spoilt[..., None, None], 0)
+        lse = self.partial.lse.masked_fill(spoilt[..., None], -torch.inf)
+        return Far(merge(workers, Partial(out, lse), other), self.scout)
 
 
 class FarWork:

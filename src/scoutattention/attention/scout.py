@@ -13,11 +13,13 @@ from ..kernels.cpu import Workers
 from ..kernels.merging import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
-from .choose import Chooser
+from .choose import Choice, Chooser
 from .far import Far, FarWork
+from .guard import unserved
 from .mover import Mover
 from .observe import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
+from .thrift import Thrift
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,14 @@ class _Rows:
 
 
 class _Wanted(NamedTuple):
-    """What some rows of a layer chose: blocks [B, H, N], which of them count, and which of those are absent."""
+    """What a layer would attend to: a choice, and which of its valid blocks are absent, bool [B, H, N]."""
 
-    blocks: Tensor
-    valid: Tensor
+    choice: Choice
     absent: Tensor
+
+    def of(self, rows: Tensor) -> "_Wanted":
+        """The same for some rows, or some of their heads, bool [B, 1 or H, 1], alone."""
+        return _Wanted(self.choice._replace(valid=self.choice.valid & rows), self.absent & rows)
 
 
 class ScoutAttention:
@@ -69,11 +74,13 @@ class ScoutAttention:
         self._slots = store.slots
         self._workers = workers
         self._scale = scale
+        self._guards = config.guard is not None and config.on_miss == "compute"
         self.predictor = predictor
         self.chooser = chooser
         self._observer = observer
         self._far = FarWork(store, workers, scale, correct=config.correct_far)
         self._mover = Mover(config, store, store.slots)
+        self._thrift = Thrift(config, store)
         layers = store.pages.pool.k.shape[0]
         self._sources = source_layers(config, layers)
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(self._sources)])
@@ -84,8 +91,10 @@ class ScoutAttention:
         view = self._store.begin_step(batch)
         self._rope = rope
         self._rows = self._plan(view)
-        self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
-        self._fetched = self._chosen_blocks = self._far_blocks = self._guarded_heads = 0
+        self._ahead: dict[int, _Wanted] = {}  # by scouts, for layers to come
+        self._held: dict[int, _Wanted] = {}  # of these, what the true query will attend to
+        self._fetched = self._guarded_heads = 0
+        self._chosen_blocks, self._far_blocks = torch.zeros(2, batch, dtype=torch.int64)
         self._began = time.perf_counter()
         self._far.reset()
         self._mover.begin(view)
@@ -111,71 +120,63 @@ class ScoutAttention:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
         store.append(layer, k, v)
-        self._look_ahead(layer, q, x)
+        wanted = self._truly_wanted(layer, q)
+        self._look_ahead(layer, q, x, wanted)
         pool = store.near_pool
-        near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
-        far = self._far.take(layer, q)
-        doubtful = None if far is None else self._doubtful(layer, q, near, far)
-        if far is not None and doubtful is not None:
-            far = far.but(doubtful, self._again(layer, q, doubtful))
+        near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), self._scale)
+        far, guarded = self._far.take(layer, q), None
+        if far is not None and layer in self._ahead and wanted is not None and self._guards:
+            far, guarded = self._guard(layer, q, wanted, near, far)
         merged = near if far is None else merge(self._workers, near, far.partial)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
-            self._observer.attended(layer, q, self.chooser, Attended(far_weight, doubtful))
+            self._observer.attended(layer, q, self.chooser, Attended(far_weight, guarded))
         return merged.out.to(q.dtype)
 
-    def _doubtful(self, layer: int, q: Tensor, near: Partial, far: Far) -> Tensor | None:
-        """KV heads, bool [B, H], whose scouts may have spoilt more than the guard allows; None where none's have."""
-        if self._config.guard is None or far.scout is None:
+    def _truly_wanted(self, layer: int, q: Tensor) -> _Wanted | None:
+        """What the true query wants, and whether it is absent; None where nobody asks."""
+        rows = self._rows
+        if not (rows.any_true[layer] or rows.any_roomy or (self._guards and rows.any_scouted[layer])):
             return None
-        doubt = far.doubt(self._workers, q, near)
-        doubtful = ~(doubt <= self._config.guard) & self._rows.scouted[layer, :, :, 0]  # so is what is no number
-        return doubtful if doubtful.any() else None
+        asked = rows.true[layer] | rows.roomy
+        if self._guards:
+            asked = asked | rows.scouted[layer]
+        wanted = self._wanted(layer, q, asked)
+        self._mover.note(layer, wanted.choice, asked & ~rows.fits, wanted.absent)
+        return wanted
 
-    def _again(self, layer: int, q: Tensor, heads: Tensor) -> Partial:
-        """The far part of some KV heads, bool [B, H], chosen and attended with the true query."""
-        self._guarded_heads += int(heads.sum())
-        wanted = self._choose(layer, q, heads[..., None])
-        return self._far.attend(layer, q, wanted.blocks, wanted.absent)
+    def _wanted(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
+        """What queries q of a layer choose for some rows, and which of it is absent."""
+        choice = self.chooser.choose(layer, q)
+        absent = self._slots.absent(layer, choice.blocks)
+        valid = choice.valid & rows & (~absent | self._rows.fits | self._thrift.worth_it(choice))
+        return _Wanted(choice._replace(valid=valid), absent & valid)
 
-    def _near(self, layer: int, q: Tensor) -> BlockList:
-        """What the device attends to: every slot, or the chosen ones where no block is absent."""
-        near = self._store.near(layer)
-        if not self._rows.any_roomy:
-            return near
-        wanted = self._choose(layer, q, self._rows.roomy)
-        return self._slots.keep(layer, near, wanted.blocks, wanted.valid, self._rows.roomy)
-
-    def _look_ahead(self, layer: int, q: Tensor, x: Tensor) -> None:
-        """Choose for later layers with scouts made here, and for this layer where only its true query will do."""
+    def _look_ahead(self, layer: int, q: Tensor, x: Tensor, wanted: _Wanted | None) -> None:
+        """Start what the scouts of later layers want, and what this layer wants where only its true query will do."""
         rows = self._rows
         for target in self._targets[layer]:
             if rows.any_scouted[target]:
                 scout = self.predictor.predict(target, x, self._rope)
-                self._serve(target, scout, rows.scouted[target], predicted=True)
+                ahead = self._wanted(target, scout, rows.scouted[target])
+                if not self._guards:  # else the true query's wishes will be known
+                    self._mover.note(target, ahead.choice, rows.scouted[target], ahead.absent)
+                self._serve(target, scout, ahead, predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
-            self._far.start(layer, q, held.blocks, held.absent, predicted=False)
-        if rows.any_true[layer]:
-            self._serve(layer, q, rows.true[layer])
+            self._far.start(layer, q, held.choice.blocks, held.absent, predicted=False)
+        if wanted is not None and rows.any_true[layer]:
+            self._serve(layer, q, wanted.of(rows.true[layer]))
 
-    def _choose(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
-        """Choose blocks for some rows, or some of their heads, of a layer, and note which of them are absent."""
-        choice = self.chooser.choose(layer, q)
-        choice = choice._replace(valid=choice.valid & rows)
-        absent = self._slots.absent(layer, choice.blocks) & choice.valid
-        self._mover.note(layer, choice, rows & ~self._rows.fits, absent)
-        self._chosen_blocks += int(choice.valid.sum())
-        self._far_blocks += int(absent.sum())
-        return _Wanted(choice.blocks, choice.valid, absent)
-
-    def _serve(self, layer: int, q: Tensor, rows: Tensor, *, predicted: bool = False) -> None:
-        """Choose blocks for some rows of a layer, and see to those that are absent."""
-        config = self._config
-        blocks, valid, absent = wanted = self._choose(layer, q, rows)
+    def _serve(self, layer: int, q: Tensor, wanted: _Wanted, *, predicted: bool = False) -> None:
+        """See to what is wanted and absent."""
+        config, blocks, absent = self._config, wanted.choice.blocks, wanted.absent
+        self._count(wanted)
         if self._observer is not None:
             resident = self._slots.resident(layer, q.shape[0])
-            self._observer.chose(layer, q if predicted else None, Chosen(blocks, valid, resident))
+            self._observer.chose(layer, q if predicted else None, Chosen(blocks, wanted.choice.valid, resident))
+        if predicted:
+            self._ahead[layer] = wanted
         if config.on_miss == "fetch":
             self._fetched += self._mover.fetch(layer, blocks, absent)
         elif config.on_miss == "compute" and predicted and config.far_query == "true":
@@ -183,15 +184,45 @@ class ScoutAttention:
         elif config.on_miss == "compute":
             self._far.start(layer, q, blocks, absent, predicted=predicted)
 
+    def _count(self, wanted: _Wanted) -> None:
+        self._chosen_blocks += wanted.choice.valid.sum((1, 2))
+        self._far_blocks += wanted.absent.sum((1, 2))
+
+    def _near(self, layer: int, wanted: _Wanted | None) -> BlockList:
+        """What the device attends to: every slot, or the chosen ones where no block is absent."""
+        near = self._store.near(layer)
+        if wanted is None or not self._rows.any_roomy:
+            return near
+        chosen = wanted.of(self._rows.roomy)
+        self._count(chosen)
+        return self._slots.keep(layer, near, chosen.choice.blocks, chosen.choice.valid, self._rows.roomy)
+
+    def _guard(self, layer: int, q: Tensor, wanted: _Wanted, near: Partial, far: Far) -> tuple[Far, Tensor | None]:
+        """The far part, with what a scout missed or spoilt computed now; in which KV heads, bool [B, H], if in any."""
+        limit, ahead = self._config.guard, self._ahead[layer]
+        assert limit is not None
+        scouted = self._rows.scouted[layer]
+        spoilt = ~(far.doubt(self._workers, q, near) <= limit) & scouted[..., 0]  # so is what is no number
+        late = unserved(wanted.choice, wanted.absent & scouted, ahead.choice, ahead.absent, limit)
+        late |= wanted.absent & spoilt[..., None]
+        guarded = spoilt | late.any(-1)
+        if not guarded.any():
+            return far, None
+        self._guarded_heads += int(guarded.sum())
+        self._chosen_blocks += late.sum((1, 2))
+        self._far_blocks += late.sum((1, 2))
+        return far.but(self._workers, spoilt, self._far.attend(layer, q, wanted.choice.blocks, late)), guarded
+
     def end(self) -> StepStats:
         """See `Attention.end`."""
         recalled = self._fetched
         if self._config.on_miss != "fetch":
             recalled += self._mover.recall(self._pressure())
+        self._thrift.learn(self._far_blocks, self._chosen_blocks)
         self._mover.seat(self._store.end_step())
         return StepStats(
-            chosen_blocks=self._chosen_blocks,
-            far_blocks=self._far_blocks,
+            chosen_blocks=int(self._chosen_blocks.sum()),
+            far_blocks=int(self._far_blocks.sum()),
             guarded_heads=self._guarded_heads,
             hidden_s=self._far.hidden_s,
             unhidden_s=sum(self._far.waited_s),

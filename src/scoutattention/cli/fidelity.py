@@ -58,10 +58,10 @@ def watched() -> Iterator["Watch"]:
 
 def _texts(files: list[Path] | None) -> "list[Text]":
     # Inside, since it loads PyTorch with the tokenizer.
-    from ..eval.text import Text, code, prose  # noqa: PLC0415
+    from ..eval.text import Text, code, mixed, prose  # noqa: PLC0415
 
     if not files:
-        return [prose(), code()]
+        return [prose(), code(), mixed()]
     return [Text(str(file), read_file(file, "text file")) for file in dict.fromkeys(files)]
 
 

@@ -36,9 +36,10 @@ HELP = {
     "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
     "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
     "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
-    "guard": "Far weight times scout error above which a KV head computes its far part again; 'off' never does.",
+    "guard": "Part of its attention that a scout may spoil or miss before the true query sees to it; 'off' never does.",
     "digest": "What blocks are judged by: bounds of their keys, the keys in 2 bits a channel, or the keys (slow).",
     "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
+    "most_share": "Part of the chosen blocks that may be absent; the least wished for are left out; 'off' leaves none.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
     "cpu_share": "CPU's share of the chosen blocks at which recall keeps to its interval. 'off': any.",
     "wait_share": "Part of a step's time that may be waited for the CPU; recalls come sooner above it. 'off': any.",
@@ -83,7 +84,7 @@ def _read_limit(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ConfigError(
-            f"{text!r} is neither a number nor 'off', as --guard, --cpu-share and --wait-share want it"
+            f"{text!r} is neither a number nor 'off', as --guard, --most-share, --cpu-share and --wait-share want it"
         ) from None
 
 
@@ -97,6 +98,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "cpu_share": _read_limit,
     "device_memory": _read_device_memory,
     "guard": _read_limit,
+    "most_share": _read_limit,
     "host_memory": parse_size,
     "true_query_layers": _read_layers,
     "wait_share": _read_limit,

@@ -18,6 +18,7 @@ LITERAL: dict[str, Any] = {
     "predictor": "plain",
     "lookahead": 1,
     "guard": None,
+    "most_share": None,
 }
 """ScoutAttention as published (arXiv 2603.27138)."""
 

@@ -7,6 +7,7 @@ import pydoc
 import tarfile
 import typing
 import zipfile
+from collections.abc import Iterator
 from importlib import import_module
 from pydoc_data.topics import topics
 from typing import NamedTuple
@@ -36,6 +37,18 @@ def prose() -> Text:
 def code() -> Text:
     """The sources of some modules of Python's library: some 170,000 tokens."""
     return Text("python-sources", "\n".join(inspect.getsource(module) for module in MODULES))
+
+
+def mixed() -> Text:
+    """The ends of both in turns of 40 lines, the last turn first, so that the subject changes all the time."""
+    turns = zip(_turns(prose().text), _turns(code().text), strict=False)
+    return Text("python-mixed", "".join(part for pair in turns for part in pair))
+
+
+def _turns(text: str, lines: int = 40) -> Iterator[str]:
+    all_lines = text.splitlines(keepends=True)
+    for end in range(len(all_lines), 0, -lines):
+        yield "".join(all_lines[max(0, end - lines) : end])
 
 
 def references() -> list[Text]:

@@ -1,0 +1,47 @@
+"""Keeps the CPU's share below a limit: of the absent blocks of a choice, those least wished for are left out."""
+
+import torch
+from torch import Tensor
+
+from ..cache.store import KVStore
+from ..config import ScoutConfig
+from .choose import Choice
+
+LOWEST, HIGHEST = 2.0**-8, 1.0
+"""Bounds of the least wish, as parts of the wish that each block of a budget has if all are wished for alike."""
+GAIN = 0.5
+"""How fast the least wish follows: by so many e-folds a step where the share is twice the limit."""
+
+
+class Thrift:
+    """The least wish of each sequence: what an absent block must be wished for to be attended to.
+
+    It rises while the CPU's share is above the limit, and falls while it is below.
+    """
+
+    def __init__(self, config: ScoutConfig, store: KVStore) -> None:
+        self._limit = config.most_share
+        self._always = config.sink_blocks + config.recent_blocks  # a choice begins with them
+        self._even = 1 / max(1, config.budget_blocks or 1)
+        self._least = torch.zeros(1, store.trusted.shape[1])
+        store.follow(self._least, fresh=LOWEST * self._even)
+
+    def worth_it(self, choice: Choice) -> Tensor:
+        """Which of the chosen blocks, bool [B, H, N], are wished for enough; sink and recent ones always are."""
+        wishes = choice.wishes.gather(-1, choice.blocks)
+        if self._limit is None:
+            return torch.ones_like(wishes, dtype=torch.bool)
+        enough = wishes >= self._least[0, : wishes.shape[0], None, None]
+        enough[..., : self._always] = True
+        return enough
+
+    def learn(self, far: Tensor, chosen: Tensor) -> None:
+        """Take note of a step's absent and chosen blocks, int64 [B] each."""
+        if self._limit is not None:
+            mine = self._least[0, : far.shape[0]]
+            mine.copy_(adapted(mine, far / chosen.clamp(min=1) / self._limit).clamp(LOWEST * self._even, self._even))
+
+
+def adapted(least: Tensor, excess: Tensor) -> Tensor:
+    """The least wish after a step whose share was so many times the limit; both [B]."""
+    return least * (GAIN * (excess.clamp(max=3) - 1)).exp()
