@@ -172,7 +172,7 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
 
 
 def test_every_setting_has_help_and_no_help_is_left_over():
-    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "as_json", "debug"}
+    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "trace", "as_json", "debug"}
     assert set(inspect.signature(generate).parameters) - own == set(HELP)
 
 

@@ -42,7 +42,7 @@ def test_a_case_runs_and_is_written(tiny_models, tmp_path, capsys):
     assert report["left_out"] == [{"context": 64, "batch": 4}]
     assert "left out: 4 x 64 tokens, above --largest 100" in err
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    assert {event["pid"] for event in events} == {"scout", "dense"}
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {"scout", "dense"}
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 

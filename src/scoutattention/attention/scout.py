@@ -10,7 +10,6 @@ from torch import Tensor
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.cpu import Workers
-from ..kernels.merging import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Chooser
@@ -72,7 +71,7 @@ class ScoutAttention:
         self.predictor = predictor
         self.chooser = chooser
         self._observer = observer
-        self._far = FarWork(store, workers, scale, correct=config.correct_far)
+        self.far = FarWork(store, workers, scale, correct=config.correct_far)
         self._mover = Mover(config, store, store.slots)
         layers = store.pages.pool.k.shape[0]
         self._sources = source_layers(config, layers)
@@ -87,7 +86,7 @@ class ScoutAttention:
         self._held: dict[int, _Wanted] = {}  # chosen ahead, to be attended with the true query
         self._fetched = self._chosen_blocks = self._far_blocks = self._guarded_heads = 0
         self._began = time.perf_counter()
-        self._far.reset()
+        self.far.reset()
         self._mover.begin(view)
         self.chooser.begin(view)
         return self._attend
@@ -114,11 +113,11 @@ class ScoutAttention:
         self._look_ahead(layer, q, x)
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, q), self._scale)
-        far = self._far.take(layer, q)
+        far = self.far.take(layer, q)
         doubtful = None if far is None else self._doubtful(layer, q, near, far)
         if far is not None and doubtful is not None:
             far = far.but(doubtful, self._again(layer, q, doubtful))
-        merged = near if far is None else merge(self._workers, near, far.partial)
+        merged = near if far is None else self.far.join(near, far)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
             self._observer.attended(layer, q, self.chooser, Attended(far_weight, doubtful))
@@ -136,7 +135,7 @@ class ScoutAttention:
         """The far part of some KV heads, bool [B, H], chosen and attended with the true query."""
         self._guarded_heads += int(heads.sum())
         wanted = self._choose(layer, q, heads[..., None])
-        return self._far.attend(layer, q, wanted.blocks, wanted.absent)
+        return self.far.attend(layer, q, wanted.blocks, wanted.absent)
 
     def _near(self, layer: int, q: Tensor) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
@@ -155,7 +154,7 @@ class ScoutAttention:
                 self._serve(target, scout, rows.scouted[target], predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
-            self._far.start(layer, q, held.blocks, held.absent, predicted=False)
+            self.far.start(layer, q, held.blocks, held.absent, predicted=False)
         if rows.any_true[layer]:
             self._serve(layer, q, rows.true[layer])
 
@@ -181,7 +180,7 @@ class ScoutAttention:
         elif config.on_miss == "compute" and predicted and config.far_query == "true":
             self._held[layer] = wanted
         elif config.on_miss == "compute":
-            self._far.start(layer, q, blocks, absent, predicted=predicted)
+            self.far.start(layer, q, blocks, absent, predicted=predicted)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
@@ -193,15 +192,15 @@ class ScoutAttention:
             chosen_blocks=self._chosen_blocks,
             far_blocks=self._far_blocks,
             guarded_heads=self._guarded_heads,
-            hidden_s=self._far.hidden_s,
-            unhidden_s=sum(self._far.waited_s),
+            hidden_s=self.far.hidden_s,
+            unhidden_s=sum(self.far.waited_s),
             recalls=self._mover.recalls,
             recalled_bytes=recalled,
         )
 
     def _pressure(self) -> list[float]:
         """Of each layer, how many times longer than allowed it waited for the CPU."""
-        waited, allowed = self._far.waited_s, self._config.wait_share
+        waited, allowed = self.far.waited_s, self._config.wait_share
         if allowed is None:
             return [1.0] * len(waited)
         of_layer = (time.perf_counter() - self._began) / len(waited)

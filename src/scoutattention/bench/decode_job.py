@@ -27,12 +27,13 @@ class DecodeJob:
 
 
 class Span(NamedTuple):
-    """A part of a step: its stage, its start and length in seconds, and which thread's it is."""
+    """A part of a step: its stage, its start and length in seconds, which thread's it is, and the layer it is for."""
 
     stage: str
     start: float
     seconds: float
     thread: str = "main"
+    layer: int | None = None
 
 
 class Decoding(Protocol):

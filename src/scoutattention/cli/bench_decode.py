@@ -196,6 +196,6 @@ def _write(cases: "list[Measured]", plot: Path | None, trace: Path | None) -> No
 
         write_file(plot, png([result for case in cases for result in case.results]))
     if trace is not None:
-        from ..bench.stages import trace as trace_json  # noqa: PLC0415
+        from ..bench.trace import trace as trace_json  # noqa: PLC0415
 
         write_file(trace, trace_json(cases[-1].spans).encode())
