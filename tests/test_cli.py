@@ -27,6 +27,7 @@ class FakeLLM:
     def __init__(self, model, **options):
         FakeLLM.made = self
         self.model, self.options = model, options
+        self.engine = SimpleNamespace(calibration="none")
         if isinstance(self.raises, Exception):
             raise self.raises
 
@@ -86,7 +87,7 @@ def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", *JSON_STATS, "config"]
+    assert list(report) == ["text", "token_ids", *JSON_STATS, "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25

@@ -12,7 +12,7 @@ class DecodeJob:
     """Some prompts to read and go on from, each sequence with its own.
 
     directory: the model in the layout of Hugging Face.   gguf: the file it came from, if it did.
-    dtype: of weights and KV cache; not "auto".
+    dtype: of weights and KV cache, in engines that do not keep the file's; not "auto".
     prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
     budget: of the engines that have one.   threads: that may be used.
     """
@@ -36,8 +36,20 @@ class Span(NamedTuple):
     layer: int | None = None
 
 
+class Setup(NamedTuple):
+    """What an engine runs with: the formats of its weights and cache.   calibration: see `Engine`; None elsewhere."""
+
+    dtype: str
+    cache_dtype: str
+    calibration: str | None = None
+
+
 class Decoding(Protocol):
     """An engine with its sequences."""
+
+    def setup(self) -> Setup:
+        """What it runs with."""
+        ...
 
     def read(self) -> None:
         """Read every prompt, and know each sequence's first new token."""

@@ -28,21 +28,24 @@ Engines = Annotated[
     str | None,
     typer.Option(
         "--engines",
-        help="Of scout, dense, transformers, transformers-static, llama.cpp. Without it, those that are installed.",
+        help="Of scout, dense, transformers, transformers-static, llama.cpp, llama.cpp-converted. "
+        "Without it, those that are installed.",
     ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine; one more is not counted.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Decode steps in a turn.")]
 Largest = Annotated[int, typer.Option("--largest", help="Tokens of all prompts of a case; larger ones are left out.")]
 Budget = Annotated[int, typer.Option("--budget", help="Tokens that scout attends to per layer and KV head.")]
-DType = Annotated[DTypeName, typer.Option("--dtype", help="Number format of weights and KV cache, in every engine.")]
+DType = Annotated[
+    DTypeName, typer.Option("--dtype", help="Number format of weights and KV cache, in every engine but llama.cpp.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the results into this PNG file.")]
 Trace = Annotated[
     Path | None, typer.Option("--trace", help="Write the largest case's steps to this file, for Perfetto or Chrome.")
 ]
 
-COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
+COLUMNS = ("Engine", "Weights", "Cache", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
 
 
 def _engines(text: str | None) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def _without_missing(plan: "Plan", job: "DecodeJob", *, asked: bool) -> "Plan":
 
 def _row(result: "Result") -> tuple[str, ...]:
     return (
-        *(result.engine, f"{result.context:,}", str(result.batch)),
+        *(result.engine, result.dtype, result.cache_dtype, f"{result.context:,}", str(result.batch)),
         "all" if result.budget is None else f"{result.budget:,}",
         *(f"{result.ms_per_step:.1f}", f"{result.tokens_per_s:.1f}", f"{result.prefill_tokens_per_s:.0f}"),
         f"{result.rss_mib:,.0f}",
@@ -116,7 +119,9 @@ def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
 
 def _tables(cases: "list[Measured]", steps: int) -> Group:
     table = plain_table(*COLUMNS)
-    table.title, table.title_justify = f"{cases[0].results[0].dtype}, prompts and answers in tokens a second", "left"
+    used = {result.calibration: None for case in cases for result in case.results if result.engine == "scout"}
+    table.title, table.title_justify = "Prompts and answers in tokens a second", "left"
+    table.caption, table.caption_justify = f"Calibration of scout: {', '.join(map(str, used)) or 'none'}", "left"
     for case in cases:
         for result in case.results:
             table.add_row(*_row(result), end_section=result is case.results[-1])
@@ -158,10 +163,12 @@ def decode(
     trace: Trace = None,
     debug: Debug = False,
 ) -> None:
-    """Decode real text with this engine and with others: the same weights, dtype, prompts and threads.
+    """Decode real text with this engine and with others: the same model, prompts and threads.
 
-    Each engine has a process of its own; they take turns, so that what disturbs the machine disturbs all of them.
-    'Same' is how much of the answer is that of full attention, up to the first other token.
+    All have the same weights and dtype, except llama.cpp, which has its file's own weights and a float16 cache, as
+    people use it; llama.cpp-converted has what the others have. Each engine has a process of its own; they take turns,
+    so that what disturbs the machine disturbs all of them. 'Same' is how much of the answer is that of full attention,
+    up to the first other token.
     """
     context.obj.debug = debug
     ScoutConfig(budget=budget)  # raises before minutes are spent

@@ -127,6 +127,6 @@ def generate(
     with _traced(llm, trace):
         answer = _stream(llm, text, settings, chat=chat, echo=not as_json)
     if as_json:
-        print(json_report(model, settings, answer, llm.stats()), flush=True)
+        print(json_report(llm, settings, answer), flush=True)
     else:
         Console(stderr=not sys.stdout.isatty()).print(stats_table(llm.stats()))
