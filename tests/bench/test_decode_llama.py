@@ -103,7 +103,7 @@ def test_it_runs_at_its_best_or_with_what_the_others_have(llama):
     assert llama.converted == (b"m.gguf", 32)
     assert llama.loaded.endswith(b"/bfloat16.gguf")
     assert (llama.params.type_k, llama.params.type_v, llama.params.flash_attn_type) == (30, 30, 1)
-    assert converted.setup().cache_dtype == "bfloat16"
+    assert converted.setup() == Setup("bfloat16", "bfloat16")
 
 
 def test_a_failure_is_an_error(llama):

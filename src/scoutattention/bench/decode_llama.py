@@ -102,6 +102,10 @@ class ConvertedLlamaDecoding(LlamaDecoding):
         self.cache_dtype = job.dtype
         super().__init__(job)
 
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return Setup(self._job.dtype, self.cache_dtype)
+
     def _file(self) -> Path:
         return _converted(self._job, Path(self._folder.name))
 

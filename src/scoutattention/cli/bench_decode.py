@@ -45,7 +45,7 @@ Trace = Annotated[
     Path | None, typer.Option("--trace", help="Write the largest case's steps to this file, for Perfetto or Chrome.")
 ]
 
-COLUMNS = ("Engine", "Weights", "Cache", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
+COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
 
 
 def _engines(text: str | None) -> tuple[str, ...]:
@@ -99,12 +99,18 @@ def _without_missing(plan: "Plan", job: "DecodeJob", *, asked: bool) -> "Plan":
 
 def _row(result: "Result") -> tuple[str, ...]:
     return (
-        *(result.engine, result.dtype, result.cache_dtype, f"{result.context:,}", str(result.batch)),
+        *(result.engine, f"{result.context:,}", str(result.batch)),
         "all" if result.budget is None else f"{result.budget:,}",
         *(f"{result.ms_per_step:.1f}", f"{result.tokens_per_s:.1f}", f"{result.prefill_tokens_per_s:.0f}"),
         f"{result.rss_mib:,.0f}",
         "" if result.same_tokens is None else f"{result.same_tokens:.0%}",
     )
+
+
+def _note(result: "Result") -> str:
+    """What an engine ran with."""
+    note = f"{result.engine}: {result.dtype} weights, {result.cache_dtype} cache"
+    return note if result.calibration is None else f"{note}, calibration: {result.calibration}"
 
 
 def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
@@ -119,9 +125,9 @@ def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
 
 def _tables(cases: "list[Measured]", steps: int) -> Group:
     table = plain_table(*COLUMNS)
-    used = {result.calibration: None for case in cases for result in case.results if result.engine == "scout"}
     table.title, table.title_justify = "Prompts and answers in tokens a second", "left"
-    table.caption, table.caption_justify = f"Calibration of scout: {', '.join(map(str, used)) or 'none'}", "left"
+    notes = dict.fromkeys(_note(result) for case in cases for result in case.results)
+    table.caption, table.caption_justify = "\n".join(notes), "left"
     for case in cases:
         for result in case.results:
             table.add_row(*_row(result), end_section=result is case.results[-1])
