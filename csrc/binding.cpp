@@ -7,7 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.h"
-#include "plan.h"
+#include "plan_common.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -17,6 +17,7 @@ namespace {
 
 template <class T>
 T* pointer(uint64_t address) {
+    check_aligned(address, alignof(T));
     return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
 }
 
@@ -166,7 +167,7 @@ class Workers {
 
     uint64_t read(uint64_t data, int64_t bytes) {
         std::atomic<uint64_t> sum{0};
-        pool_.submit(plan_read(pointer<void>(data), bytes, sum, pool_.threads()), true)->wait();
+        pool_.submit(plan_read(pointer<char>(data), bytes, sum, pool_.threads()), true)->wait();
         return sum;
     }
 
@@ -185,9 +186,20 @@ std::vector<std::string> isa_levels() {
     return names;
 }
 
+// What is refused is a KernelError.
+void translate(const std::exception_ptr& thrown, void* kernel_error) {
+    try {
+        std::rethrow_exception(thrown);
+    } catch (const std::logic_error& error) {
+        PyErr_SetString(static_cast<PyObject*>(kernel_error), error.what());
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::object kernel_error = nb::module_::import_("scoutattention.errors").attr("KernelError");
+    nb::register_exception_translator(translate, kernel_error.release().ptr());  // for good, as the translator is
     m.def("isa_levels", &isa_levels, "The instruction sets this CPU and build support, worst to best.");
     nb::class_<Handle>(m, "Handle")
         .def("wait", &Handle::wait)

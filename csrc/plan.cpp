@@ -158,6 +158,8 @@ class PartialWork final : public Work {
 }  // namespace
 
 std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads) {
+    check_aligned(call.layer.k, call.layer.dtype);
+    check_aligned(call.layer.v, call.layer.dtype);
     return std::make_unique<PartialWork>(kernels, call, threads);
 }
 

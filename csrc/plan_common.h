@@ -37,4 +37,15 @@ inline void check(const char* what, int64_t value, int64_t limit, const char* of
                                     std::to_string(limit) + ", " + of);
 }
 
+inline void check_aligned(uintptr_t address, size_t bytes) {
+    if (address % bytes != 0)
+        throw std::invalid_argument("a tensor begins at address " + std::to_string(address) +
+                                    ", not at a multiple of its elements' " + std::to_string(bytes) +
+                                    " bytes: pass a clone of it");
+}
+
+inline void check_aligned(const void* memory, DType dtype) {
+    check_aligned(reinterpret_cast<uintptr_t>(memory), kElementBytes[dtype]);
+}
+
 }  // namespace scout

@@ -40,6 +40,7 @@ class LinearWork final : public Work {
 }  // namespace
 
 std::unique_ptr<Work> plan_linear(const Kernels& kernels, const LinearCall& call, int threads) {
+    check_aligned(call.weight, call.dtype);
     return std::make_unique<LinearWork>(kernels, call, threads);
 }
 

@@ -67,7 +67,7 @@ std::shared_ptr<Job> Pool::submit(std::unique_ptr<Work> work, bool helped) {
     auto job = std::make_shared<Job>(std::move(work), delay_s_);
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        if (closed_) throw std::runtime_error("the workers were closed before this job was submitted");
+        if (closed_) throw std::logic_error("the workers were closed before this job was submitted");
         if (wanted > 0) queue_.push_back(job);
         waiting_.store(!queue_.empty(), std::memory_order_relaxed);
     }

@@ -56,7 +56,7 @@ class Pool {
     Pool& operator=(const Pool&) = delete;
 
     // `helped`: the caller will wait at once, and so is one of the threads the job is for.
-    // Throws std::runtime_error after close().
+    // Throws std::logic_error after close().
     std::shared_ptr<Job> submit(std::unique_ptr<Work> work, bool helped = false);
     // Finishes what was submitted and ends the threads; a second call does nothing.
     void close();

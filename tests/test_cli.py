@@ -27,6 +27,7 @@ class FakeLLM:
     def __init__(self, model, **options):
         FakeLLM.made = self
         self.model, self.options = model, options
+        self.engine = SimpleNamespace(calibration="none")
         if isinstance(self.raises, Exception):
             raise self.raises
 
@@ -86,7 +87,7 @@ def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", *JSON_STATS, "config"]
+    assert list(report) == ["text", "token_ids", *JSON_STATS, "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25
@@ -172,7 +173,7 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
 
 
 def test_every_setting_has_help_and_no_help_is_left_over():
-    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "as_json", "debug"}
+    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "trace", "as_json", "debug"}
     assert set(inspect.signature(generate).parameters) - own == set(HELP)
 
 

@@ -1,4 +1,7 @@
-"""Types of the native extension; `kernels/cpu.py` is its only user and checks what it passes."""
+"""Types of the native extension, which raises KernelError for what it refuses.
+
+`kernels/cpu.py` is the only file that imports it; the files of that folder check what they pass.
+"""
 
 def isa_levels() -> list[str]: ...
 

@@ -13,7 +13,12 @@ STEPS_TO_RECOVER = 12
 
 
 def rig_of(quota=8, tokens=200, **options):
-    rig = Rig(scout(4, **({"predictor": "oracle", "budget": 24, "most_share": None} | options)), quota, seed=1, workers=WORKERS)
+    rig = Rig(
+        scout(4, **({"predictor": "oracle", "budget": 24, "most_share": None} | options)),
+        quota,
+        seed=1,
+        workers=WORKERS,
+    )
     rig.add(tokens)
     return rig
 
@@ -67,7 +72,7 @@ def test_without_a_share_layers_recall_by_the_clock_and_in_turns():
 def test_waiting_for_the_cpu_makes_recalls_come_sooner(wait_share, sooner):
     with Workers(2, delay_s=0.002) as slow:
         rig = rig_of(recall_interval=8, cpu_share=None, wait_share=wait_share, quota=2)
-        rig.attention._far._workers = slow
+        rig.attention.far._workers = slow
         recalls = sum(stats.recalls for stats in run(rig, subjects()[0], 8))
     assert recalls == (8 * SHAPE.num_layers // 2 if sooner else SHAPE.num_layers)
 

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from scoutattention.bench import decode, decode_process
 from scoutattention.bench.decode import Plan, Result, measure, missing
-from scoutattention.bench.decode_job import DecodeJob
+from scoutattention.bench.decode_job import DecodeJob, Setup
 from scoutattention.bench.decode_ours import OurDecoding
 from scoutattention.bench.decode_plot import png
 from scoutattention.bench.decode_process import EngineProcess, Serving
@@ -22,6 +22,7 @@ from scoutattention.machine import resident_memory
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
 JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
+SETUP = Setup("float32", "float32", "none")
 PLAN = Plan((120,), (2,), ("scout", "transformers"), rounds=2, steps=3, traced=2)
 
 
@@ -38,7 +39,7 @@ class FakeEngine:
         new = [[5] * 10 for _ in self.job.prompts]
         if self.engine == "scout":
             new[1][5] = 6
-        given = {"read": 2.0, "steps": [0.25] * 3, "answers": new, "resident": 3 << 20, "spans": []}
+        given = {"read": 2.0, "steps": [0.25] * 3, "answers": new, "resident": 3 << 20, "spans": [], "setup": SETUP}
         return given[work.__name__]
 
     def close(self):
@@ -65,11 +66,11 @@ def test_cases_above_the_limit_are_left_out_and_named():
 @pytest.mark.usefixtures("fake")
 def test_a_case_is_measured_in_turns_and_compared():
     scout, transformers = measure(PLAN, JOB, lambda what: None).results
-    assert scout == Result("scout", "float32", 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 0.75)
+    assert scout == Result("scout", *SETUP, 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 0.75)
     assert transformers == scout._replace(engine="transformers", budget=None, same_tokens=1.0)
     turns = [engine for engine, work in FakeEngine.log if work == "steps"]
     assert turns == ["scout", "transformers", "transformers", "scout", "scout", "transformers"]
-    assert [work for _, work in FakeEngine.log[:2]] == ["read", "read"]
+    assert [work for _, work in FakeEngine.log[:4]] == ["setup", "read"] * 2
     assert {engine for engine, work in FakeEngine.log if work == "close"} == {"scout", "transformers"}
 
 
@@ -91,6 +92,7 @@ def test_engines_that_cannot_run_say_why(monkeypatch):
     monkeypatch.setattr(decode, "find_spec", lambda name: None)
     assert missing("llama.cpp", JOB) == "llama.cpp is not installed: pip install llama-cpp-python"
     monkeypatch.setattr(decode, "find_spec", lambda name: name)
+    assert missing("llama.cpp-converted", JOB) == "llama.cpp-converted needs a model that comes as a .gguf file"
     assert missing("llama.cpp", JOB) == "llama.cpp needs a model that comes as a .gguf file"
     assert missing("llama.cpp", replace(JOB, gguf=Path("m.gguf"))) is None
 
@@ -120,6 +122,8 @@ def test_transformers_and_our_engine_answer_alike(job):
     torch.set_grad_enabled(before)
     assert [ours.answers()] * 2 == [engine.answers() for engine in theirs]
     assert theirs[0].traced_step() == []
+    assert ours.setup() == Setup("float32", "float32", "none")
+    assert theirs[1].setup() == Setup("float32", "float32")
 
 
 def test_errors_of_the_engine_cross_the_pipe(job):
@@ -145,6 +149,6 @@ def test_every_engine_is_named():
 
 
 def test_the_plot_is_a_picture(tmp_path):
-    result = Result("dense", "float32", 1024, 1, None, 10.0, 100.0, 300.0, 500.0, 1.0)
+    result = Result("dense", *SETUP, 1024, 1, None, 10.0, 100.0, 300.0, 500.0, 1.0)
     (tmp_path / "a.png").write_bytes(png([result, result._replace(context=8192), result._replace(batch=4)]))
     assert imread(tmp_path / "a.png").shape[2] == 4

@@ -1,6 +1,7 @@
 """`scout bench decode`, on a tiny model."""
 
 import json
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from scoutattention.bench.decode import Measured, Result
 from scoutattention.bench.decode_job import Span
 from scoutattention.cli import main
 
-KEYS = {"engine", "dtype", "context", "batch", "budget"}
+KEYS = {"engine", "dtype", "cache_dtype", "calibration", "context", "batch", "budget"}
 NUMBERS = {"ms_per_step", "tokens_per_s", "prefill_tokens_per_s", "rss_mib"}
 SHORT = ("--engines", "scout,dense", "--rounds", "1", "--steps", "1", "--budget", "96")
 
@@ -22,7 +23,7 @@ def measured(monkeypatch):
     def measure(plan, job, watch):
         jobs.append((plan, job))
         watch("working")
-        sizes = (job.dtype, len(job.prompts[0]), len(job.prompts))
+        sizes = (job.dtype, "float16", "the prompt's own", len(job.prompts[0]), len(job.prompts))
         results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 0.5) for engine in plan.engines]
         return Measured(results, {"scout": [Span("near attention", 0.0, 0.016), Span("step", 0.0, 0.024)]})
 
@@ -39,10 +40,11 @@ def test_a_case_runs_and_is_written(tiny_models, tmp_path, capsys):
     assert [case["engine"] for case in report["cases"]] == ["scout", "dense"]
     assert all(set(case) > KEYS | NUMBERS for case in report["cases"])
     assert report["cases"][0]["same_tokens"] == 1, "the context is within the budget"
+    assert [case["calibration"] for case in report["cases"]] == ["none", "none"], "the context is within the budget"
     assert report["left_out"] == [{"context": 64, "batch": 4}]
     assert "left out: 4 x 64 tokens, above --largest 100" in err
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    assert {event["pid"] for event in events} == {"scout", "dense"}
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {"scout", "dense"}
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
@@ -57,6 +59,7 @@ def test_every_sequence_reads_its_own_part_of_the_text(measured, tiny_models, ca
     out = capsys.readouterr().out
     assert "scout, 2 x 128 tokens" in out
     assert "67%" in out
+    assert re.search(r"scout: float32 weights, float16 cache,\s+calibration: the prompt's own", out)
 
 
 def test_what_is_not_there_is_left_out_unless_it_was_asked_for(measured, tiny_models, capsys):

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from scoutattention.bench.decode_job import DecodeJob
+from scoutattention.bench.decode_job import DecodeJob, Setup
 from scoutattention.errors import ModelFileError
 
 NAME = "scoutattention.bench.decode_llama"
@@ -21,17 +21,24 @@ JOB = DecodeJob(
 class FakeLlama(ModuleType):
     """Every token's likeliest successor is the token after it. `fed` has a list of entries for each call."""
 
+    LLAMA_FLASH_ATTN_TYPE_ENABLED = 1
     LLAMA_FTYPE_ALL_F32, LLAMA_FTYPE_MOSTLY_BF16, LLAMA_FTYPE_MOSTLY_F16 = 0, 32, 1
 
     def __init__(self):
         super().__init__("llama_cpp")
-        self.fed, self.fails = [], False
-        for name in ("log_set", "backend_init", "model_default_params", "model_load_from_file", "model_get_vocab"):
+        self.fed, self.fails, self.converted = [], False, None
+        for name in ("log_set", "backend_init", "model_default_params", "model_get_vocab"):
             setattr(self, f"llama_{name}", lambda *args: SimpleNamespace())
         self.llama_context_params = SimpleNamespace
         self.llama_context_default_params = self.llama_model_quantize_default_params = SimpleNamespace
         self.llama_log_callback = lambda function: function
         self.llama_n_vocab = lambda vocab: VOCAB
+
+    def llama_model_load_from_file(self, path, params):
+        self.loaded = path
+
+    def llama_model_desc(self, model, buffer, size):
+        buffer.value = b"llama 135M Q4_K - Medium"
 
     def llama_model_quantize(self, source, target, params):
         self.converted = (source, params.ftype)
@@ -74,8 +81,7 @@ def llama(monkeypatch):
 
 def test_each_sequence_goes_on_from_its_own_prompt(llama):
     decoding = llama.module.LlamaDecoding(JOB)
-    assert llama.converted == (b"m.gguf", 32)
-    assert (llama.params.n_ctx, llama.params.n_seq_max, llama.params.type_k) == (1240, 2, 30)
+    assert (llama.params.n_ctx, llama.params.n_seq_max) == (1240, 2)
     decoding.read()
     decoding.step()
     decoding.step()
@@ -86,6 +92,18 @@ def test_each_sequence_goes_on_from_its_own_prompt(llama):
         assert [position for _, position, _, wanted in read if wanted] == [511, 599]
     assert llama.fed[4:] == [[(600, 600, 0, 1), (900, 600, 1, 1)], [(601, 601, 0, 1), (901, 601, 1, 1)]]
     assert decoding.traced_step() == []
+
+
+def test_it_runs_at_its_best_or_with_what_the_others_have(llama):
+    best = llama.module.LlamaDecoding(JOB)
+    assert (llama.converted, llama.loaded) == (None, b"m.gguf")
+    assert (llama.params.type_k, llama.params.type_v, llama.params.flash_attn_type) == (1, 1, 1)
+    assert best.setup() == Setup("Q4_K - Medium", "float16")
+    converted = llama.module.ConvertedLlamaDecoding(JOB)
+    assert llama.converted == (b"m.gguf", 32)
+    assert llama.loaded.endswith(b"/bfloat16.gguf")
+    assert (llama.params.type_k, llama.params.type_v, llama.params.flash_attn_type) == (30, 30, 1)
+    assert converted.setup() == Setup("bfloat16", "bfloat16")
 
 
 def test_a_failure_is_an_error(llama):

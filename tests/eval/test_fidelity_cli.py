@@ -62,7 +62,7 @@ def test_json_of_one_text(fidelity, capsys, story, tiny_models):
 def test_json_of_an_ablation_over_pythons_own_texts(fidelity, capsys):
     assert fidelity(*SIZES, "--ablate", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert [item["text"] for item in report["texts"]] == ["python-topics", "python-sources"]
+    assert [item["text"] for item in report["texts"]] == ["python-topics", "python-sources", "python-mixed"]
     assert [row["name"] for row in report["texts"][0]["rows"]] == [row.name for row in ROWS]
     assert len(report["mean"]) == len(report["worst"]) == len(ROWS)
 

@@ -81,7 +81,7 @@ def test_weight_is_the_softmax_mass_of_the_far_keys():
 
 
 def test_random_scouts_have_no_cosine_and_chance_recall():
-    rig = Watched(scout(4, budget=40, recall_interval=0), 4)
+    rig = Watched(scout(4, budget=40, recall_interval=0, most_share=None), 4)
     assert isinstance(rig.attention.predictor, RandomPredictor)
     rig.add(200)
     stats = [rig.step()[2] for _ in range(8)]

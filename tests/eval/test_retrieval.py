@@ -142,7 +142,7 @@ def test_the_command_reports_rows_and_means(capsys, tiny_models, tmp_path):
     }
     assert report["config"]["budget"] == 96
     assert 0 <= report["cpu_share"] <= 1
-    assert report["calibration"] is None
+    assert report["calibration"] == "the prompt's own"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -66,6 +66,7 @@ def test_bad_arguments_are_named(workers):
         (lambda: merging.merge(workers, a, b._replace(lse=b.lse.double())), "float64"),
         (lambda: merging.merge(workers, a, b._replace(out=b.out.mT.contiguous().mT)), "contiguous"),
         (lambda: merging.corrected(workers, a, q, q_hat[:1], 1.0), r"\[1, 3, 3, 16\]"),
+        (lambda: merging.corrected(workers, a._replace(mean_key=None), q, q_hat, 1.0), "no mean key"),
         (lambda: merging.doubt(workers, a, b, q[0], q_hat[0]), r"do not fit \[3, 3, 16\]"),
     ]:
         with pytest.raises(KernelError, match=message):

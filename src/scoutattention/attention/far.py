@@ -77,6 +77,10 @@ class FarWork:
             taken = far if taken is None else taken.joined(self._workers, far)
         return taken
 
+    def join(self, near: Partial, far: Far) -> Partial:
+        """Attention to what the device attended to, and to what the CPU did."""
+        return merge(self._workers, near, far.partial)
+
     def attend(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> Partial:
         """Attend with the true query to the absent ones of `blocks`, and wait for it."""
         self.start(layer, q, blocks, absent, predicted=False)

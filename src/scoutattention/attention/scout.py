@@ -10,7 +10,6 @@ from torch import Tensor
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.cpu import Workers
-from ..kernels.merging import merge
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Choice, Chooser
@@ -78,7 +77,7 @@ class ScoutAttention:
         self.predictor = predictor
         self.chooser = chooser
         self._observer = observer
-        self._far = FarWork(store, workers, scale, correct=config.correct_far)
+        self.far = FarWork(store, workers, scale, correct=config.correct_far)
         self._mover = Mover(config, store, store.slots)
         self._thrift = Thrift(config, store)
         layers = store.pages.pool.k.shape[0]
@@ -96,7 +95,7 @@ class ScoutAttention:
         self._fetched = self._guarded_heads = 0
         self._chosen_blocks, self._far_blocks = torch.zeros(2, batch, dtype=torch.int64)
         self._began = time.perf_counter()
-        self._far.reset()
+        self.far.reset()
         self._mover.begin(view)
         self.chooser.begin(view)
         return self._attend
@@ -124,10 +123,10 @@ class ScoutAttention:
         self._look_ahead(layer, q, x, wanted)
         pool = store.near_pool
         near = self._workers.partial(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), self._scale)
-        far, guarded = self._far.take(layer, q), None
+        far, guarded = self.far.take(layer, q), None
         if far is not None and layer in self._ahead and wanted is not None and self._guards:
             far, guarded = self._guard(layer, q, wanted, near, far)
-        merged = near if far is None else merge(self._workers, near, far.partial)
+        merged = near if far is None else self.far.join(near, far)
         if self._observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
             self._observer.attended(layer, q, self.chooser, Attended(far_weight, guarded))
@@ -164,7 +163,7 @@ class ScoutAttention:
                 self._serve(target, scout, ahead, predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
-            self._far.start(layer, q, held.choice.blocks, held.absent, predicted=False)
+            self.far.start(layer, q, held.choice.blocks, held.absent, predicted=False)
         if wanted is not None and rows.any_true[layer]:
             self._serve(layer, q, wanted.of(rows.true[layer]))
 
@@ -182,7 +181,7 @@ class ScoutAttention:
         elif config.on_miss == "compute" and predicted and config.far_query == "true":
             self._held[layer] = wanted
         elif config.on_miss == "compute":
-            self._far.start(layer, q, blocks, absent, predicted=predicted)
+            self.far.start(layer, q, blocks, absent, predicted=predicted)
 
     def _count(self, wanted: _Wanted) -> None:
         self._chosen_blocks += wanted.choice.valid.sum((1, 2))
@@ -211,7 +210,7 @@ class ScoutAttention:
         self._guarded_heads += int(guarded.sum())
         self._chosen_blocks += late.sum((1, 2))
         self._far_blocks += late.sum((1, 2))
-        return far.but(self._workers, spoilt, self._far.attend(layer, q, wanted.choice.blocks, late)), guarded
+        return far.but(self._workers, spoilt, self.far.attend(layer, q, wanted.choice.blocks, late)), guarded
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
@@ -224,15 +223,15 @@ class ScoutAttention:
             chosen_blocks=int(self._chosen_blocks.sum()),
             far_blocks=int(self._far_blocks.sum()),
             guarded_heads=self._guarded_heads,
-            hidden_s=self._far.hidden_s,
-            unhidden_s=sum(self._far.waited_s),
+            hidden_s=self.far.hidden_s,
+            unhidden_s=sum(self.far.waited_s),
             recalls=self._mover.recalls,
             recalled_bytes=recalled,
         )
 
     def _pressure(self) -> list[float]:
         """Of each layer, how many times longer than allowed it waited for the CPU."""
-        waited, allowed = self._far.waited_s, self._config.wait_share
+        waited, allowed = self.far.waited_s, self._config.wait_share
         if allowed is None:
             return [1.0] * len(waited)
         of_layer = (time.perf_counter() - self._began) / len(waited)

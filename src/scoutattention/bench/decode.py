@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from .decode_job import DecodeJob, Span
+from .decode_job import DecodeJob, Setup, Span
 from .decode_process import ENGINES, EngineProcess, Serving
 
-REFERENCES = ("transformers", "transformers-static", "llama.cpp", "dense")
+REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
 """Engines that attend to everything; the first that runs says what the tokens should be."""
 
 PACKAGES = {
     "transformers": ("transformers", "transformers"),
     "transformers-static": ("transformers", "transformers"),
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
+    "llama.cpp-converted": ("llama_cpp", "llama-cpp-python"),
 }
 """Modules that engines need, and what installs them."""
 
@@ -62,7 +63,8 @@ class Plan:
 class Result(NamedTuple):
     """One engine in one case.
 
-    budget: tokens attended to; None where it is all.   ms_per_step: median of the counted steps.
+    dtype, cache_dtype, calibration: see `Setup`.   budget: tokens attended to; None where it is all.
+    ms_per_step: median of the counted steps.
     tokens_per_s: of all sequences together.   rss_mib: of the engine's process after the steps.
     same_tokens: share of the new tokens that come before the first that is not the reference engine's, mean over the
         sequences; None where no reference ran.
@@ -70,6 +72,8 @@ class Result(NamedTuple):
 
     engine: str
     dtype: str
+    cache_dtype: str
+    calibration: str | None
     context: int
     batch: int
     budget: int | None
@@ -92,8 +96,8 @@ def missing(engine: str, job: DecodeJob) -> str | None:
     module, package = PACKAGES.get(engine, (None, None))
     if module is not None and find_spec(module) is None:
         return f"{engine} is not installed: pip install {package}"
-    if engine == "llama.cpp" and job.gguf is None:
-        return "llama.cpp needs a model that comes as a .gguf file"
+    if module == "llama_cpp" and job.gguf is None:
+        return f"{engine} needs a model that comes as a .gguf file"
     return None
 
 
@@ -110,7 +114,8 @@ def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
             watch(f"{case}: {engine} reads")
             own = job if engine == "scout" else replace(job, budget=None)
             processes[engine] = stack.enter_context(closing(EngineProcess(engine, own)))
-            runs[engine] = _Run(own, processes[engine].ask(Serving.read))
+            setup = processes[engine].ask(Serving.setup)
+            runs[engine] = _Run(own, setup, processes[engine].ask(Serving.read))
         for counted, engine in _turns(plan):
             watch(f"{case}: {engine} decodes")
             seconds = processes[engine].ask(Serving.steps, plan.steps)
@@ -129,6 +134,7 @@ class _Run:
     """What became of a job: seconds of reading and of each step, new tokens, and bytes of memory at the end."""
 
     job: DecodeJob
+    setup: Setup
     reading: float
     steps: list[float] = field(default_factory=list)
     answers: list[list[int]] = field(default_factory=list)
@@ -139,7 +145,7 @@ def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result
     batch, context, median = len(run.job.prompts), len(run.job.prompts[0]), statistics.median(run.steps)
     return Result(
         engine=engine,
-        dtype=run.job.dtype,
+        **run.setup._asdict(),
         context=context,
         batch=batch,
         budget=run.job.budget,

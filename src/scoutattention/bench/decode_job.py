@@ -12,7 +12,7 @@ class DecodeJob:
     """Some prompts to read and go on from, each sequence with its own.
 
     directory: the model in the layout of Hugging Face.   gguf: the file it came from, if it did.
-    dtype: of weights and KV cache; not "auto".
+    dtype: of weights and KV cache, in engines that do not keep the file's; not "auto".
     prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
     budget: of the engines that have one.   threads: that may be used.
     """
@@ -27,16 +27,29 @@ class DecodeJob:
 
 
 class Span(NamedTuple):
-    """A part of a step: its stage, its start and length in seconds, and which thread's it is."""
+    """A part of a step: its stage, its start and length in seconds, which thread's it is, and the layer it is for."""
 
     stage: str
     start: float
     seconds: float
     thread: str = "main"
+    layer: int | None = None
+
+
+class Setup(NamedTuple):
+    """What an engine runs with: the formats of its weights and cache.   calibration: see `Engine`; None elsewhere."""
+
+    dtype: str
+    cache_dtype: str
+    calibration: str | None = None
 
 
 class Decoding(Protocol):
     """An engine with its sequences."""
+
+    def setup(self) -> Setup:
+        """What it runs with."""
+        ...
 
     def read(self) -> None:
         """Read every prompt, and know each sequence's first new token."""

@@ -3,7 +3,7 @@
 from ..config import SamplingParams, ScoutConfig
 from ..engine.llm import LLM
 from ..engine.sequence import Sequence
-from .decode_job import DecodeJob, Span
+from .decode_job import DecodeJob, Setup, Span
 from .stages import Stages, watch_engine
 
 
@@ -11,6 +11,7 @@ class OurDecoding:
     """`budget=None` in the job is full attention with everything on the device."""
 
     def __init__(self, job: DecodeJob) -> None:
+        self._job = job
         self._llm = LLM(
             str(job.directory),
             scout=ScoutConfig(budget=job.budget),
@@ -27,6 +28,10 @@ class OurDecoding:
             for row, prompt in enumerate(job.prompts)
         ]
         self._stages: Stages | None = None
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return Setup(self._job.dtype, self._job.dtype, self._llm.engine.calibration)
 
     def read(self) -> None:
         """See `Decoding.read`."""

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import CapacityError, ScoutError
 from ..machine import resident_memory
-from .decode_job import DecodeJob, Decoding, Span
+from .decode_job import DecodeJob, Decoding, Setup, Span
 
 ENGINES = {
     "scout": ("decode_ours", "OurDecoding"),
@@ -18,6 +18,7 @@ ENGINES = {
     "transformers": ("decode_transformers", "TransformersDecoding"),
     "transformers-static": ("decode_transformers", "StaticTransformersDecoding"),
     "llama.cpp": ("decode_llama", "LlamaDecoding"),
+    "llama.cpp-converted": ("decode_llama", "ConvertedLlamaDecoding"),
 }
 """Where each engine is. Only its own process imports it: what one engine needs would count as memory of the others."""
 
@@ -55,6 +56,10 @@ class Serving:
     def answers(self) -> list[list[int]]:
         """See `Decoding.answers`."""
         return self.decoding.answers()
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return self.decoding.setup()
 
     def resident(self) -> int:
         """Bytes of memory that the process has now."""

@@ -5,13 +5,14 @@ from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 from transformers.utils import logging
 
 from ..cache.pool import TORCH_DTYPES
-from .decode_job import DecodeJob, Span
+from .decode_job import DecodeJob, Setup, Span
 
 
 class TransformersDecoding:
     """All prompts, which are of one length, are one batch. The cache is the one that `generate` takes, and grows."""
 
     def __init__(self, job: DecodeJob) -> None:
+        self._job = job
         torch.set_num_threads(job.threads)
         torch.set_grad_enabled(False)
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -21,6 +22,10 @@ class TransformersDecoding:
         )
         self._cache = self._make_cache(job)
         self._tokens: list[torch.Tensor] = []
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return Setup(self._job.dtype, self._job.dtype)
 
     def read(self) -> None:
         """See `Decoding.read`."""

@@ -1,22 +1,20 @@
 """Where a step's time goes: the engine's own parts, watched from outside while they work."""
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from ..attention.base import Attend
 from ..attention.scout import ScoutAttention
 from ..engine.engine import Engine
 from ..kernels.cpu import Job
+from ..models.decoder import Decoder
 from ..types import Partial
 from .decode_job import Span
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-ATTENTION = "attention, the rest"
 
 
 class Stages:
@@ -27,49 +25,103 @@ class Stages:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self._layers: list[int | None] = [None]  # of the calls that are under way
 
-    def timed(self, stage: str, function: Callable[P, R], then: Callable[[R], R] | None = None) -> Callable[P, R]:
-        """The same function, each call a span; `then` is applied to what it returns."""
+    def timed(
+        self,
+        stage: str,
+        function: Callable[P, R],
+        then: Callable[[R], R] | None = None,
+        *,
+        of_layer: bool = False,
+    ) -> Callable[P, R]:
+        """The same function, each call a span; `then` is applied to what it returns.
+
+        of_layer: its first argument is the layer it works for; else that is the layer of the call around it.
+        """
 
         def call(*args: P.args, **options: P.kwargs) -> R:
+            layer = args[0] if of_layer else self._layers[-1]
+            assert layer is None or isinstance(layer, int)
+            self._layers.append(layer)
             start = time.perf_counter()
             result = function(*args, **options)
-            self.spans.append(Span(stage, start, time.perf_counter() - start))
+            self.spans.append(Span(stage, start, time.perf_counter() - start, layer=layer))
+            self._layers.pop()
             return result if then is None else then(result)
 
         return call
 
-    def watch(self, thing: object, method: str, stage: str, then: Callable[[Any], Any] | None = None) -> None:
+    def watch(
+        self,
+        thing: object,
+        method: str,
+        stage: str,
+        then: Callable[[Any], Any] | None = None,
+        *,
+        of_layer: bool = False,
+    ) -> None:
         """Make each call of one object's method a span."""
-        setattr(thing, method, self.timed(stage, getattr(thing, method), then))
+        setattr(thing, method, self.timed(stage, getattr(thing, method), then, of_layer=of_layer))
+
+    def watch_layers(self, decoder: Decoder) -> None:
+        """Make what a decoder computes for a layer before and after its attention a span, and the whole layer one."""
+        began = 0.0
+
+        def begin(projected: R) -> R:
+            nonlocal began
+            began = self.spans[-1].start
+            return projected
+
+        def end(updated: R) -> R:
+            last = self.spans[-1]
+            self.spans.append(Span("layer", began, last.start + last.seconds - began, layer=last.layer))
+            return updated
+
+        self.watch(decoder, "project", "projections", begin, of_layer=True)
+        self.watch(decoder, "update", "output and MLP", end, of_layer=True)
+
+    def keep_outer(self, result: R) -> R:
+        """Forget the spans inside the last one; returns `result`."""
+        outer = self.spans.pop()
+        while self.spans and self.spans[-1].start >= outer.start:
+            self.spans.pop()
+        self.spans.append(outer)
+        return result
 
 
 def watch_engine(engine: Engine) -> Stages:
-    """The stages of an engine's steps, from now on."""
+    """The stages of an engine's steps, from now on; reading a prompt is one of them."""
     stages, runner = Stages(), engine.runner
 
     def watch_attend(attend: Attend) -> Attend:
-        return stages.timed(ATTENTION, attend)
+        return stages.timed("attention", attend, of_layer=True)
 
     def watch_job(job: Job) -> Job:
         def note(far: Partial) -> Partial:
-            stages.spans.append(Span("far attention", job.started_s, job.ran_s, thread="workers"))
+            if job.ran_s > 0:  # else it had nothing to do
+                layer = stages.spans[-1].layer
+                stages.spans.append(Span("far attention", job.started_s, job.ran_s, thread="workers", layer=layer))
             return far
 
         stages.watch(job, "wait", "far wait", note)
         return job
 
-    stages.watch(engine, "step", "sampling and the rest")
-    stages.watch(runner.decoder, "forward", "linear layers")
+    stages.watch(engine, "step", "step")
+    stages.watch(runner, "prefill", "prompt", stages.keep_outer)
+    stages.watch(runner.decoder, "forward", "decoder")
+    stages.watch_layers(runner.decoder)
     stages.watch(runner.decoder, "logits", "output head")
-    stages.watch(runner.attention, "begin", ATTENTION, watch_attend)
+    stages.watch(runner.attention, "begin", "step plan", watch_attend)
     stages.watch(runner.attention, "end", "recall")
     stages.watch(engine.workers, "partial", "near attention")
-    stages.watch(engine.workers, "submit", "far hand-over", watch_job)
     stages.watch(engine.store.pages.digests, "score", "digest scores")
     if isinstance(runner.attention, ScoutAttention):
-        stages.watch(runner.attention.predictor, "predict", "scouts")
-        stages.watch(runner.attention.chooser, "choose", "choice")
+        stages.watch(runner.attention.predictor, "predict", "scout", of_layer=True)
+        stages.watch(runner.attention.chooser, "choose", "choice", of_layer=True)
+        stages.watch(runner.attention.far, "start", "far hand-over", of_layer=True)
+        stages.watch(engine.workers, "submit", "queueing", watch_job)
+        stages.watch(runner.attention.far, "join", "merge")
     return stages
 
 
@@ -85,13 +137,3 @@ def exclusive(spans: Iterable[Span]) -> dict[str, float]:
             total[span.stage] -= inside.pop().seconds
         inside.append(span)
     return dict(sorted(total.items(), key=lambda item: -item[1]))
-
-
-def trace(spans: Mapping[str, Iterable[Span]]) -> str:
-    """Spans of several processes as JSON that Perfetto and Chrome show, a track for each thread; in microseconds."""
-    events = [
-        {"name": stage, "ph": "X", "pid": process, "tid": thread, "ts": start * 1e6, "dur": seconds * 1e6}
-        for process, parts in spans.items()
-        for stage, start, seconds, thread in parts
-    ]
-    return json.dumps({"traceEvents": events})

@@ -28,14 +28,17 @@ Engines = Annotated[
     str | None,
     typer.Option(
         "--engines",
-        help="Of scout, dense, transformers, transformers-static, llama.cpp. Without it, those that are installed.",
+        help="Of scout, dense, transformers, transformers-static, llama.cpp, llama.cpp-converted. "
+        "Without it, those that are installed.",
     ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine; one more is not counted.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Decode steps in a turn.")]
 Largest = Annotated[int, typer.Option("--largest", help="Tokens of all prompts of a case; larger ones are left out.")]
 Budget = Annotated[int, typer.Option("--budget", help="Tokens that scout attends to per layer and KV head.")]
-DType = Annotated[DTypeName, typer.Option("--dtype", help="Number format of weights and KV cache, in every engine.")]
+DType = Annotated[
+    DTypeName, typer.Option("--dtype", help="Number format of weights and KV cache, in every engine but llama.cpp.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the results into this PNG file.")]
 Trace = Annotated[
@@ -104,6 +107,12 @@ def _row(result: "Result") -> tuple[str, ...]:
     )
 
 
+def _note(result: "Result") -> str:
+    """What an engine ran with."""
+    note = f"{result.engine}: {result.dtype} weights, {result.cache_dtype} cache"
+    return note if result.calibration is None else f"{note}, calibration: {result.calibration}"
+
+
 def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
     from ..bench.stages import exclusive  # noqa: PLC0415
 
@@ -116,7 +125,9 @@ def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
 
 def _tables(cases: "list[Measured]", steps: int) -> Group:
     table = plain_table(*COLUMNS)
-    table.title, table.title_justify = f"{cases[0].results[0].dtype}, prompts and answers in tokens a second", "left"
+    table.title, table.title_justify = "Prompts and answers in tokens a second", "left"
+    notes = dict.fromkeys(_note(result) for case in cases for result in case.results)
+    table.caption, table.caption_justify = "\n".join(notes), "left"
     for case in cases:
         for result in case.results:
             table.add_row(*_row(result), end_section=result is case.results[-1])
@@ -158,10 +169,12 @@ def decode(
     trace: Trace = None,
     debug: Debug = False,
 ) -> None:
-    """Decode real text with this engine and with others: the same weights, dtype, prompts and threads.
+    """Decode real text with this engine and with others: the same model, prompts and threads.
 
-    Each engine has a process of its own; they take turns, so that what disturbs the machine disturbs all of them.
-    'Same' is how much of the answer is that of full attention, up to the first other token.
+    All have the same weights and dtype, except llama.cpp, which has its file's own weights and a float16 cache, as
+    people use it; llama.cpp-converted has what the others have. Each engine has a process of its own; they take turns,
+    so that what disturbs the machine disturbs all of them. 'Same' is how much of the answer is that of full attention,
+    up to the first other token.
     """
     context.obj.debug = debug
     ScoutConfig(budget=budget)  # raises before minutes are spent
@@ -196,6 +209,6 @@ def _write(cases: "list[Measured]", plot: Path | None, trace: Path | None) -> No
 
         write_file(plot, png([result for case in cases for result in case.results]))
     if trace is not None:
-        from ..bench.stages import trace as trace_json  # noqa: PLC0415
+        from ..bench.trace import trace as trace_json  # noqa: PLC0415
 
         write_file(trace, trace_json(cases[-1].spans).encode())

@@ -109,7 +109,7 @@ def _print(measured: "list[Measured]") -> None:
     for line, after in zip(lines, [*lines[1:], [""]], strict=True):
         table.add_row(*line, end_section=line[0] != after[0])
     used = {item.fidelity.calibration: None for item in measured}
-    table.caption, table.caption_justify = f"Calibration: {', '.join(name or 'none' for name in used)}", "left"
+    table.caption, table.caption_justify = f"Calibration: {', '.join(used)}", "left"
     Console().print(table)
 
 

@@ -1,7 +1,8 @@
 """`scout generate`: one prompt in, its answer out as it is made."""
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from ..errors import ConfigError
+from .output import check_folder, write_file
 from .prompt import read_prompt
 from .report import json_report, stats_table
 from .settings import PANELS, Settings, read_settings, with_settings
@@ -31,6 +33,10 @@ Dense = Annotated[
     typer.Option(
         "--dense", help="Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False
     ),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option("--trace", help="Write where the time of every step and layer went to this file, for Perfetto."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Debug = Annotated[
@@ -70,6 +76,20 @@ def _stream(llm: "LLM", prompt: str, settings: Settings, *, chat: bool | None, e
     return "".join(texts), token_ids
 
 
+@contextmanager
+def _traced(llm: "LLM", file: Path | None) -> Iterator[None]:
+    """Watch the engine, and write what was seen to `file`, if there is one."""
+    if file is None:
+        yield
+        return
+    from ..bench.stages import watch_engine  # noqa: PLC0415
+    from ..bench.trace import trace  # noqa: PLC0415
+
+    stages = watch_engine(llm.engine)
+    yield
+    write_file(file, trace({"scout": stages.spans}).encode())
+
+
 def _reject_dense_with(context: typer.Context, *names: str) -> None:
     for name in names:
         source = context.get_parameter_source(name)
@@ -87,6 +107,7 @@ def generate(
     prompt_file: PromptFile = None,
     chat: Chat = None,
     dense: Dense = False,
+    trace: Trace = None,
     as_json: AsJson = False,
     debug: Debug = False,
     **flags: object,
@@ -98,11 +119,14 @@ def generate(
     context.obj.debug = debug
     if dense:
         _reject_dense_with(context, "budget", "device_memory")
+    if trace is not None:
+        check_folder("--trace", trace)
     text = read_prompt(prompt, prompt_file, source)
     settings = read_settings(flags, dense=dense)
     llm = _load(model, settings)
-    answer = _stream(llm, text, settings, chat=chat, echo=not as_json)
+    with _traced(llm, trace):
+        answer = _stream(llm, text, settings, chat=chat, echo=not as_json)
     if as_json:
-        print(json_report(model, settings, answer, llm.stats()), flush=True)
+        print(json_report(llm, settings, answer), flush=True)
     else:
         Console(stderr=not sys.stdout.isatty()).print(stats_table(llm.stats()))

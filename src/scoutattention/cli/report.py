@@ -11,6 +11,7 @@ from rich.table import Table
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..engine.llm import LLM
     from ..engine.stats import Stats
 
 JSON_STATS = (
@@ -59,10 +60,11 @@ def stats_table(stats: "Stats") -> Table:
     return table
 
 
-def json_report(model: str, settings: Settings, answer: tuple[str, Sequence[int]], stats: "Stats") -> str:
-    """One JSON object: the answer's text and token ids, the numbers of the run, and the configuration it ran with."""
+def json_report(llm: "LLM", settings: Settings, answer: tuple[str, Sequence[int]]) -> str:
+    """One JSON object: the answer's text and token ids, the numbers of the run, and what it ran with."""
     text, token_ids = answer
+    stats = llm.stats()
     report: dict[str, object] = {"text": text, "token_ids": list(token_ids)}
-    report |= {name: getattr(stats, name) for name in JSON_STATS}
-    report["config"] = {"model": model, **asdict(settings.scout), **asdict(settings.engine)}
+    report |= {name: getattr(stats, name) for name in JSON_STATS} | {"calibration": llm.engine.calibration}
+    report["config"] = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
     return json.dumps(report)

@@ -59,7 +59,7 @@ def _bar() -> "Iterator[Callable[[int, int], None]]":
 
 
 def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], dict[str, Any]]":
-    """The rows; the CPU's share of the blocks that the method chose, and the stored calibration that it used."""
+    """The rows; the CPU's share of the blocks that the method chose, and the calibration that it used."""
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
     from ..eval.retrieval import measure, open_pair  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415

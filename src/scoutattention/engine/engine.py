@@ -57,6 +57,9 @@ def make_attention(
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
+PROMPTS_OWN = "the prompt's own"
+
+
 def make_calibrated(
     decoder: Decoder, scout: ScoutConfig, store: KVStore, stored: Calibration | None, linear: Linear
 ) -> CalibratedPredictor | None:
@@ -81,7 +84,11 @@ def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
 
 
 class Engine:
-    """Runs requests over one model and one cache."""
+    """Runs requests over one model and one cache.
+
+    calibration: what corrects the scouts, for reports: the stored file, with its hash, that each prompt's own
+    correction starts from; PROMPTS_OWN where none is stored; "none" where nothing is corrected.
+    """
 
     def __init__(
         self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
@@ -102,7 +109,7 @@ class Engine:
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         self.runner = Runner(decoder, prompt_attention, attention)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
-        self.calibration = None if stored is None else stored.name
+        self.calibration = "none" if calibrated is None else PROMPTS_OWN if stored is None else stored.name
         self.stats = Stats()
 
     @property

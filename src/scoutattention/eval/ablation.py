@@ -47,6 +47,7 @@ ROWS = (
     Row("all, minmax", ALL | {"digest": "minmax"}, "twice"),
     Row("all, plain", ALL | {"predictor": "plain"}, "twice"),
     Row("all, no guard", ALL | {"guard": None}, "twice"),
+    Row("all, any share", ALL | {"most_share": None}, "twice"),
     Row("all, 4 ahead", ALL | {"lookahead": 4}, "twice"),
     Row("all, plain, 4 ahead", ALL | {"predictor": "plain", "lookahead": 4}, "twice"),
     Row("all, no guard, 4 ahead", ALL | {"guard": None, "lookahead": 4}, "twice"),

@@ -55,7 +55,7 @@ class Fidelity:
     far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
     device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
-    calibration: the stored one that was used: its file's name and hash.
+    calibration: see `Engine`.
     """
 
     kl_mean: float
@@ -73,7 +73,7 @@ class Fidelity:
     kl: list[float]
     share: list[float]
     layers: Layers
-    calibration: str | None
+    calibration: str
 
 
 def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps: int) -> None:
@@ -144,7 +144,7 @@ class Played(NamedTuple):
     steps: list[StepStats]
     cache: CacheSizes
     layers: LayerWatch
-    calibration: str | None
+    calibration: str
     elapsed_s: float
 
 

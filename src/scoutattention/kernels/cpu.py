@@ -71,10 +71,7 @@ class Workers:
             raise ConfigError(f"workers={threads} is outside 1..{cores}, the cores this process may use")
         if not 0 <= delay_s < float("inf"):
             raise ConfigError(f"delay_s={delay_s} is not a number of seconds")
-        try:
-            self._native = _native.Workers(self.threads, isa, delay_s)
-        except ValueError as error:
-            raise KernelError(str(error)) from None
+        self._native = _native.Workers(self.threads, isa, delay_s)
         self.isa = self._native.isa
 
     @property
@@ -118,11 +115,7 @@ class Workers:
         )
         sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], DTYPES[k.dtype])
         strides = (*k.stride()[:2], *v.stride()[:2], *index.stride()[:2], *length.stride()[:2])
-        try:
-            handle = self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result))
-        except (ValueError, RuntimeError) as error:
-            raise KernelError(str(error)) from None
-        return Job(handle, result)
+        return Job(self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result)), result)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
         """Upper bound of q . k over the keys of each block: float32 [B, H, G, N].
@@ -138,10 +131,7 @@ class Workers:
         out = q.new_empty(B, H, G, N)
         pointers = tuple(tensor.data_ptr() for tensor in (q, digests, pages, out))
         strides = (*digests.stride()[:2], pages.stride(0))
-        try:
-            self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
-        except (ValueError, RuntimeError) as error:
-            raise KernelError(str(error)) from None
+        self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
         return out
 
     def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
@@ -164,10 +154,7 @@ class Workers:
         out = q.new_empty(B, H, G, N)
         pointers = tuple(tensor.data_ptr() for tensor in (q, codes, bounds, pages, out))
         strides = (*codes.stride()[:2], *bounds.stride()[:2], pages.stride(0))
-        try:
-            self._native.code_scores(pointers, (B, H, G, D, N, codes.shape[0], P), strides)
-        except (ValueError, RuntimeError) as error:
-            raise KernelError(str(error)) from None
+        self._native.code_scores(pointers, (B, H, G, D, N, codes.shape[0], P), strides)
         return out
 
     def read(self, data: Tensor) -> int:
@@ -177,10 +164,7 @@ class Workers:
         """
         if not data.is_cpu or not data.is_contiguous():
             raise KernelError(f"data has strides {data.stride()} on {data.device}: it must be contiguous on the CPU")
-        try:
-            return self._native.read(data.data_ptr(), data.nbytes)
-        except (ValueError, RuntimeError) as error:
-            raise KernelError(str(error)) from None
+        return self._native.read(data.data_ptr(), data.nbytes)
 
     def close(self) -> None:
         """Finish what was submitted and end the threads. A second call does nothing."""

@@ -3,6 +3,7 @@
 Same results as their twins in `reference`. All raise KernelError where a tensor does not fit.
 """
 
+import torch
 from torch import Tensor
 
 from ..errors import KernelError
@@ -22,9 +23,10 @@ def merge(workers: Workers, a: Partial, b: Partial) -> Partial:
 
 def corrected(workers: Workers, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
     """See `reference.corrected`."""
-    assert far.mean_key is not None
+    if far.mean_key is None:
+        raise KernelError("the far partial has no mean key: it must be computed with one to be corrected")
     q, q_hat = q.float().contiguous(), q_hat.float().contiguous()
-    _check(q.shape, outs=(q_hat, far.mean_key), rows=(far.lse,))
+    _check(q.shape, outs=(q, q_hat, far.mean_key), rows=(far.lse,))
     lse = far.lse.new_empty(far.lse.shape)
     pointers = tuple(tensor.data_ptr() for tensor in (q, q_hat, far.mean_key, far.lse, lse))
     workers.native.correct(pointers, (lse.numel(), q.shape[-1]), scale)
@@ -34,7 +36,7 @@ def corrected(workers: Workers, far: Partial, q: Tensor, q_hat: Tensor, scale: f
 def doubt(workers: Workers, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
     """See `reference.doubt`."""
     q, q_hat = q.float().contiguous(), q_hat.float().contiguous()
-    _check(q.shape, outs=(q_hat,), rows=(far.lse, near.lse))
+    _check(q.shape, outs=(q, q_hat), rows=(far.lse, near.lse))
     most = q.new_empty(q.shape[:-2])
     pointers = tuple(tensor.data_ptr() for tensor in (q, q_hat, far.lse, near.lse, most))
     workers.native.doubt(pointers, (most.numel(), *q.shape[-2:]))
@@ -50,5 +52,5 @@ def _check(shape: tuple[int, ...], outs: tuple[Tensor, ...], rows: tuple[Tensor,
             f"tensors of shapes {[list(tensor.shape) for tensor in outs + rows]} do not fit {list(shape)}: they must "
             "be [B, H, G, D] and [B, H, G], contiguous, on the CPU"
         )
-    if any(tensor.element_size() != 4 for tensor in outs + rows):
+    if any(tensor.dtype != torch.float32 for tensor in outs + rows):
         raise KernelError(f"partials are {[tensor.dtype for tensor in outs + rows]}: they must be float32")

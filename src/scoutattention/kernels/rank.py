@@ -22,11 +22,10 @@ def rank_blocks(
     B, H, G, N = scores.shape
     if closed.dtype != torch.int64 or closed.shape != (B,) or not closed.is_cpu or not closed.is_contiguous() or G < 1:
         raise KernelError(f"closed is {closed.dtype} {list(closed.shape)}: it must be int64 [{B}], and G at least 1")
+    if not 0 <= count <= N:
+        raise KernelError(f"count {count} is outside 0..{N}, the blocks that have scores")
     wishes = scores.new_empty(B, H, N)
     blocks = closed.new_empty(B, H, count)
     pointers = (scores.data_ptr(), closed.data_ptr(), wishes.data_ptr(), blocks.data_ptr())
-    try:
-        workers.native.rank(pointers, (B, H, G, N, *always, count), largest)
-    except ValueError as error:
-        raise KernelError(str(error)) from None
+    workers.native.rank(pointers, (B, H, G, N, *always, count), largest)
     return blocks, wishes

@@ -35,7 +35,7 @@ class RowKernels:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Rows x [T, A] over their root mean squares, times weight [A]; or x [T, N, A], weight [N, A]."""
         x, weight = _rows(x), _rows(weight)
-        if not weight.numel() or x.shape[-weight.dim() :] != weight.shape:
+        if weight.dim() not in (1, 2) or not weight.numel() or x.shape[-weight.dim() :] != weight.shape:
             raise KernelError(f"x is {list(x.shape)} and weight {list(weight.shape)}: the last axes must agree")
         out = x.new_empty(x.shape)
         width = x.shape[-1]
@@ -46,8 +46,8 @@ class RowKernels:
     def rotate(self, x: Tensor, rope: Rope) -> Tensor:
         """Rotary embedding of heads x [T, heads, D]; D is even."""
         x, cos, sin = _rows(x), _rows(rope.cos), _rows(rope.sin)
-        table = (x.shape[0], x.shape[-1])
-        if x.dim() != 3 or cos.shape != table or sin.shape != table or table[1] % 2:
+        table = x.shape[::2]
+        if x.dim() != 3 or cos.shape != table or sin.shape != table or x.shape[2] % 2:
             raise KernelError(
                 f"x is {list(x.shape)}, cos {list(cos.shape)} and sin {list(sin.shape)}: they must be [T, heads, D], "
                 "[T, D] and [T, D] with an even D"

@@ -58,11 +58,31 @@ class Decoder:
         T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
         """
         x = F.embedding(token_ids, self.weights.embedding)
-        for layer, weights in enumerate(self.weights.layers):
-            q, k, v = in_rows(lambda x, cos, sin, w=weights: self._project(w, x, Rope(cos, sin)), x, *rope)
+        for layer in range(self.shape.num_layers):
+            q, k, v = in_rows(lambda x, cos, sin, n=layer: self.project(n, x, Rope(cos, sin)), x, *rope)
             out = attend(layer, q, k, v, x)
-            (x,) = in_rows(lambda x, out, w=weights: (self._update(w, x, out),), x, out)
+            (x,) = in_rows(lambda x, out, n=layer: (self.update(n, x, out),), x, out)
         return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
+
+    def project(self, layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input residual stream x [T, E]."""
+        weights, shape = self.weights.layers[layer], self.shape
+        queries, kv = shape.num_query_heads, shape.num_kv_heads
+        normed = self._ops(x).rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
+        heads = self._heads(weights, normed, queries + 2 * kv)
+        placed = self._place(weights, heads[:, : queries + kv], rope)
+        q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
+        return q, placed[:, queries:].to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
+
+    def update(self, layer: int, x: Tensor, out: Tensor) -> Tensor:
+        """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
+        weights, ops = self.weights.layers[layer], self._ops(x)
+        attended = ops.linear(out.flatten(1), weights.output)
+        if weights.output_bias is not None:
+            attended += weights.output_bias
+        x = x + attended
+        normed = ops.rms_norm(x, weights.post_norm, self.config.rms_norm_eps)
+        return x + ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
@@ -87,16 +107,6 @@ class Decoder:
         placed = self._place(weights, heads, rope)
         return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
-    def _project(self, weights: LayerWeights, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input x [T, E]."""
-        shape = self.shape
-        queries, kv = shape.num_query_heads, shape.num_kv_heads
-        normed = self._ops(x).rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
-        heads = self._heads(weights, normed, queries + 2 * kv)
-        placed = self._place(weights, heads[:, : queries + kv], rope)
-        q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
-        return q, placed[:, queries:].to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
-
     def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
         """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""
         rows = count * self.shape.head_dim
@@ -110,16 +120,6 @@ class Decoder:
         if weights.qk_norm is not None:
             heads = self._ops(heads).rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
         return self._ops(heads).rotate(heads, rope)
-
-    def _update(self, weights: LayerWeights, x: Tensor, out: Tensor) -> Tensor:
-        """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
-        ops = self._ops(x)
-        attended = ops.linear(out.flatten(1), weights.output)
-        if weights.output_bias is not None:
-            attended += weights.output_bias
-        x = x + attended
-        normed = ops.rms_norm(x, weights.post_norm, self.config.rms_norm_eps)
-        return x + ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down)
 
     def _ops(self, x: Tensor) -> RowOps:
         return self._few_rows if x.shape[0] <= FEW_ROWS else reference_rows

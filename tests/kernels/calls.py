@@ -1,0 +1,149 @@
+"""Every public kernel of the CPU as a call to be spoilt: its arguments, the native function and its plain twin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoutattention.kernels import merging, rank, reference, reference_rows
+from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.rows import RowKernels
+from scoutattention.types import BlockList, Partial, Rope
+
+Arguments = dict[str, Any]
+
+B, H, G, D, P, S, N = 2, 2, 3, 24, 5, 6, 4
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """make: fitting arguments, tensors and numbers.   native, twin: give a tensor, or a tuple of them."""
+
+    make: Callable[[], Arguments]
+    native: Callable[..., Any]
+    twin: Callable[..., Any]
+    tolerance: float = 1e-4
+
+
+def ints(end: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    return torch.randint(0, end, shape, dtype=dtype)
+
+
+def exact_partial(q: Tensor, k: Tensor, v: Tensor, index: Tensor, length: Tensor, scale: float) -> Partial:
+    blocks = BlockList(index, length)
+    return reference.partial(q.double(), k.double(), v.double(), blocks, scale, with_mean_key=True)
+
+
+def code_arguments() -> Arguments:
+    """Whole-number queries and small steps: rounding the products to 8 bits changes little."""
+    bounds = torch.stack([torch.randn(S, H, D), torch.full((S, H, D), 2.0**-9)], dim=-2).half()
+    codes = ints(256, S, H, 2, P, 4, dtype=torch.uint8)
+    return {"q": ints(255, B, H, G, D).float() - 127, "codes": codes, "bounds": bounds, "pages": ints(S, B, N)}
+
+
+def joined_arguments() -> Arguments:
+    """Two partials [B, H, G, D], with what corrects one of them."""
+    lse = torch.randn(2, B, H, G)
+    names = ("a_out", "b_out", "q", "q_hat", "mean_key")
+    return dict(zip(names, torch.randn(5, B, H, G, D), strict=True)) | {"a_lse": lse[0], "b_lse": lse[1]}
+
+
+def only(names: str) -> Callable[[], Arguments]:
+    return lambda: {name: value for name, value in joined_arguments().items() if name in names.split()}
+
+
+CALLS = {
+    "partial": KernelCall(
+        lambda: {
+            "q": torch.randn(B, H, G, D),
+            "k": torch.randn(S, H, P, D),
+            "v": torch.randn(S, H, P, D),
+            "index": ints(S, B, H, N),
+            "length": ints(P + 1, B, H, N),
+            "scale": 0.2,
+        },
+        lambda workers, q, k, v, index, length, scale: workers.submit(
+            q, k, v, BlockList(index, length), scale, with_mean_key=True
+        ).wait(),
+        exact_partial,
+    ),
+    "digests": KernelCall(
+        lambda: {"q": torch.randn(B, H, G, D), "digests": torch.randn(S, H, 2 * D), "pages": ints(S, B, N)},
+        Workers.score_digests,
+        reference.score_digests,
+    ),
+    "codes": KernelCall(code_arguments, Workers.score_key_codes, reference.score_key_codes, 0.2),
+    "read": KernelCall(
+        lambda: {"data": ints(1000, 4, 64, dtype=torch.int64)},
+        lambda workers, data: torch.tensor(float(workers.read(data))),
+        lambda data: torch.tensor(float(int(data.flatten().view(torch.int64).sum()) % 2**64)),
+    ),
+    "linear": KernelCall(
+        lambda: {"x": torch.randn(3, D), "weight": torch.randn(7, D)},
+        lambda workers, x, weight: RowKernels(workers).linear(x, weight),
+        lambda x, weight: reference_rows.linear(x.double(), weight.double()),
+    ),
+    "linear of each row": KernelCall(
+        lambda: {"x": torch.randn(3, D), "weight": torch.randn(3, 7, D)},
+        lambda workers, x, weight: RowKernels(workers).linear(x, weight),
+        lambda x, weight: reference_rows.linear(x.double(), weight.double()),
+    ),
+    "norm": KernelCall(
+        lambda: {"x": torch.randn(3, D), "weight": torch.randn(D), "eps": 0.01},
+        lambda workers, x, weight, eps: RowKernels(workers).rms_norm(x, weight, eps),
+        lambda x, weight, eps: reference_rows.rms_norm(x.double(), weight, eps),
+    ),
+    "norm of heads": KernelCall(
+        lambda: {"x": torch.randn(3, 2, D), "weight": torch.randn(2, D), "eps": 0.01},
+        lambda workers, x, weight, eps: RowKernels(workers).rms_norm(x, weight, eps),
+        lambda x, weight, eps: reference_rows.rms_norm(x.double(), weight, eps),
+    ),
+    "rotate": KernelCall(
+        lambda: {"x": torch.randn(3, 2, D), "cos": torch.randn(3, D), "sin": torch.randn(3, D)},
+        lambda workers, x, cos, sin: RowKernels(workers).rotate(x, Rope(cos, sin)),
+        lambda x, cos, sin: reference_rows.rotate(x.float(), Rope(cos, sin)),
+    ),
+    "swiglu": KernelCall(
+        lambda: {"x": torch.randn(3, 2 * D)},
+        lambda workers, x: RowKernels(workers).swiglu(x),
+        lambda x: reference_rows.swiglu(x.double()),
+    ),
+    "rank": KernelCall(
+        lambda: {
+            "scores": torch.randn(B, H, G, N),
+            "closed": ints(N + 1, B, dtype=torch.int64),
+            "count": 2,
+            "first": 1,
+            "last": 1,
+        },
+        lambda workers, scores, closed, count, first, last: rank.rank_blocks(
+            workers, scores, closed, count, (first, last), largest=False
+        )[1],
+        lambda scores, closed, count, first, last: reference.rank_blocks(
+            scores, closed, count, (first, last), largest=False
+        )[1],
+    ),
+    "merge": KernelCall(
+        only("a_out a_lse b_out b_lse"),
+        lambda workers, a_out, a_lse, b_out, b_lse: merging.merge(
+            workers, Partial(a_out, a_lse), Partial(b_out, b_lse)
+        )[:2],
+        lambda a_out, a_lse, b_out, b_lse: reference.merge(Partial(a_out, a_lse), Partial(b_out, b_lse))[:2],
+    ),
+    "corrected": KernelCall(
+        only("a_lse q q_hat mean_key"),
+        lambda workers, a_lse, q, q_hat, mean_key: (
+            merging.corrected(workers, Partial(mean_key, a_lse, mean_key), q, q_hat, 0.3).lse
+        ),
+        lambda a_lse, q, q_hat, mean_key: (
+            reference.corrected(Partial(mean_key, a_lse, mean_key), q.float(), q_hat.float(), 0.3).lse
+        ),
+    ),
+    "doubt": KernelCall(
+        only("a_lse b_lse q q_hat"),
+        lambda workers, a_lse, b_lse, q, q_hat: merging.doubt(workers, Partial(q, a_lse), Partial(q, b_lse), q, q_hat),
+        lambda a_lse, b_lse, q, q_hat: reference.doubt(Partial(q, a_lse), Partial(q, b_lse), q.float(), q_hat.float()),
+    ),
+}

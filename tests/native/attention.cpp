@@ -1,0 +1,176 @@
+// Partial attention, and what scores and ranks blocks.
+#include <algorithm>
+
+#include "testing.h"
+
+namespace testing {
+namespace {
+
+struct Shape {
+    int64_t B, H, G, D, P, S, N;
+};
+
+// Head dims and lengths around vectors, head counts around tiles, one list that is split over tasks.
+constexpr Shape kShapes[] = {
+    {1, 1, 1, 64, 32, 5, 4}, {2, 2, 3, 7, 5, 6, 3},    {1, 2, 7, 80, 33, 4, 4},  {1, 1, 5, 24, 1, 9, 9},
+    {2, 1, 4, 128, 70, 3, 2}, {1, 2, 2, 33, 16, 4, 1}, {2, 2, 3, 64, 32, 40, 40}, {1, 1, 3, 16, 8, 3, 0},
+};
+
+// The far keys of one query head: log-sum-exp, mean value and mean key.
+struct Answer {
+    double lse;
+    std::vector<double> out, mean_key;
+};
+
+Answer attend(const PartialCall& call, const Stored& k, const Stored& v, int64_t row, int64_t g) {
+    const int64_t D = call.D, h = row % call.H, P = call.layer.positions;
+    Answer answer{-INFINITY, std::vector<double>(D), std::vector<double>(D)};
+    const float* q = call.q + (row * call.G + g) * D;
+    const int32_t *index = call.index.row(row / call.H, h), *length = call.length.row(row / call.H, h);
+    double sum = 0;
+    for (int64_t n = 0; n < call.N; ++n)
+        for (int64_t p = 0; p < length[n]; ++p) {
+            const int64_t at = ((int64_t(index[n]) * call.H + h) * P + p) * D;
+            double score = 0;
+            for (int64_t d = 0; d < D; ++d) score += q[d] * k.value[at + d];
+            const double weight = std::exp(score * call.scale);
+            sum += weight;
+            for (int64_t d = 0; d < D; ++d) {
+                answer.out[d] += weight * v.value[at + d];
+                answer.mean_key[d] += weight * k.value[at + d];
+            }
+        }
+    if (sum == 0) return answer;
+    answer.lse = std::log(sum);
+    for (int64_t d = 0; d < D; ++d) answer.out[d] /= sum, answer.mean_key[d] /= sum;
+    return answer;
+}
+
+void check_partial(const Kernels& kernels, Pool& pool, const Shape& s, DType dtype, bool with_mean_key) {
+    Dice dice;
+    const int64_t rows = s.B * s.H;
+    const Array<float> q = dice.numbers(rows * s.G * s.D);
+    const Stored k(dtype, s.S * s.H * s.P * s.D, dice), v(dtype, s.S * s.H * s.P * s.D, dice);
+    const Array<int32_t> index = dice.indices(rows * s.N, s.S), length = dice.indices(rows * s.N, s.P + 1);
+    Array<float> out(q.size()), lse(rows * s.G), mean_key(with_mean_key ? q.size() : 0);
+    PartialCall call{};
+    call.q = q.data();
+    call.B = s.B, call.H = s.H, call.G = s.G, call.D = s.D, call.N = s.N;
+    call.scale = 0.2f;
+    call.layer.k = k.bytes.data(), call.layer.v = v.bytes.data();
+    call.layer.k_page = call.layer.v_page = s.H * s.P * s.D, call.layer.k_head = call.layer.v_head = s.P * s.D;
+    call.layer.pages = s.S, call.layer.positions = s.P, call.layer.dtype = dtype;
+    call.index = {index.data(), s.H * s.N, s.N}, call.length = {length.data(), s.H * s.N, s.N};
+    call.out = out.data(), call.lse = lse.data(), call.mean_key = with_mean_key ? mean_key.data() : nullptr;
+    finish(pool, plan_partial(kernels, call, pool.threads()));
+    for (int64_t row = 0; row < rows * s.G; ++row) {
+        const Answer want = attend(call, k, v, row / s.G, row % s.G);
+        expect("lse", kernels.name, lse[row], want.lse, 2e-5);
+        for (int64_t d = 0; d < s.D; ++d) {
+            expect("attention", kernels.name, out[row * s.D + d], want.out[d], 2e-5);
+            if (with_mean_key) expect("mean key", kernels.name, mean_key[row * s.D + d], want.mean_key[d], 2e-5);
+        }
+    }
+}
+
+void check_digests(const Kernels& kernels, Pool& pool, const Shape& s) {
+    Dice dice;
+    const Array<float> q = dice.numbers(s.B * s.H * s.G * s.D), digests = dice.numbers(s.S * s.H * 2 * s.D);
+    const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
+    Array<float> out(s.B * s.H * s.G * s.N);
+    const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
+    const DigestLayer layer{digests.data(), s.H * 2 * s.D, 2 * s.D};
+    finish(pool, plan_scores(kernels, call, layer, pool.threads()));
+    for (int64_t i = 0; i < out.size(); ++i) {
+        const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
+        const float *x = q.data() + row * s.D, *bounds = digests.data() + (page * s.H + h) * 2 * s.D;
+        double want = 0;
+        for (int64_t d = 0; d < s.D; ++d) want += x[d] * (x[d] > 0 ? bounds[d] : bounds[s.D + d]);
+        expect("digest score", kernels.name, out[i], want, 1e-4);
+    }
+}
+
+// Whole-number queries and equal steps, so that rounding the products to 8 bits changes nothing.
+void check_codes(const Kernels& kernels, Pool& pool, const Shape& s) {
+    constexpr uint16_t kStep = 0x1800;  // 1/512 in float16
+    Dice dice;
+    const int64_t W = code_words(s.D), codes_page = W * s.P * 4;
+    Array<float> q(s.B * s.H * s.G * s.D);
+    for (int64_t i = 0; i < q.size(); ++i) q[i] = i % s.D ? float(dice.below(255) - 127) : 127;
+    Array<uint8_t> codes(s.S * s.H * codes_page);
+    for (int64_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(dice.below(256));
+    const Stored least(kFloat16, s.S * s.H * s.D, dice);
+    Array<uint16_t> bounds(s.S * s.H * 2 * s.D);
+    for (int64_t i = 0; i < least.bytes.size() / 2; ++i) {
+        std::memcpy(&bounds[i / s.D * 2 * s.D + i % s.D], least.bytes.data() + 2 * i, 2);
+        bounds[i / s.D * 2 * s.D + s.D + i % s.D] = kStep;
+    }
+    const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
+    Array<float> out(s.B * s.H * s.G * s.N);
+    const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
+    const CodeLayer layer{codes.data(), bounds.data(), s.H * codes_page, codes_page, s.H * 2 * s.D, 2 * s.D, s.P};
+    finish(pool, plan_scores(kernels, call, layer, pool.threads()));
+    for (int64_t i = 0; i < out.size(); ++i) {
+        const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
+        std::vector<double> scores(s.P);
+        for (int64_t p = 0; p < s.P; ++p)
+            for (int64_t d = 0; d < s.D; ++d) {
+                const uint8_t byte = codes[(page * s.H + h) * codes_page + (d / 16 * s.P + p) * 4 + d % 4];
+                const double key = least.value[(page * s.H + h) * s.D + d] + (byte >> d % 16 / 4 * 2 & 3) / 512.0;
+                scores[p] += q[row * s.D + d] * key;
+            }
+        const double most = *std::max_element(scores.begin(), scores.end());
+        double sum = 0;
+        for (const double score : scores) sum += std::exp(score - most);
+        expect("code score", kernels.name, out[i], most + std::log(sum), 2e-3);
+    }
+}
+
+// No two scores are equal, so there is one right order.
+void check_rank(const Kernels& kernels, Pool& pool, int64_t N, int64_t count, bool largest) {
+    constexpr int64_t B = 3, H = 2, G = 3;
+    Dice dice;
+    const Array<float> scores = dice.numbers(B * H * G * N);
+    Array<int64_t> closed(B), blocks(B * H * count);
+    for (int64_t b = 0; b < B; ++b) closed[b] = N - b * N / 4;
+    Array<float> wishes(B * H * N);
+    RankCall call{scores.data(), B, H, G, N, closed.data(), 1, 2, count, largest, wishes.data(), blocks.data()};
+    finish(pool, plan_rank(kernels, call, pool.threads()));
+    for (int64_t row = 0; row < B * H; ++row) {
+        const int64_t n = closed[row / H];
+        const float* wish = wishes.data() + row * N;
+        double sum = 0;
+        for (int64_t i = 0; i < N; ++i) sum += wish[i];
+        expect("wishes", kernels.name, sum, 1, 1e-5);
+        const auto place = [&](int64_t i) { return i >= n ? -1 : wish[i] + 2 * (i < 1 || i >= n - 2); };
+        for (int64_t i = 1; i < count; ++i) {
+            const int64_t one = blocks[row * count + i - 1], next = blocks[row * count + i];
+            if (place(one) < place(next)) fail("order of blocks", kernels.name, double(next), double(one));
+        }
+        for (int64_t i = 0; count && i < N; ++i) {
+            const int64_t *first = blocks.data() + row * count, *end = first + count;
+            if (place(i) > place(end[-1]) && std::find(first, end, i) == end)
+                fail("a wanted block", kernels.name, -1, double(i));
+        }
+    }
+}
+
+}  // namespace
+
+void test_partial(const Kernels& kernels, Pool& pool) {
+    for (const Shape& shape : kShapes)
+        for (const DType dtype : kEveryDType)
+            for (const bool with_mean_key : {false, true}) check_partial(kernels, pool, shape, dtype, with_mean_key);
+}
+
+void test_scores(const Kernels& kernels, Pool& pool) {
+    for (const Shape& shape : kShapes) check_digests(kernels, pool, shape), check_codes(kernels, pool, shape);
+}
+
+void test_rank(const Kernels& kernels, Pool& pool) {
+    for (const int64_t N : {4, 15, 16, 33, 300})
+        for (const int64_t count : {int64_t(0), N / 2, N})
+            for (const bool largest : {false, true}) check_rank(kernels, pool, N, count, largest);
+}
+
+}  // namespace testing
