@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "plan_common.h"
 #include "pool.h"
+#include "sift.h"
 
 namespace nb = nanobind;
 using namespace scout;
@@ -108,6 +109,33 @@ class Workers {
         const RankCall call{pointer<float>(scores), B, H, G, N, pointer<int64_t>(closed), sink, recent, count, largest,
                             pointer<float>(wishes), pointer<int64_t>(blocks)};
         pool_.submit(plan_rank(kernels_, call, pool_.threads()), true)->wait();
+    }
+
+    // pointers: blocks, wishes, closed, slots, asked, all, least, valid, absent, counts.
+    // sizes: B, H, N, W, width, none, always.
+    void sift(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 7>& sizes) {
+        const auto& [blocks, wishes, closed, slots, asked, all, least, valid, absent, counts] = pointers;
+        const auto& [B, H, N, W, width, none, always] = sizes;
+        scout::sift({B, H, N, W, pointer<int64_t>(blocks), pointer<float>(wishes), pointer<int64_t>(closed),
+                     pointer<int64_t>(slots), width, none, pointer<uint8_t>(asked), pointer<uint8_t>(all),
+                     pointer<float>(least), always, pointer<uint8_t>(valid), pointer<uint8_t>(absent),
+                     pointer<int64_t>(counts)});
+    }
+
+    // pointers: wishes, asked, interest.   sizes: B, H, W, width.
+    void blend(const std::array<uint64_t, 3>& pointers, const std::array<int64_t, 4>& sizes, float kept) {
+        const auto& [wishes, asked, interest] = pointers;
+        const auto& [B, H, W, width] = sizes;
+        scout::blend({B, H, W, width, pointer<float>(wishes), pointer<uint8_t>(asked), kept, pointer<float>(interest)});
+    }
+
+    // pointers: blocks, absent, wishes, ahead, served, doubt, asked, spoilt, late, counts.   sizes: B, H, N, W.
+    void late(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 4>& sizes, float limit) {
+        const auto& [blocks, absent, wishes, ahead, served, doubt, asked, spoilt, late, counts] = pointers;
+        const auto& [B, H, N, W] = sizes;
+        find_late({B, H, N, W, pointer<int64_t>(blocks), pointer<uint8_t>(absent), pointer<float>(wishes),
+                   pointer<int64_t>(ahead), pointer<uint8_t>(served), pointer<float>(doubt), pointer<uint8_t>(asked),
+                   limit, pointer<uint8_t>(spoilt), pointer<uint8_t>(late), pointer<int64_t>(counts)});
     }
 
     // pointers: x, weight, out.   sizes: M, B, I, O, dtype of the weights.   matrix: elements between two matrices.
@@ -212,6 +240,9 @@ NB_MODULE(_native, m) {
         .def("scores", &Workers::scores, nb::call_guard<nb::gil_scoped_release>())
         .def("code_scores", &Workers::code_scores, nb::call_guard<nb::gil_scoped_release>())
         .def("rank", &Workers::rank, nb::call_guard<nb::gil_scoped_release>())
+        .def("sift", &Workers::sift)
+        .def("blend", &Workers::blend)
+        .def("late", &Workers::late)
         .def("linear", &Workers::linear, nb::call_guard<nb::gil_scoped_release>())
         .def("merge", &Workers::merge)
         .def("correct", &Workers::correct)

@@ -5,9 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.choose import Choice
 from scoutattention.attention.far import Far
-from scoutattention.attention.guard import unserved
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.reference import merge
 from scoutattention.types import Partial
@@ -56,23 +54,6 @@ def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_hea
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
     assert Far(far, q_hat).doubt(WORKERS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
     assert Far(far, None).doubt(WORKERS, q, near).tolist() == [[0.0]]
-
-
-def choice(blocks, wishes=None):
-    blocks = torch.tensor(blocks)
-    return Choice(blocks, blocks >= 0, torch.zeros(1, len(blocks[0]), 6) if wishes is None else torch.tensor(wishes))
-
-
-def test_what_is_unserved_is_absent_and_missed_by_the_scout_in_heads_that_want_it_enough():
-    wishes = [[[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.9, 0.02, 0.02, 0.02, 0.02, 0.02]]]
-    wanted = choice([[[0, 1, 2], [0, 1, 2]]], wishes)
-    absent = torch.tensor([[[False, True, True], [False, True, True]]])
-    scouted = choice([[[3, 2, 1], [0, 1, 3]]])
-    served = torch.tensor([[[True, True, False], [False, False, True]]])
-    one, none = [False, True, False], [False, False, False]
-    assert unserved(wanted, absent, scouted, served, 0.1).tolist() == [[one, none]]
-    assert unserved(wanted, absent, scouted, served, 0.3).tolist() == [[none, none]]
-    assert unserved(wanted, absent, scouted, served, 0.03).tolist() == [[one, [False, True, True]]]
 
 
 def test_a_partial_of_what_was_missed_joins_that_of_the_scout_and_replaces_what_is_spoilt():

@@ -1,28 +1,17 @@
 """Recall policies are pure: wishes and residency in, moves out."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoutattention.attention.recall import (
-    KEPT,
     MARGIN,
-    blended,
     first_residents,
     progress,
     propose_interesting,
     propose_wanted,
 )
 from scoutattention.cache.slots import FREE, FULL
-
-
-def test_interest_forgets_what_is_no_longer_wished_for():
-    interest = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    for _ in range(3):
-        interest = blended(interest, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.tensor([[[True], [False]]]))
-    assert interest[0, 0].tolist() == pytest.approx([KEPT**3, 1 - KEPT**3])
-    assert interest[0, 1].tolist() == [1.0, 0.0]
 
 
 def test_chosen_blocks_come_where_least_is_lost_and_present_ones_stay():

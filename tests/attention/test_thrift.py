@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from scoutattention.attention.choose import Choice
 from scoutattention.attention.thrift import LOWEST, Thrift, adapted
 from scoutattention.kernels.cpu import Workers
 
@@ -43,15 +42,22 @@ def test_a_new_sequence_begins_with_the_lowest():
     config = scout(4, budget=40, most_share=0.05)
     rig = Rig(config, 0, workers=WORKERS)
     thrift = Thrift(config, rig.store)
-    choice = Choice(torch.tensor([[[0, 1, 2]]]), torch.ones(1, 1, 3).bool(), torch.tensor([[[0.0, 0.0, 0.01]]]))
     rig.add(97)
+    assert thrift.least(1).tolist() == pytest.approx([LOWEST / 9])
     for _ in range(20):
         thrift.learn(torch.tensor([9]), torch.tensor([10]))
-    assert thrift.worth_it(choice).tolist() == [[[True, True, False]]]  # the first two are sink and recent
+    assert thrift.least(1).tolist() == pytest.approx([1 / 9])  # and no higher
     rig.store.release(0)
     rig.store.admit(0, 4, 0)
-    assert thrift.worth_it(choice).all()
-    assert LOWEST / 9 < 0.01
+    assert thrift.least(1).tolist() == pytest.approx([LOWEST / 9])
+
+
+def test_sink_and_recent_blocks_are_attended_to_however_small_the_wish():
+    rig = Rig(scout(4, budget=60, most_share=0.01, recall_interval=0, lookahead=0), 0, workers=WORKERS)
+    rig.add(180)
+    for _ in range(40):
+        stats = rig.step()[2]
+    assert 2 * 3 * 2 <= stats.far_blocks < 3 * 3 * 2
 
 
 @pytest.mark.parametrize("quota", [0, 3])

@@ -1,5 +1,6 @@
 """Every public kernel of the CPU as a call to be spoilt: its arguments, the native function and its plain twin."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoutattention.kernels import merging, rank, reference, reference_rows
+from scoutattention.kernels import merging, rank, reference, reference_rows, sift
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.rows import RowKernels
 from scoutattention.types import BlockList, Partial, Rope
@@ -48,6 +49,13 @@ def joined_arguments() -> Arguments:
     lse = torch.randn(2, B, H, G)
     names = ("a_out", "b_out", "q", "q_hat", "mean_key")
     return dict(zip(names, torch.randn(5, B, H, G, D), strict=True)) | {"a_lse": lse[0], "b_lse": lse[1]}
+
+
+def blended(blend: Callable[..., None], interest: Tensor, **args: Any) -> Tensor:
+    """The interest that a function leaves behind."""
+    changed = interest if interest.is_meta else interest.clone(memory_format=torch.preserve_format)
+    blend(changed, **args)
+    return changed
 
 
 def only(names: str) -> Callable[[], Arguments]:
@@ -124,6 +132,51 @@ CALLS = {
         lambda scores, closed, count, first, last: reference.rank_blocks(
             scores, closed, count, (first, last), largest=False
         )[1],
+    ),
+    "sift": KernelCall(
+        lambda: {
+            "blocks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
+            "wishes": torch.rand(B, H, N),
+            "closed": ints(N + 1, B, dtype=torch.int64),
+            "slot_of": ints(S + 1, B, H, 7, dtype=torch.int64),
+            "asked": torch.rand(B) < 0.7,
+            "all_of_it": torch.rand(B) < 0.3,
+            "least": torch.rand(B),
+        },
+        lambda workers, blocks, wishes, closed, slot_of, asked, all_of_it, least: sift.sift(
+            workers, blocks, wishes, closed, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1
+        )[:2],
+        lambda blocks, wishes, closed, slot_of, asked, all_of_it, least: reference.sift(
+            blocks, wishes, closed, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1
+        ),
+    ),
+    "late": KernelCall(
+        lambda: {
+            "blocks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
+            "absent": torch.rand(B, H, 3) < 0.5,
+            "wishes": torch.rand(B, H, N),
+            "ahead": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
+            "served": torch.rand(B, H, 3) < 0.5,
+            "doubt": torch.rand(B, H),
+            "rows": torch.rand(B) < 0.7,
+            "limit": 0.5,
+        },
+        lambda workers, blocks, absent, wishes, ahead, served, doubt, rows, limit: sift.find_late(
+            workers, (blocks, absent, wishes), (ahead, served), doubt, rows=rows, limit=limit
+        )[:2],
+        lambda blocks, absent, wishes, ahead, served, doubt, rows, limit: reference.find_late(
+            (blocks, absent, wishes), (ahead, served), doubt, rows=rows, limit=limit
+        ),
+    ),
+    "blend": KernelCall(
+        lambda: {
+            "interest": torch.rand(B, H, 7),
+            "wishes": torch.rand(B, H, N),
+            "rows": torch.rand(B) < 0.7,
+            "kept": 0.8,
+        },
+        lambda workers, **args: blended(functools.partial(sift.blend, workers), **args),
+        lambda **args: blended(reference.blend, **args),
     ),
     "merge": KernelCall(
         only("a_out a_lse b_out b_lse"),

@@ -61,7 +61,7 @@ class TopChooser:
         """See `Chooser.choose`."""
         B, H, _, _ = q.shape
         if self._count == self._tables.shape[1]:
-            blocks = torch.arange(self._count).expand(B, H, -1)
+            blocks = torch.arange(self._count).expand(B, H, -1).contiguous()
             wishes = torch.full(blocks.shape, 1 / max(1, self._count))
         else:
             scores = self._store.pages.digests.score(layer, q, self._tables)

@@ -6,8 +6,10 @@ from torch import Tensor
 from ..cache.slots import Moves, Slots
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
+from ..kernels.cpu import Workers
+from ..kernels.sift import blend
 from .choose import Choice
-from .recall import PART, blended, progress, propose_interesting, propose_wanted, together
+from .recall import KEPT, PART, progress, propose_interesting, propose_wanted, together
 
 MOST_PRESSURE = 4.0
 """Recalls come at most so many times sooner because the CPU was waited for."""
@@ -19,8 +21,9 @@ class Mover:
     recalls: how many this step made.
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, workers: Workers) -> None:
         self._config = config
+        self._workers = workers
         self._store = store
         self._slots = slots
         layers, rows = store.trusted.shape
@@ -38,13 +41,11 @@ class Mover:
         self._chosen = torch.zeros(self._progress.shape[0], view.batch, dtype=torch.int64)
         self._far = torch.zeros_like(self._chosen)
 
-    def note(self, layer: int, choice: Choice, heads: Tensor, absent: Tensor) -> None:
-        """Take note of what some heads, bool [B, H or 1, 1], of a layer chose, and of what is absent [B, H, N]."""
-        wishes = choice.wishes
-        interest = self._slots.interest[layer, : self._batch, :, : wishes.shape[-1]]
-        interest.copy_(blended(interest, wishes, heads))
-        self._chosen[layer] += choice.valid.sum((1, 2))
-        self._far[layer] += absent.sum((1, 2))
+    def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
+        """Take note of what some sequences, bool [B], want.   counts: int64 [2, B], blocks chosen, and absent ones."""
+        blend(self._workers, self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
+        self._chosen[layer] += counts[0]
+        self._far[layer] += counts[1]
 
     def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""

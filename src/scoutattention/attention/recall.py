@@ -17,11 +17,6 @@ PART = 4
 """A recall moves at most one in so many of a KV head's budget, so that the link carries a steady trickle."""
 
 
-def blended(interest: Tensor, wishes: Tensor, heads: Tensor) -> Tensor:
-    """Interest after a step's wishes, both [B, H, NB], where bool [B, H or 1, 1] says so; elsewhere as it was."""
-    return torch.where(heads, KEPT * interest + (1 - KEPT) * wishes, interest)
-
-
 def propose_wanted(worth: Tensor, chosen: Tensor, absent: Tensor, content: Tensor) -> Moves:
     """Moves for the absent blocks of a choice, the most important first, wherever a slot may be emptied.
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.cpu import Workers
+from ..kernels.sift import find_late, sift
 from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Choice, Chooser
 from .far import Far, FarWork
-from .guard import unserved
 from .mover import Mover
 from .observe import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
@@ -23,7 +23,7 @@ from .thrift import Thrift
 
 @dataclass(frozen=True)
 class _Rows:
-    """What each sequence of a step needs, bool [L, B, 1, 1] (fits, roomy: [B, 1, 1]), and for which layers any does.
+    """What each sequence of a step needs, bool [L, B] (fits, roomy: [B]), and for which layers any does.
 
     scouted: has absent blocks and more blocks than the budget: a scout chooses ahead, the CPU attends ahead.
     true: the same, but its scouts are not to be trusted in this layer, so the true query does both; or it has absent
@@ -31,26 +31,35 @@ class _Rows:
     fits: has no more blocks than the budget.
     roomy: has every block in a slot, and more blocks than the budget: the true query chooses among the slots.
     The rest have every block in a slot and attend to them all.
+    asked: the true query is asked for its choice.   noted: and recall goes by it.
     """
 
     scouted: Tensor
     true: Tensor
     fits: Tensor
     roomy: Tensor
+    asked: Tensor
+    noted: Tensor
     any_scouted: list[bool]
     any_true: list[bool]
+    any_asked: list[bool]
     any_roomy: bool
 
 
 class _Wanted(NamedTuple):
-    """What a layer would attend to: a choice, and which of its valid blocks are absent, bool [B, H, N]."""
+    """What a layer would attend to: a choice, and which of its valid blocks are absent, bool [B, H, N].
+
+    counts: int64 [2, B], of its valid and of its absent blocks.
+    """
 
     choice: Choice
     absent: Tensor
+    counts: Tensor
 
     def of(self, rows: Tensor) -> "_Wanted":
-        """The same for some rows, or some of their heads, bool [B, 1 or H, 1], alone."""
-        return _Wanted(self.choice._replace(valid=self.choice.valid & rows), self.absent & rows)
+        """The same for some rows, bool [B], alone."""
+        mask = rows[:, None, None]
+        return _Wanted(self.choice._replace(valid=self.choice.valid & mask), self.absent & mask, self.counts * rows)
 
 
 class ScoutAttention:
@@ -78,7 +87,7 @@ class ScoutAttention:
         self.chooser = chooser
         self._observer = observer
         self.far = FarWork(store, workers, scale, correct=config.correct_far)
-        self._mover = Mover(config, store, store.slots)
+        self._mover = Mover(config, store, store.slots, workers)
         self._thrift = Thrift(config, store)
         layers = store.pages.pool.k.shape[0]
         self._sources = source_layers(config, layers)
@@ -93,7 +102,8 @@ class ScoutAttention:
         self._ahead: dict[int, _Wanted] = {}  # by scouts, for layers to come
         self._held: dict[int, _Wanted] = {}  # of these, what the true query will attend to
         self._fetched = self._guarded_heads = 0
-        self._chosen_blocks, self._far_blocks = torch.zeros(2, batch, dtype=torch.int64)
+        self._closed = view.closed
+        self._counts = torch.zeros(2, batch, dtype=torch.int64)  # blocks chosen, and absent ones
         self._began = time.perf_counter()
         self.far.reset()
         self._mover.begin(view)
@@ -106,13 +116,17 @@ class ScoutAttention:
         fits = torch.ones_like(crowded) if budget is None else view.closed <= budget
         ahead = self._store.trusted[:, : view.batch] & self._has_scouts[:, None]
         scouted, true, roomy = crowded & ~fits & ahead, crowded & (fits | ~ahead), ~crowded & ~fits
+        asked = true | roomy | (scouted & self._guards)
         return _Rows(
-            scouted=scouted[..., None, None],
-            true=true[..., None, None],
-            fits=fits[..., None, None],
-            roomy=roomy[..., None, None],
+            scouted=scouted,
+            true=true,
+            fits=fits,
+            roomy=roomy,
+            asked=asked,
+            noted=asked & ~fits,
             any_scouted=scouted.any(1).tolist(),
             any_true=true.any(1).tolist(),
+            any_asked=asked.any(1).tolist(),
             any_roomy=bool(roomy.any()),
         )
 
@@ -135,21 +149,20 @@ class ScoutAttention:
     def _truly_wanted(self, layer: int, q: Tensor) -> _Wanted | None:
         """What the true query wants, and whether it is absent; None where nobody asks."""
         rows = self._rows
-        if not (rows.any_true[layer] or rows.any_roomy or (self._guards and rows.any_scouted[layer])):
+        if not rows.any_asked[layer]:
             return None
-        asked = rows.true[layer] | rows.roomy
-        if self._guards:
-            asked = asked | rows.scouted[layer]
-        wanted = self._wanted(layer, q, asked)
-        self._mover.note(layer, wanted.choice, asked & ~rows.fits, wanted.absent)
+        wanted = self._wanted(layer, q, rows.asked[layer])
+        self._mover.note(layer, wanted.choice, rows.noted[layer], wanted.counts)
         return wanted
 
     def _wanted(self, layer: int, q: Tensor, rows: Tensor) -> _Wanted:
-        """What queries q of a layer choose for some rows, and which of it is absent."""
+        """What queries q of a layer choose for some rows, bool [B], and which of it is absent."""
         choice = self.chooser.choose(layer, q)
-        absent = self._slots.absent(layer, choice.blocks)
-        valid = choice.valid & rows & (~absent | self._rows.fits | self._thrift.worth_it(choice))
-        return _Wanted(choice._replace(valid=valid), absent & valid)
+        asked = (rows, self._rows.fits, self._thrift.least(q.shape[0]))
+        slots = self._slots.of_blocks(layer, q.shape[0])
+        always = self._thrift.always
+        sifted = sift(self._workers, choice.blocks, choice.wishes, self._closed, slots=slots, rows=asked, always=always)
+        return _Wanted(choice._replace(valid=sifted.valid), sifted.absent, sifted.counts)
 
     def _look_ahead(self, layer: int, q: Tensor, x: Tensor, wanted: _Wanted | None) -> None:
         """Start what the scouts of later layers want, and what this layer wants where only its true query will do."""
@@ -159,7 +172,7 @@ class ScoutAttention:
                 scout = self.predictor.predict(target, x, self._rope)
                 ahead = self._wanted(target, scout, rows.scouted[target])
                 if not self._guards:  # else the true query's wishes will be known
-                    self._mover.note(target, ahead.choice, rows.scouted[target], ahead.absent)
+                    self._mover.note(target, ahead.choice, rows.scouted[target], ahead.counts)
                 self._serve(target, scout, ahead, predicted=True)
         if layer in self._held:
             held = self._held.pop(layer)
@@ -184,8 +197,7 @@ class ScoutAttention:
             self.far.start(layer, q, blocks, absent, predicted=predicted)
 
     def _count(self, wanted: _Wanted) -> None:
-        self._chosen_blocks += wanted.choice.valid.sum((1, 2))
-        self._far_blocks += wanted.absent.sum((1, 2))
+        self._counts += wanted.counts
 
     def _near(self, layer: int, wanted: _Wanted | None) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
@@ -194,34 +206,34 @@ class ScoutAttention:
             return near
         chosen = wanted.of(self._rows.roomy)
         self._count(chosen)
-        return self._slots.keep(layer, near, chosen.choice.blocks, chosen.choice.valid, self._rows.roomy)
+        return self._slots.keep(layer, near, chosen.choice.blocks, chosen.choice.valid, self._rows.roomy[:, None, None])
 
     def _guard(self, layer: int, q: Tensor, wanted: _Wanted, near: Partial, far: Far) -> tuple[Far, Tensor | None]:
         """The far part, with what a scout missed or spoilt computed now; in which KV heads, bool [B, H], if in any."""
         limit, ahead = self._config.guard, self._ahead[layer]
         assert limit is not None
-        scouted = self._rows.scouted[layer]
-        spoilt = ~(far.doubt(self._workers, q, near) <= limit) & scouted[..., 0]  # so is what is no number
-        late = unserved(wanted.choice, wanted.absent & scouted, ahead.choice, ahead.absent, limit)
-        late |= wanted.absent & spoilt[..., None]
-        guarded = spoilt | late.any(-1)
-        if not guarded.any():
+        mine, theirs = (wanted.choice.blocks, wanted.absent, wanted.choice.wishes), (ahead.choice.blocks, ahead.absent)
+        doubt = far.doubt(self._workers, q, near)
+        found = find_late(self._workers, mine, theirs, doubt, rows=self._rows.scouted[layer], limit=limit)
+        heads = int(found.counts[0].sum())
+        if not heads:
             return far, None
-        self._guarded_heads += int(guarded.sum())
-        self._chosen_blocks += late.sum((1, 2))
-        self._far_blocks += late.sum((1, 2))
-        return far.but(self._workers, spoilt, self.far.attend(layer, q, wanted.choice.blocks, late)), guarded
+        self._guarded_heads += heads
+        self._counts += found.counts[1]
+        both = far.but(self._workers, found.spoilt, self.far.attend(layer, q, wanted.choice.blocks, found.late))
+        return both, found.spoilt | found.late.any(-1)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
         recalled = self._fetched
         if self._config.on_miss != "fetch":
             recalled += self._mover.recall(self._pressure())
-        self._thrift.learn(self._far_blocks, self._chosen_blocks)
+        chosen, far = self._counts
+        self._thrift.learn(far, chosen)
         self._mover.seat(self._store.end_step())
         return StepStats(
-            chosen_blocks=int(self._chosen_blocks.sum()),
-            far_blocks=int(self._far_blocks.sum()),
+            chosen_blocks=int(chosen.sum()),
+            far_blocks=int(far.sum()),
             guarded_heads=self._guarded_heads,
             hidden_s=self.far.hidden_s,
             unhidden_s=sum(self.far.waited_s),

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from ..cache.store import KVStore
 from ..config import ScoutConfig
-from .choose import Choice
 
 LOWEST, HIGHEST = 2.0**-8, 1.0
 """Bounds of the least wish, as parts of the wish that each block of a budget has if all are wished for alike."""
@@ -17,23 +16,20 @@ class Thrift:
     """The least wish of each sequence: what an absent block must be wished for to be attended to.
 
     It rises while the CPU's share is above the limit, and falls while it is below.
+
+    always: so many first blocks of a choice, the sink and recent ones, are attended to in any case.
     """
 
     def __init__(self, config: ScoutConfig, store: KVStore) -> None:
         self._limit = config.most_share
-        self._always = config.sink_blocks + config.recent_blocks  # a choice begins with them
+        self.always = config.sink_blocks + config.recent_blocks
         self._even = 1 / max(1, config.budget_blocks or 1)
         self._least = torch.zeros(1, store.trusted.shape[1])
-        store.follow(self._least, fresh=LOWEST * self._even)
+        store.follow(self._least, fresh=0.0 if self._limit is None else LOWEST * self._even)
 
-    def worth_it(self, choice: Choice) -> Tensor:
-        """Which of the chosen blocks, bool [B, H, N], are wished for enough; sink and recent ones always are."""
-        wishes = choice.wishes.gather(-1, choice.blocks)
-        if self._limit is None:
-            return torch.ones_like(wishes, dtype=torch.bool)
-        enough = wishes >= self._least[0, : wishes.shape[0], None, None]
-        enough[..., : self._always] = True
-        return enough
+    def least(self, batch: int) -> Tensor:
+        """Of the first `batch` rows, float32 [B]; 0 where there is no limit."""
+        return self._least[0, :batch]
 
     def learn(self, far: Tensor, chosen: Tensor) -> None:
         """Take note of a step's absent and chosen blocks, int64 [B] each."""

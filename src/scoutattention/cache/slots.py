@@ -108,9 +108,9 @@ class Slots:
         kept.scatter_(-1, 1 + slot, True)
         return BlockList(near.index, near.length * (kept[..., :width] | ~rows))
 
-    def absent(self, layer: int, chosen: Tensor) -> Tensor:
-        """Which of some blocks, int64 [B, H, N], have no slot: bool [B, H, N]."""
-        return self.slot_of[layer, : chosen.shape[0]].gather(-1, chosen) == self.size
+    def of_blocks(self, layer: int, batch: int) -> tuple[Tensor, int]:
+        """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
+        return self.slot_of[layer, :batch], self.size
 
     def fill(self, layer: int | Tensor, moves: Moves, pages: Tensor, host: BlockPool) -> None:
         """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped.

@@ -1,0 +1,65 @@
+#include "sift.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "plan_common.h"
+
+namespace scout {
+
+void sift(const SiftCall& call) {
+    std::fill(call.counts, call.counts + 2 * call.B, 0);
+    for (int64_t row = 0; row < call.B * call.H; ++row) {
+        const int64_t b = row / call.H;
+        for (int64_t n = 0; n < call.N; ++n) {
+            const int64_t block = call.blocks[row * call.N + n];
+            check("block", block, std::min(call.W, call.width) - 1, "the blocks that have wishes and slots");
+            const bool absent = call.slots[row * call.width + block] == call.none;
+            const bool wished = n < call.always || call.wishes[row * call.W + block] >= call.least[b];
+            const bool valid = call.asked[b] && block < call.closed[b] && (!absent || call.all[b] || wished);
+            call.valid[row * call.N + n] = valid;
+            call.absent[row * call.N + n] = valid && absent;
+            call.counts[b] += valid;
+            call.counts[call.B + b] += valid && absent;
+        }
+    }
+}
+
+void blend(const BlendCall& call) {
+    check("wishes", call.W, call.width, "the blocks that have an interest");
+    for (int64_t row = 0; row < call.B * call.H; ++row) {
+        if (!call.asked[row / call.H]) continue;
+        const float* wishes = call.wishes + row * call.W;
+        float* interest = call.interest + row * call.width;
+        for (int64_t i = 0; i < call.W; ++i) interest[i] = call.kept * interest[i] + (1 - call.kept) * wishes[i];
+    }
+}
+
+void find_late(const LateCall& call) {
+    thread_local std::vector<uint8_t> attended;
+    std::fill(call.counts, call.counts + 2 * call.B, 0);
+    for (int64_t row = 0; row < call.B * call.H; ++row) {
+        const int64_t b = row / call.H, first = row * call.N;
+        attended.assign(call.W, 0);
+        for (int64_t n = first; n < first + call.N; ++n) {
+            check("block", call.ahead[n], call.W - 1, "the blocks that have wishes");
+            check("block", call.blocks[n], call.W - 1, "the blocks that have wishes");
+            if (call.served[n]) attended[call.ahead[n]] = 1;
+        }
+        float missed = 0;
+        for (int64_t n = first; n < first + call.N; ++n)
+            if (call.absent[n] && !attended[call.blocks[n]]) missed += call.wishes[row * call.W + call.blocks[n]];
+        const bool spoilt = call.asked[b] && !(call.doubt[row] <= call.limit);  // so is what is no number
+        int64_t late = 0;
+        for (int64_t n = first; n < first + call.N; ++n) {
+            const bool unseen = missed > call.limit && !attended[call.blocks[n]];
+            call.late[n] = call.asked[b] && call.absent[n] && (spoilt || unseen);
+            late += call.late[n];
+        }
+        call.spoilt[row] = spoilt;
+        call.counts[b] += spoilt || late;
+        call.counts[call.B + b] += late;
+    }
+}
+
+}  // namespace scout
