@@ -7,7 +7,18 @@ import pytest
 
 from scoutattention import ConfigError, EngineConfig, PromptError, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.eval.retrieval import Cell, Grid, Pair, Row, found, heatmap, measure, open_pair, summarise
+from scoutattention.eval.retrieval import (
+    Cell,
+    Grid,
+    Pair,
+    Row,
+    found,
+    heatmap,
+    measure,
+    open_pair,
+    share_prompts,
+    summarise,
+)
 from scoutattention.eval.retrieval_plot import draw_heatmaps
 from scoutattention.eval.retrieval_tasks import TASKS, Puzzle
 from scoutattention.models.loader import load
@@ -101,6 +112,31 @@ def test_a_real_model_finds_a_code_both_ways():
     assert pair.full.stats.steps.far_blocks == 0
     assert pair.scout.stats.near_blocks + pair.scout.stats.far_blocks < pair.full.stats.near_blocks
     pair.close()
+
+
+class CountingRunner:
+    """Reads a prompt as its sum, and replays what was recorded of another's."""
+
+    def __init__(self):
+        self.read, self.replayed = [], []
+
+    def prefill(self, row, token_ids, progress=None, record=None):
+        self.read.append(token_ids)
+        if record is not None:
+            record.append(tuple(token_ids))
+        return sum(token_ids)
+
+    def replay(self, row, record):
+        self.replayed += record
+
+
+def test_a_prompt_is_read_once_for_both_engines():
+    reader, follower = CountingRunner(), CountingRunner()
+    share_prompts(reader, follower)
+    for prompt in ([1, 2], [3, 4]):
+        assert reader.prefill(0, prompt) == follower.prefill(0, prompt) == sum(prompt)
+    assert follower.prefill(0, [5]) == 5
+    assert (reader.read, follower.read, follower.replayed) == ([[1, 2], [3, 4]], [[5]], [(1, 2), (3, 4)])
 
 
 def test_what_is_asked_does_not_depend_on_the_method(tiny_models):

@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..config import EngineConfig, SamplingParams, ScoutConfig
 from ..engine.engine import Engine
+from ..engine.runner import Progress, Record, Runner
 from ..engine.sequence import Sequence as Request
 from ..errors import ConfigError, PromptError
 from ..models.loader import LoadedModel
@@ -106,7 +109,30 @@ def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, machine: Engin
         )
     machine = replace(machine, max_model_len=longest, max_num_seqs=1)
     everything = replace(scout, budget=None), replace(machine, device_memory="all")
-    return Pair(model.tokenizer, Engine(model.decoder, *everything), Engine(model.decoder, scout, machine))
+    full, other = Engine(model.decoder, *everything), Engine(model.decoder, scout, machine)
+    share_prompts(full.runner, other.runner)
+    return Pair(model.tokenizer, full, other)
+
+
+def share_prompts(reader: Runner, follower: Runner) -> None:
+    """From now on `follower` replays a prompt that `reader` has just read, and reads the others itself."""
+    record: Record = []
+    last: list[tuple[list[int], Tensor]] = []
+    read_here, read_there = reader.prefill, follower.prefill
+
+    def read(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
+        record.clear()
+        last[:] = [(token_ids, read_here(row, token_ids, progress, record))]
+        return last[0][1]
+
+    def follow(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
+        if not last or last[0][0] != token_ids:
+            return read_there(row, token_ids, progress)
+        follower.replay(row, record)
+        return last[0][1]
+
+    reader.prefill = read  # type: ignore[method-assign, assignment]
+    follower.prefill = follow  # type: ignore[method-assign, assignment]
 
 
 def measure(pair: Pair, grid: Grid, progress: Callable[[int, int], None] | None = None) -> list[Row]:
