@@ -92,7 +92,7 @@ def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps:
 
 def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = replace(machine, device_memory="all", max_num_seqs=1)
+    full = replace(machine, device_memory="all", kv_dtype="auto", max_num_seqs=1)
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
