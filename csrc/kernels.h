@@ -124,10 +124,10 @@ constexpr int64_t code_scratch_floats(int64_t heads, int64_t dim, int64_t positi
     return heads * (padded(dim) + padded(dim) / 4 + 16 * (18 + padded(positions))) + 2 * padded(dim);
 }
 
-// Queries, three accumulators, two pages' bounds; queries in pairs of bytes, weights in bytes, scores, a page turned; seven numbers.
+// Three accumulators and queries; queries and weights in pairs of bytes, scores, six numbers; bounds; a page turned.
 constexpr int64_t packed_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
     const int64_t D = padded(dim), P = padded(positions);
-    return heads * (4 * D + D / 2 + P / 4 + P + 7) + 4 * D + P * D / 4;
+    return heads * (4 * D + D / 2 + P / 2 + P + 6) + 4 * D + P * D / 4;
 }
 
 }  // namespace scout

@@ -7,9 +7,8 @@
 //     q . key = q . least + sum(q * step * code) over channels, a key in each lane;
 //     sum(p * value) = least * sum(p) + step * sum(p * code) over tokens, a channel in each lane.
 //
-// The factors q * step and p are rounded to whole numbers, on a scale of their own for each page and head, so that
-// whole numbers are multiplied and added up. p has 7 bits, and what rounding loses of a page's weights is given to the
-// mean code. q * step has 8 bits with a sign, and 15 for 8-bit codes, in a high and a low byte: scores are exponents.
+// The factors q * step, on a scale of their own for each page and head, and p are rounded to whole numbers of 16 bits,
+// a high and a low byte, so that whole numbers are multiplied and added up.
 #pragma once
 
 #include "codes_body.h"
@@ -47,14 +46,24 @@ SCOUT_INLINE Bits codes_of(Bits word, int j) {
     return word >> uint32_t(BITS * j) & ((1u << BITS) - 1) * 0x01010101u;
 }
 
+// Codes to be multiplied: [words, lanes, 4], words `stride` bytes apart; `ahead` bytes further on are those to come.
+struct Codes {
+    const uint8_t* data;
+    int64_t words, lanes, stride, ahead;
+};
+
+// Factors: blocks of kBlock of them, [blocks, G, kParts, kBlock], of which the first part counts kHigh.
+constexpr int64_t kBlock = 32;
+constexpr int kParts = 2, kHigh = 256;
+constexpr float kMost = 127 * kHigh;  // the largest factor
+
 // The memory of a task.
 struct PackedScratch {
     float *q, *out, *mean_key, *added;          // [G, padded D]; added: products with a page's rows
     float *k_bounds, *v_bounds;                 // [2, padded D]: a page's least values and steps
     float *scores;                              // [G, padded P]
     float *maximum, *sum, *shrink;              // [G]
-    float *factor, *rest;                       // [G]: what a factor counts, and what a page's scores share
-    float *total, *lost;                        // [G]: the sum of a page's weights, and what rounding lost of it
+    float *factor, *rest, *total;               // [G]: what a page's products count, its scores share, its weights sum to
     int8_t *products, *weights;                 // factors of D channels, and of P tokens
     uint8_t *turned;                            // [padded P / 4, padded D, 4]: a page of keys as if of values
 
@@ -62,11 +71,12 @@ struct PackedScratch {
         const int64_t heads = run.heads, D = padded(run.dim), P = padded(run.positions);
         __builtin_memset(run.scratch, 0, packed_scratch_floats(heads, run.dim, run.positions) * sizeof(float));
         q = run.scratch, out = q + heads * D, mean_key = out + heads * D;
-        added = mean_key + heads * D, k_bounds = added + heads * D, v_bounds = k_bounds + 2 * D, scores = v_bounds + 2 * D;
+        added = mean_key + heads * D, k_bounds = added + heads * D, v_bounds = k_bounds + 2 * D;
+        scores = v_bounds + 2 * D;
         maximum = scores + heads * P, sum = maximum + heads, shrink = sum + heads;
-        factor = shrink + heads, rest = factor + heads, total = rest + heads, lost = total + heads;
-        products = reinterpret_cast<int8_t*>(lost + heads), weights = products + heads * 2 * D;
-        turned = reinterpret_cast<uint8_t*>(weights + heads * P);
+        factor = shrink + heads, rest = factor + heads, total = rest + heads;
+        products = reinterpret_cast<int8_t*>(total + heads), weights = products + heads * kParts * D;
+        turned = reinterpret_cast<uint8_t*>(weights + heads * kParts * P);
         for (int64_t g = 0; g < heads; ++g) {
             maximum[g] = -kInfinity;
             for (int64_t d = 0; d < run.dim; ++d) q[g * D + d] = run.q[g * run.dim + d] * run.scale;
@@ -74,40 +84,24 @@ struct PackedScratch {
     }
 };
 
-// Codes to be multiplied: [words, lanes, 4], words `stride` bytes apart; `ahead` bytes further on are those to come.
-struct Codes {
-    const uint8_t* data;
-    int64_t words, lanes, stride, ahead;
-};
-
-// Factors of PARTS bytes, the first of which counts kHigh: blocks of kBlock factors, [blocks, G, PARTS, kBlock].
-constexpr int64_t kBlock = 32;
-constexpr int kHigh = 256;
-template <int PARTS>
-constexpr float kMost = PARTS == 1 ? 127 : 127 * kHigh;
-
-template <int BITS>
-constexpr int kQueryParts = BITS == 8 ? 2 : 1;
-
 // Writes W factors of head g, from number `first` on, given as what kRound leaves of them.
-template <int PARTS>
 SCOUT_INLINE void store_factors(int8_t* factors, int64_t heads, int64_t g, int64_t first, Vec shifted) {
-    int8_t* to = factors + (first / kBlock * heads + g) * PARTS * kBlock + first % kBlock;
-    store_bytes(to + (PARTS - 1) * kBlock, shifted);
-    if constexpr (PARTS == 2) store_bytes(to, Vec((IntVec(shifted) + kHigh / 2) >> 8));
+    int8_t* to = factors + (first / kBlock * heads + g) * kParts * kBlock + first % kBlock;
+    store_bytes(to, Vec((IntVec(shifted) + kHigh / 2) >> 8));
+    store_bytes(to + kBlock, shifted);
 }
 
 // Sums of products of VECTORS times W lanes, from lane `first` on, with the factors of HEADS of `heads`, as rows of
 // out, `row` apart. Not WHOLE, the last vector has fewer lanes. Inlined, it would lack registers.
-template <int BITS, int PARTS, int HEADS, int VECTORS, bool WHOLE>
+template <int BITS, int HEADS, int VECTORS, bool WHOLE>
 __attribute__((noinline)) void multiply_tile(const Codes& codes, int64_t first, const int8_t* factors, int64_t heads,
                                              float* out, int64_t row) {
     constexpr int64_t block = kBlock * BITS / 32;  // words
     const int64_t words = codes.words, stride = codes.stride, ahead = codes.ahead, lanes = codes.lanes - first;
-    IntVec sums[HEADS * PARTS][VECTORS];
-    for (int i = 0; i < HEADS * PARTS * VECTORS; ++i) sums[i / VECTORS][i % VECTORS] = IntVec{};
+    IntVec sums[HEADS * kParts][VECTORS];
+    for (int i = 0; i < HEADS * kParts * VECTORS; ++i) sums[i / VECTORS][i % VECTORS] = IntVec{};
     const uint8_t* at = codes.data + 4 * first;
-    for (int64_t begin = 0; begin < words; begin += block, factors += heads * PARTS * kBlock) {
+    for (int64_t begin = 0; begin < words; begin += block, factors += heads * kParts * kBlock) {
         const int8_t* fours = factors;
         for (int64_t n = begin + block < words ? block : words - begin; n > 0; --n, at += stride, fours += 32 / BITS) {
             Bits word[VECTORS];
@@ -116,7 +110,7 @@ __attribute__((noinline)) void multiply_tile(const Codes& codes, int64_t first, 
                 __builtin_prefetch(at + 4 * W * v + ahead);
             }
             for (int j = 0; j < 8 / BITS; ++j)
-                for (int i = 0; i < HEADS * PARTS; ++i) {
+                for (int i = 0; i < HEADS * kParts; ++i) {
                     int32_t four;
                     __builtin_memcpy(&four, fours + i * kBlock + 4 * j, sizeof four);
                     for (int v = 0; v < VECTORS; ++v)
@@ -126,34 +120,30 @@ __attribute__((noinline)) void multiply_tile(const Codes& codes, int64_t first, 
     }
     for (int i = 0; i < HEADS * VECTORS; ++i) {
         const int h = i / VECTORS, v = i % VECTORS;
-        Vec sum = __builtin_convertvector(sums[h * PARTS][v], Vec);
-        if constexpr (PARTS == 2) sum = sum * float(kHigh) + __builtin_convertvector(sums[h * PARTS + 1][v], Vec);
-        store(out + h * row + v * W, sum);
+        const Vec high = __builtin_convertvector(sums[h * kParts][v], Vec);
+        store(out + h * row + v * W, high * float(kHigh) + __builtin_convertvector(sums[h * kParts + 1][v], Vec));
     }
 }
 
-// Sums of products of all lanes with the factors of all heads: out [G, lanes], rows `row` apart; VECTORS at a time.
-template <int BITS, int PARTS, int VECTORS>
+// Sums of products of all lanes with the factors of all heads: out [G, lanes], rows `row` apart.
+template <int BITS>
 SCOUT_INLINE void multiply(Codes codes, const int8_t* factors, int64_t heads, float* out, int64_t row) {
     for_head_tiles(heads, [=](int64_t g, auto tile) mutable {
         constexpr int HEADS = decltype(tile)::value;
-        const int8_t* own = factors + g * PARTS * kBlock;
+        const int8_t* own = factors + g * kParts * kBlock;
         float* to = out + g * row;
         if (g) codes.ahead = 0;
         int64_t first = 0;
-        for (; first + VECTORS * W <= codes.lanes; first += VECTORS * W)
-            multiply_tile<BITS, PARTS, HEADS, VECTORS, true>(codes, first, own, heads, to + first, row);
+        for (; first + 2 * W <= codes.lanes; first += 2 * W)
+            multiply_tile<BITS, HEADS, 2, true>(codes, first, own, heads, to + first, row);
         for (; first + W <= codes.lanes; first += W)
-            multiply_tile<BITS, PARTS, HEADS, 1, true>(codes, first, own, heads, to + first, row);
-        if (first < codes.lanes) multiply_tile<BITS, PARTS, HEADS, 1, false>(codes, first, own, heads, to + first, row);
+            multiply_tile<BITS, HEADS, 1, true>(codes, first, own, heads, to + first, row);
+        if (first < codes.lanes) multiply_tile<BITS, HEADS, 1, false>(codes, first, own, heads, to + first, row);
     });
 }
 
 // Head g's products with a page's steps, as factors, and with its least values.
-template <int BITS>
 SCOUT_INLINE void round_products(const PackedScratch& s, int64_t heads, int64_t g, int64_t dim) {
-    constexpr int PARTS = kQueryParts<BITS>;
-    constexpr float mean_code = ((1 << BITS) - 1) / 2.0f;
     const int64_t D = padded(dim);
     const float *q = s.q + g * D, *least = s.k_bounds, *step = s.k_bounds + D;
     Vec most = {}, rest = {};
@@ -162,21 +152,17 @@ SCOUT_INLINE void round_products(const PackedScratch& s, int64_t heads, int64_t 
         most = larger(most, larger(product, -product));
         rest += load(q + c) * load(least + c);
     }
-    const float largest = max_lane(most), factor = largest / kMost<PARTS>;
-    const float inverse = largest > 1e-30f ? kMost<PARTS> / largest : 0;
-    for (int64_t c = 0; c < dim; c += W) {
-        const Vec product = load(q + c) * load(step + c), shifted = product * inverse + kRound;
-        store_factors<PARTS>(s.products, heads, g, c, shifted);
-        if constexpr (PARTS == 1) rest += mean_code * (product - factor * (shifted - kRound));
-    }
-    s.factor[g] = factor, s.rest[g] = sum_lanes(rest);
+    const float largest = max_lane(most), inverse = largest > 1e-30f ? kMost / largest : 0;
+    for (int64_t c = 0; c < dim; c += W)
+        store_factors(s.products, heads, g, c, load(q + c) * load(step + c) * inverse + kRound);
+    s.factor[g] = largest / kMost, s.rest[g] = sum_lanes(rest);
 }
 
-// Turns head g's scores of n tokens into weights, as factors: the largest is kMost<1>.
+// Turns head g's scores of n tokens into weights, as factors: kMost for the largest score so far.
 SCOUT_INLINE void weigh(const PackedScratch& s, int64_t heads, int64_t g, int64_t n, int64_t positions) {
     float* scores = s.scores + g * padded(positions);
     const float factor = s.factor[g], rest = s.rest[g], old = s.maximum[g];
-    Vec most = splat(-kInfinity), total = {}, kept = {};
+    Vec most = splat(-kInfinity), total = {};
     for (int64_t p = 0; p < n; p += W) {
         const Vec x = first_lanes(load(scores + p) * factor + rest, n - p);
         store(scores + p, x);
@@ -184,33 +170,28 @@ SCOUT_INLINE void weigh(const PackedScratch& s, int64_t heads, int64_t g, int64_
     }
     const float high = max_lane(most), maximum = high > old ? high : old;
     for (int64_t p = 0; p < positions; p += W) {
-        const Vec x = p < n ? exp_negative(load(scores + p) - high) : Vec{}, shifted = x * kMost<1> + kRound;
-        total += x, kept += shifted - kRound;
-        store_factors<1>(s.weights, heads, g, p, shifted);
+        const Vec x = p < n ? exp_negative(load(scores + p) - maximum) : Vec{};
+        total += x;
+        store_factors(s.weights, heads, g, p, x * kMost + kRound);
     }
-    Vec worth = {};
-    worth[0] = old - maximum, worth[1] = high - maximum;
-    worth = exp_negative(worth);
-    s.maximum[g] = maximum, s.shrink[g] = worth[0], s.factor[g] = worth[1] / kMost<1>;
-    s.total[g] = worth[1] * sum_lanes(total), s.lost[g] = s.total[g] - s.factor[g] * sum_lanes(kept);
-    s.sum[g] = s.sum[g] * s.shrink[g] + s.total[g];
+    s.maximum[g] = maximum, s.shrink[g] = high > old ? exp_negative(splat(old - maximum))[0] : 1;
+    s.total[g] = sum_lanes(total), s.sum[g] = s.sum[g] * s.shrink[g] + s.total[g];
 }
 
-// Adds a page's rows, codes of BITS that the page kept in PAGE_BITS, to all heads' sums, which shrink first.
-template <int BITS, int PAGE_BITS>
+// Adds a page's rows times their weights to all heads' sums, which shrink first.
+template <int BITS>
 SCOUT_INLINE void add_rows(const PartialRun& run, const PackedScratch& s, const Codes& codes, const float* least,
                            float* sums) {
-    constexpr float mean_code = ((1 << PAGE_BITS) - 1) / 2.0f;
     const int64_t dim = run.dim, D = padded(dim);
     const float* step = least + D;
-    multiply<BITS, 1, 4>(codes, s.weights, run.heads, s.added, D);
+    multiply<BITS>(codes, s.weights, run.heads, s.added, D);
     for (int64_t g = 0; g < run.heads; ++g) {
-        const float factor = s.factor[g], rest = mean_code * s.lost[g], total = s.total[g], shrink = s.shrink[g];
+        const float total = s.total[g], shrink = s.shrink[g];
         const float* added = s.added + g * D;
         float* sum = sums + g * D;
         for (int64_t c = 0; c < dim; c += W)
             store(sum + c, load(sum + c) * shrink + load(least + c) * total +
-                               load(step + c) * (load(added + c) * factor + rest));
+                               load(step + c) * (load(added + c) * (1 / kMost)));
     }
 }
 
@@ -256,7 +237,8 @@ SCOUT_INLINE void widen_bounds(const uint16_t* bounds, int64_t dim, float* out) 
 template <int BITS>
 SCOUT_INLINE void attend_page(const PartialRun& run, const PackedScratch& s, Entry entry, int64_t ahead) {
     const int64_t dim = run.dim, positions = run.positions, P = padded(positions), page = entry.page;
-    const uint16_t *k_bounds = run.k_bounds + page * run.k_bounds_page, *v_bounds = run.v_bounds + page * run.v_bounds_page;
+    const uint16_t* k_bounds = run.k_bounds + page * run.k_bounds_page;
+    const uint16_t* v_bounds = run.v_bounds + page * run.v_bounds_page;
     const Codes k{(const uint8_t*)run.k + page * run.k_page, packed_words(dim, BITS), positions, 4 * positions,
                   ahead * run.k_page};
     const Codes v{(const uint8_t*)run.v + page * run.v_page, packed_words(positions, BITS), dim, 4 * dim,
@@ -267,11 +249,11 @@ SCOUT_INLINE void attend_page(const PartialRun& run, const PackedScratch& s, Ent
     }
     widen_bounds(k_bounds, dim, s.k_bounds);
     widen_bounds(v_bounds, dim, s.v_bounds);
-    for (int64_t g = 0; g < run.heads; ++g) round_products<BITS>(s, run.heads, g, dim);
-    multiply<BITS, kQueryParts<BITS>, 2>(k, s.products, run.heads, s.scores, P);
+    for (int64_t g = 0; g < run.heads; ++g) round_products(s, run.heads, g, dim);
+    multiply<BITS>(k, s.products, run.heads, s.scores, P);
     for (int64_t g = 0; g < run.heads; ++g) weigh(s, run.heads, g, entry.length, positions);
-    add_rows<BITS, BITS>(run, s, v, s.v_bounds, s.out);
-    if (run.mean_key) add_rows<8, BITS>(run, s, turn<BITS>(run, s, k), s.k_bounds, s.mean_key);
+    add_rows<BITS>(run, s, v, s.v_bounds, s.out);
+    if (run.mean_key) add_rows<8>(run, s, turn<BITS>(run, s, k), s.k_bounds, s.mean_key);
 }
 
 template <int BITS>

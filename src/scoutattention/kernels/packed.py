@@ -104,7 +104,9 @@ def pack(blocks: Tensor, bits: int, *, by_token: bool) -> Packed:
 
 
 def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool) -> Packed:
-    """Memory for blocks [..., P, D] in codes."""
+    """Memory for blocks [..., P, D] in codes, a block's bounds right behind its words."""
     one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
-    words, bounds = (part.new_empty((*shape[:-2], *part.shape)) for part in (one.words, one.bounds))
-    return replace(one, words=words, bounds=bounds)
+    lead = shape[:-2]
+    memory = torch.empty((*lead, one.nbytes), dtype=torch.uint8)
+    words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.float16)
+    return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))
