@@ -1,6 +1,7 @@
 """Partial attention over the same blocks as bfloat16, 8-bit and 4-bit pages, scattered: interleaved medians."""
 
 import itertools
+from functools import partial
 
 import torch
 
@@ -37,12 +38,8 @@ def main() -> None:
             blocks = BlockList(index, torch.full((1, HEADS, count), BLOCK_SIZE, dtype=torch.int32))
             for group, mean_key in itertools.product((3, 4, 8), (False, True)):
                 q = torch.randn(1, HEADS, group, head_dim)
-                calls = [
-                    lambda k=k, v=v, q=q, mean_key=mean_key: workers.partial(
-                        q, k, v, blocks, head_dim**-0.5, with_mean_key=mean_key
-                    )
-                    for k, v in made
-                ]
+                call = partial(workers.partial, q, scale=head_dim**-0.5, blocks=blocks, with_mean_key=mean_key)
+                calls = [partial(call, k=k, v=v) for k, v in made]
                 plain, *packed = interleaved(calls, ROUNDS)
                 columns = "  ".join(f"{1e3 * t:5.2f} ms, {plain / t:.2f}x" for t in packed)
                 print(f"{head_dim:<4} {group}  {mean_key!s:8}  {1e3 * plain:5.2f} ms  {columns}", flush=True)
