@@ -11,7 +11,7 @@ from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.packed import pack
-from scoutattention.kernels.reference import key_codes
+from scoutattention.kernels.reference import min_max
 
 from ..attention.rig import SHAPE, make_pages
 
@@ -81,7 +81,7 @@ def test_a_moved_row_is_the_same_sequence():
 
 def make_packed_store(bits: int) -> KVStore:
     pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
-    return KVStore(Pages(pool, make_digests("keys2", SHAPE, pool, WORKERS), 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
+    return KVStore(Pages(pool, make_digests("minmax", SHAPE, pool, WORKERS), 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -112,7 +112,7 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
     opened = int(store.slots.near_index[1, 0])
     assert torch.equal(store.slots.pool.k[2, opened, :, :3], k[8:].transpose(0, 1))
     digests, page = store.pages.digests, store.pages.page(1, 1)
-    assert torch.equal(digests.codes[2, page], key_codes(keys)[0]), "digests are of the keys, not of what was kept"
+    assert torch.equal(digests.values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
 
 
 def test_packed_bytes_of_a_sequence():

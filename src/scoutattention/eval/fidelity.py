@@ -54,7 +54,7 @@ class Fidelity:
     recall_interval: steps between two recalls of a layer, the mean; None where there were none.
     far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
-    device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
+    device_share: device_bytes of the whole cache's in its own dtype.   ms_per_step: without the time of measuring.
     calibration: the stored one that was used: its file's name and hash.
     """
 
@@ -129,7 +129,7 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
 
 
 class CacheSizes(NamedTuple):
-    """Bytes of a sequence's whole cache, of its blocks on the device, and of its digests, per token and in all."""
+    """Bytes of a sequence's cache in its own dtype, of its blocks on the device, and of its digests: per token, in all."""
 
     whole: int
     held: int
@@ -150,7 +150,8 @@ class Played(NamedTuple):
 
 def cache_sizes(store: KVStore) -> CacheSizes:
     """What the sequence in row 0 takes now."""
-    whole, held = store.cache_bytes(1)
+    _, held = store.cache_bytes(1)
+    whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
     digests = store.pages.digests
     per_token = digests.bytes_per_token()
     shared = store.slots is None and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
