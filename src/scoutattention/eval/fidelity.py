@@ -129,7 +129,7 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
 
 
 class CacheSizes(NamedTuple):
-    """Bytes of a sequence's cache in its own dtype, of its blocks on the device, and of its digests: per token, in all."""
+    """Bytes of a sequence's cache in its own dtype, its blocks on the device, and its digests, per token and in all."""
 
     whole: int
     held: int
