@@ -56,19 +56,20 @@ class Workers {
     Workers(int threads, const std::string& isa, double delay_s)
         : kernels_(find_kernels(isa)), pool_(threads, delay_s) {}
 
-    // pointers: q, k, v, index, length, out, lse, mean key or 0.   sizes: B, H, G, D, N, S, P, dtype.
-    // strides, in elements: k page, k head, v page, v head, index b, index h, length b, length h.
-    // helped: the caller will wait at once.
-    std::unique_ptr<Handle> partial(const std::array<uint64_t, 8>& pointers, const std::array<int64_t, 8>& sizes,
-                                    const std::array<int64_t, 8>& strides, float scale, bool helped,
+    // pointers: q, k, v, their bounds or 0, index, length, out, lse, mean key or 0.
+    // sizes: B, H, G, D, N, S, P, dtype.   helped: the caller will wait at once.
+    // strides, in elements, by page and head: k, v, their bounds; by sequence and head: index, length.
+    std::unique_ptr<Handle> partial(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 8>& sizes,
+                                    const std::array<int64_t, 12>& strides, float scale, bool helped,
                                     nb::object tensors) {
-        const auto& [q, k, v, index, length, out, lse, mean_key] = pointers;
+        const auto& [q, k, v, k_bounds, v_bounds, index, length, out, lse, mean_key] = pointers;
         const auto& [B, H, G, D, N, S, P, dtype] = sizes;
         const auto& s = strides;
         const PartialCall call{
             pointer<float>(q), B, H, G, D, N, scale,
-            {pointer<char>(k), pointer<char>(v), s[0], s[1], s[2], s[3], S, P, static_cast<DType>(dtype)},
-            {pointer<int32_t>(index), s[4], s[5]}, {pointer<int32_t>(length), s[6], s[7]},
+            {pointer<char>(k), pointer<char>(v), s[0], s[1], s[2], s[3], pointer<uint16_t>(k_bounds),
+             pointer<uint16_t>(v_bounds), s[4], s[5], s[6], s[7], S, P, static_cast<DType>(dtype)},
+            {pointer<int32_t>(index), s[8], s[9]}, {pointer<int32_t>(length), s[10], s[11]},
             pointer<float>(out), pointer<float>(lse), pointer<float>(mean_key)};
         std::shared_ptr<Job> job;
         {

@@ -8,7 +8,8 @@
 
 namespace scout {
 
-enum DType : int { kFloat32, kBFloat16, kFloat16, kDTypes };
+// Of weights and of pages; then those of pages alone.
+enum DType : int { kFloat32, kBFloat16, kFloat16, kDTypes, kInt8 = kDTypes, kInt4, kPageTypes };
 
 // A page of the pool and how many of its tokens to attend to.
 struct Entry {
@@ -22,11 +23,14 @@ struct PartialRun {
     const void* k;      // the pool's keys at this KV head: [S, P, D], pages k_page elements apart
     const void* v;
     int64_t k_page, v_page;
+    const uint16_t *k_bounds, *v_bounds;    // of packed pages alone, see packed_body.h: float16 [S, 2, D]
+    int64_t k_bounds_page, v_bounds_page;
+    int64_t positions;
     const Entry* entries;
     int64_t count;
     int64_t heads, dim;
     float scale;
-    float* scratch;     // at least scratch_floats(heads, dim) floats, 64-byte aligned
+    float* scratch;     // at least scratch_floats(heads, dim), or packed_scratch_floats, 64-byte aligned
     float* out;         // [G, D]
     float* lse;         // [G]
     float* mean_key;    // [G, D], or null
@@ -87,7 +91,7 @@ struct PartialView {
 
 struct Kernels {
     const char* name;
-    void (*partial[kDTypes])(const PartialRun&);
+    void (*partial[kPageTypes])(const PartialRun&);
     void (*scores)(const ScoreRun&);
     void (*code_scores)(const CodeRun&);
     void (*wishes)(const WishRun&);
@@ -112,9 +116,18 @@ constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3
 // Words of 16 channels that hold a key of 2-bit codes.
 constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }
 
+// Words that hold `count` codes.
+constexpr int64_t packed_words(int64_t count, int bits) { return (count * bits + 31) / 32; }
+
 // Queries in floats and in bytes, for each of at most 16 pages two factors, 16 lanes and its scores; a page's bounds.
 constexpr int64_t code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
     return heads * (padded(dim) + padded(dim) / 4 + 16 * (18 + padded(positions))) + 2 * padded(dim);
+}
+
+// Three accumulators and queries; queries and weights in pairs of bytes, scores, six numbers; bounds; a page turned.
+constexpr int64_t packed_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
+    const int64_t D = padded(dim), P = padded(positions);
+    return heads * (4 * D + D / 2 + P / 2 + P + 6) + 4 * D + P * D / 4;
 }
 
 }  // namespace scout

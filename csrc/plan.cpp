@@ -34,9 +34,13 @@ class PartialWork final : public Work {
         run.k = layer.k + h * layer.k_head * bytes;
         run.v = layer.v + h * layer.v_head * bytes;
         run.k_page = layer.k_page, run.v_page = layer.v_page;
+        run.k_bounds = layer.k_bounds + h * layer.k_bounds_head, run.k_bounds_page = layer.k_bounds_page;
+        run.v_bounds = layer.v_bounds + h * layer.v_bounds_head, run.v_bounds_page = layer.v_bounds_page;
+        run.positions = layer.positions;
         run.entries = entries_.data() + task.first, run.count = task.count;
         run.heads = call_.G, run.dim = call_.D, run.scale = call_.scale;
-        run.scratch = scratch_memory(scratch_floats(call_.G, call_.D));
+        run.scratch = scratch_memory(layer.dtype < kDTypes ? scratch_floats(call_.G, call_.D)
+                                                           : packed_scratch_floats(call_.G, call_.D, layer.positions));
         const Sink sink = row.tasks == 1 ? row_sink(task.row) : task_sink(number);
         run.out = sink.out, run.lse = sink.lse, run.mean_key = sink.mean_key;
         kernels_.partial[layer.dtype](run);

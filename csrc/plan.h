@@ -16,10 +16,14 @@ struct Table {
     const int32_t* row(int64_t b, int64_t h) const { return data + b * b_stride + h * h_stride; }
 };
 
-// One layer of a pool: [S, H, P, D] each, strides in elements, contiguous in the last two dims.
+// One layer of a pool: [S, H, P, D] each, strides in elements, contiguous in the last two dims. Packed, keys are
+// [S, H, packed_words(D, bits), P, 4], values [S, H, packed_words(P, bits), D, 4] and the float16 bounds of each
+// [S, H, 2, D], contiguous but for the first two dims.
 struct Layer {
     const char *k, *v;
     int64_t k_page, k_head, v_page, v_head;
+    const uint16_t *k_bounds, *v_bounds;
+    int64_t k_bounds_page, k_bounds_head, v_bounds_page, v_bounds_head;
     int64_t pages, positions;
     DType dtype;
 };

@@ -29,7 +29,7 @@ inline float* scratch_memory(int64_t floats) {
     return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
 }
 
-inline constexpr int64_t kElementBytes[kDTypes] = {4, 2, 2};
+inline constexpr int64_t kElementBytes[kPageTypes] = {4, 2, 2, 1, 1};
 
 inline void check(const char* what, int64_t value, int64_t limit, const char* of) {
     if (value < 0 || value > limit)

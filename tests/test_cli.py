@@ -110,7 +110,20 @@ def test_every_flag_reaches_its_setting():
         *("--budget", "2048", "--block-size", "16", "--sink-blocks", "2", "--recent-blocks", "3", "--lookahead", "2"),
         *("--on-miss", "fetch", "--far-query", "true", "--predictor", "oracle", "--true-query-layers", "0, 4"),
         *("--recall-interval", "8", "--device-memory", "64MiB", "--host-memory", "1GiB", "--max-model-len", "4096"),
-        *("--dtype", "bfloat16", "--workers", "1", "--torch-threads", "2", "--max-tokens", "7", "--temperature", "0.5"),
+        *(
+            "--dtype",
+            "bfloat16",
+            "--kv-dtype",
+            "int8",
+            "--workers",
+            "1",
+            "--torch-threads",
+            "2",
+            "--max-tokens",
+            "7",
+            "--temperature",
+            "0.5",
+        ),
         *(
             "--top-p",
             "0.9",
@@ -130,7 +143,8 @@ def test_every_flag_reaches_its_setting():
     blocks = {"budget": 2048, "block_size": 16, "sink_blocks": 2, "recent_blocks": 3, "on_miss": "fetch"}
     queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False, "calibration": None}
     scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
-    machine = {"max_model_len": 4096, "dtype": "bfloat16", "workers": 1, "torch_threads": 2, "max_num_seqs": 1}
+    machine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
+    machine |= {"torch_threads": 2, "max_num_seqs": 1}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
     assert llm.chat is False

@@ -15,6 +15,7 @@ PredictorName = Literal["plain", "calibrated", "oracle"]
 DigestName = Literal["minmax", "keys2", "exact"]
 Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+KVDTypeName = Literal["auto", "int8", "int4"]
 Memory = int | Literal["all"] | None
 
 _UNITS = {"": 1, "b": 1}
@@ -148,6 +149,8 @@ class EngineConfig:
     max_model_len: longest sequence in tokens, prompt and answer together; None is the model's own limit.
     max_num_seqs: sequences decoded at once.
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
+    kv_dtype: of host pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of
+        each block and channel. The open block and device slots keep the cache's dtype.
     workers: native threads for the CPU's attention; None is one per core.
     torch_threads: threads of PyTorch's own operators; None is one per core.
     """
@@ -157,6 +160,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 8
     dtype: DTypeName = "auto"
+    kv_dtype: KVDTypeName = "auto"
     workers: int | None = None
     torch_threads: int | None = None
 
@@ -172,6 +176,7 @@ class EngineConfig:
                 _at_least(name, value, 1)
         _at_least("max_num_seqs", self.max_num_seqs, 1)
         _one_of("dtype", self.dtype, DTypeName)
+        _one_of("kv_dtype", self.kv_dtype, KVDTypeName)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PACKED_BITS = {"int8": 8, "int4": 4}
+"""Bits of a channel in packed pages."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,17 @@ class ModelShape:
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block over all layers and KV heads: one page, or one slot."""
         return self.kv_bytes(block_size)
+
+    def page_bytes(self, block_size: int, kv_dtype: str) -> int:
+        """Bytes of one host page over all layers and KV heads; see `EngineConfig.kv_dtype`."""
+        if kv_dtype == "auto":
+            return self.block_bytes(block_size)
+        return self.packed_block_bytes(block_size, PACKED_BITS[kv_dtype])
+
+    def packed_block_bytes(self, block_size: int, bits: int) -> int:
+        """Bytes of one block in `bits` bits a channel over all layers and KV heads, its bounds included.
+
+        Words of four bytes go along the channels of keys and the tokens of values; each channel has two float16 bounds.
+        """
+        words = math.ceil(self.head_dim * bits / 32) * block_size + math.ceil(block_size * bits / 32) * self.head_dim
+        return self.num_layers * self.num_kv_heads * 4 * (words + 2 * self.head_dim)

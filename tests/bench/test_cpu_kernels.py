@@ -19,7 +19,7 @@ NUMBERS = {"gbps", "share_of_read_bandwidth", "vs_sdpa", "max_rel_err"}
 
 def test_every_body_is_checked():
     checked = {(case.kernel, case.isa, case.dtype) for case in cpu_kernels.check_cases(quick=True)}
-    dtypes = ("float32", "bfloat16", "float16")
+    dtypes = ("float32", "bfloat16", "float16", "int8", "int4")
     assert checked >= set(itertools.product(cpu_kernels.PARTIALS, isa_levels(), dtypes))
     assert {(kernel, isa) for kernel, isa, _ in checked} >= set(itertools.product(cpu_kernels.SCORES, isa_levels()))
     assert not list(cpu_kernels.wrong(quick=True))
@@ -58,6 +58,18 @@ def test_a_problem_reads_what_it_says(kernel):
     for dense in problem.dense:
         out = dense().reshape(results[0].shape)
         assert relative_error(out, results[0]) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("kernel", cpu_kernels.PARTIALS)
+def test_a_problem_of_packed_pages_reads_what_it_says(kernel, dtype):
+    problem = make_problem(Case(kernel, "portable", dtype, 64, 4, "scattered", 1), 1 << 20)
+    assert 0.9 * (1 << 20) < problem.moved <= 1 << 20
+    assert problem.memory.nbytes % 256 == 0
+    with Workers(1, isa="portable") as workers:
+        results = problem.run(workers)
+    for got, want in zip(results, problem.wanted(), strict=True):
+        assert relative_error(got, want) < cpu_kernels.PACKED_LIMIT
 
 
 def test_cases_are_the_shapes_that_were_promised():

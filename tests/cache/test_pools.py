@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from scoutattention.cache.pool import BlockPool
+from scoutattention.cache.digests import make_digests
+from scoutattention.cache.pages import Pages
+from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.packed import pack
+from scoutattention.kernels.reference import min_max
 
 from ..attention.rig import SHAPE, make_pages
 
@@ -73,3 +77,63 @@ def test_a_moved_row_is_the_same_sequence():
         store.release(row)
     assert store.pages.pool.available == 20
     assert store.slots.pool.available == 20
+
+
+def make_packed_store(bits: int) -> KVStore:
+    pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
+    return KVStore(Pages(pool, make_digests("minmax", SHAPE, pool, WORKERS), 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_packed_pool_takes_the_bytes_that_it_says(bits):
+    pool = PackedPool(SHAPE, 8, 6, "host_memory", bits=bits)
+    parts = (pool.k.words, pool.k.bounds, pool.v.words, pool.v.bounds)
+    assert pool.entry_bytes == sum(part[:, 0].nbytes for part in parts)
+    assert sum(part.untyped_storage().nbytes() for part in (pool.k.words, pool.v.words)) == 6 * pool.entry_bytes
+    assert pool.entry_bytes < BlockPool(SHAPE, 8, 6, "host_memory").entry_bytes * (bits + 8) / 32 + 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
+    store = make_packed_store(bits)
+    store.admit(1, 5, 2)
+    k, v = torch.randn(11, 2, 16), torch.randn(11, 2, 16)
+    for layer in range(3):
+        store.write_prompt(layer, 1, k, v)
+    store.finish_prompt(1, 11)
+    one = torch.tensor([1])
+    moved = store.recall(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
+    keys, values = k[4:8].transpose(0, 1), v[4:8].transpose(0, 1)
+    kept = pack(keys, bits, by_token=False), pack(values, bits, by_token=True)
+    assert moved == sum(part[0].nbytes for part in kept)
+    entry = int(store.slots.near_index[1, 2])
+    assert torch.equal(store.slots.pool.k[2, entry, 0], kept[0].float()[0])
+    assert torch.equal(store.slots.pool.v[2, entry, 0], kept[1].float()[0])
+    opened = int(store.slots.near_index[1, 0])
+    assert torch.equal(store.slots.pool.k[2, opened, :, :3], k[8:].transpose(0, 1))
+    digests, page = store.pages.digests, store.pages.page(1, 1)
+    assert torch.equal(digests.values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
+
+
+def test_packed_bytes_of_a_sequence():
+    """Two closed blocks in packed pages and the open one on the device, where one of them has a slot as well."""
+    store = make_packed_store(8)
+    store.admit(0, 5, 1)
+    store.closed[0] = 2
+    page, slot = store.pages.pool.entry_bytes, store.slots.pool.entry_bytes
+    assert store.cache_bytes(1) == (2 * page + slot, 2 * slot)
+
+
+def test_a_block_that_fills_up_is_packed():
+    store = make_packed_store(8)
+    store.admit(0, 5, 1)
+    new = torch.randn(4, 3, 2, 16)
+    for token in new:
+        store.begin_step(1)
+        for layer in range(3):
+            store.append(layer, token[layer, None], 2 * token[layer, None])
+        closed = store.end_step()
+    assert closed == [(0, 0)]
+    page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
+    assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
+    assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())

@@ -116,6 +116,28 @@ def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
     assert llm.stats().recalled_bytes > 0
 
 
+@pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
+@pytest.mark.parametrize(("kv_dtype", "off"), [("int8", 0.02), ("int4", 0.3)])
+def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss):
+    """Beside the same engine over pages in the model's dtype, fed the same tokens."""
+    path, tokens = str(tiny_models["llama"]), PROMPT + PROMPT[:20]
+    scout = ScoutConfig(budget=64, block_size=8, on_miss=on_miss, cpu_share=None)
+    plain, packed = far_llm(path, scout, 9), far_llm(path, scout, 9, kv_dtype=kv_dtype)
+    logits = [
+        torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (plain, packed)
+    ]
+    assert 0 < (logits[0] - logits[1]).std() < off * logits[0].std()
+    outs = [llm.generate(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True)) for llm in (plain, packed)]
+    assert [len(out[0].token_ids) for out in outs] == [20, 20]
+    assert packed.stats().kv_bytes_total < plain.stats().kv_bytes_total * 0.6
+    assert packed.stats().recalled_bytes > 0
+
+
+def test_packed_pages_need_a_host_tier(tiny_models):
+    with pytest.raises(ConfigError, match=r"kv_dtype='int8' .* set device_memory to a size"):
+        LLM(str(tiny_models["llama"]), scout=DENSE, kv_dtype="int8")
+
+
 def test_stream_gives_the_same_text_in_pieces(tiny_models):
     llm = LLM(str(tiny_models["llama"]), scout=DENSE)
     whole = llm.generate(PROMPT, GREEDY)[0]

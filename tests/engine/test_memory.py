@@ -68,3 +68,28 @@ def test_errors_name_number_limit_and_knob():
         plan(host_memory=100)
     with pytest.raises(CapacityError, match=rf"device_memory=100 bytes is below one block of {BLOCK} bytes"):
         plan(device_memory=100)
+
+
+@pytest.mark.parametrize(("kv_dtype", "bits"), [("int8", 8), ("int4", 4)])
+def test_packed_pages_are_counted_in_their_own_bytes(kv_dtype, bits):
+    """A channel of a token in so many bits, and two float16 bounds of each channel for keys and for values."""
+    packed = BLOCK * bits // 32 + 2 * 2 * 2 * 16 * 4
+    made = plan(free=20 * packed, kv_dtype=kv_dtype)
+    assert (made.pages, made.slots) == (10, 8 * (1 + 14))
+    with pytest.raises(CapacityError, match=rf"host_memory=100 bytes is below one block of {packed} bytes"):
+        plan(host_memory=100, kv_dtype=kv_dtype)
+
+
+def test_packed_pages_keep_slots_beside_them_where_everything_would_fit():
+    assert plan(max_num_seqs=2, device_memory=500 * BLOCK, kv_dtype="int8").slots == 2 * 33
+
+
+@pytest.mark.parametrize("options", [{"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
+def test_packed_pages_are_refused_where_there_is_no_host_tier(options):
+    with pytest.raises(ConfigError, match=r"kv_dtype='int8' is for host pages.*device_memory"):
+        plan(**options, kv_dtype="int8")
+
+
+def test_an_unknown_page_dtype_is_named():
+    with pytest.raises(ConfigError, match="kv_dtype='int2' is not one of auto, int8, int4"):
+        plan(kv_dtype="int2")

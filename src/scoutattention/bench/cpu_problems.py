@@ -11,6 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..cache.pool import TORCH_DTYPES
 from ..kernels import reference
 from ..kernels.cpu import Workers
+from ..kernels.packed import Blocks, Packed, empty_packed
+from ..shape import PACKED_BITS
 from ..types import BlockList
 
 HEADS, BLOCK_SIZE = 8, 32
@@ -23,7 +25,8 @@ LAYOUTS = ("contiguous", "scattered")
 class Case:
     """One call to time: of one sequence with 8 KV heads and blocks of 32 tokens.
 
-    dtype: of keys and values; scores read digests, which are float32 and 2-bit codes whatever it says.
+    dtype: of keys and values, "int8" and "int4" are packed; scores read digests, which are float32 and 2-bit codes
+        whatever it says.
     layout: how the listed pages lie in the pool.   threads: that share the work.
     """
 
@@ -74,6 +77,19 @@ def _pool(dtype: str, head_dim: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=2)
+def _packed_pool(dtype: str, head_dim: int, size: int) -> tuple[Packed, Packed]:
+    """Any codes, with values between -2 and 2."""
+    bits, block = PACKED_BITS[dtype], (BLOCK_SIZE, head_dim)
+    pool = [empty_packed((1, *block), bits, by_token=by_token) for by_token in (False, True)]
+    blocks = size // (HEADS * sum(one.nbytes for one in pool))
+    k, v = (empty_packed((blocks, HEADS, *block), bits, by_token=by_token) for by_token in (False, True))
+    for part in (k, v):
+        part.words.random_(256)
+        part.bounds[:, :, 0], part.bounds[:, :, 1] = -2, 4 / 2**bits
+    return k, v
+
+
+@lru_cache(maxsize=2)
 def _dense(dtype: str, head_dim: int, size: int) -> tuple[Tensor, Tensor]:
     """The pool's blocks one after the other: [1, H, T, D] each."""
     k, v = (pool.transpose(0, 1).flatten(1, 2)[None].contiguous() for pool in _pool(dtype, head_dim, size))
@@ -87,7 +103,8 @@ def _pages(case: Case, blocks: int) -> Tensor:
 
 
 def _partial_problem(case: Case, size: int, *, ragged: bool) -> Problem:
-    k, v = _pool(case.dtype, case.head_dim, size)
+    pool: Callable[[str, int, int], tuple[Blocks, Blocks]] = _packed_pool if case.dtype in PACKED_BITS else _pool
+    k, v = pool(case.dtype, case.head_dim, size)
     shape = (1, HEADS, k.shape[0])
     length = torch.randint(BLOCK_SIZE + 1, shape) if ragged else torch.full(shape, BLOCK_SIZE)
     blocks = BlockList(_pages(case, k.shape[0])[:, None].expand(shape), length.int())
@@ -105,6 +122,8 @@ def _partial_problem(case: Case, size: int, *, ragged: bool) -> Problem:
         queries = (q if rows else q.flatten(1, 2)[:, :, None]).to(keys.dtype)
         return scaled_dot_product_attention(queries, keys, values, enable_gqa=not rows)
 
+    if isinstance(k, Packed):
+        return Problem(run, wanted, k.nbytes + v.nbytes, k.words.contiguous())
     return Problem(run, wanted, k.nbytes + v.nbytes, k, (partial(dense, rows=False), partial(dense, rows=True)))
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..config import DigestName
 from ..kernels.cpu import Workers
+from ..kernels.packed import Blocks
 from ..kernels.reference import key_codes, min_max, score_exactly
 from ..shape import ModelShape
-from .pool import BlockPool
+from .pool import BlockPool, PackedPool
 
 
 class Digests(Protocol):
@@ -90,7 +91,7 @@ class KeyCodeDigests:
 class ExactDigests:
     """The keys themselves, read from their pages: the ceiling that other digests are measured against, and slow."""
 
-    def __init__(self, shape: ModelShape, block_size: int, keys: Tensor) -> None:
+    def __init__(self, shape: ModelShape, block_size: int, keys: Blocks) -> None:
         """`keys`: the host pool's, [L, S, H, P, D]."""
         self._keys = keys
         self._bytes = shape.kv_bytes_per_token / 2
@@ -108,7 +109,7 @@ class ExactDigests:
         return self._bytes
 
 
-def make_digests(name: DigestName, shape: ModelShape, pool: BlockPool, workers: Workers) -> Digests:
+def make_digests(name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers) -> Digests:
     """The digests that a configuration names, for the pages of a pool."""
     block_size = pool.k.shape[3]
     if name == "minmax":

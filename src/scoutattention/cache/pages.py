@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .digests import Digests
-from .pool import BlockPool
+from .pool import BlockPool, PackedPool
 
 
 class Pages:
@@ -15,7 +15,7 @@ class Pages:
     A row's pages are reserved when it is admitted, so a running sequence never lacks one.
     """
 
-    def __init__(self, pool: BlockPool, digests: Digests, rows: int, max_blocks: int) -> None:
+    def __init__(self, pool: BlockPool | PackedPool, digests: Digests, rows: int, max_blocks: int) -> None:
         self.pool = pool
         self.digests = digests
         self.table = torch.zeros((rows, max_blocks), dtype=torch.int32)
@@ -43,13 +43,13 @@ class Pages:
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
         pages = self.table[row, : k.shape[0]].long()
-        self.pool.k[layer].index_copy_(0, pages, k)
-        self.pool.v[layer].index_copy_(0, pages, v)
+        self.pool.k[layer, pages] = k
+        self.pool.v[layer, pages] = v
         self.digests.put(layer, pages, k)
 
     def close(self, row: int, block: int, k: Tensor, v: Tensor) -> None:
         """Close one block of all layers.   k, v: [L, H, P, D]; they may be the page itself."""
         page = self.page(row, block)
-        self.pool.k[:, page].copy_(k)
-        self.pool.v[:, page].copy_(v)
+        self.pool.k[:, page] = k
+        self.pool.v[:, page] = v
         self.digests.put(slice(None), page, k)

@@ -2,26 +2,21 @@
 
 import torch
 
+from ..config import KVDTypeName
 from ..errors import CapacityError
-from ..shape import ModelShape
+from ..kernels.packed import empty_packed
+from ..shape import PACKED_BITS, ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class BlockPool:
-    """A fixed number of entries, each with room for one block over all layers and KV heads.
+class Entries:
+    """A fixed number of entries, each with room for one block over all layers and KV heads."""
 
-    k, v: [L, S, H, P, D], so that one head of one entry of one layer is contiguous. The operating system commits a
-    CPU pool's memory only as entries are first written.
-    """
-
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
-        """Make a pool of `capacity` entries; `knob` is the setting that an error about its size names."""
-        size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
-        self.k = torch.empty(size, dtype=TORCH_DTYPES[shape.dtype])
-        self.v = torch.empty_like(self.k)
+    def __init__(self, capacity: int, entry_bytes: int, knob: str) -> None:
+        """`knob` is the setting that an error about the size names."""
         self.capacity = capacity
-        self.entry_bytes = shape.block_bytes(block_size)
+        self.entry_bytes = entry_bytes
         self._knob = knob
         self._free = list(range(capacity - 1, -1, -1))
 
@@ -42,3 +37,37 @@ class BlockPool:
     def give(self, entries: list[int]) -> None:
         """Return entries; their content is lost."""
         self._free.extend(entries)
+
+
+class BlockPool(Entries):
+    """Blocks in the model's dtype.
+
+    k, v: [L, S, H, P, D], so that one head of one entry of one layer is contiguous. The operating system commits a
+    CPU pool's memory only as entries are first written.
+    """
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
+        super().__init__(capacity, shape.block_bytes(block_size), knob)
+        size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
+        self.k = torch.empty(size, dtype=TORCH_DTYPES[shape.dtype])
+        self.v = torch.empty_like(self.k)
+
+
+class PackedPool(Entries):
+    """Blocks in a few bits a channel: written once, when they are closed.
+
+    k, v: packed [L, S, H, P, D].
+    """
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str, *, bits: int) -> None:
+        super().__init__(capacity, shape.packed_block_bytes(block_size, bits), knob)
+        size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
+        self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
+
+
+def make_pages(shape: ModelShape, block_size: int, capacity: int, kv_dtype: KVDTypeName) -> BlockPool | PackedPool:
+    """A pool of host pages; see `EngineConfig.kv_dtype`."""
+    knob = "host_memory or lower max_model_len"
+    if kv_dtype == "auto":
+        return BlockPool(shape, block_size, capacity, knob)
+    return PackedPool(shape, block_size, capacity, knob, bits=PACKED_BITS[kv_dtype])

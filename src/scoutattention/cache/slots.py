@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..shape import ModelShape
 from ..types import BlockList
-from .pool import BlockPool
+from .pool import BlockPool, PackedPool
 
 FREE = -1.0  # worth of an empty slot: the first to be filled
 FULL = float("inf")  # worth of a position that is no slot of this row: never filled
@@ -112,7 +112,7 @@ class Slots:
         """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
         return self.slot_of[layer, :batch], self.size
 
-    def fill(self, layer: int | Tensor, moves: Moves, pages: Tensor, host: BlockPool) -> None:
+    def fill(self, layer: int | Tensor, moves: Moves, pages: Tensor, host: BlockPool | PackedPool) -> None:
         """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped.
 
         layer: of all moves, or int64 [M].
@@ -120,8 +120,8 @@ class Slots:
         row, head, slot, block = moves
         self.drop(layer, row, head, slot)
         entry = self.near_index[row, 1 + slot].long()
-        self.pool.k[layer, entry, head] = host.k[layer, pages, head]
-        self.pool.v[layer, entry, head] = host.v[layer, pages, head]
+        self.pool.k[layer, entry, head] = host.k[layer, pages, head].to(self.pool.k.dtype)
+        self.pool.v[layer, entry, head] = host.v[layer, pages, head].to(self.pool.v.dtype)
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
         self.near_length[layer, row, head, 1 + slot] = self.block_size

@@ -50,17 +50,18 @@ class KVStore:
     @property
     def near_pool(self) -> BlockPool:
         """The pool that the device attends to."""
-        return self.pages.pool if self.slots is None else self.slots.pool
+        pool = self.pages.pool if self.slots is None else self.slots.pool
+        assert isinstance(pool, BlockPool)  # the plan gives packed pages slots
+        return pool
 
     def cache_bytes(self, batch: int) -> tuple[int, int]:
         """Bytes of the blocks, open ones too, of rows 0 to batch - 1: all of them, and those that the device holds."""
-        blocks = [closed + 1 for closed in self.closed[:batch]]
-        held = (
-            blocks
-            if self.slots is None
-            else [min(count, 1 + quota) for count, quota in zip(blocks, self.slots.quota, strict=False)]
-        )
-        return sum(blocks) * self.pages.pool.entry_bytes, sum(held) * self.near_pool.entry_bytes
+        closed = self.closed[:batch]
+        whole = sum(closed) * self.pages.pool.entry_bytes + batch * self.near_pool.entry_bytes
+        if self.slots is None:
+            return whole, whole
+        held = [1 + min(count, quota) for count, quota in zip(closed, self.slots.quota, strict=False)]
+        return whole, sum(held) * self.near_pool.entry_bytes
 
     def admit(self, row: int, num_blocks: int, quota: int) -> None:
         """Reserve pages for `num_blocks` blocks, and `quota` slots beside the open block's, for an empty sequence."""
@@ -154,7 +155,7 @@ class KVStore:
         pages = self.pages.table[moves.row, moves.block].long()
         self.slots.fill(layer, moves, pages, self.pages.pool)
         pool = self.pages.pool
-        return moves.row.numel() * 2 * pool.k[0, 0, 0].nbytes
+        return moves.row.numel() * (pool.k[0, 0, 0].nbytes + pool.v[0, 0, 0].nbytes)
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""

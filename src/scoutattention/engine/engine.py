@@ -14,7 +14,7 @@ from ..attention.rehearse import Rehearsal
 from ..attention.scout import ScoutAttention
 from ..cache.digests import make_digests
 from ..cache.pages import Pages
-from ..cache.pool import BlockPool
+from ..cache.pool import make_pages
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
@@ -32,10 +32,12 @@ from .sequence import Sequence
 from .stats import Stats
 
 
-def make_store(decoder: Decoder, scout: ScoutConfig, plan: MemoryPlan, rows: int, workers: Workers) -> KVStore:
-    """The pools of a plan, for at most `rows` running sequences."""
-    shape, size, blocks = decoder.shape, plan.block_size, plan.blocks(plan.max_len)
-    pool = BlockPool(shape, size, plan.pages, knob="host_memory or lower max_model_len")
+def make_store(
+    decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, workers: Workers
+) -> KVStore:
+    """The pools of a plan."""
+    shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
+    pool = make_pages(shape, size, plan.pages, machine.kv_dtype)
     pages = Pages(pool, make_digests(scout.digest, shape, pool, workers), rows, blocks)
     slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
     return KVStore(pages, slots, size)
@@ -99,7 +101,7 @@ class Engine:
         self.workers = Workers(machine.workers)
         few_rows = RowKernels(self.workers)
         decoder = decoder.with_few_rows(few_rows)
-        self.store = make_store(decoder, scout, self.plan, machine.max_num_seqs, self.workers)
+        self.store = make_store(decoder, scout, machine, self.plan, self.workers)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from ..config import DTypeName, EngineConfig, Memory, SamplingParams, ScoutConfig, parse_size
+from ..config import DTypeName, EngineConfig, KVDTypeName, Memory, SamplingParams, ScoutConfig, parse_size
 from ..errors import ConfigError, PromptError
 from ..models.loader import load
 from .engine import Engine
@@ -24,6 +24,7 @@ class EngineOptions(TypedDict, total=False):
     max_model_len: int | None
     max_num_seqs: int
     dtype: DTypeName
+    kv_dtype: KVDTypeName
     workers: int | None
     torch_threads: int | None
 

@@ -59,15 +59,21 @@ def plan_memory(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, fr
     if max_len > shape.max_positions:
         raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
     block_bytes = shape.block_bytes(scout.block_size)
+    page_bytes = shape.page_bytes(scout.block_size, machine.kv_dtype)
     blocks = -(-max_len // scout.block_size)
     wanted = machine.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if machine.host_memory is None else machine.host_memory
-    pages = min(wanted, host_bytes // block_bytes)
+    pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
-        raise _below_one_block("host_memory", host_bytes, block_bytes)
+        raise _below_one_block("host_memory", host_bytes, page_bytes)
     slots, most = _device_entries(scout, machine, block_bytes, blocks)
+    if machine.kv_dtype != "auto" and slots is None:
+        raise ConfigError(
+            f"kv_dtype={machine.kv_dtype!r} is for host pages, and with everything on the device there are none: "
+            "set device_memory to a size, or budget, or leave kv_dtype at 'auto'"
+        )
     if slots is not None and slots >= wanted:
-        slots = None
+        slots = None if machine.kv_dtype == "auto" else min(slots, wanted + machine.max_num_seqs)
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
     return MemoryPlan(scout.block_size, max_len, pages, slots, most, least[scout.on_miss])
 

@@ -54,7 +54,7 @@ class Fidelity:
     recall_interval: steps between two recalls of a layer, the mean; None where there were none.
     far_recall, guarded: see `Layers`, over all layers; None where nothing was predicted, or nothing was absent.
     digest_bytes_per_token: over all layers.   device_bytes: of the device's blocks and all digests, at the end.
-    device_share: device_bytes of the whole cache's.   ms_per_step: without the time that measuring took.
+    device_share: device_bytes of the whole cache's in its own dtype.   ms_per_step: without the time of measuring.
     calibration: see `Engine`.
     """
 
@@ -92,7 +92,7 @@ def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps:
 
 def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = replace(machine, device_memory="all", max_num_seqs=1)
+    full = replace(machine, device_memory="all", kv_dtype="auto", max_num_seqs=1)
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
@@ -129,7 +129,7 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
 
 
 class CacheSizes(NamedTuple):
-    """Bytes of a sequence's whole cache, of its blocks on the device, and of its digests, per token and in all."""
+    """Bytes of a sequence's cache in its own dtype, its blocks on the device, and its digests, per token and in all."""
 
     whole: int
     held: int
@@ -150,7 +150,8 @@ class Played(NamedTuple):
 
 def cache_sizes(store: KVStore) -> CacheSizes:
     """What the sequence in row 0 takes now."""
-    whole, held = store.cache_bytes(1)
+    _, held = store.cache_bytes(1)
+    whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
     digests = store.pages.digests
     per_token = digests.bytes_per_token()
     shared = store.slots is None and isinstance(digests, ExactDigests)  # they are the very keys of the one pool

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..errors import ConfigError, KernelError
 from ..machine import usable_cores
 from ..types import BlockList, Partial
+from .checks import check_layer, check_pool, check_scored, check_table, memory
+from .packed import Blocks
 
 try:
     from .. import _native
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def isa_levels() -> tuple[str, ...]:
@@ -80,41 +80,42 @@ class Workers:
         return self._native
 
     def submit(
-        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool = False
     ) -> Job:
         """Start attention of every query to the listed blocks of a pool, and return at once.
 
         q: [B, H, G, D], any float dtype.   k, v: one layer of a pool, [S, H, P, D], float32, bfloat16 or float16,
-        contiguous in the last two axes; they must not change until the job is done.
+        contiguous in the last two axes, or packed; they must not change until the job is done.
+        Of packed blocks, products of q with a block's steps and the tokens' weights are rounded to 15 bits.
         Raises KernelError where a tensor does not fit, or a listed index or length is out of range.
         """
         return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=False)
 
     def partial(
-        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool = False
     ) -> Partial:
         """Attention of every query to the listed blocks of a pool: `submit`, then `wait`."""
         return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=True).wait()
 
     def _start(
-        self, q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool, helped: bool
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool, helped: bool
     ) -> Job:
         """Submit; `helped` says that the caller waits at once, so that one thread fewer need wake."""
         q = q.to(torch.float32).contiguous()
-        _check_pool(q, k, v)
+        check_pool(q, k, v)
         B, H, G, D = q.shape
         index, length = blocks
-        _check_table("blocks.index", index, (B, H))
-        _check_table("blocks.length", length, (B, H, index.shape[2]))
+        check_table("blocks.index", index, (B, H))
+        check_table("blocks.length", length, (B, H, index.shape[2]))
         out, lse = torch.empty_like(q), q.new_empty(B, H, G)
         mean_key = torch.empty_like(q) if with_mean_key else None
         result = Partial(out, lse, mean_key)
-        pointers = (
-            *(tensor.data_ptr() for tensor in (q, k, v, index, length, out, lse)),
-            0 if mean_key is None else mean_key.data_ptr(),
-        )
-        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], DTYPES[k.dtype])
-        strides = (*k.stride()[:2], *v.stride()[:2], *index.stride()[:2], *length.stride()[:2])
+        (k_memory, k_bounds, kind), (v_memory, v_bounds, _) = memory(k), memory(v)
+        tables = (k_memory, v_memory, k_bounds, v_bounds, index, length)
+        tensors = (q, *tables, out, lse, mean_key)
+        pointers = tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], kind)
+        strides = tuple(stride for table in tables for stride in ((0, 0) if table is None else table.stride()[:2]))
         return Job(self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result)), result)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
@@ -124,9 +125,9 @@ class Workers:
         Raises KernelError where a tensor does not fit, or a page is out of range.
         """
         q = q.to(torch.float32).contiguous()
-        _check_scored(q, pages)
+        check_scored(q, pages)
         B, H, G, D = q.shape
-        _check_layer("digests", digests, torch.float32, (H, 2 * D))
+        check_layer("digests", digests, torch.float32, (H, 2 * D))
         N = pages.shape[1]
         out = q.new_empty(B, H, G, N)
         pointers = tuple(tensor.data_ptr() for tensor in (q, digests, pages, out))
@@ -142,11 +143,11 @@ class Workers:
         Raises KernelError where a tensor does not fit, or a page is out of range.
         """
         q = q.to(torch.float32).contiguous()
-        _check_scored(q, pages)
+        check_scored(q, pages)
         B, H, G, D = q.shape
         N, P = pages.shape[1], codes.shape[3] if codes.dim() == 5 else 0
-        _check_layer("codes", codes, torch.uint8, (H, (D + 15) // 16, max(1, P), 4))
-        _check_layer("bounds", bounds, torch.float16, (H, 2, D))
+        check_layer("codes", codes, torch.uint8, (H, (D + 15) // 16, max(1, P), 4))
+        check_layer("bounds", bounds, torch.float16, (H, 2, D))
         if bounds.shape[0] != codes.shape[0]:
             raise KernelError(
                 f"codes have {codes.shape[0]} pages and bounds {bounds.shape[0]}: they must have the same"
@@ -177,52 +178,3 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check_pool(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if k.dtype not in DTYPES or v.dtype != k.dtype:
-        raise KernelError(f"k is {k.dtype} and v is {v.dtype}: both must be float32, bfloat16 or float16 alike")
-    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[3] != k.shape[3]:
-        raise KernelError(
-            f"q is {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)}: they must be [B, H, G, D], [S, H, P, D] "
-            "and [S, H, P, D] with the same H and D"
-        )
-    if not (q.is_cpu and k.is_cpu and v.is_cpu):
-        raise KernelError(f"q is on {q.device}, k on {k.device} and v on {v.device}: all must be on the CPU")
-    if q.shape[2] < 1 or q.shape[3] < 1:
-        raise KernelError(f"q is {list(q.shape)}: G and D must be at least 1")
-    row = (q.shape[3], 1)
-    if k.stride()[2:] != row or v.stride()[2:] != row:
-        raise KernelError(
-            f"k has strides {k.stride()} and v {v.stride()}: the last two must be {row}, that is, contiguous"
-        )
-
-
-def _check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
-    if table.dtype != torch.int32 or not table.is_cpu:
-        raise KernelError(f"{name} is {table.dtype} on {table.device}: it must be int32 on the CPU")
-    if table.dim() != 3 or table.shape[: len(shape)] != shape:
-        raise KernelError(f"{name} is {list(table.shape)}: it must be [B, H, N], beginning with {list(shape)}")
-    if table.shape[2] > 1 and table.stride(2) != 1:
-        raise KernelError(f"{name} has strides {table.stride()}: the last must be 1")
-
-
-def _check_scored(q: Tensor, pages: Tensor) -> None:
-    if not q.is_cpu or q.dim() != 4 or q.shape[2] < 1 or q.shape[3] < 1:
-        raise KernelError(f"q is {list(q.shape)} on {q.device}: it must be [B, H, G, D], no G or D of 0, on the CPU")
-    if pages.dtype != torch.int32 or not pages.is_cpu:
-        raise KernelError(f"pages is {pages.dtype} on {pages.device}: it must be int32 on the CPU")
-    if pages.dim() != 2 or pages.shape[0] != q.shape[0]:
-        raise KernelError(f"pages is {list(pages.shape)}: it must be [B, N] with B = {q.shape[0]}")
-    if pages.shape[1] > 1 and pages.stride(1) != 1:
-        raise KernelError(f"pages has strides {pages.stride()}: the last must be 1")
-
-
-def _check_layer(name: str, layer: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Refuse what is not [S, *shape], or not contiguous in what one head of one page keeps."""
-    if layer.dtype != dtype or not layer.is_cpu:
-        raise KernelError(f"{name} is {layer.dtype} on {layer.device}: it must be {dtype} on the CPU")
-    if layer.shape[1:] != shape:
-        raise KernelError(f"{name} is {list(layer.shape)}: it must be [S, {', '.join(map(str, shape))}]")
-    if layer.numel() and not layer[0, 0].is_contiguous():
-        raise KernelError(f"{name} has strides {layer.stride()}: all but the first two axes must be contiguous")

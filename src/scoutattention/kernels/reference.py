@@ -2,13 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..types import BlockList, Partial
+from .packed import Blocks, from_codes, from_words, to_codes, to_words
 
 
 def partial(
-    q: Tensor, k: Tensor, v: Tensor, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+    q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool = False
 ) -> Partial:
     """Attention of every query to the listed blocks of a pool.
 
@@ -86,18 +86,11 @@ def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
 def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
     """Keys in 2 bits a channel, each block and channel on its own scale.
 
-    k: [..., P, D].   Returns codes uint8 [..., W, P, 4] with W = ceil(D / 16), channel 16 w + 4 j + i of key p in bits
-    2 j and 2 j + 1 of codes[..., w, p, i], and bounds float16 [..., 2, D]: channel d of a key is about
-    bounds[0, d] + code * bounds[1, d].
+    k: [..., P, D].   Returns codes uint8 [..., W, P, 4] with W = ceil(D / 16), see `to_words`, and bounds float16
+    [..., 2, D], see `to_codes`.
     """
-    low, high = k.float().amin(-2), k.float().amax(-2)
-    bounds = torch.stack([low, (high - low) / 3], dim=-2).to(torch.float16)
-    least, step = bounds.float().unsqueeze(-3).unbind(-2)  # [..., 1, D]
-    codes = ((k.float() - least) / step.clamp(min=1e-20)).round().clamp(0, 3).to(torch.uint8)
-    whole = pad(codes, (0, -codes.shape[-1] % 16))
-    parts = whole.reshape(*codes.shape[:-1], whole.shape[-1] // 16, 4, 4)  # [..., P, W, 4, 4]
-    packed = parts[..., 0, :] | parts[..., 1, :] << 2 | parts[..., 2, :] << 4 | parts[..., 3, :] << 6
-    return packed.transpose(-2, -3).contiguous(), bounds
+    codes, bounds = to_codes(k, 2)
+    return to_words(codes, 2), bounds
 
 
 def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
@@ -106,15 +99,14 @@ def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> 
     q: [B, H, G, D], scaled.   codes, bounds: one layer, [S, H, W, P, 4] and [S, H, 2, D].   pages: int32 [B, N].
     Returns float32 [B, H, G, N].
     """
-    shifts = torch.tensor([[0], [2], [4], [6]], dtype=torch.uint8)
-    chosen = codes[pages.long()].transpose(-2, -3)  # [B, N, H, P, W, 4]
-    wide = ((chosen.unsqueeze(-2) >> shifts) & 3).flatten(-3)[..., : q.shape[-1]].float()
-    least, step = bounds[pages.long()].float().unsqueeze(-3).unbind(-2)
-    keys = (least + wide * step).permute(0, 2, 1, 3, 4)  # [B, H, N, P, D]
+    chosen = pages.long()
+    keys = from_codes(from_words(codes[chosen], 2, q.shape[-1]), bounds[chosen]).permute(
+        0, 2, 1, 3, 4
+    )  # [B, H, N, P, D]
     return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)
 
 
-def score_exactly(q: Tensor, k: Tensor, pages: Tensor) -> Tensor:
+def score_exactly(q: Tensor, k: Blocks, pages: Tensor) -> Tensor:
     """Log-sum-exp of q . k over each block's keys.   k: one layer of a pool, [S, H, P, D]; see `score_key_codes`."""
     keys = k[pages.long()].float().permute(0, 2, 1, 3, 4)
     return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..types import Rope
-from .cpu import DTYPES, Workers
+from .checks import DTYPES
+from .cpu import Workers
 
 
 class RowKernels:

@@ -1,0 +1,112 @@
+"""Keys and values in a few bits a channel, each block and channel on a scale of its own."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Index = int | slice | Tensor | tuple[int | slice | Tensor, ...]
+
+
+def to_codes(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Blocks of rows in `bits` bits a channel, between each block's own channel minima and maxima.
+
+    x: [..., P, D].   Returns codes uint8 [..., P, D] and bounds float16 [..., 2, D]: channel d of a row is about
+    bounds[0, d] + code * bounds[1, d].
+    """
+    top = 2**bits - 1
+    low, high = x.float().amin(-2), x.float().amax(-2)
+    bounds = torch.stack([low, (high - low) / top], dim=-2).to(torch.float16)
+    least, step = bounds.float().unsqueeze(-3).unbind(-2)  # [..., 1, D]
+    codes = ((x.float() - least) / step.clamp(min=1e-20)).round().clamp(0, top)
+    return codes.to(torch.uint8), bounds
+
+
+def from_codes(codes: Tensor, bounds: Tensor) -> Tensor:
+    """What `to_codes` kept of the rows, as float32 [..., P, D]."""
+    least, step = bounds.float().unsqueeze(-3).unbind(-2)
+    rows: Tensor = least + codes * step
+    return rows
+
+
+def to_words(codes: Tensor, bits: int) -> Tensor:
+    """Codes uint8 [..., R, C] in words of n = 32 / bits along the last axis: uint8 [..., W, R, 4], W = ceil(C / n).
+
+    Code n w + 4 j + i of row r is in `bits` bits from bit `bits * j` of [..., w, r, i].
+    """
+    parts = 8 // bits
+    whole = pad(codes, (0, -codes.shape[-1] % (4 * parts)))
+    whole = whole.reshape(*codes.shape[:-1], whole.shape[-1] // (4 * parts), parts, 4)  # [..., R, W, parts, 4]
+    words = whole[..., 0, :]
+    for part in range(1, parts):
+        words = words | whole[..., part, :] << bits * part
+    return words.transpose(-2, -3).contiguous()
+
+
+def from_words(words: Tensor, bits: int, count: int) -> Tensor:
+    """The codes that `to_words` put into words, the first `count` of each row: uint8 [..., R, count]."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]
+    wide = (words.transpose(-2, -3).unsqueeze(-2) >> shifts) & (2**bits - 1)  # [..., R, W, parts, 4]
+    codes: Tensor = wide.flatten(-3)[..., :count]
+    return codes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Blocks in codes, to be read where a tensor [..., P, D] can: indexed over all but the last two axes, converted.
+
+    words: see `to_words`: along the channels, [..., W, P, 4], or, `by_token`, along the block's rows, [..., W, D, 4].
+    bounds: float16 [..., 2, D], see `to_codes`.   bits: of a code, 4 or 8.
+    """
+
+    words: Tensor
+    bounds: Tensor
+    bits: int
+    rows: int
+    by_token: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the blocks: [..., P, D]."""
+        return (*self.bounds.shape[:-2], self.rows, self.bounds.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of words and bounds."""
+        return self.words.nbytes + self.bounds.nbytes
+
+    def __getitem__(self, index: Index) -> "Packed":
+        return replace(self, words=self.words[index], bounds=self.bounds[index])
+
+    def __setitem__(self, index: Index, blocks: Tensor) -> None:
+        packed = pack(blocks, self.bits, by_token=self.by_token)
+        self.words[index], self.bounds[index] = packed.words, packed.bounds
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """The blocks as a tensor [..., P, D]."""
+        codes = from_words(self.words, self.bits, self.rows if self.by_token else self.bounds.shape[-1])
+        return from_codes(codes.transpose(-1, -2) if self.by_token else codes, self.bounds).to(dtype)
+
+    def float(self) -> Tensor:
+        """The blocks as float32."""
+        return self.to(torch.float32)
+
+
+Blocks = Tensor | Packed
+"""Keys or values of blocks: [..., P, D]."""
+
+
+def pack(blocks: Tensor, bits: int, *, by_token: bool) -> Packed:
+    """Blocks [..., P, D] in codes; `by_token` is how the kernels want values, and not keys."""
+    codes, bounds = to_codes(blocks, bits)
+    return Packed(to_words(codes.mT if by_token else codes, bits), bounds, bits, blocks.shape[-2], by_token)
+
+
+def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool) -> Packed:
+    """Memory for blocks [..., P, D] in codes, a block's bounds right behind its words."""
+    one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
+    lead = shape[:-2]
+    memory = torch.empty((*lead, one.nbytes), dtype=torch.uint8)
+    words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.float16)
+    return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))
