@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import CapacityError
+from ..kernels.memory import empty
 from ..shape import ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,8 +19,7 @@ class BlockPool:
     def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
         """Make a pool of `capacity` entries; `knob` is the setting that an error about its size names."""
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
-        self.k = torch.empty(size, dtype=TORCH_DTYPES[shape.dtype])
-        self.v = torch.empty_like(self.k)
+        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype]) for _ in range(2))
         self.capacity = capacity
         self.entry_bytes = shape.block_bytes(block_size)
         self._knob = knob
