@@ -166,7 +166,7 @@ SCOUT_INLINE void score_page(const CodeRun& run, const CodeScratch& s, int32_t p
     widen(page_bounds(run, page) + dim, dim, s.step);
     for (int64_t c = 0; c < dim; c += W) store(s.middle + c, load(s.middle + c) + kMeanCode * load(s.step + c));
     for (int64_t g = 0; g < run.heads; ++g) store(s.lanes + (g * W + lane) * W, round_products(s, g, lane, dim));
-    for_head_tiles<4>(run.heads, [&](int64_t g, auto tile) {
+    for_head_tiles(run.heads, [&](int64_t g, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
         const int8_t* rounded = s.rounded + g * padded(dim);
         const auto score_keys = [&](int64_t first, auto vectors, auto load) {

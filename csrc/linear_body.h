@@ -27,7 +27,7 @@ void linear(const LinearRun& run) {
         for_head_tiles(run.rows, [&](int64_t r, auto tile) {
             constexpr int ROWS = decltype(tile)::value;
             float products[ROWS * W];
-            dots<T, ROWS>(lines, r ? lines : next, run.x + r * padded(width), width, products, W);
+            dots<T, ROWS>(lines, r ? lines : next, run.x + r * padded(width), width, products);
             for (int i = 0; i < ROWS; ++i)
                 __builtin_memcpy(run.out + (r + i) * run.out_stride + first, products + i * W, n * sizeof(float));
         });

@@ -77,11 +77,11 @@ SCOUT_INLINE void score(const PartialRun& run, const Sums& sums, Chunk<T> chunk,
                 transpose(x);
                 for (int i = 0; i < W; ++i) words[turned_place(i)][v] = x[i];
             }
-            for_head_tiles(run.heads, [&](int64_t g, auto tile) {
+            for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t g, auto tile) {
                 constexpr int HEADS = decltype(tile)::value;
                 const Stream asked = score_words<T, HEADS>(words, count, sums.q + g * padded(dim) + c * HEADS,
                                                            scores + g * kChunk + first, ahead);
-                if (g + kHeads >= run.heads) ahead = asked;
+                if (g + kTurnedHeads >= run.heads) ahead = asked;
             });
         });
 }
@@ -158,7 +158,7 @@ SCOUT_INLINE void add_pairs(const Source<T>* sources, int64_t n, int64_t dim, co
 template <class T, int HEADS>
 SCOUT_INLINE void add_rows(const Source<T>& source, int64_t n, int64_t dim, const float* weights, Stream& ahead) {
     int64_t c = 0;
-    if constexpr (2 * HEADS <= kHeads)
+    if constexpr (2 * HEADS <= kTurnedHeads)
         for (; c + 4 * W <= dim; c += 4 * W) {
             const Source<T> both[2] = {source, source};
             const int64_t at[2] = {c, c + 2 * W};
@@ -180,7 +180,7 @@ SCOUT_INLINE void add_rows(const Source<T>& source, int64_t n, int64_t dim, cons
 template <class T>
 SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, Stream ahead, const float* weights) {
     const int64_t dim = run.dim;
-    for_head_tiles(run.heads, [&](int64_t g, auto tile) {
+    for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t g, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
         const float* mine = weights + g * kChunk;
         Stream asked = ahead, none = {(const char*)chunk.v};

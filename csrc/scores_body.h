@@ -20,7 +20,7 @@ void scores(const ScoreRun& run) {
         for_head_tiles(run.heads, [&](int64_t g, auto tile) {
             constexpr int HEADS = decltype(tile)::value;
             float products[HEADS * W];
-            dots<float, HEADS>(rows, g ? rows : next, run.scratch + g * padded(width), width, products, W);
+            dots<float, HEADS>(rows, g ? rows : next, run.scratch + g * padded(width), width, products);
             for (int h = 0; h < HEADS; ++h)
                 __builtin_memcpy(run.out + (g + h) * run.out_stride + first, products + h * W, n * sizeof(float));
         });

@@ -7,8 +7,8 @@ namespace {
 
 using namespace scout;
 
-constexpr int kHeads = W == 16 ? 8 : 4;  // heads that share a widened row: half of the registers hold their sums
-constexpr int kLine = 64;                // bytes of a cache line
+constexpr int kHeads = 4;  // heads that share a row: with four rows at a time their sums fill half of the registers
+constexpr int kLine = 64;  // bytes of a cache line
 
 template <int N>
 struct Int {
@@ -45,51 +45,33 @@ SCOUT_INLINE void prefetch(const T* at, int64_t position) {
     for (int64_t offset = 0; offset < bytes; offset += kLine) __builtin_prefetch((const char*)at + offset);
 }
 
-// The products of ROWS rows with HEADS heads, spread over lanes. Meanwhile asks for the rows `next`.
-template <class T, int HEADS, int ROWS>
-SCOUT_INLINE void products(const T* const* rows, const T* const* next, const float* q, int64_t dim,
-                           Vec sum[HEADS][ROWS]) {
-    for (int g = 0; g < HEADS; ++g)
-        for (int i = 0; i < ROWS; ++i) sum[g][i] = Vec{};
-    for_pairs<T>(dim, [&](int64_t c, auto load_pair) {
-        Pair x[ROWS];
-        for (int i = 0; i < ROWS; ++i) {
-            prefetch(next[i] + c, c);
-            x[i] = load_pair(rows[i]);
-        }
-        for (int g = 0; g < HEADS; ++g) {
-            const Vec even = in_register(load(q + c * HEADS + 2 * W * g));
-            const Vec odd = in_register(load(q + c * HEADS + 2 * W * g + W));
-            for (int i = 0; i < ROWS; ++i) {
-                sum[g][i] += even * x[i].even;
-                sum[g][i] += odd * x[i].odd;
-            }
-        }
-    });
-}
-
-// Scores of W rows for HEADS heads: scores[g * stride + i] = q[g] . rows[i].
+// Scores of W rows for HEADS heads: scores[g * W + i] = q[g] . rows[i].
 // Meanwhile asks for the rows `next`, which will be read later.
 template <class T, int HEADS>
-SCOUT_INLINE void dots(const T* const rows[W], const T* const next[W], const float* q, int64_t dim, float* scores,
-                       int64_t stride) {
+SCOUT_INLINE void dots(const T* const rows[W], const T* const next[W], const float* q, int64_t dim, float* scores) {
     Vec quads[HEADS][W / 4];
     for (int r = 0; r < W; r += 4) {
-        if constexpr (HEADS <= 4) {
-            Vec sum[HEADS][4];
-            products<T, HEADS, 4>(rows + r, next + r, q, dim, sum);
-            for (int g = 0; g < HEADS; ++g) quads[g][r / 4] = fold4(sum[g]);
-        } else {
-            Vec halves[2][HEADS];
-            for (int half = 0; half < 2; ++half) {
-                Vec sum[HEADS][2];
-                products<T, HEADS, 2>(rows + r + 2 * half, next + r + 2 * half, q, dim, sum);
-                for (int g = 0; g < HEADS; ++g) halves[half][g] = fold<Unpack, Sum>(sum[g][0], sum[g][1]);
+        Vec sum[HEADS][4];
+        for (int g = 0; g < HEADS; ++g)
+            for (int i = 0; i < 4; ++i) sum[g][i] = Vec{};
+        for_pairs<T>(dim, [&](int64_t c, auto load_pair) {
+            Vec even[HEADS], odd[HEADS];
+            for (int g = 0; g < HEADS; ++g) {
+                even[g] = load(q + c * HEADS + 2 * W * g);
+                odd[g] = load(q + c * HEADS + 2 * W * g + W);
             }
-            for (int g = 0; g < HEADS; ++g) quads[g][r / 4] = fold<Halves, Sum>(halves[0][g], halves[1][g]);
-        }
+            for (int i = 0; i < 4; ++i) {
+                prefetch(next[r + i] + c, c);
+                const Pair x = load_pair(rows[r + i]);
+                for (int g = 0; g < HEADS; ++g) {
+                    sum[g][i] += even[g] * x.even;
+                    sum[g][i] += odd[g] * x.odd;
+                }
+            }
+        });
+        for (int g = 0; g < HEADS; ++g) quads[g][r / 4] = fold4(sum[g]);
     }
-    for (int g = 0; g < HEADS; ++g) store(scores + g * stride, fold_quads(quads[g]));
+    for (int g = 0; g < HEADS; ++g) store(scores + g * W, fold_quads(quads[g]));
 }
 
 // The rows in the packed order of T, times `scale`, for `dots`: tiles of heads one after the other, in a tile a pair of

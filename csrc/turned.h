@@ -1,11 +1,12 @@
-// Products of keys with queries, the keys turned so that each has a lane: a sum over channels is then no sum over lanes.
+// Products of keys with queries, the keys turned so that each has a lane: no sum over channels is one over lanes.
 #pragma once
 
 #include "tiles.h"
 
 namespace {
 
-constexpr int kChunk = 32;  // keys of a chunk
+constexpr int kChunk = 32;                    // keys of a chunk
+constexpr int kTurnedHeads = W == 16 ? 8 : 4;  // heads that share a turned or widened row: half of the registers
 
 // Words of a row: a channel of float, two of the others.
 template <class T>
@@ -18,7 +19,7 @@ constexpr int64_t row_words(int64_t dim) {
 template <class T>
 SCOUT_INLINE void pack_queries(const PartialRun& run, float* packed) {
     constexpr int PER = Row<T>::per_word;
-    for_head_tiles(run.heads, [&](int64_t first, auto tile) {
+    for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t first, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
         float* to = packed + first * padded(run.dim);
         for (int64_t c = 0; c < row_words<T>(run.dim) * PER; ++c)
@@ -44,7 +45,7 @@ struct Stream {
 // scores[g * kChunk + key] += the products of `count` words of 2 W keys with the queries of HEADS heads.
 template <class T, int HEADS>
 Stream score_words(const Vec words[][2], int64_t count, const float* q, float* scores, Stream ahead) {
-    constexpr int PER = Row<T>::per_word, SUMS = HEADS <= kHeads / 2 ? PER : 1;
+    constexpr int PER = Row<T>::per_word, SUMS = HEADS <= kTurnedHeads / 2 ? PER : 1;
     Vec sum[HEADS][2][SUMS];
     for (int g = 0; g < HEADS; ++g)
         for (int v = 0; v < 2; ++v) {
