@@ -116,29 +116,28 @@ SCOUT_INLINE void weigh(const PartialRun& run, const Sums& sums, int64_t n, floa
     }
 }
 
-// Rows of keys or values, and the sums they are added to.
+// Rows of keys or values from some channel on, and the sums of the first head that they are added to.
 template <class T>
 struct Source {
     const T* rows;
     float* sums;
 };
 
-// sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources.
-template <class T, int HEADS, int COUNT, class Load>
-SCOUT_INLINE void add_pairs(const Source<T>* sources, int64_t n, int64_t dim, const float* weights, const int64_t* at,
+// sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources. Meanwhile asks,
+// where ASK, for as much as is read of one of them.
+template <class T, int HEADS, int COUNT, bool ASK, class Load>
+SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
                             Stream& ahead, Load load_pair) {
     Vec even[COUNT][HEADS], odd[COUNT][HEADS];
     for (int s = 0; s < COUNT; ++s)
         for (int g = 0; g < HEADS; ++g) {
-            even[s][g] = load(sources[s].sums + g * padded(dim) + at[s]);
-            odd[s][g] = load(sources[s].sums + g * padded(dim) + at[s] + W);
+            even[s][g] = load(sources[s].sums + g * padded(dim));
+            odd[s][g] = load(sources[s].sums + g * padded(dim) + W);
         }
     for (int64_t i = 0; i < n; ++i) {
+        if constexpr (ASK) ahead.ask<2 * W * sizeof(T)>();
         Pair x[COUNT];
-        for (int s = 0; s < COUNT; ++s) {
-            ahead.ask<2 * W * sizeof(T)>();
-            x[s] = load_pair(s, sources[s].rows + i * dim);
-        }
+        for (int s = 0; s < COUNT; ++s) x[s] = load_pair(sources[s].rows + i * dim);
         for (int g = 0; g < HEADS; ++g) {
             const Vec weight = splat(weights[g * kChunk + i]);
             for (int s = 0; s < COUNT; ++s) {
@@ -149,31 +148,23 @@ SCOUT_INLINE void add_pairs(const Source<T>* sources, int64_t n, int64_t dim, co
     }
     for (int s = 0; s < COUNT; ++s)
         for (int g = 0; g < HEADS; ++g) {
-            store(sources[s].sums + g * padded(dim) + at[s], even[s][g]);
-            store(sources[s].sums + g * padded(dim) + at[s] + W, odd[s][g]);
+            store(sources[s].sums + g * padded(dim), even[s][g]);
+            store(sources[s].sums + g * padded(dim) + W, odd[s][g]);
         }
 }
 
-// The same for all channels of one source; two pairs at a time where there are registers for them.
-template <class T, int HEADS>
-SCOUT_INLINE void add_rows(const Source<T>& source, int64_t n, int64_t dim, const float* weights, Stream& ahead) {
+// The same for all channels. Two pairs of one source at a time would share their weights, but ask for memory in bursts.
+template <class T, int HEADS, int COUNT, bool ASK>
+SCOUT_INLINE void add_rows(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
+                           Stream& ahead) {
+    const auto add_from = [&](int64_t c, auto load_pair) {
+        Source<T> from[COUNT];
+        for (int s = 0; s < COUNT; ++s) from[s] = {sources[s].rows + c, sources[s].sums + c};
+        add_pairs<T, HEADS, COUNT, ASK>(from, n, dim, weights, ahead, load_pair);
+    };
     int64_t c = 0;
-    if constexpr (2 * HEADS <= kTurnedHeads)
-        for (; c + 4 * W <= dim; c += 4 * W) {
-            const Source<T> both[2] = {source, source};
-            const int64_t at[2] = {c, c + 2 * W};
-            add_pairs<T, HEADS, 2>(both, n, dim, weights, at, ahead, [&](int s, const T* row) {
-                return Row<T>::load(row + at[s]);
-            });
-        }
-    for (; c + 2 * W <= dim; c += 2 * W)
-        add_pairs<T, HEADS, 1>(&source, n, dim, weights, &c, ahead, [&](int, const T* row) {
-            return Row<T>::load(row + c);
-        });
-    if (c < dim)
-        add_pairs<T, HEADS, 1>(&source, n, dim, weights, &c, ahead, [&](int, const T* row) {
-            return load_tail(row + c, dim - c);
-        });
+    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, Row<T>::load);
+    if (c < dim) add_from(c, [rest = dim - c](const T* row) { return load_tail(row, rest); });
 }
 
 // Adds a chunk's values, and its keys where their mean is wanted. Meanwhile asks for values.
@@ -183,9 +174,12 @@ SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, S
     for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t g, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
         const float* mine = weights + g * kChunk;
-        Stream asked = ahead, none = {(const char*)chunk.v};
-        add_rows<T, HEADS>({chunk.v, sums.out + g * padded(dim)}, chunk.n, dim, mine, asked);
-        if (run.mean_key) add_rows<T, HEADS>({chunk.k, sums.mean_key + g * padded(dim)}, chunk.n, dim, mine, none);
+        const Source<T> v = {chunk.v, sums.out + g * padded(dim)}, k = {chunk.k, sums.mean_key + g * padded(dim)};
+        Stream asked = ahead;
+        if constexpr (2 * HEADS <= kTurnedHeads)
+            if (run.mean_key) return add_rows<T, HEADS, 2, true>({v, k}, chunk.n, dim, mine, asked);
+        add_rows<T, HEADS, 1, true>({v}, chunk.n, dim, mine, asked);
+        if (run.mean_key) add_rows<T, HEADS, 1, false>({k}, chunk.n, dim, mine, asked);
     });
 }
 
