@@ -194,9 +194,10 @@ class Workers {
         kernels_.swiglu(pointer<float>(pointers[0]), sizes[0], sizes[1], pointer<float>(pointers[1]));
     }
 
+    // With the best instruction set, whatever the others are to use: it is what the machine can read.
     uint64_t read(uint64_t data, int64_t bytes) {
         std::atomic<uint64_t> sum{0};
-        pool_.submit(plan_read(pointer<char>(data), bytes, sum, pool_.threads()), true)->wait();
+        pool_.submit(plan_read(*supported_kernels().back(), pointer<char>(data), bytes, sum, pool_.threads()), true)->wait();
         return sum;
     }
 

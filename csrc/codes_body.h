@@ -2,13 +2,13 @@
 //
 // The products s = q * step are rounded to whole numbers r in -127..127 times a factor, for each page and head, so that
 //
-//     q . key = q . least + s . code, about factor * (r . code) + q . least + 1.5 * sum(s - factor * r):
+//     q . key = q . least + s . code, about factor * (r . code) + q . (least + 1.5 step) - 1.5 * factor * sum(r):
 //
 // what rounding loses on the mean code, 1.5, is given back. r . code is made of whole numbers, four channels of W keys
 // at a time, and the page's score is the log-sum-exp over its keys.
 #pragma once
 
-#include "partial_body.h"
+#include "tiles.h"
 
 namespace {
 
@@ -73,7 +73,7 @@ SCOUT_INLINE void widen(const T* row, int64_t dim, float* out) {
 // The memory of a task. Rows are padded with zeros. The pages are W at a time.
 struct CodeScratch {
     float *q;                 // [G, padded D]
-    float *least, *step;      // a page's bounds, [padded D]
+    float *middle, *step;     // the keys of a page whose every code is the mean one, and the step; [padded D]
     float *factor, *inverse;  // [G, W pages]: what whole numbers of a page count, and how many of them make 1
     float *lanes;             // [G, W pages, W]: to be folded over the last
     float *scores;            // [G, W pages, P in whole vectors], less what is the same for all keys of a page
@@ -83,7 +83,7 @@ struct CodeScratch {
     CodeScratch(const CodeRun& run) : row((run.positions + W - 1) / W * W) {
         const int64_t heads = run.heads, size = padded(run.dim);
         __builtin_memset(run.scratch, 0, code_scratch_floats(heads, run.dim, run.positions) * sizeof(float));
-        q = run.scratch, least = q + heads * size, step = least + size;
+        q = run.scratch, middle = q + heads * size, step = middle + size;
         factor = step + size, inverse = factor + heads * W, lanes = inverse + heads * W;
         scores = lanes + heads * W * W;
         rounded = reinterpret_cast<int8_t*>(scores + heads * W * row);
@@ -104,8 +104,7 @@ SCOUT_INLINE void find_factors(const CodeRun& run, const CodeScratch& s, const i
             const float* q = s.q + g * padded(run.dim);
             Vec most = {};
             for (int64_t c = 0; c < run.dim; c += W) {
-                const Vec product = load(q + c) * load(s.step + c);
-                most = larger(most, larger(product, -product));
+                most = larger(most, magnitude(load(q + c) * load(s.step + c)));
             }
             store(s.lanes + (g * W + i) * W, most);
         }
@@ -122,15 +121,16 @@ SCOUT_INLINE void find_factors(const CodeRun& run, const CodeScratch& s, const i
 SCOUT_INLINE Vec round_products(const CodeScratch& s, int64_t g, int64_t lane, int64_t dim) {
     constexpr float round = 12582912.0f;
     const float* q = s.q + g * padded(dim);
-    const float factor = s.factor[g * W + lane], inverse = s.inverse[g * W + lane];
-    Vec rest = {};
+    int8_t* rounded = s.rounded + g * padded(dim);
+    const Vec inverse = splat(s.inverse[g * W + lane]);
+    Vec rest = {}, sum = {};
     for (int64_t c = 0; c < dim; c += W) {
-        const Vec product = load(q + c) * load(s.step + c), shifted = product * inverse + round;
-        store_bytes(s.rounded + g * padded(dim) + c, shifted);
-        rest += load(q + c) * load(s.least + c);
-        rest += kMeanCode * (product - factor * (shifted - round));
+        const Vec shifted = load(q + c) * load(s.step + c) * inverse + round;
+        store_bytes(rounded + c, shifted);
+        rest += load(q + c) * load(s.middle + c);
+        sum += shifted - round;
     }
-    return rest;
+    return rest - kMeanCode * s.factor[g * W + lane] * sum;
 }
 
 // Products of VECTORS times W keys with HEADS heads; load(v, w) gives word w of the keys of vector v.
@@ -162,8 +162,9 @@ SCOUT_INLINE Bits load_words(const uint8_t* p, int64_t n) {
 SCOUT_INLINE void score_page(const CodeRun& run, const CodeScratch& s, int32_t page, int64_t lane) {
     const int64_t dim = run.dim, word = 4 * run.positions;
     const uint8_t* codes = run.codes + page * run.codes_page;
-    widen(page_bounds(run, page), dim, s.least);
+    widen(page_bounds(run, page), dim, s.middle);
     widen(page_bounds(run, page) + dim, dim, s.step);
+    for (int64_t c = 0; c < dim; c += W) store(s.middle + c, load(s.middle + c) + kMeanCode * load(s.step + c));
     for (int64_t g = 0; g < run.heads; ++g) store(s.lanes + (g * W + lane) * W, round_products(s, g, lane, dim));
     for_head_tiles(run.heads, [&](int64_t g, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
@@ -175,7 +176,8 @@ SCOUT_INLINE void score_page(const CodeRun& run, const CodeScratch& s, int32_t p
             for (int i = 0; i < HEADS * VECTORS; ++i) {
                 const int64_t row = (g + i / VECTORS) * W + lane, key = first + i % VECTORS * W;
                 const Vec scores = __builtin_convertvector(sums[i / VECTORS][i % VECTORS], Vec) * s.factor[row];
-                store(s.scores + row * s.row + key, first_lanes(scores, run.positions - key));
+                const int64_t keys = run.positions - key;
+                store(s.scores + row * s.row + key, keys < W ? first_lanes(scores, keys) : scores);
             }
         };
         int64_t first = 0;

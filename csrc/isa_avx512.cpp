@@ -4,7 +4,9 @@
 #include "merge_body.h"
 #include "packed_body.h"
 #include "partial_body.h"
+#include "read_body.h"
 #include "rows_body.h"
+#include "scores_body.h"
 #include "wish_body.h"
 
 namespace scout {
@@ -13,5 +15,5 @@ const Kernels kernels_avx512 = {
     "avx512", {partial<float>, partial<BFloat16>, partial<Float16>, packed_partial<8>, packed_partial<4>},
     scores, code_scores, wishes,
     {pack_rows<float>, pack_rows<BFloat16>, pack_rows<Float16>}, {linear<float>, linear<BFloat16>, linear<Float16>},
-    merge, correct, doubt, rms_norm, rotate, swiglu};
+    merge, correct, doubt, rms_norm, rotate, swiglu, read_words};
 }  // namespace scout

@@ -105,13 +105,14 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
     void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
     void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
+    uint64_t (*read_words)(const char* data, int64_t bytes);  // their sum; bytes: a multiple of 256
 };
 
 // Channels are padded to whole pairs of vectors; 32 is the pair of the widest.
 constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
 
-// Packed queries, two accumulators, and per head the running maximum, sum and rescaling factor.
-constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 3); }
+// Packed queries, two accumulators, weights of two chunks of 32 keys, and per head the running sum and maximum.
+constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 2 * 32 + 17); }
 
 // Words of 16 channels that hold a key of 2-bit codes.
 constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }

@@ -1,213 +1,212 @@
-// Attention over listed pages, and digest scores: the idea, once; isa_*.cpp compile it for each instruction set.
+// Attention over listed pages: the idea, once; isa_*.cpp compile it for each instruction set.
 //
-// A chunk of keys goes through three steps: scores of all keys (`dots`), their exponentials under a running maximum
-// (`softmax`), and the weighted sum of the values (`accumulate`). All G heads share the chunk while it is in cache,
-// so that memory is read once. Channels are kept in the packed order of `channel` until the end.
+// A chunk of keys goes through three steps: scores of all keys (`score`), their exponentials under a running maximum
+// (`weigh`), and the weighted sum of the values (`add`). All G heads share the chunk while it is in cache, so that
+// memory is read once. The values of a chunk are added after the keys of the next are scored, behind which `weigh` has
+// time for its chains of dependent steps. Channels of sums are kept in the packed order of `channel` until the end.
 #pragma once
 
-#include "vector.h"
+#include "turned.h"
 
 namespace {
 
-using namespace scout;
+constexpr int kAhead = 1;   // chunks that are asked for before they are read
 
-constexpr int kChunk = 64;  // keys of a chunk
-constexpr int kHeads = 4;   // heads that share a widened row; more would not fit in registers
-constexpr int kLine = 64;   // bytes of a cache line
-
-template <int N>
-struct Int {
-    static constexpr int value = N;
+// Some keys and values of one page. With n = 0, none.
+template <class T>
+struct Chunk {
+    const T *k, *v;
+    int64_t n;
 };
 
-// Calls body(first head, Int<number of heads>) for tiles of at most kHeads heads.
-template <class Body>
-SCOUT_INLINE void for_head_tiles(int64_t heads, Body body) {
-    int64_t g = 0;
-    for (; g + kHeads <= heads; g += kHeads) body(g, Int<kHeads>());
-    if (heads - g == 3) body(g, Int<3>());
-    if (heads - g == 2) body(g, Int<2>());
-    if (heads - g == 1) body(g, Int<1>());
-}
-
-// Calls body(first packed position, load) for the pairs of a row; load(row) gives that pair of a row.
-template <class T, class Body>
-SCOUT_INLINE void for_pairs(int64_t dim, Body body) {
-    int64_t c = 0;
-    for (; c + 2 * W <= dim; c += 2 * W) body(c, [c](const T* row) { return Row<T>::load(row + c); });
-    if (c < dim) body(c, [c, dim](const T* row) { return load_tail(row + c, dim - c); });
-}
-
-// Asks for the memory of the pair at `at`, `position` channels into its row, once per cache line.
+// A walk over the listed blocks in chunks; after the last one its `now` is empty.
 template <class T>
-SCOUT_INLINE void prefetch(const T* at, int64_t position) {
-    constexpr int64_t bytes = 2 * W * sizeof(T);
-    if (bytes < kLine && position * int64_t(sizeof(T)) % kLine != 0) return;
-    for (int64_t offset = 0; offset < bytes; offset += kLine) __builtin_prefetch((const char*)at + offset);
-}
+struct Walk {
+    const PartialRun& run;
+    int64_t entry, first;
+    Chunk<T> now;
 
-// Scores of W rows for HEADS heads: scores[g * kChunk + i] = q[g] . rows[i].
-// Meanwhile asks for the rows `ahead` elements further on, which will be read next.
-template <class T, int HEADS>
-SCOUT_INLINE void dots(const T* const rows[W], const float* q, int64_t dim, int64_t ahead, float* scores) {
-    Vec quads[HEADS][W / 4];
-    for (int r = 0; r < W; r += 4) {
-        Vec sum[HEADS][4];
-        for (int g = 0; g < HEADS; ++g)
-            for (int i = 0; i < 4; ++i) sum[g][i] = Vec{};
-        for_pairs<T>(dim, [&](int64_t c, auto load_pair) {
-            Vec even[HEADS], odd[HEADS];
-            for (int g = 0; g < HEADS; ++g) {
-                even[g] = load(q + g * padded(dim) + c);
-                odd[g] = load(q + g * padded(dim) + c + W);
-            }
-            for (int i = 0; i < 4; ++i) {
-                prefetch(rows[r + i] + ahead + c, c);
-                Pair x = load_pair(rows[r + i]);
-                for (int g = 0; g < HEADS; ++g) {
-                    sum[g][i] += even[g] * x.even;
-                    sum[g][i] += odd[g] * x.odd;
-                }
-            }
-        });
-        for (int g = 0; g < HEADS; ++g) quads[g][r / 4] = fold4(sum[g]);
+    SCOUT_INLINE Walk(const PartialRun& run) : run(run), entry(0), first(0), now() { look(); }
+
+    SCOUT_INLINE void step() {
+        first += now.n;
+        if (entry < run.count && first == run.entries[entry].length) ++entry, first = 0;
+        look();
     }
-    for (int g = 0; g < HEADS; ++g) store(scores + g * kChunk, fold_quads(quads[g]));
-}
 
-// Turns n scores into exp(score - maximum), padded with zeros to whole vectors. Returns what older sums shrink by.
-SCOUT_INLINE float softmax(float* scores, int64_t n, float& maximum, float& sum) {
-    Vec most = splat(-kInfinity), total = {};
-    for (int64_t i = 0; i < n; i += W) {
-        Vec x = first_lanes(load(scores + i), n - i);
-        store(scores + i, x);
-        most = larger(x, most);
+    SCOUT_INLINE void look() {
+        now.n = 0;
+        if (entry == run.count) return;
+        const Entry& at = run.entries[entry];
+        const int64_t rest = at.length - first;
+        now = {(const T*)run.k + at.page * run.k_page + first * run.dim,
+               (const T*)run.v + at.page * run.v_page + first * run.dim, rest < kChunk ? rest : kChunk};
     }
-    float old = maximum, high = max_lane(most);
-    maximum = high > old ? high : old;
-    for (int64_t i = 0; i < n; i += W) {
-        Vec x = exp_negative(load(scores + i) - maximum);
-        store(scores + i, x);
-        total += x;
-    }
-    float shrink = exp_negative(splat(old - maximum))[0];
-    sum = sum * shrink + sum_lanes(total);
-    return shrink;
-}
+};
 
-// sums[g] = sums[g] * shrink[g] + sum over n rows of weights[g][row] * row; `ahead` as above.
-template <class T, int HEADS>
-SCOUT_INLINE void accumulate(const T* rows, int64_t n, int64_t dim, int64_t ahead, const float* weights,
-                             const float* shrink, float* sums) {
-    for_pairs<T>(dim, [&](int64_t c, auto load_pair) {
-        Vec even[HEADS], odd[HEADS];
-        for (int g = 0; g < HEADS; ++g) {
-            even[g] = load(sums + g * padded(dim) + c) * shrink[g];
-            odd[g] = load(sums + g * padded(dim) + c + W) * shrink[g];
-        }
-        const T* row = rows;
-        for (int64_t i = 0; i < n; ++i, row += dim) {
-            prefetch(row + ahead + c, c);
-            Pair x = load_pair(row);
-            for (int g = 0; g < HEADS; ++g) {
-                Vec weight = splat(weights[g * kChunk + i]);
-                even[g] += weight * x.even;
-                odd[g] += weight * x.odd;
-            }
-        }
-        for (int g = 0; g < HEADS; ++g) {
-            store(sums + g * padded(dim) + c, even[g]);
-            store(sums + g * padded(dim) + c + W, odd[g]);
-        }
-    });
-}
-
-template <class T>
-void pack(const float* rows, int64_t heads, int64_t dim, float scale, float* packed) {
-    for (int64_t g = 0; g < heads; ++g)
-        for (int64_t i = 0; i < padded(dim); ++i)
-            packed[g * padded(dim) + i] = channel<T>(i) < dim ? rows[g * dim + channel<T>(i)] * scale : 0;
-}
-
-template <class T>
-void unpack(const float* packed, int64_t dim, float scale, float* row) {
-    for (int64_t i = 0; i < padded(dim); ++i)
-        if (channel<T>(i) < dim) row[channel<T>(i)] = packed[i] * scale;
-}
-
-// The running sums of a task, in its scratch memory.
+// The running sums of a task, in its scratch memory. Heads have their own rows.
 struct Sums {
-    float *q, *out, *mean_key;             // [G, padded D], packed
-    float *maximum, *sum, *shrink;         // [G]
+    float *q, *out, *mean_key;  // [G, padded D], packed
+    float* weights[2];          // [G, kChunk] of two chunks: first scores, then their exponentials
+    float *sum, *maximum;       // [G, W], [G]
 
-    Sums(float* scratch, int64_t heads, int64_t dim) {
-        int64_t size = heads * padded(dim);
+    SCOUT_INLINE Sums(float* scratch, int64_t heads, int64_t dim) {
+        const int64_t size = heads * padded(dim);
         q = scratch, out = q + size, mean_key = out + size;
-        maximum = mean_key + size, sum = maximum + heads, shrink = sum + heads;
-        __builtin_memset(out, 0, (2 * size + 3 * heads) * sizeof(float));
+        weights[0] = mean_key + size, weights[1] = weights[0] + heads * kChunk;
+        sum = weights[1] + heads * kChunk, maximum = sum + heads * W;
+        __builtin_memset(out, 0, 2 * size * sizeof(float));
+        __builtin_memset(sum, 0, heads * W * sizeof(float));
         for (int64_t g = 0; g < heads; ++g) maximum[g] = -kInfinity;
     }
 };
 
-// One chunk of one page: n keys and values, seen by every head. The chunk to come lies `k_ahead` and `v_ahead`
-// elements further on; the first tile of heads asks for it, the others find this one in cache.
+// The scores of a chunk's keys. Meanwhile asks for the keys `ahead`. The keys are turned, so that each has a lane.
 template <class T>
-SCOUT_INLINE void attend_chunk(const PartialRun& run, const Sums& sums, const T* k, const T* v, int64_t n,
-                               int64_t k_ahead, int64_t v_ahead) {
+SCOUT_INLINE void score(const PartialRun& run, const Sums& sums, Chunk<T> chunk, Stream ahead, float* scores) {
     const int64_t dim = run.dim;
-    alignas(64) float scores[kHeads * kChunk];
-    for_head_tiles(run.heads, [&](int64_t g, auto tile) {
-        constexpr int HEADS = decltype(tile)::value;
-        for (int64_t first = 0; first < n; first += W) {
-            const T* rows[W];
-            for (int i = 0; i < W; ++i) rows[i] = k + (first + i < n ? first + i : n - 1) * dim;
-            dots<T, HEADS>(rows, sums.q + g * padded(dim), dim, g ? 0 : k_ahead, scores + first);
+    const T* rows[kChunk];
+    for (int i = 0; i < kChunk; ++i) rows[i] = chunk.k + (i < chunk.n ? i : chunk.n - 1) * dim;
+    __builtin_memset(scores, 0, run.heads * kChunk * sizeof(float));
+    for (int64_t first = 0; first < chunk.n; first += 2 * W)
+        for_words<T>(dim, [&](int64_t c, int64_t count, auto load_row) {
+            Vec words[W][2];
+            for (int v = 0; v < 2; ++v) {
+                Vec x[W];
+                for (int i = 0; i < W; ++i) x[i] = load_row(rows[first + v * W + i]);
+                transpose(x);
+                for (int i = 0; i < W; ++i) words[turned_place(i)][v] = x[i];
+            }
+            for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t g, auto tile) {
+                constexpr int HEADS = decltype(tile)::value;
+                const Stream asked = score_words<T, HEADS>(words, count, sums.q + g * padded(dim) + c * HEADS,
+                                                           scores + g * kChunk + first, ahead);
+                if (g + kTurnedHeads >= run.heads) ahead = asked;
+            });
+        });
+}
+
+// Makes `high` the maximum of head g, and shrinks what was summed under the old one.
+SCOUT_INLINE void raise_maximum(const PartialRun& run, const Sums& sums, int64_t g, float high) {
+    const Vec shrink = splat(exp_negative(splat(sums.maximum[g] - high))[0]);
+    sums.maximum[g] = high;
+    store(sums.sum + g * W, load(sums.sum + g * W) * shrink);
+    const int64_t size = padded(run.dim);
+    for (int64_t c = g * size; c < (g + 1) * size; c += W) store(sums.out + c, load(sums.out + c) * shrink);
+    if (!run.mean_key) return;
+    for (int64_t c = g * size; c < (g + 1) * size; c += W) store(sums.mean_key + c, load(sums.mean_key + c) * shrink);
+}
+
+// Turns n scores of every head into exp(score - maximum), padded with zeros to whole vectors.
+SCOUT_INLINE void weigh(const PartialRun& run, const Sums& sums, int64_t n, float* weights) {
+    for (int64_t g = 0; g < run.heads; ++g) {
+        float* at = weights + g * kChunk;
+        const int64_t rest = n % W;
+        if (rest) store(at + n - rest, first_lanes(load(at + n - rest), rest));
+        Vec most = load(at);
+        for (int64_t i = W; i < n; i += W) most = larger(load(at + i), most);
+        if (exceeds(most, sums.maximum[g])) raise_maximum(run, sums, g, max_lane(most));
+        Vec total = load(sums.sum + g * W);
+        for (int64_t i = 0; i < n; i += W) {
+            const Vec x = exp_negative(load(at + i) - sums.maximum[g]);
+            store(at + i, x);
+            total += x;
         }
-        for (int h = 0; h < HEADS; ++h)
-            sums.shrink[g + h] = softmax(scores + h * kChunk, n, sums.maximum[g + h], sums.sum[g + h]);
-        const float* shrink = sums.shrink + g;
-        accumulate<T, HEADS>(v, n, dim, g ? 0 : v_ahead, scores, shrink, sums.out + g * padded(dim));
-        if (run.mean_key) accumulate<T, HEADS>(k, n, dim, 0, scores, shrink, sums.mean_key + g * padded(dim));
+        store(sums.sum + g * W, total);
+    }
+}
+
+// Rows of keys or values from some channel on, and the sums of the first head that they are added to.
+template <class T>
+struct Source {
+    const T* rows;
+    float* sums;
+};
+
+// sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources. Meanwhile asks,
+// where ASK, for as much as is read of one of them.
+template <class T, int HEADS, int COUNT, bool ASK, class Load>
+SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
+                            Stream& ahead, Load load_pair) {
+    Vec even[COUNT][HEADS], odd[COUNT][HEADS];
+    for (int s = 0; s < COUNT; ++s)
+        for (int g = 0; g < HEADS; ++g) {
+            even[s][g] = load(sources[s].sums + g * padded(dim));
+            odd[s][g] = load(sources[s].sums + g * padded(dim) + W);
+        }
+    for (int64_t i = 0; i < n; ++i) {
+        if constexpr (ASK) ahead.ask<2 * W * sizeof(T)>();
+        Pair x[COUNT];
+        for (int s = 0; s < COUNT; ++s) x[s] = load_pair(sources[s].rows + i * dim);
+        for (int g = 0; g < HEADS; ++g) {
+            const Vec weight = splat(weights[g * kChunk + i]);
+            for (int s = 0; s < COUNT; ++s) {
+                even[s][g] += weight * x[s].even;
+                odd[s][g] += weight * x[s].odd;
+            }
+        }
+    }
+    for (int s = 0; s < COUNT; ++s)
+        for (int g = 0; g < HEADS; ++g) {
+            store(sources[s].sums + g * padded(dim), even[s][g]);
+            store(sources[s].sums + g * padded(dim) + W, odd[s][g]);
+        }
+}
+
+// The same for all channels. Two pairs of one source at a time would share their weights, but ask for memory in bursts.
+template <class T, int HEADS, int COUNT, bool ASK>
+SCOUT_INLINE void add_rows(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
+                           Stream& ahead) {
+    const auto add_from = [&](int64_t c, auto load_pair) {
+        Source<T> from[COUNT];
+        for (int s = 0; s < COUNT; ++s) from[s] = {sources[s].rows + c, sources[s].sums + c};
+        add_pairs<T, HEADS, COUNT, ASK>(from, n, dim, weights, ahead, load_pair);
+    };
+    int64_t c = 0;
+    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, Row<T>::load);
+    if (c < dim) add_from(c, [rest = dim - c](const T* row) { return load_tail(row, rest); });
+}
+
+// Adds a chunk's values, and its keys where their mean is wanted. Meanwhile asks for values.
+template <class T>
+SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, Stream ahead, const float* weights) {
+    const int64_t dim = run.dim;
+    for_head_tiles<kTurnedHeads>(run.heads, [&](int64_t g, auto tile) {
+        constexpr int HEADS = decltype(tile)::value;
+        const float* mine = weights + g * kChunk;
+        const Source<T> v = {chunk.v, sums.out + g * padded(dim)}, k = {chunk.k, sums.mean_key + g * padded(dim)};
+        Stream asked = ahead;
+        if constexpr (2 * HEADS <= kTurnedHeads)
+            if (run.mean_key) return add_rows<T, HEADS, 2, true>({v, k}, chunk.n, dim, mine, asked);
+        add_rows<T, HEADS, 1, true>({v}, chunk.n, dim, mine, asked);
+        if (run.mean_key) add_rows<T, HEADS, 1, false>({k}, chunk.n, dim, mine, asked);
     });
 }
 
 template <class T>
 void partial(const PartialRun& run) {
     const int64_t heads = run.heads, dim = run.dim;
-    Sums sums(run.scratch, heads, dim);
-    pack<T>(run.q, heads, dim, run.scale, sums.q);
-    for (int64_t e = 0; e < run.count; ++e) {
-        const Entry entry = run.entries[e];
-        const int64_t ahead = (e + 1 < run.count ? run.entries[e + 1].page : entry.page) - int64_t(entry.page);
-        for (int64_t first = 0; first < entry.length; first += kChunk) {
-            int64_t n = entry.length - first < kChunk ? entry.length - first : kChunk;
-            attend_chunk<T>(run, sums, (const T*)run.k + entry.page * run.k_page + first * dim,
-                            (const T*)run.v + entry.page * run.v_page + first * dim, n, ahead * run.k_page,
-                            ahead * run.v_page);
-        }
+    const Sums sums(run.scratch, heads, dim);
+    pack_queries<T>(run, sums.q);
+    Chunk<T> last = {};
+    Walk<T> walk(run), ahead(run);
+    for (int i = 0; i < kAhead && ahead.now.n; ++i) ahead.step();
+    int turn = 0;
+    for (; walk.now.n; turn ^= 1) {
+        const Chunk<T> now = walk.now, later = ahead.now.n ? ahead.now : now;
+        score(run, sums, now, Stream{(const char*)later.k}, sums.weights[turn]);
+        add(run, sums, last, Stream{(const char*)later.v}, sums.weights[turn ^ 1]);
+        weigh(run, sums, now.n, sums.weights[turn]);
+        last = now;
+        walk.step();
+        if (ahead.now.n) ahead.step();
     }
+    add(run, sums, last, Stream{(const char*)last.v}, sums.weights[turn ^ 1]);
     for (int64_t g = 0; g < heads; ++g) {
-        float inverse = 1 / sums.sum[g];
+        const float sum = sum_lanes(load(sums.sum + g * W)), inverse = 1 / sum;
         unpack<T>(sums.out + g * padded(dim), dim, inverse, run.out + g * dim);
         if (run.mean_key) unpack<T>(sums.mean_key + g * padded(dim), dim, inverse, run.mean_key + g * dim);
-        run.lse[g] = sums.maximum[g] + __builtin_logf(sums.sum[g]);
-    }
-}
-
-void scores(const ScoreRun& run) {
-    const int64_t width = run.width;
-    pack<float>(run.bounds, run.heads, width, 1, run.scratch);
-    for (int64_t first = 0; first < run.count; first += W) {
-        const int64_t n = run.count - first < W ? run.count - first : W;
-        const float* rows[W];
-        for (int i = 0; i < W; ++i) rows[i] = run.digests + run.pages[first + (i < n ? i : n - 1)] * run.page_stride;
-        for_head_tiles(run.heads, [&](int64_t g, auto tile) {
-            constexpr int HEADS = decltype(tile)::value;
-            float products[HEADS * kChunk];
-            dots<float, HEADS>(rows, run.scratch + g * padded(width), width, 0, products);
-            for (int h = 0; h < HEADS; ++h)
-                __builtin_memcpy(run.out + (g + h) * run.out_stride + first, products + h * kChunk, n * sizeof(float));
-        });
+        run.lse[g] = sums.maximum[g] + __builtin_logf(sum);
     }
 }
 

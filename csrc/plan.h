@@ -91,6 +91,7 @@ std::unique_ptr<Work> plan_linear(const Kernels& kernels, const LinearCall& call
 
 // Adds the 64-bit words of a memory to `sum`: how fast that goes is what the machine can read. `bytes` must be a
 // multiple of 256.
-std::unique_ptr<Work> plan_read(const void* data, int64_t bytes, std::atomic<uint64_t>& sum, int threads);
+std::unique_ptr<Work> plan_read(const Kernels& kernels, const void* data, int64_t bytes,
+                                std::atomic<uint64_t>& sum, int threads);
 
 }  // namespace scout

@@ -12,7 +12,9 @@ class LinearWork final : public Work {
         : kernels_(kernels), call_(call), packed_(call.M * call.B * padded(call.I)) {
         threads_ = paying_threads(call.M * call.O * line_bytes(), kBytesPerThread, threads);
         parts_ = call.M ? std::min(units(), ceil_div(wanted_tasks(threads_), call.M)) : 0;
-        kernels.pack_rows[call.dtype](call.x, call.M * call.B, call.I, packed_.data());
+        for (int64_t m = 0; m < call.M; ++m)
+            kernels.pack_rows[call.dtype](call.x + m * call.B * call.I, call.B, call.I,
+                                          packed_.data() + m * call.B * padded(call.I));
     }
 
     int64_t tasks() const override { return call_.M * parts_; }
@@ -33,7 +35,7 @@ class LinearWork final : public Work {
 
     const Kernels& kernels_;
     const LinearCall call_;
-    std::vector<float> packed_;  // all rows, as the kernel reads them
+    std::vector<float> packed_;  // the rows of each matrix, as the kernel reads them
     int64_t threads_, parts_;    // parts: tasks of each matrix
 };
 

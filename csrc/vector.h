@@ -40,7 +40,23 @@ SCOUT_INLINE void store(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x); }
 
 SCOUT_INLINE Vec splat(float x) { return x - Vec{}; }
 
-SCOUT_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+// x, where the compiler would rather load it again for each use: that many loads would take longer than the products.
+SCOUT_INLINE Vec in_register(Vec x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
+
+SCOUT_INLINE Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_max_ps(0xffff, __m512(a), __m512(b));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+SCOUT_INLINE Vec magnitude(Vec x) { return Vec(Bits(x) & 0x7fffffffu); }
 
 template <int... I>
 struct Lanes {};
@@ -64,6 +80,30 @@ struct Halves {
 struct Quads {
     static constexpr int index(int i, int part) { return 4 * (2 * (i / 4) + part) + i % 4; }
 };
+
+template <class How, int... I>
+SCOUT_INLINE void split(Vec& a, Vec& b, Lanes<I...>) {
+    const Vec first = __builtin_shufflevector(a, b, How::index(I, 0)...);
+    b = __builtin_shufflevector(a, b, How::index(I, 1)...);
+    a = first;
+}
+
+// W vectors to those of their lanes: x[i] becomes lane turned_place(i) of each.
+constexpr int turned_place(int i) { return i / 4 * 4 + i % 2 * 2 + i / 2 % 2; }
+
+// One step of it: folds the vectors whose numbers differ in the bit DISTANCE.
+template <class How, int DISTANCE>
+SCOUT_INLINE void split_all(Vec x[W]) {
+    for (int first = 0; first < W; first += 2 * DISTANCE)
+        for (int r = first; r < first + DISTANCE; ++r) split<How>(x[r], x[r + DISTANCE], AllLanes());
+}
+
+SCOUT_INLINE void transpose(Vec x[W]) {
+    split_all<Unpack, 1>(x);
+    split_all<Halves, 2>(x);
+    if constexpr (W > 4) split_all<Quads, 4>(x);
+    if constexpr (W > 8) split_all<Quads, 8>(x);
+}
 
 struct Sum {
     static SCOUT_INLINE Vec of(Vec a, Vec b) { return a + b; }
@@ -120,6 +160,15 @@ SCOUT_INLINE float max_lane(Vec x) {
     else return max_lane<Distance / 2>(larger(x, swapped<Distance>(x, AllLanes())));
 }
 
+// Whether a lane of x is above `limit`.
+SCOUT_INLINE bool exceeds(Vec x, float limit) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+#else
+    return max_lane(x) > limit;
+#endif
+}
+
 template <int Distance = W / 2>
 SCOUT_INLINE float sum_lanes(Vec x) {
     if constexpr (Distance == 0) return x[0];
@@ -145,108 +194,14 @@ SCOUT_INLINE Vec exp_negative(Vec x) {
     Vec n = shifted - round;
     Vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
     Vec g = ((((1.38147e-3f * r + 8.36871e-3f) * r + 4.166839e-2f) * r + 0.16666521f) * r + 0.49999994f);
-    Vec result = Vec(Bits(r * r * g + r + 1.0f) + (Bits(shifted) << 23));
-    return x < splat(least) ? Vec{} : result;
-}
-
-// 2 W channels of a row, widened. Where `interleaved`, `even` holds channels 0, 2, 4, ... and `odd` 1, 3, 5, ...;
-// else `even` holds the first W and `odd` the last W. Which one is free to choose: a dot product has no order.
-struct Pair {
-    Vec even, odd;
-};
-
-template <class T>
-struct Row;
-
-struct BFloat16 {
-    uint16_t bits;
-};
-struct Float16 {
-    uint16_t bits;
-};
-
-template <>
-struct Row<float> {
-    static constexpr bool interleaved = false;
-    static SCOUT_INLINE Pair load(const float* p) { return {::load(p), ::load(p + W)}; }
-};
-
-template <>
-struct Row<BFloat16> {
-    static constexpr bool interleaved = true;
-    static SCOUT_INLINE Pair load(const BFloat16* p) {
-        Bits x = load_bits(p);
-        return {Vec(x << 16), Vec(x & 0xffff0000u)};
-    }
-};
-
+    Vec result = r * r * g + r + 1.0f;
 #if defined(__AVX512F__)
-template <>
-struct Row<Float16> {
-    static constexpr bool interleaved = false;
-    static SCOUT_INLINE Vec widen(const Float16* p) { 
-        return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
-    }
-    static SCOUT_INLINE Pair load(const Float16* p) { return {widen(p), widen(p + W)}; }
-};
-#elif defined(__F16C__)
-template <>
-struct Row<Float16> {
-    static constexpr bool interleaved = false;
-    static SCOUT_INLINE Vec widen(const Float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
-    static SCOUT_INLINE Pair load(const Float16* p) { return {widen(p), widen(p + W)}; }
-};
-#elif defined(__aarch64__)
-template <>
-struct Row<Float16> {
-    static constexpr bool interleaved = false;
-    static SCOUT_INLINE Vec widen(const Float16* p) { return Vec(vcvt_f32_f16(vld1_f16((const __fp16*)p))); }
-    static SCOUT_INLINE Pair load(const Float16* p) { return {widen(p), widen(p + W)}; }
-};
+    const __mmask16 counts = _mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(least), _CMP_GE_OQ);
+    return _mm512_maskz_scalef_ps(counts, __m512(result), __m512(n));
 #else
-template <>
-struct Row<Float16> {
-    static constexpr bool interleaved = true;
-    // The exponent moves from bias 15 to 127 by a product that is exact for subnormals too; inf and NaN are kept.
-    static SCOUT_INLINE Vec widen(Bits x) {
-        Vec finite = Vec((x & 0x7fffu) << 13) * 0x1p112f;
-        Bits special = Bits((x & 0x7c00u) == 0x7c00u) & 0x7f800000u;
-        return Vec(Bits(finite) | special | (x & 0x8000u) << 16);
-    }
-    static SCOUT_INLINE Pair load(const Float16* p) {
-        Bits x = load_bits(p);
-        return {widen(x & 0xffffu), widen(x >> 16)};
-    }
-};
+    result = Vec(Bits(result) + (Bits(shifted) << 23));
+    return x < splat(least) ? Vec{} : result;
 #endif
-
-// The last n < 2 W channels of a row, followed by zeros.
-template <class T>
-SCOUT_INLINE Pair load_tail(const T* p, int64_t n) {
-    alignas(64) T channels[2 * W] = {};
-#if defined(__AVX512BW__)
-    for (int64_t at = 0; at < 2 * W; at += 64 / sizeof(T)) {
-        const int64_t bytes = (n - at) * int64_t(sizeof(T));
-        const uint64_t mask = bytes >= 64 ? ~uint64_t(0) : bytes > 0 ? (uint64_t(1) << bytes) - 1 : 0;
-        _mm512_store_si512(channels + at, _mm512_maskz_loadu_epi8(mask, p + at));
-    }
-#else
-    __builtin_memcpy(channels, p, n * sizeof(T));
-#endif
-    return Row<T>::load(channels);
-}
-
-// Channels First, First + 2, First + 4, ... of 2 W in order.
-template <int First, int... I>
-SCOUT_INLINE Vec every_other(Pair x, Lanes<I...>) {
-    return __builtin_shufflevector(x.even, x.odd, (2 * I + First)...);
-}
-
-// Which channel stands at position i of a packed row.
-template <class T>
-constexpr int64_t channel(int64_t i) {
-    int64_t base = i / (2 * W) * (2 * W), lane = i % (2 * W);
-    return base + (Row<T>::interleaved ? lane % W * 2 + lane / W : lane);
 }
 
 }  // namespace

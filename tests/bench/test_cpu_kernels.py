@@ -14,7 +14,7 @@ from scoutattention.kernels.cpu import Workers, isa_levels
 
 CASE = Case("partial", "portable", "bfloat16", 64, 4, "scattered", 1)
 KEYS = {"kernel", "isa", "dtype", "head_dim", "group", "layout", "threads"}
-NUMBERS = {"gbps", "share_of_read_bandwidth", "vs_sdpa", "max_rel_err"}
+NUMBERS = {"gbps", "share_of_read_bandwidth", "vs_sdpa", "vs_sdpa_grouped", "max_rel_err"}
 
 
 def test_every_body_is_checked():
@@ -75,7 +75,7 @@ def test_a_problem_of_packed_pages_reads_what_it_says(kernel, dtype):
 def test_cases_are_the_shapes_that_were_promised():
     cases = cpu_kernels.timed_cases(quick=False)
     assert {case.head_dim for case in cases} == {64, 128}
-    assert {case.group for case in cases} == {1, 4, 7, 8}
+    assert {case.group for case in cases} == {1, 3, 4, 7, 8}
     assert {case.isa for case in cases} == set(isa_levels())
     assert len(cases) == len(set(cases))
 
@@ -95,6 +95,8 @@ def test_json_has_a_case_for_each_timing(monkeypatch, capsys):
     assert set(case) >= KEYS | NUMBERS
     assert case["share_of_read_bandwidth"] == pytest.approx(case["gbps"] / case["read_gbps"])
     assert case["max_rel_err"] < 1e-5
+    assert case["vs_sdpa"] > 0
+    assert case["vs_sdpa_grouped"] > 0
 
 
 def test_too_little_data_is_refused(capsys):

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..cache.pool import TORCH_DTYPES
 from ..kernels import reference
 from ..kernels.cpu import Workers
+from ..kernels.memory import empty
 from ..kernels.packed import Blocks, Packed, empty_packed
 from ..shape import PACKED_BITS
 from ..types import BlockList
@@ -45,7 +46,7 @@ class Problem:
 
     run: the call.   wanted: what it should return, in the same order.   moved: bytes that it has to read.
     memory: what it reads most of, contiguous.
-    dense: PyTorch's attention over the same keys, in the ways there are to say that query heads share them.
+    dense: PyTorch's attention over the same keys: with `enable_gqa`, then with a group's heads as rows of one head.
     """
 
     run: Callable[[Workers], tuple[Tensor, ...]]
@@ -72,7 +73,7 @@ def small(case: Case) -> Problem:
 def _pool(dtype: str, head_dim: int, size: int) -> tuple[Tensor, Tensor]:
     kind = TORCH_DTYPES[dtype]
     blocks = size // (HEADS * BLOCK_SIZE * 2 * head_dim * kind.itemsize)
-    k, v = (torch.empty(blocks, HEADS, BLOCK_SIZE, head_dim, dtype=kind).normal_() for _ in range(2))
+    k, v = (empty((blocks, HEADS, BLOCK_SIZE, head_dim), kind).normal_() for _ in range(2))
     return k, v
 
 
@@ -133,7 +134,7 @@ def _given(*results: Tensor | None) -> tuple[Tensor, ...]:
 
 def _minmax_problem(case: Case, size: int) -> Problem:
     blocks = size // (HEADS * 2 * case.head_dim * 4)
-    digests = torch.empty(blocks, HEADS, 2 * case.head_dim).normal_()
+    digests = empty((blocks, HEADS, 2 * case.head_dim), torch.float32).normal_()
     q, pages = torch.randn(1, HEADS, case.group, case.head_dim), _pages(case, blocks)
     return Problem(
         lambda workers: (workers.score_digests(q, digests, pages),),
@@ -146,9 +147,9 @@ def _minmax_problem(case: Case, size: int) -> Problem:
 def _codes_problem(case: Case, size: int) -> Problem:
     words, D = -(-case.head_dim // 16), case.head_dim
     blocks = size // (HEADS * (words * BLOCK_SIZE * 4 + 2 * D * 2))
-    codes = torch.randint(256, (blocks, HEADS, words, BLOCK_SIZE, 4), dtype=torch.uint8)
-    bounds = torch.empty(blocks, HEADS, 2, D).normal_().to(torch.float16)
-    bounds[:, :, 1] = bounds[:, :, 1].abs()
+    codes = empty((blocks, HEADS, words, BLOCK_SIZE, 4), torch.uint8).random_()
+    bounds = empty((blocks, HEADS, 2, D), torch.float16).normal_()
+    bounds[:, :, 1].abs_()
     q, pages = torch.randn(1, HEADS, case.group, D) * D**-0.5, _pages(case, blocks)
     return Problem(
         lambda workers: (workers.score_key_codes(q, codes, bounds, pages),),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import DigestName
 from ..kernels.cpu import Workers
+from ..kernels.memory import empty
 from ..kernels.packed import Blocks
 from ..kernels.reference import key_codes, min_max, score_exactly
 from ..shape import ModelShape
@@ -42,7 +43,7 @@ class MinMaxDigests:
     """Channel maxima and minima of the keys; scores are upper bounds (Quest, arXiv 2406.10774, section 3.2)."""
 
     def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
-        self.values = torch.empty(shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
+        self.values = empty((shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim), torch.float32)
         self._block_size = block_size
         self._workers = workers
         self._scale = shape.scale
@@ -69,8 +70,8 @@ class KeyCodeDigests:
     def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
         entries = (shape.num_layers, capacity, shape.num_kv_heads)
         codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
-        self.codes = codes.new_empty((*entries, *codes.shape))
-        self.bounds = bounds.new_empty((*entries, *bounds.shape))
+        self.codes = empty((*entries, *codes.shape), codes.dtype)
+        self.bounds = empty((*entries, *bounds.shape), bounds.dtype)
         self._block_size = block_size
         self._workers = workers
         self._scale = shape.scale

@@ -4,6 +4,7 @@ import torch
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
+from ..kernels.memory import empty
 from ..kernels.packed import empty_packed
 from ..shape import PACKED_BITS, ModelShape
 
@@ -49,8 +50,7 @@ class BlockPool(Entries):
     def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
         super().__init__(capacity, shape.block_bytes(block_size), knob)
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
-        self.k = torch.empty(size, dtype=TORCH_DTYPES[shape.dtype])
-        self.v = torch.empty_like(self.k)
+        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype]) for _ in range(2))
 
 
 class PackedPool(Entries):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .memory import empty
+
 Index = int | slice | Tensor | tuple[int | slice | Tensor, ...]
 
 
@@ -107,6 +109,6 @@ def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool) -> Packed
     """Memory for blocks [..., P, D] in codes, a block's bounds right behind its words."""
     one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
     lead = shape[:-2]
-    memory = torch.empty((*lead, one.nbytes), dtype=torch.uint8)
+    memory = empty((*lead, one.nbytes), torch.uint8)
     words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.float16)
     return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))

@@ -1,0 +1,30 @@
+// Products of queries with the digests of listed pages.
+#pragma once
+
+#include "tiles.h"
+
+namespace {
+
+constexpr int64_t kPagesAhead = W;  // digests asked for before they are read
+
+void scores(const ScoreRun& run) {
+    const int64_t width = run.width;
+    pack<float>(run.bounds, run.heads, width, 1, run.scratch);
+    const auto digest = [&](int64_t n) {
+        return run.digests + run.pages[n < run.count ? n : run.count - 1] * run.page_stride;
+    };
+    for (int64_t first = 0; first < run.count; first += W) {
+        const int64_t n = run.count - first < W ? run.count - first : W;
+        const float *rows[W], *next[W];
+        for (int i = 0; i < W; ++i) rows[i] = digest(first + i), next[i] = digest(first + i + kPagesAhead);
+        for_head_tiles(run.heads, [&](int64_t g, auto tile) {
+            constexpr int HEADS = decltype(tile)::value;
+            float products[HEADS * W];
+            dots<float, HEADS>(rows, g ? rows : next, run.scratch + g * padded(width), width, products);
+            for (int h = 0; h < HEADS; ++h)
+                __builtin_memcpy(run.out + (g + h) * run.out_stride + first, products + h * W, n * sizeof(float));
+        });
+    }
+}
+
+}  // namespace
