@@ -12,7 +12,7 @@ from .errors import ConfigError
 OnMiss = Literal["compute", "fetch", "drop"]
 FarQuery = Literal["predicted", "true"]
 PredictorName = Literal["plain", "calibrated", "oracle"]
-DigestName = Literal["minmax", "keys2", "exact"]
+DigestName = Literal["minmax", "keys2", "twostage", "exact"]
 Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 KVDTypeName = Literal["auto", "int8", "int4"]
@@ -69,8 +69,8 @@ class ScoutConfig:
     guard: largest doubt that a KV head may have: the part of its attention that goes to absent blocks its scout missed,
         and the far part's weight times the scout's relative error. Above it the head attends to its far part again,
         chosen by its true query. None never does, and recall then goes by what scouts want.
-    digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), or the
-        keys themselves ("exact", slow: the ceiling of the other two).
+    digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), bounds
+        first and then, of twice the budget, the keys ("twostage"), or the keys ("exact", slow: the others' ceiling).
     pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
     most_share: part of a sequence's chosen blocks that may be absent: where it is more, those least wished for are left
         out. None, or a budget that admits every block, leaves none out.

@@ -43,3 +43,34 @@ def test_key_codes_take_two_bits_a_channel_and_two_bounds():
     pool = BlockPool(SHAPE, 32, 6, knob="host_memory")
     digests = make_digests("keys2", SHAPE, pool, WORKERS)
     assert digests.bytes_per_token() * 32 == LAYERS * HEADS * 12 * DIM
+
+
+def test_two_stages_give_survivors_exact_scores_and_the_others_comparable_ones():
+    """With bounds shifted far up, only the shift back makes the two kinds of score comparable."""
+    torch.manual_seed(0)
+    pool = BlockPool(SHAPE, SIZE, 40, knob="host_memory")
+    pool.k.normal_()
+    pool.v.normal_()
+    pages, q = torch.randperm(40).int().reshape(2, 20), torch.randn(2, HEADS, 3, DIM) * 3
+    first, both = (make_digests(name, SHAPE, pool, WORKERS, survivors=6) for name in ("minmax", "twostage"))
+    for digests in (first, both):
+        digests.put(1, torch.arange(40), pool.k[1])
+    exact = make_digests("exact", SHAPE, pool, WORKERS).score(1, q, pages)
+    rough, scores = first.score(1, q, pages), both.score(1, q, pages)
+    best = torch.zeros(2, HEADS, 20).scatter_(-1, rough.softmax(-1).mean(2).topk(6).indices, 1.0).bool()[:, :, None]
+    torch.testing.assert_close(scores.masked_fill(~best, 0), exact.masked_fill(~best, 0))
+    excess = ((rough - exact) * best).sum(-1, keepdim=True) / 6
+    torch.testing.assert_close(scores.masked_fill(best, 0), (rough - excess).masked_fill(best, 0))
+    assert both.bytes_per_token() == first.bytes_per_token()
+
+
+def test_when_all_blocks_survive_two_stages_are_exact():
+    torch.manual_seed(0)
+    pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
+    pool.k.normal_()
+    q, pages = torch.randn(1, HEADS, 3, DIM), PAGES.int()[None]
+    digests = make_digests("twostage", SHAPE, pool, WORKERS, survivors=64)
+    digests.put(2, PAGES, pool.k[2, PAGES])
+    torch.testing.assert_close(
+        digests.score(2, q, pages), make_digests("exact", SHAPE, pool, WORKERS).score(2, q, pages)
+    )

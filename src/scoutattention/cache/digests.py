@@ -14,6 +14,7 @@ from ..kernels.memory import empty
 from ..kernels.packed import Blocks
 from ..kernels.reference import key_codes, min_max, score_exactly
 from ..shape import ModelShape
+from ..types import BlockList
 from .pool import BlockPool, PackedPool
 
 
@@ -110,11 +111,58 @@ class ExactDigests:
         return self._bytes
 
 
-def make_digests(name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers) -> Digests:
-    """The digests that a configuration names, for the pages of a pool."""
+class TwoStageDigests:
+    """Another kind of digest for all blocks; for those that it ranks highest, the keys themselves.
+
+    The second stage attends to each of these blocks alone: the log-sum-exp of that is the block's exact score.
+    """
+
+    def __init__(
+        self, first: Digests, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers, survivors: int
+    ) -> None:
+        """`pool`: of host pages.   survivors: so many blocks of each KV head reach the second stage."""
+        self._first = first
+        self._pool = pool
+        self._workers = workers
+        self._survivors = survivors
+        self._scale = shape.scale
+
+    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+        """See `Digests.put`."""
+        self._first.put(layers, pages, k)
+
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        """See `Digests.score`; the others keep their first scores, less what those of the survivors were too high."""
+        rough = self._first.score(layer, q, pages)
+        count = min(self._survivors, rough.shape[-1])
+        best = rough.softmax(-1).mean(2).topk(count).indices[:, :, None].expand(-1, -1, rough.shape[2], -1)
+        fine = self._exactly(layer, q, pages, best[:, :, 0])
+        excess = (rough.gather(-1, best) - fine).mean(-1, keepdim=True)
+        return (rough - excess).scatter(-1, best, fine)
+
+    def _exactly(self, layer: int, q: Tensor, pages: Tensor, best: Tensor) -> Tensor:
+        """Exact scores of the blocks `best`, int64 [B, H, n]: float32 [B, H, G, n]."""
+        B, H, n = best.shape
+        index = pages[:, None].expand(-1, H, -1).gather(-1, best).transpose(1, 2).reshape(B * n, H, 1)
+        alone = BlockList(index, torch.full_like(index, self._pool.k.shape[-2]))
+        queries = q[:, None].expand(-1, n, *q.shape[1:]).reshape(B * n, *q.shape[1:])
+        k, v = self._pool.k[layer], self._pool.v[layer]
+        lse = self._workers.partial(queries, k, v, alone, self._scale).lse
+        return lse.view(B, n, H, -1).permute(0, 2, 3, 1)
+
+    def bytes_per_token(self) -> float:
+        """See `Digests.bytes_per_token`."""
+        return self._first.bytes_per_token()
+
+
+def make_digests(
+    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers, *, survivors: int = 64
+) -> Digests:
+    """The digests that a configuration names, for the pages of a pool.   survivors: see `TwoStageDigests`."""
     block_size = pool.k.shape[3]
-    if name == "minmax":
-        return MinMaxDigests(shape, block_size, pool.capacity, workers)
     if name == "keys2":
         return KeyCodeDigests(shape, block_size, pool.capacity, workers)
-    return ExactDigests(shape, block_size, pool.k)
+    if name == "exact":
+        return ExactDigests(shape, block_size, pool.k)
+    minmax = MinMaxDigests(shape, block_size, pool.capacity, workers)
+    return minmax if name == "minmax" else TwoStageDigests(minmax, shape, pool, workers, survivors)

@@ -38,7 +38,12 @@ def make_store(
     """The pools of a plan."""
     shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
     pool = make_pages(shape, size, plan.pages, machine.kv_dtype)
-    pages = Pages(pool, make_digests(scout.digest, shape, pool, workers), rows, blocks)
+    pages = Pages(
+        pool,
+        make_digests(scout.digest, shape, pool, workers, survivors=2 * (scout.budget_blocks or blocks)),
+        rows,
+        blocks,
+    )
     slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
     return KVStore(pages, slots, size)
 

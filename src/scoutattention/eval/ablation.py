@@ -45,6 +45,7 @@ ROWS = (
     Row("+recall by share", LITERAL | {"cpu_share": ALL["cpu_share"]}, "budget"),
     Row("all", ALL, "twice"),
     Row("all, minmax", ALL | {"digest": "minmax"}, "twice"),
+    Row("all, two-stage", ALL | {"digest": "twostage"}, "twice"),
     Row("all, plain", ALL | {"predictor": "plain"}, "twice"),
     Row("all, no guard", ALL | {"guard": None}, "twice"),
     Row("all, any share", ALL | {"most_share": None}, "twice"),
