@@ -38,6 +38,13 @@ def test_without_a_limit_every_chosen_block_is_attended_to():
     assert all(step.far_blocks == step.chosen_blocks == 3 * 2 * 14 for step in stats)
 
 
+@pytest.mark.parametrize("on_miss", ["fetch", "drop"])
+def test_what_the_cpu_does_not_compute_is_not_limited(on_miss):
+    rig = Rig(scout(4, budget=60, most_share=0.01, on_miss=on_miss), 16, workers=WORKERS)
+    rig.add(180)
+    assert all(rig.step()[2].chosen_blocks == 3 * 2 * 14 for _ in range(9))
+
+
 def test_a_new_sequence_begins_with_the_lowest():
     config = scout(4, budget=40, most_share=0.05)
     rig = Rig(config, 0, workers=WORKERS)

@@ -6,8 +6,8 @@ from torch import Tensor
 from ..cache.store import KVStore
 from ..config import ScoutConfig
 
-LOWEST, HIGHEST = 2.0**-8, 1.0
-"""Bounds of the least wish, as parts of the wish that each block of a budget has if all are wished for alike."""
+LOWEST = 2.0**-8
+"""Where the least wish begins, as a part of the highest it can be: the wish of a head that wants its budget evenly."""
 GAIN = 0.5
 """How fast the least wish follows: by so many e-folds a step where the share is twice the limit."""
 
@@ -21,7 +21,7 @@ class Thrift:
     """
 
     def __init__(self, config: ScoutConfig, store: KVStore) -> None:
-        self._limit = config.most_share
+        self._limit = config.most_share if config.on_miss == "compute" else None
         self.always = config.sink_blocks + config.recent_blocks
         self._even = 1 / max(1, config.budget_blocks or 1)
         self._least = torch.zeros(1, store.trusted.shape[1])
