@@ -89,7 +89,7 @@ def test_recall_goes_by_the_true_query_where_there_is_a_guard():
     for name, wrong, guard in (("right", (), 0.02), ("guarded", (0, 1), 0.02), ("unguarded", (0, 1), None)):
         rig = prepared(truth, wrong, -truth[:, list(wrong)], guard=guard)
         take_step(rig, truth)
-        interests[name] = rig.store.slots.interest[1:].clone()
+        interests[name] = rig.store.slots.interest[1:, 0].clone()
     assert (interests["right"].amax(-1) > 0).all()
     assert torch.equal(interests["right"], interests["guarded"])
     assert not torch.allclose(interests["right"], interests["unguarded"], atol=1e-3)
