@@ -69,8 +69,9 @@ class ScoutConfig:
     guard: largest doubt that a KV head may have: the part of its attention that goes to absent blocks its scout missed,
         and the far part's weight times the scout's relative error. Above it the head attends to its far part again,
         chosen by its true query. None never does, and recall then goes by what scouts want.
-    digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), bounds
-        first and then, of twice the budget, the keys ("twostage"), or the keys ("exact", slow: the others' ceiling).
+    digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), those
+        first and then, of twice the budget, the keys themselves ("twostage"), or the keys of all blocks ("exact", slow:
+        the ceiling of the others).
     pooling: how a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.
     most_share: part of a sequence's chosen blocks that may be absent: where it is more, those least wished for are left
         out. None, or a budget that admits every block, leaves none out.

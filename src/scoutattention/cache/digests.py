@@ -160,9 +160,9 @@ def make_digests(
 ) -> Digests:
     """The digests that a configuration names, for the pages of a pool.   survivors: see `TwoStageDigests`."""
     block_size = pool.k.shape[3]
-    if name == "keys2":
-        return KeyCodeDigests(shape, block_size, pool.capacity, workers)
+    if name == "minmax":
+        return MinMaxDigests(shape, block_size, pool.capacity, workers)
     if name == "exact":
         return ExactDigests(shape, block_size, pool.k)
-    minmax = MinMaxDigests(shape, block_size, pool.capacity, workers)
-    return minmax if name == "minmax" else TwoStageDigests(minmax, shape, pool, workers, survivors)
+    codes = KeyCodeDigests(shape, block_size, pool.capacity, workers)
+    return codes if name == "keys2" else TwoStageDigests(codes, shape, pool, workers, survivors)

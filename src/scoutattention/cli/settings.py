@@ -37,7 +37,7 @@ HELP = {
     "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
     "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
     "guard": "Part of its attention that a scout may spoil or miss before the true query sees to it; 'off' never does.",
-    "digest": "What blocks are judged by: bounds of keys, keys in 2 bits a channel, bounds then keys, or keys (slow).",
+    "digest": "What blocks are judged by: bounds of keys, keys in 2 bits, the best of these by keys, or keys (slow).",
     "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
     "most_share": "Part of the chosen blocks that may be absent; the least wished for are left out; 'off' leaves none.",
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
