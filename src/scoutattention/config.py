@@ -66,9 +66,9 @@ class ScoutConfig:
         them for each prompt, by trying the predictor on it.
     least_cosine: where true_query_layers is None, the mean cosine of scout and true query that a layer must reach on
         the prompt for its scouts to be used.
-    guard: largest doubt that a KV head may have: the part of its attention that goes to absent blocks its scout missed,
-        and the far part's weight times the scout's relative error. Above it the head attends to its far part again,
-        chosen by its true query. None never does, and recall then goes by what scouts want.
+    guard: largest part of a KV head's attention that may go to absent blocks its scout missed, and largest far part,
+        times the scout's relative error, that may stand. Beyond the one the CPU attends to what was missed, with the
+        true query; beyond the other to all that is absent. None never does, and recall goes by what scouts want.
     digest: what blocks are judged by: bounds of their keys ("minmax"), the keys in 2 bits a channel ("keys2"), those
         first and then, of twice the budget, the keys themselves ("twostage"), or the keys of all blocks ("exact", slow:
         the ceiling of the others).

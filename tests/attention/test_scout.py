@@ -12,7 +12,7 @@ from scoutattention.config import ScoutConfig
 from scoutattention.errors import ConfigError
 from scoutattention.kernels.cpu import Workers
 
-from .rig import Rig
+from .rig import ROPE, SHAPE, Rig
 from .test_invariants import drop_random, scout
 
 WORKERS = Workers(2)
@@ -163,3 +163,12 @@ def test_sources_of_scouts():
     for layer in (-1, 3):
         with pytest.raises(ConfigError, match=r"true_query_layers=.* names layers outside 0\.\.2"):
             source_layers(ScoutConfig(true_query_layers=(0, layer)), 3)
+
+
+def test_a_step_that_is_broken_off_leaves_nothing_to_the_next():
+    rig = Rig(scout(4, budget=40), 4, workers=WORKERS)
+    rig.add(150)
+    q, k, x = torch.randn(1, 2, 3, 16), torch.zeros(1, 2, 16), torch.zeros(1, SHAPE.hidden_size)
+    rig.attention.begin(1, ROPE)(0, q, k, k, x)
+    rig.attention.begin(1, ROPE)
+    assert rig.attention.far.take(1, q) is None  # what a scout had started for the second layer

@@ -1,5 +1,7 @@
 """Divergence from full attention: replayed as well as computed, on tiny models; tests/engine has a real one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
@@ -72,9 +74,11 @@ def test_what_the_device_holds(model, truth):
     assert result.ms_per_step > 0
 
 
-def test_exact_digests_are_the_keys_of_the_one_pool(model, truth):
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+def test_exact_digests_are_the_keys_of_the_one_pool(model, truth, kv_dtype):
+    """Which is on the device, and so not packed."""
     exact = Variant("exact", ScoutConfig(budget=64, block_size=16, digest="exact"), "all")
-    result = measure(model.decoder, MACHINE, truth, exact, ignore)
+    result = measure(model.decoder, replace(MACHINE, kv_dtype=kv_dtype), truth, exact, ignore)
     assert result.device_share == 1.0
     assert result.digest_bytes_per_token == model.decoder.shape.kv_bytes_per_token / 2
 

@@ -152,6 +152,14 @@ def test_what_is_asked_does_not_depend_on_the_method(tiny_models):
     pair.close()
 
 
+def test_the_full_cache_is_not_packed_where_the_method_s_is(tiny_models):
+    grid = Grid(lengths=(700,), tasks=("single",))
+    scout, machine = ScoutConfig(budget=128), EngineConfig(kv_dtype="int8")
+    pair = open_pair(load(str(tiny_models["llama"])), grid, scout, machine)
+    assert (pair.full.plan.slots, pair.scout.plan.slots is None) == (None, False)
+    pair.close()
+
+
 def test_too_long_for_the_model_is_refused(tiny_models):
     model = load(str(tiny_models["llama"]))
     with pytest.raises(

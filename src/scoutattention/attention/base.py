@@ -20,9 +20,9 @@ All are contiguous.
 class StepStats:
     """What one decode step did.
 
-    chosen_blocks, far_blocks: closed blocks chosen, and those of them that the device did not hold, summed over
-        sequences, layers and KV heads.
-    guarded_heads: KV heads whose far part was computed again with the true query, summed over sequences and layers.
+    chosen_blocks, far_blocks: closed blocks attended to, and those of them that the device did not hold, summed over
+        sequences, layers and KV heads; in both, what the guard had attended to again counts again.
+    guarded_heads: KV heads in which the guard found something missed or spoilt, summed over sequences and layers.
     hidden_s, unhidden_s: seconds of the CPU's attention that ran behind the device's work, and that it waited for.
     recalls: times that a layer of a sequence recalled.   recalled_bytes: bytes copied from host pages to device slots.
     """

@@ -64,7 +64,7 @@ class TopChooser:
             blocks = torch.arange(self._count).expand(B, H, -1).contiguous()
             wishes = torch.full(blocks.shape, 1 / max(1, self._count))
         else:
-            scores = self._store.pages.digests.score(layer, q, self._tables)
+            scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
             always = (self._config.sink_blocks, self._config.recent_blocks)
             largest = self._config.pooling == "max"
             blocks, wishes = rank_blocks(self._workers, scores, self._closed, self._count, always, largest=largest)

@@ -50,7 +50,8 @@ class FarWork:
         self.reset()
 
     def reset(self) -> None:
-        """Set the clocks to zero."""
+        """Set the clocks to zero, and forget jobs that a step left behind when it was broken off."""
+        self._jobs.clear()
         self.hidden_s = 0.0
         self.waited_s = [0.0] * self._store.pages.pool.k.shape[0]
 

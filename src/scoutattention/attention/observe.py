@@ -19,7 +19,7 @@ class Attended(NamedTuple):
     """How a layer's parts were put together.
 
     weight: float32 [B, H, G], the far partial's in the merge.
-    guarded: bool [B, H], heads whose far part was computed again with the true query; None where none was.
+    guarded: bool [B, H], heads in which the guard found something missed or spoilt; None where it did not.
     """
 
     weight: Tensor

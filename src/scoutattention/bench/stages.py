@@ -45,9 +45,11 @@ class Stages:
             assert layer is None or isinstance(layer, int)
             self._layers.append(layer)
             start = time.perf_counter()
-            result = function(*args, **options)
-            self.spans.append(Span(stage, start, time.perf_counter() - start, layer=layer))
-            self._layers.pop()
+            try:
+                result = function(*args, **options)
+            finally:
+                self.spans.append(Span(stage, start, time.perf_counter() - start, layer=layer))
+                self._layers.pop()
             return result if then is None else then(result)
 
         return call

@@ -28,10 +28,10 @@ class Digests(Protocol):
         """
         ...
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """Estimated log-sum-exp of the scaled scores of each block's keys, up to a constant: float32 [B, H, G, N].
 
-        q: [B, H, G, D].   pages: int32 [B, N], any page where there is no block.
+        q: [B, H, G, D].   pages: int32 [B, N], any page where there is no block.   closed: int64 [B], how many are.
         """
         ...
 
@@ -53,7 +53,7 @@ class MinMaxDigests:
         """See `Digests.put`."""
         self.values[layers, pages] = min_max(k)
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
         return self._workers.score_digests(q, self.values[layer], pages) * self._scale
 
@@ -81,7 +81,7 @@ class KeyCodeDigests:
         """See `Digests.put`."""
         self.codes[layers, pages], self.bounds[layers, pages] = key_codes(k)
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
         return self._workers.score_key_codes(q * self._scale, self.codes[layer], self.bounds[layer], pages)
 
@@ -102,7 +102,7 @@ class ExactDigests:
     def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
         """Nothing to do: the pages hold the keys."""
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
         return score_exactly(q * self._scale, self._keys[layer], pages)
 
@@ -131,13 +131,16 @@ class TwoStageDigests:
         """See `Digests.put`."""
         self._first.put(layers, pages, k)
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`; the others keep their first scores, less what those of the survivors were too high."""
-        rough = self._first.score(layer, q, pages)
+        rough = self._first.score(layer, q, pages, closed)
+        absent = (torch.arange(rough.shape[-1]) >= closed[:, None])[:, None, None]  # whatever their pages hold
+        rough = rough.masked_fill(absent, -torch.inf)
         count = min(self._survivors, rough.shape[-1])
         best = rough.softmax(-1).mean(2).topk(count).indices[:, :, None].expand(-1, -1, rough.shape[2], -1)
         fine = self._exactly(layer, q, pages, best[:, :, 0])
-        excess = (rough.gather(-1, best) - fine).mean(-1, keepdim=True)
+        real = best < closed[:, None, None, None]
+        excess = torch.where(real, rough.gather(-1, best) - fine, 0).sum(-1, keepdim=True) / real.sum(-1, keepdim=True)
         return (rough - excess).scatter(-1, best, fine)
 
     def _exactly(self, layer: int, q: Tensor, pages: Tensor, best: Tensor) -> Tensor:
@@ -147,7 +150,7 @@ class TwoStageDigests:
         alone = BlockList(index, torch.full_like(index, self._pool.k.shape[-2]))
         queries = q[:, None].expand(-1, n, *q.shape[1:]).reshape(B * n, *q.shape[1:])
         k, v = self._pool.k[layer], self._pool.v[layer]
-        lse = self._workers.partial(queries, k, v, alone, self._scale).lse
+        lse = self._workers.submit(queries, k, v, alone, self._scale).wait().lse
         return lse.view(B, n, H, -1).permute(0, 2, 3, 1)
 
     def bytes_per_token(self) -> float:

@@ -86,8 +86,10 @@ def _traced(llm: "LLM", file: Path | None) -> Iterator[None]:
     from ..bench.trace import trace  # noqa: PLC0415
 
     stages = watch_engine(llm.engine)
-    yield
-    write_file(file, trace({"scout": stages.spans}).encode())
+    try:
+        yield
+    finally:
+        write_file(file, trace({"scout": stages.spans}).encode())
 
 
 def _reject_dense_with(context: typer.Context, *names: str) -> None:

@@ -14,7 +14,7 @@ class Stats:
     kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device tier held then.
     near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not.
     cpu_share: far blocks of all chosen ones.
-    guarded_heads: KV heads whose far part was computed again with the true query, over sequences, layers and steps.
+    guarded_heads: KV heads in which the guard found something missed or spoilt, over sequences, layers and steps.
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
     """
@@ -57,7 +57,7 @@ class Stats:
 
     @property
     def guarded_heads(self) -> int:
-        """KV heads whose far part was computed again with the true query."""
+        """KV heads in which the guard found something missed or spoilt by a scout."""
         return self.steps.guarded_heads
 
     @property

@@ -108,7 +108,8 @@ def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: in
 def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Variant, watch: Watch) -> Fidelity:
     """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare."""
     layers = LayerWatch(decoder.shape.num_layers)
-    machine = replace(machine, device_memory=variant.device_memory, max_num_seqs=1)
+    packed = "auto" if variant.device_memory == "all" else machine.kv_dtype  # what is on the device is not packed
+    machine = replace(machine, device_memory=variant.device_memory, kv_dtype=packed, max_num_seqs=1)
     logits: list[Tensor] = []
     done: list[StepStats] = []
     started = 0.0

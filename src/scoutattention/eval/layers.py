@@ -18,7 +18,7 @@ class Layers:
     cosine: of the scout and the true query, the mean.
     far_recall: of the absent blocks that the true query would choose, the part that the scout chose.
     share: of the chosen blocks, those that were absent.
-    guarded: of the KV heads that had a scout, those whose far part the guard computed again.
+    guarded: of the KV heads that had a scout, those in which the guard found something missed or spoilt.
     w, w_p95: the far partial's weight in the merge, its mean and its 95th percentile.
     """
 

@@ -108,7 +108,7 @@ def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, machine: Engin
             "lower --lengths"
         )
     machine = replace(machine, max_model_len=longest, max_num_seqs=1)
-    everything = replace(scout, budget=None), replace(machine, device_memory="all")
+    everything = replace(scout, budget=None), replace(machine, device_memory="all", kv_dtype="auto")
     full, other = Engine(model.decoder, *everything), Engine(model.decoder, scout, machine)
     share_prompts(full.runner, other.runner)
     return Pair(model.tokenizer, full, other)
@@ -122,7 +122,8 @@ def share_prompts(reader: Runner, follower: Runner) -> None:
 
     def read(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
         record.clear()
-        last[:] = [(token_ids, read_here(row, token_ids, progress, record))]
+        last.clear()
+        last.append((token_ids, read_here(row, token_ids, progress, record)))
         return last[0][1]
 
     def follow(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
