@@ -163,7 +163,7 @@ SCOUT_INLINE void add_rows(const Source<T> (&sources)[COUNT], int64_t n, int64_t
         add_pairs<T, HEADS, COUNT, ASK>(from, n, dim, weights, ahead, load_pair);
     };
     int64_t c = 0;
-    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, Row<T>::load);
+    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, [](const T* row) { return Row<T>::load(row); });
     if (c < dim) add_from(c, [rest = dim - c](const T* row) { return load_tail(row, rest); });
 }
 
