@@ -197,7 +197,8 @@ class Workers {
     // With the best instruction set, whatever the others are to use: it is what the machine can read.
     uint64_t read(uint64_t data, int64_t bytes) {
         std::atomic<uint64_t> sum{0};
-        pool_.submit(plan_read(*supported_kernels().back(), pointer<char>(data), bytes, sum, pool_.threads()), true)->wait();
+        const Kernels& best = *supported_kernels().back();
+        pool_.submit(plan_read(best, pointer<char>(data), bytes, sum, pool_.threads()), true)->wait();
         return sum;
     }
 

@@ -1,6 +1,6 @@
 // Products of a few rows with a matrix: each weight is read from memory once, however many rows there are.
 //
-// `dots` gives a tile of rows their products with W outputs' weights at a time, so the weights stream through the cache
+// `row_products` gives a tile of rows their products with W outputs' weights at a time, so the weights stream through the cache
 // while the rows, packed once, stay in it.
 #pragma once
 
@@ -24,13 +24,7 @@ void linear(const LinearRun& run) {
         const T *lines[W], *next[W];
         for (int i = 0; i < W; ++i)
             lines[i] = weight + (first + (i < n ? i : n - 1)) * width, next[i] = lines[i] + kLinesAhead * width;
-        for_head_tiles(run.rows, [&](int64_t r, auto tile) {
-            constexpr int ROWS = decltype(tile)::value;
-            float products[ROWS * W];
-            dots<T, ROWS>(lines, r ? lines : next, run.x + r * padded(width), width, products);
-            for (int i = 0; i < ROWS; ++i)
-                __builtin_memcpy(run.out + (r + i) * run.out_stride + first, products + i * W, n * sizeof(float));
-        });
+        row_products<T>(lines, next, n, run.x, run.rows, width, run.out + first, run.out_stride);
     }
 }
 

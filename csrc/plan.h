@@ -81,8 +81,8 @@ struct LinearCall {
     float* out;                     // [M, B, O]
 };
 
-// All throw std::invalid_argument where an index or a length is out of range, or memory not aligned; what the call points to must live
-// until the work is done, the tables excepted. `threads` is how many will share the work.
+// All throw std::invalid_argument where an index or a length is out of range, or memory not aligned; what the call
+// points to must live until the work is done, the tables excepted. `threads` is how many will share the work.
 std::unique_ptr<Work> plan_partial(const Kernels& kernels, const PartialCall& call, int threads);
 std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const DigestLayer& layer, int threads);
 std::unique_ptr<Work> plan_scores(const Kernels& kernels, const ScoreCall& call, const CodeLayer& layer, int threads);

@@ -17,13 +17,7 @@ void scores(const ScoreRun& run) {
         const int64_t n = run.count - first < W ? run.count - first : W;
         const float *rows[W], *next[W];
         for (int i = 0; i < W; ++i) rows[i] = digest(first + i), next[i] = digest(first + i + kPagesAhead);
-        for_head_tiles(run.heads, [&](int64_t g, auto tile) {
-            constexpr int HEADS = decltype(tile)::value;
-            float products[HEADS * W];
-            dots<float, HEADS>(rows, g ? rows : next, run.scratch + g * padded(width), width, products);
-            for (int h = 0; h < HEADS; ++h)
-                __builtin_memcpy(run.out + (g + h) * run.out_stride + first, products + h * W, n * sizeof(float));
-        });
+        row_products<float>(rows, next, n, run.scratch, run.heads, width, run.out + first, run.out_stride);
     }
 }
 

@@ -74,6 +74,20 @@ SCOUT_INLINE void dots(const T* const rows[W], const T* const next[W], const flo
     for (int g = 0; g < HEADS; ++g) store(scores + g * W, fold_quads(quads[g]));
 }
 
+// out[g * stride + i] = q[g] . rows[i] for all packed heads and the first n rows; only the first tile asks for `next`,
+// the others find it asked for.
+template <class T>
+SCOUT_INLINE void row_products(const T* const rows[W], const T* const next[W], int64_t n, const float* q, int64_t heads,
+                               int64_t dim, float* out, int64_t stride) {
+    for_head_tiles(heads, [&](int64_t g, auto tile) {
+        constexpr int HEADS = decltype(tile)::value;
+        float products[HEADS * W];
+        dots<T, HEADS>(rows, g ? rows : next, q + g * padded(dim), dim, products);
+        for (int h = 0; h < HEADS; ++h)
+            __builtin_memcpy(out + (g + h) * stride, products + h * W, n * sizeof(float));
+    });
+}
+
 // The rows in the packed order of T, times `scale`, for `dots`: tiles of heads one after the other, in a tile a pair of
 // vectors of each head, then the next pairs. What is beyond the width is zero.
 template <class T>
