@@ -117,7 +117,7 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.attention, "begin", "step plan", watch_attend)
     stages.watch(runner.attention, "end", "recall")
     stages.watch(engine.workers, "partial", "near attention")
-    stages.watch(engine.store.pages.digests, "score", "digest scores")
+    stages.watch(engine.store.pages.digests, "score", "digest scores", stages.keep_outer)  # even if they attend
     if isinstance(runner.attention, ScoutAttention):
         stages.watch(runner.attention.predictor, "predict", "scout", of_layer=True)
         stages.watch(runner.attention.chooser, "choose", "choice", of_layer=True)

@@ -150,7 +150,7 @@ class TwoStageDigests:
         alone = BlockList(index, torch.full_like(index, self._pool.k.shape[-2]))
         queries = q[:, None].expand(-1, n, *q.shape[1:]).reshape(B * n, *q.shape[1:])
         k, v = self._pool.k[layer], self._pool.v[layer]
-        lse = self._workers.submit(queries, k, v, alone, self._scale).wait().lse
+        lse = self._workers.partial(queries, k, v, alone, self._scale).lse
         return lse.view(B, n, H, -1).permute(0, 2, 3, 1)
 
     def bytes_per_token(self) -> float:
