@@ -11,7 +11,7 @@ from scoutattention.engine.engine import Engine
 from scoutattention.engine.force import teacher_forced
 from scoutattention.errors import PromptError
 from scoutattention.eval.ablation import Variant
-from scoutattention.eval.fidelity import check_lengths, measure, read
+from scoutattention.eval.fidelity import check_lengths, for_one, measure, read
 from scoutattention.eval.run import run
 from scoutattention.eval.text import Text, code, first_tokens, mixed, prose
 from scoutattention.models.loader import load
@@ -143,3 +143,12 @@ def test_the_mixed_text_is_the_ends_of_prose_and_code_in_turns():
     assert "".join(turns[:40]) == "".join(prose().text.splitlines(keepends=True)[-40:])
     assert "".join(turns[40:80]) == "".join(code().text.splitlines(keepends=True)[-40:])
     assert "".join(turns[80:120]) == "".join(prose().text.splitlines(keepends=True)[-80:-40])
+
+
+def test_packed_pages_and_everything_on_the_device_are_refused_only_where_both_were_asked_for(model):
+    asked = EngineConfig(kv_dtype="int8")
+    assert for_one(asked, None).kv_dtype == "int8"
+    assert for_one(asked, "all").kv_dtype == "auto"
+    both = replace(asked, device_memory="all")
+    with pytest.raises(ConfigError, match="kv_dtype='int8' is for host pages"):
+        read(model.decoder, both, [1] * 20, 10, ignore)

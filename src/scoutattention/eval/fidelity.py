@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention.base import StepStats
 from ..cache.digests import ExactDigests
 from ..cache.store import KVStore
-from ..config import EngineConfig, ScoutConfig
+from ..config import EngineConfig, Memory, ScoutConfig
 from ..engine.engine import Engine
 from ..engine.force import fed
 from ..engine.runner import Record
@@ -90,9 +90,19 @@ def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps:
         )
 
 
+def for_one(machine: EngineConfig, device_memory: Memory) -> EngineConfig:
+    """The machine for one sequence, with another device memory. With everything there no page is packed.
+
+    Where the user asked for both, it stays as asked: the engine refuses it.
+    """
+    if device_memory == "all" != machine.device_memory:
+        machine = replace(machine, kv_dtype="auto")
+    return replace(machine, device_memory=device_memory, max_num_seqs=1)
+
+
 def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = replace(machine, device_memory="all", kv_dtype="auto", max_num_seqs=1)
+    full = for_one(machine, "all")
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
@@ -108,8 +118,7 @@ def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: in
 def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Variant, watch: Watch) -> Fidelity:
     """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare."""
     layers = LayerWatch(decoder.shape.num_layers)
-    packed = "auto" if variant.device_memory == "all" else machine.kv_dtype  # what is on the device is not packed
-    machine = replace(machine, device_memory=variant.device_memory, kv_dtype=packed, max_num_seqs=1)
+    machine = for_one(machine, variant.device_memory)
     logits: list[Tensor] = []
     done: list[StepStats] = []
     started = 0.0

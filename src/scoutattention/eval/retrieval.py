@@ -14,6 +14,7 @@ from ..engine.sequence import Sequence as Request
 from ..errors import ConfigError, PromptError
 from ..models.loader import LoadedModel
 from ..models.text import Tokenizer
+from .fidelity import for_one
 from .retrieval_prompt import exact
 from .retrieval_tasks import SPREAD, TASKS, Puzzle
 
@@ -107,9 +108,9 @@ def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, machine: Engin
             f"prompts of {max(grid.lengths)} tokens with answers of {room} are longer than max_model_len={limit}: "
             "lower --lengths"
         )
-    machine = replace(machine, max_model_len=longest, max_num_seqs=1)
-    everything = replace(scout, budget=None), replace(machine, device_memory="all", kv_dtype="auto")
-    full, other = Engine(model.decoder, *everything), Engine(model.decoder, scout, machine)
+    machine = replace(machine, max_model_len=longest)
+    full = Engine(model.decoder, replace(scout, budget=None), for_one(machine, "all"))
+    other = Engine(model.decoder, scout, for_one(machine, machine.device_memory))
     share_prompts(full.runner, other.runner)
     return Pair(model.tokenizer, full, other)
 
