@@ -183,7 +183,7 @@ class ScoutAttention:
     def _serve(self, layer: int, q: Tensor, wanted: _Wanted, *, predicted: bool = False) -> None:
         """See to what is wanted and absent."""
         config, blocks, absent = self._config, wanted.choice.blocks, wanted.absent
-        self._count(wanted)
+        self._counts += wanted.counts
         if self._observer is not None:
             resident = self._slots.resident(layer, q.shape[0])
             self._observer.chose(layer, q if predicted else None, Chosen(blocks, wanted.choice.valid, resident))
@@ -196,16 +196,13 @@ class ScoutAttention:
         elif config.on_miss == "compute":
             self.far.start(layer, q, blocks, absent, predicted=predicted)
 
-    def _count(self, wanted: _Wanted) -> None:
-        self._counts += wanted.counts
-
     def _near(self, layer: int, wanted: _Wanted | None) -> BlockList:
         """What the device attends to: every slot, or the chosen ones where no block is absent."""
         near = self._store.near(layer)
         if wanted is None or not self._rows.any_roomy:
             return near
         chosen = wanted.of(self._rows.roomy)
-        self._count(chosen)
+        self._counts += chosen.counts
         return self._slots.keep(layer, near, chosen.choice.blocks, chosen.choice.valid, self._rows.roomy[:, None, None])
 
     def _guard(self, layer: int, q: Tensor, wanted: _Wanted, near: Partial, far: Far) -> tuple[Far, Tensor | None]:
