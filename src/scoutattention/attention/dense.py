@@ -1,9 +1,12 @@
 """Attention where every block is resident: to all blocks, or to those that the true query chooses."""
 
+from collections.abc import Hashable
+
+import torch
 from torch import Tensor
 
 from ..cache.store import KVStore
-from ..kernels.cpu import Workers
+from ..kernels.ops import Ops
 from ..types import Rope
 from .base import Attend, StepStats
 from .choose import Chooser
@@ -15,19 +18,24 @@ class ResidentAttention:
     Without a chooser it is full attention: the oracle and the baseline of everything else.
     """
 
-    def __init__(self, store: KVStore, workers: Workers, scale: float, chooser: Chooser | None) -> None:
+    def __init__(self, store: KVStore, ops: Ops, scale: float, chooser: Chooser | None) -> None:
         self._store = store
-        self._workers = workers
+        self._ops = ops
         self._scale = scale
         self._chooser = chooser
-        self._chosen = 0
+        self._chosen = torch.zeros((), dtype=torch.int64, device=ops.device)
 
-    def begin(self, batch: int, rope: Rope) -> Attend:
-        """See `Attention.begin`."""
-        view = self._store.begin_step(batch)
-        self._chosen = 0
+    def plan(self, batch: int) -> Hashable:
+        """See `Attention.plan`."""
+        view = self._store.plan_step(batch)
         if self._chooser is not None:
             self._chooser.begin(view)
+        return batch, view.width
+
+    def begin(self, rope: Rope) -> Attend:
+        """See `Attention.begin`."""
+        self._store.begin_step()
+        self._chosen.zero_()
         return self._attend
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
@@ -38,11 +46,11 @@ class ResidentAttention:
         else:
             choice = self._chooser.choose(layer, q)
             blocks = store.near_pages(choice.blocks, choice.valid)
-        self._chosen += int(blocks.length.count_nonzero())
+        self._chosen += blocks.length.count_nonzero()
         pool = store.near_pool
-        return self._workers.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale).out.to(q.dtype)
+        return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale).out.to(q.dtype)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
         self._store.end_step()
-        return StepStats(chosen_blocks=self._chosen)
+        return StepStats(chosen_blocks=int(self._chosen))

@@ -87,8 +87,8 @@ class PromptAttention:
         slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
         heads, count = blocks.shape
-        head = torch.arange(heads).repeat_interleave(count)
-        slot = torch.arange(count).repeat(heads)
+        head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
+        slot = torch.arange(count, device=blocks.device).repeat(heads)
         self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
 
 
@@ -112,7 +112,7 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
     """
     T, W = k.shape[0], q.shape[0]
     scores = torch.einsum("whgd,thd->hgwt", q.float(), k.float()) * scale
-    future = torch.arange(T) > torch.arange(T - W, T)[:, None]
+    future = torch.arange(T, device=k.device) > torch.arange(T - W, T, device=k.device)[:, None]
     weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
     full = T // block_size
     blocks = weights[:, : full * block_size].reshape(weights.shape[0], full, block_size)

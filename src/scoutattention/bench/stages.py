@@ -114,6 +114,7 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.decoder, "forward", "decoder")
     stages.watch_layers(runner.decoder)
     stages.watch(runner.decoder, "logits", "output head")
+    stages.watch(runner.attention, "plan", "step plan")
     stages.watch(runner.attention, "begin", "step plan", watch_attend)
     stages.watch(runner.attention, "end", "recall")
     stages.watch(engine.workers, "partial", "near attention")

@@ -4,7 +4,7 @@ import torch
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
-from ..kernels.memory import empty
+from ..kernels.memory import CPU, empty
 from ..kernels.packed import empty_packed
 from ..shape import PACKED_BITS, ModelShape
 
@@ -47,10 +47,12 @@ class BlockPool(Entries):
     CPU pool's memory only as entries are first written.
     """
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
+    def __init__(
+        self, shape: ModelShape, block_size: int, capacity: int, knob: str, device: torch.device = CPU
+    ) -> None:
         super().__init__(capacity, shape.block_bytes(block_size), knob)
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
-        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype]) for _ in range(2))
+        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
 
 
 class PackedPool(Entries):
@@ -65,9 +67,11 @@ class PackedPool(Entries):
         self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
 
 
-def make_pages(shape: ModelShape, block_size: int, capacity: int, kv_dtype: KVDTypeName) -> BlockPool | PackedPool:
-    """A pool of host pages; see `EngineConfig.kv_dtype`."""
+def make_pages(
+    shape: ModelShape, block_size: int, capacity: int, kv_dtype: KVDTypeName, device: torch.device = CPU
+) -> BlockPool | PackedPool:
+    """A pool of pages; see `EngineConfig.kv_dtype`.   device: the CPU, unless everything is on the device."""
     knob = "host_memory or lower max_model_len"
     if kv_dtype == "auto":
-        return BlockPool(shape, block_size, capacity, knob)
+        return BlockPool(shape, block_size, capacity, knob, device)
     return PackedPool(shape, block_size, capacity, knob, bits=PACKED_BITS[kv_dtype])

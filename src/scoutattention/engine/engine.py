@@ -7,6 +7,7 @@ import torch
 from ..attention.base import Attention
 from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
+from ..attention.far import FarWork
 from ..attention.observe import Observer
 from ..attention.predict import CalibratedPredictor, Linear, PlainPredictor, Predictor
 from ..attention.prefill import PromptAttention
@@ -20,6 +21,7 @@ from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError
 from ..kernels.cpu import Workers
+from ..kernels.ops import NativeOps, Ops
 from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
@@ -32,25 +34,25 @@ from .sequence import Sequence
 from .stats import Stats
 
 
-def make_store(
-    decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, workers: Workers
-) -> KVStore:
+def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, ops: Ops) -> KVStore:
     """The pools of a plan."""
     shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
     pool = make_pages(shape, size, plan.pages, machine.kv_dtype)
     pages = Pages(
         pool,
-        make_digests(scout.digest, shape, pool, workers, survivors=2 * (scout.budget_blocks or blocks)),
+        make_digests(scout.digest, shape, pool, ops, survivors=2 * (scout.budget_blocks or blocks)),
         rows,
         blocks,
+        ops,
     )
-    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
-    return KVStore(pages, slots, size)
+    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks, device=ops.device)
+    return KVStore(pages, slots, size, ops)
 
 
 def make_attention(
     scout: ScoutConfig,
     store: KVStore,
+    ops: Ops,
     workers: Workers,
     scale: float,
     *,
@@ -58,10 +60,11 @@ def make_attention(
     observer: Observer | None,
 ) -> Attention:
     """The attention that a configuration asks for, over a store."""
-    chooser = TopChooser(scout, store, workers)
+    chooser = TopChooser(scout, store, ops)
     if store.slots is None:
-        return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
-    return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
+        return ResidentAttention(store, ops, scale, None if scout.budget is None else chooser)
+    far = FarWork(store, ops, workers, scale, correct=scout.correct_far)
+    return ScoutAttention(scout, store, ops, far, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
 PROMPTS_OWN = "the prompt's own"
@@ -106,12 +109,13 @@ class Engine:
         self.workers = Workers(machine.workers)
         few_rows = RowKernels(self.workers)
         decoder = decoder.with_few_rows(few_rows)
-        self.store = make_store(decoder, scout, machine, self.plan, self.workers)
+        ops = NativeOps(self.workers)
+        self.store = make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
-        attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
+        attention = make_attention(scout, self.store, ops, self.workers, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         self.runner = Runner(decoder, prompt_attention, attention)

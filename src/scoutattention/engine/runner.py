@@ -58,6 +58,7 @@ class Runner:
         """Run one token of each sequence in rows 0, 1, ...; returns float32 [B, vocab] and what the step did."""
         decoder = self.decoder
         rope = decoder.rope(torch.tensor(positions))
-        attend = self.attention.begin(len(token_ids), rope)
+        self.attention.plan(len(token_ids))
+        attend = self.attention.begin(rope)
         logits = decoder.logits(decoder.forward(torch.tensor(token_ids), rope, attend))
         return logits, self.attention.end()
