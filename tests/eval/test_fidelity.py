@@ -84,7 +84,7 @@ def test_exact_digests_are_the_keys_of_the_one_pool(model, truth, kv_dtype):
 
 
 def test_a_budget_for_everything_loses_nothing(model, truth):
-    result = measure(model.decoder, MACHINE, truth, Variant("ample", ScoutConfig(budget=512), None), ignore)
+    result = measure(model.decoder, MACHINE, truth, Variant("ample", ScoutConfig(budget=512), "slots"), ignore)
     assert abs(result.kl_mean) < 1e-6
     assert abs(result.delta_nll) < 1e-5
     assert (result.top1_agreement, result.cpu_share, result.far_recall) == (1.0, 0.0, None)
@@ -104,7 +104,7 @@ def test_layers_are_all_there(model, truth):
 
 def test_progress_names_text_and_stage(model):
     seen = []
-    small = Variant("small", SMALL, None)
+    small = Variant("small", SMALL, "slots")
     run(model, MACHINE, [TEXT], (60, 3), variants=[small], watch=lambda *call: seen.append(call))
     assert [call for call in seen if call[1] == call[2]] == [
         ("text: reading", 60, 60),

@@ -19,24 +19,24 @@ class ResidentAttention:
         self._store = store
         self._workers = workers
         self._scale = scale
-        self._chooser = chooser
+        self.chooser = chooser
         self._chosen = 0
 
     def begin(self, batch: int, rope: Rope) -> Attend:
         """See `Attention.begin`."""
         view = self._store.begin_step(batch)
         self._chosen = 0
-        if self._chooser is not None:
-            self._chooser.begin(view)
+        if self.chooser is not None:
+            self.chooser.begin(view)
         return self._attend
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
         store.append(layer, k, v)
-        if self._chooser is None:
+        if self.chooser is None:
             blocks = store.near(layer)
         else:
-            choice = self._chooser.choose(layer, q)
+            choice = self.chooser.choose(layer, q)
             blocks = store.near_pages(choice.blocks, choice.valid)
         self._chosen += int(blocks.length.count_nonzero())
         pool = store.near_pool
