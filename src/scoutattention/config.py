@@ -152,8 +152,8 @@ class EngineConfig:
     max_model_len: longest sequence in tokens, prompt and answer together; None is the model's own limit.
     max_num_seqs: sequences decoded at once.
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
-    kv_dtype: of host pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of
-        each block and channel. The open block and device slots keep the cache's dtype.
+    kv_dtype: of pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of each
+        block and channel. The open block and device slots keep the cache's dtype.
     workers: native threads for the CPU's attention; None is one per core.
     torch_threads: threads of PyTorch's own operators; None is one per core.
     """

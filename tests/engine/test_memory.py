@@ -89,10 +89,12 @@ def test_packed_pages_keep_slots_beside_them_where_everything_would_fit():
     assert plan(max_num_seqs=2, device_memory=500 * BLOCK, kv_dtype="int8").slots == 2 * 33
 
 
-@pytest.mark.parametrize("options", [{"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
-def test_packed_pages_are_refused_where_there_is_no_host_tier(options):
-    with pytest.raises(ConfigError, match=r"kv_dtype='int8' is for host pages.*device_memory"):
-        plan(**options, kv_dtype="int8")
+@pytest.mark.parametrize("options", [{}, {"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
+def test_packed_pages_on_the_device_have_slots_beside_them_for_open_blocks_alone(options):
+    made = plan(**options, kv_dtype="int8", max_num_seqs=3)
+    assert (made.resident, made.slots, made.lanes(3)) == (True, 3, 3)
+    assert made.quota(2, 1024) == 0
+    assert plan(kv_dtype="int8", device_memory="slots").resident is False
 
 
 def test_an_unknown_page_dtype_is_named():

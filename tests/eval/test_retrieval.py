@@ -6,6 +6,7 @@ import re
 import pytest
 
 from scoutattention import ConfigError, EngineConfig, PromptError, ScoutConfig
+from scoutattention.cache.pool import PackedPool
 from scoutattention.cli import main
 from scoutattention.eval.retrieval import (
     Cell,
@@ -156,7 +157,7 @@ def test_the_full_cache_is_not_packed_where_the_method_s_is(tiny_models):
     grid = Grid(lengths=(700,), tasks=("single",))
     scout, machine = ScoutConfig(budget=128), EngineConfig(kv_dtype="int8", device_memory="slots")
     pair = open_pair(load(str(tiny_models["llama"])), grid, scout, machine)
-    assert (pair.full.plan.slots, pair.scout.plan.slots is None) == (None, False)
+    assert [isinstance(engine.store.pages.pool, PackedPool) for engine in (pair.full, pair.scout)] == [False, True]
     pair.close()
 
 

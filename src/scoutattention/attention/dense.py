@@ -2,17 +2,20 @@
 
 from torch import Tensor
 
+from ..cache.pool import BlockPool, PackedPool
 from ..cache.store import KVStore
 from ..kernels.cpu import Workers
-from ..types import Rope
+from ..kernels.merging import merge
+from ..types import BlockList, Partial, Rope
 from .base import Attend, StepStats
 from .choose import Chooser
 
 
 class ResidentAttention:
-    """Decode attention over a store without slots. Nothing is far, so nothing is predicted.
+    """Decode attention over a store whose pages are all on the device. Nothing is far, so nothing is predicted.
 
-    Without a chooser it is full attention: the oracle and the baseline of everything else.
+    Without a chooser it is full attention: the oracle and the baseline of everything else. Packed pages, which have
+    their open blocks in a pool of their own, need a chooser, if only one that takes them all.
     """
 
     def __init__(self, store: KVStore, workers: Workers, scale: float, chooser: Chooser | None) -> None:
@@ -34,13 +37,18 @@ class ResidentAttention:
         store = self._store
         store.append(layer, k, v)
         if self.chooser is None:
-            blocks = store.near(layer)
-        else:
-            choice = self.chooser.choose(layer, q)
+            return self._partial(store.near_pool, layer, q, store.near(layer)).out.to(q.dtype)
+        choice = self.chooser.choose(layer, q)
+        if store.slots is None:
             blocks = store.near_pages(choice.blocks, choice.valid)
+            return self._partial(store.near_pool, layer, q, blocks).out.to(q.dtype)
+        closed = self._partial(store.pages.pool, layer, q, store.page_list(choice.blocks, choice.valid))
+        opened = self._partial(store.near_pool, layer, q, store.near(layer))
+        return merge(self._workers, closed, opened).out.to(q.dtype)
+
+    def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
         self._chosen += int(blocks.length.count_nonzero())
-        pool = store.near_pool
-        return self._workers.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale).out.to(q.dtype)
+        return self._workers.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""

@@ -48,7 +48,7 @@ HELP = {
     "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
     "max_model_len": "Longest prompt and answer together, in tokens. Without it, the model's own limit.",
     "dtype": "Number format of weights and KV cache; 'auto' is the checkpoint's.",
-    "kv_dtype": "Number format of the host's copy of the KV cache; 'auto' is that of --dtype.",
+    "kv_dtype": "Number format of full blocks of the KV cache, slots excepted; 'auto' is that of --dtype.",
     "workers": "Native threads for the CPU's attention. Without it, one per core.",
     "torch_threads": "Threads of PyTorch's own operators. Without it, one per core.",
     "max_tokens": "New tokens at most.",

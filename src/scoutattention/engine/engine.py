@@ -44,8 +44,8 @@ def make_store(
         rows,
         blocks,
     )
-    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
-    return KVStore(pages, slots, size)
+    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, 0 if plan.resident else blocks)
+    return KVStore(pages, slots, size, resident=plan.resident)
 
 
 def make_attention(
@@ -59,8 +59,9 @@ def make_attention(
 ) -> Attention:
     """The attention that a configuration asks for, over a store."""
     chooser = TopChooser(scout, store, workers)
-    if store.slots is None:
-        return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
+    if store.resident:
+        takes_all = scout.budget is None and store.slots is None
+        return ResidentAttention(store, workers, scale, None if takes_all else chooser)
     return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
@@ -87,7 +88,7 @@ def make_calibrated(
 
 def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
     """Whether scouts are made at all, and corrected."""
-    return scout.predictor == "calibrated" and scout.lookahead > 0 and store.slots is not None
+    return scout.predictor == "calibrated" and scout.lookahead > 0 and not store.resident
 
 
 class Engine:
