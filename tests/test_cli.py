@@ -173,6 +173,26 @@ def test_dense_attends_to_everything_on_the_device(monkeypatch):
     assert llm.options["device_memory"] == "all"
 
 
+@pytest.mark.parametrize("held", [1024, 4096])
+def test_the_table_tells_of_the_device_where_it_holds_a_part_only(held, monkeypatch, capsys):
+    monkeypatch.setitem(NUMBERS, "kv_bytes_device", held)
+    asked()
+    err = capsys.readouterr().err
+    assert "4.0 KiB" in err
+    divided = ("1.0 KiB on the device", "CPU's share", "CPU's time", "Recalled")
+    assert [part in err for part in divided] == [held < 4096] * 4
+
+
+def test_help_tells_what_happens_without_a_value_only_where_there_is_no_default(capsys):
+    lines = {}
+    for command in (("generate",), ("eval", "fidelity")):
+        main([*command, "--help"])
+        lines[command[0]] = next(line for line in capsys.readouterr().out.splitlines() if "--device-memory" in line)
+    assert "Without it" in lines["generate"]
+    assert "[default: slots]" in lines["eval"]
+    assert "Without it" not in lines["eval"]
+
+
 def test_help_shows_the_defaults_of_the_configuration(capsys):
     assert main(["generate", "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -317,6 +337,7 @@ def test_help_doctor_and_wrong_arguments_do_not_load_torch():
 
 def test_a_real_model_answers_a_prompt_from_a_pipe(tiny_models):
     args = ["generate", str(tiny_models["llama"]), "-", "--json", "--ignore-eos", "--max-tokens", "3", "--budget", "96"]
+    args += ["--device-memory", "slots"]
     code = f"import sys; from scoutattention.cli import main; sys.exit(main({args!r}))"
     run = run_python(code, input="a long story " * 20, stdout=subprocess.PIPE)
     assert run.returncode == 0, run.stderr

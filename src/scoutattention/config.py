@@ -16,7 +16,8 @@ DigestName = Literal["minmax", "keys2", "twostage", "exact"]
 Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 KVDTypeName = Literal["auto", "int8", "int4"]
-Memory = int | Literal["all"] | None
+MemoryName = Literal["all", "slots"]
+Memory = int | MemoryName | None
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -143,15 +144,16 @@ class ScoutConfig:
 class EngineConfig:
     """The machine.
 
-    device_memory: bytes for device slots; "all" keeps every block on the device; None takes twice the budget for
-        each sequence that may run at once.
+    device_memory: bytes for device slots; "slots" is twice the budget for each sequence that may run at once; "all"
+        keeps every block on the device. None is "slots" where the device has memory of its own, and "all" where the
+        CPU is the device, so that both are one memory.
     host_memory: bytes for host pages; None takes what `max_num_seqs` sequences can need, at most half of the memory
         that is free.
     max_model_len: longest sequence in tokens, prompt and answer together; None is the model's own limit.
     max_num_seqs: sequences decoded at once.
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
-    kv_dtype: of host pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of
-        each block and channel. The open block and device slots keep the cache's dtype.
+    kv_dtype: of pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of each
+        block and channel. The open block and device slots keep the cache's dtype.
     workers: native threads for the CPU's attention; None is one per core.
     torch_threads: threads of PyTorch's own operators; None is one per core.
     """
@@ -167,8 +169,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.device_memory, str):
-            if self.device_memory != "all":
-                raise ConfigError(f"device_memory={self.device_memory!r} is neither bytes, 'all' nor None")
+            if self.device_memory not in get_args(MemoryName):
+                raise ConfigError(f"device_memory={self.device_memory!r} is neither bytes, 'all', 'slots' nor None")
         elif self.device_memory is not None:
             _at_least("device_memory", self.device_memory, 1)
         for name in ("host_memory", "max_model_len", "workers", "torch_threads"):

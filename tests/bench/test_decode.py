@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from scoutattention.bench import decode, decode_process
 from scoutattention.bench.decode import Plan, Result, measure, missing
 from scoutattention.bench.decode_job import DecodeJob, Setup
-from scoutattention.bench.decode_ours import OurDecoding
+from scoutattention.bench.decode_ours import OurDecoding, SlotsDecoding
 from scoutattention.bench.decode_plot import png
 from scoutattention.bench.decode_process import EngineProcess, Serving
 from scoutattention.bench.decode_transformers import StaticTransformersDecoding, TransformersDecoding
@@ -126,6 +126,12 @@ def test_transformers_and_our_engine_answer_alike(job):
     assert theirs[1].setup() == Setup("float32", "float32")
 
 
+def test_only_the_engine_that_is_named_after_them_has_slots(job):
+    longer = replace(job, max_len=4 * job.budget)
+    engines = [make(longer)._llm.engine for make in (OurDecoding, SlotsDecoding)]
+    assert [engine.store.slots is None for engine in engines] == [True, False]
+
+
 def test_errors_of_the_engine_cross_the_pipe(job):
     with pytest.raises(ConfigError, match="max_model_len=100000 is above"):
         EngineProcess("scout", replace(job, max_len=100_000))
@@ -145,7 +151,7 @@ def test_only_an_engines_own_process_loads_what_it_needs():
 
 
 def test_every_engine_is_named():
-    assert set(decode.REFERENCES) | {"scout"} == set(decode_process.ENGINES)
+    assert set(decode.REFERENCES) | {"scout", "scout-slots"} == set(decode_process.ENGINES)
 
 
 def test_the_plot_is_a_picture(tmp_path):

@@ -55,16 +55,21 @@ class TopChooser:
         self._tables = self._store.pages.table[: view.batch, : view.width]
         budget = self._config.budget_blocks
         self._count = view.width if budget is None else min(budget, view.width)
+        self._all: Choice | None = None
 
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
-        B, H, _, _ = q.shape
         if self._count == self._tables.shape[1]:
-            blocks = torch.arange(self._count, device=q.device).expand(B, H, -1).contiguous()
-            wishes = torch.full(blocks.shape, 1 / max(1, self._count), device=q.device)
-        else:
-            scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
-            always = (self._config.sink_blocks, self._config.recent_blocks)
-            largest = self._config.pooling == "max"
-            blocks, wishes = self._ops.rank_blocks(scores, self._closed, self._count, always, largest=largest)
+            self._all = self._all or self._every_block(q.shape[1])
+            return self._all
+        scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
+        always = (self._config.sink_blocks, self._config.recent_blocks)
+        largest = self._config.pooling == "max"
+        blocks, wishes = self._ops.rank_blocks(scores, self._closed, self._count, always, largest=largest)
+        return Choice(blocks, blocks < self._closed[:, None, None], wishes)
+
+    def _every_block(self, heads: int) -> Choice:
+        device = self._closed.device
+        blocks = torch.arange(self._count, device=device).expand(len(self._closed), heads, -1).contiguous()
+        wishes = torch.full(blocks.shape, 1 / max(1, self._count), device=device)
         return Choice(blocks, blocks < self._closed[:, None, None], wishes)

@@ -62,9 +62,9 @@ class PromptAttention:
         return attend
 
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
-        """Store one layer's keys and values; where there are slots, seat the first residents and try the scouts."""
+        """Store one layer's keys and values; where blocks may be absent, seat the first and try the scouts."""
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
-        if self._store.slots is None:
+        if self._store.resident:
             return
         self._seat(row, layer, prompt.voters, prompt.k)
         cosine = self._rehearsal.cosine(row, layer, prompt.trial)

@@ -33,12 +33,16 @@ class KVStore:
 
     With `slots`, closed blocks live in host pages, some have device copies, and open blocks are in the device's pool.
     Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
+    Packed pages that are on the device have slots beside them for the open blocks alone.
+
+    resident: every page is on the device.
     """
 
-    def __init__(self, pages: Pages, slots: Slots | None, block_size: int, ops: Ops) -> None:
+    def __init__(self, pages: Pages, slots: Slots | None, block_size: int, ops: Ops, *, resident: bool = False) -> None:
         rows = pages.table.shape[0]
         self.pages = pages
         self.slots = slots
+        self.resident = resident or slots is None
         self.block_size = block_size
         self.device = ops.device
         self._ops = ops
@@ -66,7 +70,7 @@ class KVStore:
         """Bytes of the blocks, open ones too, of rows 0 to batch - 1: all of them, and those that the device holds."""
         closed = self.closed[:batch]
         whole = sum(closed) * self.pages.pool.entry_bytes + batch * self.near_pool.entry_bytes
-        if self.slots is None:
+        if self.slots is None or self.resident:
             return whole, whole
         held = [1 + min(count, quota) for count, quota in zip(closed, self.slots.quota, strict=False)]
         return whole, sum(held) * self.near_pool.entry_bytes

@@ -113,7 +113,7 @@ def _print(measured: "list[Measured]") -> None:
     Console().print(table)
 
 
-@with_settings(ScoutConfig, EngineConfig)
+@with_settings(ScoutConfig, EngineConfig, device_memory="slots")
 def fidelity(
     typer_context: typer.Context,
     model: Model,

@@ -117,7 +117,7 @@ def _report(rows: "list[Row]", about: dict[str, Any]) -> dict[str, object]:
     return {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
 
 
-@with_settings(ScoutConfig, EngineConfig)
+@with_settings(ScoutConfig, EngineConfig, device_memory="slots")
 def retrieval(
     context: typer.Context,
     model: Model,

@@ -45,8 +45,10 @@ def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan
         blocks,
         ops,
     )
-    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks, device=ops.device)
-    return KVStore(pages, slots, size, ops)
+    slots = None
+    if plan.slots is not None:
+        slots = Slots(shape, size, plan.slots, rows, 0 if plan.resident else blocks, device=ops.device)
+    return KVStore(pages, slots, size, ops, resident=plan.resident)
 
 
 def make_attention(
@@ -61,8 +63,9 @@ def make_attention(
 ) -> Attention:
     """The attention that a configuration asks for, over a store."""
     chooser = TopChooser(scout, store, ops)
-    if store.slots is None:
-        return ResidentAttention(store, ops, scale, None if scout.budget is None else chooser)
+    if store.resident:
+        takes_all = scout.budget is None and store.slots is None
+        return ResidentAttention(store, ops, scale, None if takes_all else chooser)
     far = FarWork(store, ops, workers, scale, correct=scout.correct_far)
     return ScoutAttention(scout, store, ops, far, scale, predictor=predictor, chooser=chooser, observer=observer)
 
@@ -90,7 +93,7 @@ def make_calibrated(
 
 def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
     """Whether scouts are made at all, and corrected."""
-    return scout.predictor == "calibrated" and scout.lookahead > 0 and store.slots is not None
+    return scout.predictor == "calibrated" and scout.lookahead > 0 and not store.resident
 
 
 class Engine:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
-from ..config import DTypeName, EngineConfig, KVDTypeName, Memory, SamplingParams, ScoutConfig, parse_size
+from ..config import DTypeName, EngineConfig, KVDTypeName, Memory, MemoryName, SamplingParams, ScoutConfig, parse_size
 from ..errors import ConfigError, PromptError
 from ..models.loader import load
 from .engine import Engine
@@ -156,7 +156,7 @@ def _engine_config(options: EngineOptions) -> EngineConfig:
     """The machine's settings, with sizes that are text turned into bytes."""
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory"):
-        if isinstance(values.get(name), str) and values[name] != "all":
+        if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):
             values[name] = parse_size(values[name])
     return EngineConfig(**values)
 

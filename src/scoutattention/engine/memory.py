@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from ..config import EngineConfig, ScoutConfig
+from ..config import EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
 
-AUTO_SLOTS_PER_BUDGET = 2
+SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU's share in single digits."""
 
 
@@ -15,7 +15,7 @@ class MemoryPlan:
     """Sizes of the pools, in blocks over all layers and KV heads.
 
     max_len: longest sequence in tokens.   pages: the host pool.
-    slots: the device pool, or None where the device holds every page and there is one pool.
+    slots: the device pool, or None where the device holds every page and open blocks are pages too.
     most_slots: slots that one sequence may have, its open block not counted.
     least_slots: slots that a sequence with absent blocks needs for `on_miss` to work at all.
     """
@@ -26,6 +26,11 @@ class MemoryPlan:
     slots: int | None
     most_slots: int
     least_slots: int
+
+    @property
+    def resident(self) -> bool:
+        """Whether the device holds every page, so that slots, if there are any, are for open blocks alone."""
+        return self.slots is None or self.most_slots == 0
 
     def blocks(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
@@ -67,24 +72,27 @@ def plan_memory(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, fr
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     slots, most = _device_entries(scout, machine, block_bytes, blocks)
-    if machine.kv_dtype != "auto" and slots is None:
-        raise ConfigError(
-            f"kv_dtype={machine.kv_dtype!r} is for host pages, and with everything on the device there are none: "
-            "set device_memory to a size, or budget, or leave kv_dtype at 'auto'"
-        )
-    if slots is not None and slots >= wanted:
-        slots = None if machine.kv_dtype == "auto" else min(slots, wanted + machine.max_num_seqs)
+    packed = machine.kv_dtype != "auto"
+    if slots is None and packed:
+        slots, most = machine.max_num_seqs, 0
+    elif slots is not None and slots >= wanted:
+        slots = min(slots, wanted + machine.max_num_seqs) if packed else None
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
-    return MemoryPlan(scout.block_size, max_len, pages, slots, most, least[scout.on_miss])
+    return MemoryPlan(scout.block_size, max_len, pages, slots, most, min(most, least[scout.on_miss]))
+
+
+def device_memory(machine: EngineConfig) -> int | MemoryName:
+    """What `EngineConfig.device_memory` means. The device is always the CPU, so None is everything."""
+    return "all" if machine.device_memory is None else machine.device_memory
 
 
 def _device_entries(scout: ScoutConfig, machine: EngineConfig, block_bytes: int, blocks: int) -> tuple[int | None, int]:
     """The device pool's entries (None: everything), and the slots that one sequence may have."""
-    memory, budget = machine.device_memory, scout.budget_blocks
-    if memory == "all" or (memory is None and budget is None):
+    memory, budget = device_memory(machine), scout.budget_blocks
+    if memory == "all" or (memory == "slots" and budget is None):
         return None, blocks
-    if memory is None:
-        most = min(blocks, AUTO_SLOTS_PER_BUDGET * (budget or 0))
+    if memory == "slots":
+        most = min(blocks, SLOTS_PER_BUDGET * (budget or 0))
         return machine.max_num_seqs * (1 + most), most
     if memory < block_bytes:
         raise _below_one_block("device_memory", memory, block_bytes)

@@ -91,18 +91,18 @@ def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps:
 
 
 def for_one(machine: EngineConfig, device_memory: Memory) -> EngineConfig:
-    """The machine for one sequence, with another device memory. With everything there no page is packed.
-
-    Where the user asked for both, it stays as asked: the engine refuses it.
-    """
-    if device_memory == "all" != machine.device_memory:
-        machine = replace(machine, kv_dtype="auto")
+    """The machine for one sequence, with another device memory."""
     return replace(machine, device_memory=device_memory, max_num_seqs=1)
+
+
+def for_truth(machine: EngineConfig) -> EngineConfig:
+    """The machine for one sequence of full attention: everything is on the device, and nothing packed."""
+    return replace(for_one(machine, "all"), kv_dtype="auto")
 
 
 def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = for_one(machine, "all")
+    full = for_truth(machine)
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
@@ -164,7 +164,7 @@ def cache_sizes(store: KVStore) -> CacheSizes:
     whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
     digests = store.pages.digests
     per_token = digests.bytes_per_token()
-    shared = store.slots is None and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
+    shared = store.resident and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
     return CacheSizes(whole, held, per_token, 0 if shared else per_token * store.closed[0] * store.block_size)
 
 
