@@ -13,7 +13,7 @@ import scoutattention
 ROOT = Path(scoutattention.__file__).parent
 
 FLOORS = {
-    **dict.fromkeys(("errors", "shape", "config", "types", "machine"), 0),
+    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "gpu"), 0),
     "kernels": 1,
     "cache": 2,
     "attention": 3,
