@@ -17,6 +17,8 @@ Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 KVDTypeName = Literal["auto", "int8", "int4"]
 MemoryName = Literal["all", "slots"]
+DeviceName = Literal["cpu", "cuda"]
+KernelsName = Literal["auto", "native", "triton", "plain"]
 Memory = int | MemoryName | None
 
 _UNITS = {"": 1, "b": 1}
@@ -144,6 +146,11 @@ class ScoutConfig:
 class EngineConfig:
     """The machine.
 
+    device: where the model runs: "cuda" is an NVIDIA GPU, or an AMD one; the cache is then in host memory, and blocks
+        that matter on the device. "cpu" is both tiers in one memory.
+    kernels: what a decode step's attention runs on: "native" on a CPU, "triton" on a GPU, or in Triton's interpreter;
+        "plain" is PyTorch anywhere, slow. "auto" is native on a CPU and triton on a GPU.
+    graphs: on a GPU, replay decode steps as CUDA graphs; without, every kernel is queued by itself, for debugging.
     device_memory: bytes for device slots; "slots" is twice the budget for each sequence that may run at once; "all"
         keeps every block on the device. None is "slots" where the device has memory of its own, and "all" where the
         CPU is the device, so that both are one memory.
@@ -164,6 +171,9 @@ class EngineConfig:
     max_num_seqs: int = 8
     dtype: DTypeName = "auto"
     kv_dtype: KVDTypeName = "auto"
+    device: DeviceName = "cpu"
+    kernels: KernelsName = "auto"
+    graphs: bool = True
     workers: int | None = None
     torch_threads: int | None = None
 
@@ -180,6 +190,8 @@ class EngineConfig:
         _at_least("max_num_seqs", self.max_num_seqs, 1)
         _one_of("dtype", self.dtype, DTypeName)
         _one_of("kv_dtype", self.kv_dtype, KVDTypeName)
+        _one_of("device", self.device, DeviceName)
+        _one_of("kernels", self.kernels, KernelsName)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from scoutattention.bench.decode_plot import png
 from scoutattention.bench.decode_process import EngineProcess, Serving
 from scoutattention.bench.decode_transformers import StaticTransformersDecoding, TransformersDecoding
 from scoutattention.errors import CapacityError, ConfigError
-from scoutattention.machine import resident_memory
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
 JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
@@ -102,7 +101,7 @@ def test_a_process_answers_what_the_engine_would(job):
     assert process.ask(Serving.read) > 0
     assert len(process.ask(Serving.steps, 4)) == 4
     there = process.ask(Serving.resident)
-    assert resident_memory() / 4 < there < resident_memory() * 4
+    assert 64 << 20 < there < 16 << 30, "bytes, of a process with PyTorch and a tiny model"
     answers = process.ask(Serving.answers)
     process.close()
     here = OurDecoding(replace(job, budget=None))

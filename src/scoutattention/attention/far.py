@@ -73,9 +73,7 @@ class FarWork:
             partial = job.wait()
             self.waited_s[layer] += job.waited_s
             self.hidden_s += max(0.0, job.ran_s - job.waited_s)
-            if scout is not None and self._correct:
-                partial = self._ops.corrected(partial, q, scout, self._scale)
-            far = Far(partial, scout)
+            far = self._far(partial, q, scout)
             taken = far if taken is None else taken.joined(self._ops, far)
         return taken
 
@@ -89,3 +87,12 @@ class FarWork:
         far = self.take(layer, q)
         assert far is not None
         return far.partial
+
+    def settle(self) -> None:
+        """Bring the clocks up to date, once the step's work is done; raises KernelError where the CPU's failed."""
+
+    def _far(self, partial: Partial, q: Tensor, scout: Tensor | None) -> Far:
+        """A partial, corrected for the true query q where a scout made it."""
+        if scout is not None and self._correct:
+            partial = self._ops.corrected(partial, q, scout, self._scale)
+        return Far(partial, scout)

@@ -66,7 +66,8 @@ class PromptAttention:
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
         if self._store.resident:
             return
-        self._seat(row, layer, prompt.voters, prompt.k)
+        with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
+            self._seat(row, layer, prompt.voters, prompt.k)
         cosine = self._rehearsal.cosine(row, layer, prompt.trial)
         if math.isnan(cosine):
             logger.warning(
@@ -89,18 +90,20 @@ class PromptAttention:
         heads, count = blocks.shape
         head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
         slot = torch.arange(count, device=blocks.device).repeat(heads)
-        self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
+        moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
+        self._store.recall(layer, moves, empty=True)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
-    group = q.shape[2]
+    alone = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where a group shares its keys
     out: Tensor = scaled_dot_product_attention(
         q.to(k.dtype).flatten(1, 2).transpose(0, 1)[None],
-        k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
-        v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+        k.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
+        v.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
         is_causal=True,
         scale=scale,
+        enable_gqa=k.is_cuda,
     )
     return out[0].transpose(0, 1).reshape(q.shape)
 

@@ -194,12 +194,12 @@ class ScoutAttention:
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
+        chosen, far, guarded = self._seen.sum(1).tolist()  # there when the step's work is done
+        self.far.settle()
         recalled = self._fetched
         if self._config.on_miss != "fetch":
             recalled += self._mover.recall(self._pressure())
-        chosen, far, _ = self._seen
-        self._thrift.learn(far, chosen)
-        chosen, far, guarded = self._seen.sum(1).tolist()
+        self._thrift.learn(self._seen[1], self._seen[0])
         self._mover.seat(self._store.end_step())
         return StepStats(
             chosen_blocks=chosen,

@@ -6,6 +6,7 @@ from ..config import KVDTypeName
 from ..errors import CapacityError
 from ..kernels.memory import CPU, empty
 from ..kernels.packed import empty_packed
+from ..kernels.pinned import pin
 from ..shape import PACKED_BITS, ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,6 +55,10 @@ class BlockPool(Entries):
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
 
+    def pin(self) -> None:
+        """Let a GPU read and write the pool where it is; see `pinned.pin`."""
+        pin((self.k, self.v), self._knob)
+
 
 class PackedPool(Entries):
     """Blocks in a few bits a channel: written once, when they are closed.
@@ -65,6 +70,9 @@ class PackedPool(Entries):
         super().__init__(capacity, shape.packed_block_bytes(block_size, bits), knob)
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
+
+    def pin(self) -> None:
+        """Nothing to do: only the CPU reads packed blocks."""
 
 
 def make_pages(

@@ -127,13 +127,14 @@ class Slots:
         """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
         return self.slot_of[layer, :batch], self.size
 
-    def assign(self, layer: int | Tensor, moves: Moves) -> Tensor:
+    def assign(self, layer: int | Tensor, moves: Moves, *, empty: bool) -> Tensor:
         """Give blocks their slots, and return the pool's entries to copy them to, int64 [M]; what was there is dropped.
 
-        layer: of all moves, or int64 [M].
+        layer: of all moves, or int64 [M].   empty: nothing was there.
         """
         row, head, slot, block = moves
-        self.drop(layer, row, head, slot)
+        if not empty:
+            self.drop(layer, row, head, slot)
         entry = self.near_index[row, 1 + slot].long()
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Copies, Ops
+from ..kernels.pinned import SideStream
 from ..types import BlockList
 from .pages import Pages
 from .pool import BlockPool
@@ -46,6 +47,7 @@ class KVStore:
         self.block_size = block_size
         self.device = ops.device
         self._ops = ops
+        self.side = SideStream(ops.device)
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
         self._followers: list[tuple[Tensor, Tensor | float]] = []
         self.follow(self.trusted, fresh=True)
@@ -104,7 +106,8 @@ class KVStore:
         full, size = k.shape[0] // self.block_size, self.block_size
         blocks = (full, size, *k.shape[1:])
         closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
-        self.pages.write_prompt(layer, row, closed_k, closed_v)
+        with self.side.after(k, v):
+            self.pages.write_prompt(layer, row, closed_k, closed_v)
         rest = k.shape[0] - full * size
         if rest:
             entry, pool = self._open_entry(row, full), self.near_pool
@@ -113,6 +116,7 @@ class KVStore:
 
     def finish_prompt(self, row: int, num_tokens: int) -> None:
         """Declare a prompt of `num_tokens` stored in every layer."""
+        self.side.join()
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
     def follow(self, state: Tensor, fresh: Tensor | float) -> None:
@@ -165,14 +169,14 @@ class KVStore:
         table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
         return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
 
-    def recall(self, layer: int | Tensor, moves: Moves) -> int:
+    def recall(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
         """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
 
-        layer: of all moves, or int64 [M].
+        layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
         """
         assert self.slots is not None
         pages = self.pages.table[moves.row, moves.block].long()
-        entries = self.slots.assign(layer, moves)
+        entries = self.slots.assign(layer, moves, empty=empty)
         host, pool = self.pages.pool, self.slots.pool
         self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), Copies(layer, pages, entries, moves.head))
         return moves.row.numel() * (host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes)

@@ -69,12 +69,13 @@ def _measure(
     model: str, texts: "list[Text]", lengths: tuple[int, int], settings: Settings, *, ablate: bool
 ) -> "list[Measured]":
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
+    from ..engine.device import find_device  # noqa: PLC0415
     from ..eval.ablation import Variant, ablation  # noqa: PLC0415
     from ..eval.run import run  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
     scout, machine = settings.scout, settings.engine
-    loaded = load(model, machine.dtype)
+    loaded = load(model, machine.dtype, device=find_device(machine.device))
     shape = loaded.decoder.shape
     variants = ablation(scout, shape) if ablate else [Variant("scout", scout, machine.device_memory)]
     with watched() as watch:

@@ -1,6 +1,8 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -20,12 +22,16 @@ from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError
+from ..kernels import reference_rows
 from ..kernels.cpu import Workers
-from ..kernels.ops import NativeOps, Ops
+from ..kernels.memory import CPU
+from ..kernels.ops import Ops
 from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
+from ..models.layers import RowOps
+from .device import find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
 from .sampler import sample
@@ -37,7 +43,9 @@ from .stats import Stats
 def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, ops: Ops) -> KVStore:
     """The pools of a plan."""
     shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
-    pool = make_pages(shape, size, plan.pages, machine.kv_dtype)
+    pool = make_pages(shape, size, plan.pages, machine.kv_dtype, ops.device if plan.slots is None else CPU)
+    if ops.device.type == "cuda" and plan.slots is not None:
+        pool.pin()
     pages = Pages(
         pool,
         make_digests(scout.digest, shape, pool, ops, survivors=2 * (scout.budget_blocks or blocks)),
@@ -55,19 +63,18 @@ def make_attention(
     scout: ScoutConfig,
     store: KVStore,
     ops: Ops,
-    workers: Workers,
+    far: Callable[[], FarWork],
     scale: float,
     *,
     predictor: Predictor,
     observer: Observer | None,
 ) -> Attention:
-    """The attention that a configuration asks for, over a store."""
+    """The attention that a configuration asks for, over a store.   far: makes what hands absent blocks to the CPU."""
     chooser = TopChooser(scout, store, ops)
     if store.resident:
         takes_all = scout.budget is None and store.slots is None
         return ResidentAttention(store, ops, scale, None if takes_all else chooser)
-    far = FarWork(store, ops, workers, scale, correct=scout.correct_far)
-    return ScoutAttention(scout, store, ops, far, scale, predictor=predictor, chooser=chooser, observer=observer)
+    return ScoutAttention(scout, store, ops, far(), scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
 PROMPTS_OWN = "the prompt's own"
@@ -81,10 +88,10 @@ def make_calibrated(
         return None
     shape, rows = decoder.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
-    size, dtype = (shape.num_layers, rows), decoder.weights.embedding.dtype
-    left = torch.zeros(*size, rank, shape.hidden_size, dtype=dtype).mT
-    right = torch.zeros(*size, shape.hidden_size, rank, dtype=dtype)
-    corrections = None if stored is None else stored.corrections.to(dtype)
+    size, like = (shape.num_layers, rows), decoder.weights.embedding
+    left = like.new_zeros(*size, rank, shape.hidden_size).mT
+    right = like.new_zeros(*size, shape.hidden_size, rank)
+    corrections = None if stored is None else stored.corrections.to(like.dtype, like.device)
     predictor = CalibratedPredictor(decoder, (left, right), corrections, linear)
     for state in (left, right, predictor.uses_stored):
         store.follow(state, fresh=0)
@@ -108,20 +115,23 @@ class Engine:
     ) -> None:
         """`observer` looks on as the layers of decode steps attend; it changes nothing."""
         torch.set_num_threads(machine.torch_threads or usable_cores())
-        self.plan = plan_memory(decoder.shape, scout, machine, available_memory())
+        device = find_device(machine.device)
+        self.plan = plan_memory(decoder.shape, scout, machine, available_memory(), free_memory(device))
         self.workers = Workers(machine.workers)
-        few_rows = RowKernels(self.workers)
+        ops = make_ops(machine, device, self.workers)
+        few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
         decoder = decoder.with_few_rows(few_rows)
-        ops = NativeOps(self.workers)
         self.store = make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
-        attention = make_attention(scout, self.store, ops, self.workers, scale, predictor=predictor, observer=observer)
+        far = partial(make_far_work, self.store, ops, self.workers, scale, correct=scout.correct_far)
+        attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
-        self.runner = Runner(decoder, prompt_attention, attention)
+        graphs = device.type == "cuda" and machine.graphs and observer is None
+        self.runner = Runner(decoder, prompt_attention, attention, graph_rows=machine.max_num_seqs if graphs else 0)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
         self.calibration = "none" if calibrated is None else PROMPTS_OWN if stored is None else stored.name
         self.stats = Stats()

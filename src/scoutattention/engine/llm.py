@@ -5,9 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args
 
-from ..config import DTypeName, EngineConfig, KVDTypeName, Memory, MemoryName, SamplingParams, ScoutConfig, parse_size
+from ..config import (
+    DeviceName,
+    DTypeName,
+    EngineConfig,
+    KernelsName,
+    KVDTypeName,
+    Memory,
+    MemoryName,
+    SamplingParams,
+    ScoutConfig,
+    parse_size,
+)
 from ..errors import ConfigError, PromptError
 from ..models.loader import load
+from .device import find_device
 from .engine import Engine
 from .runner import Progress
 from .sequence import Sequence as Request
@@ -25,6 +37,9 @@ class EngineOptions(TypedDict, total=False):
     max_num_seqs: int
     dtype: DTypeName
     kv_dtype: KVDTypeName
+    device: DeviceName
+    kernels: KernelsName
+    graphs: bool
     workers: int | None
     torch_threads: int | None
 
@@ -68,7 +83,7 @@ class LLM:
         self.model = model
         self.scout = scout or ScoutConfig()
         self.machine = _engine_config(machine)
-        loaded = load(model, self.machine.dtype, cache_dir)
+        loaded = load(model, self.machine.dtype, cache_dir, device=find_device(self.machine.device))
         self.tokenizer = loaded.tokenizer
         self.engine = Engine(loaded.decoder, self.scout, self.machine)
         self._requests = 0

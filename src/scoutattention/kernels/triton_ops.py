@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from ..errors import KernelError
+from ..errors import ConfigError, KernelError
 from ..types import BlockList, Partial
 from . import triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks, Packed
 from .sift import Late, Sifted
+from .triton_base import INTERPRETED
 
 PROGRAMS = 32
 """Programs that copy blocks at a time: a link to the host is full with few, and the rest of the device attends."""
@@ -18,6 +19,12 @@ class TritonOps:
     """See `Ops`; pools of host pages must be pinned where the device is a GPU; packed ones are the CPU's to read."""
 
     def __init__(self, device: torch.device) -> None:
+        """Raises ConfigError where the interpreter would run on a GPU, or a compiler for a CPU."""
+        on_gpu = device.type != "cpu"
+        if on_gpu == INTERPRETED:
+            here, knob = ("a GPU", "unset it") if on_gpu else ("a CPU", "set it to 1, or kernels to 'native'")
+            state = "set" if INTERPRETED else "not set"
+            raise ConfigError(f"kernels='triton' on {here} and TRITON_INTERPRET, which is for CPUs, is {state}: {knob}")
         self.device = device
         self.deferred = device.type != "cpu"
 
