@@ -104,16 +104,24 @@ class Engine:
     """
 
     def __init__(
-        self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
+        self,
+        decoder: Decoder,
+        scout: ScoutConfig,
+        machine: EngineConfig,
+        observer: Observer | None = None,
+        like: "Engine | None" = None,
     ) -> None:
-        """`observer` looks on as the layers of decode steps attend; it changes nothing."""
+        """`observer` looks on as the layers of decode steps attend; it changes nothing.
+
+        like: an idle engine of the same sizes, open for as long as this one, whose plan and store this one uses.
+        """
         torch.set_num_threads(machine.torch_threads or usable_cores())
-        self.plan = plan_memory(decoder.shape, scout, machine, available_memory())
+        self.plan: MemoryPlan = like.plan if like else plan_memory(decoder.shape, scout, machine, available_memory())
         self.workers = Workers(machine.workers)
         few_rows = RowKernels(self.workers)
         decoder = decoder.with_few_rows(few_rows)
         ops = NativeOps(self.workers)
-        self.store = make_store(decoder, scout, machine, self.plan, ops)
+        self.store: KVStore = like.store if like else make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
