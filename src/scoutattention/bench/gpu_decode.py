@@ -4,104 +4,25 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 
 from ..attention.base import StepStats
-from ..config import EngineConfig, Memory, ScoutConfig
+from ..config import EngineConfig, ScoutConfig
 from ..engine.engine import Engine
+from ..engine.memory import plan_memory
 from ..errors import CapacityError
 from ..models.decoder import Decoder
+from ..shape import ModelShape
 from .gpu_cache import Prompts
 from .gpu_idle import busy_seconds
-
-TRACED = 3
-"""Steps that follow the timed ones, to see when the device works."""
+from .gpu_plan import TRACED, Bound, LeftOut, Measured, Plan, Result, Rival
 
 Watch = Callable[[str], object]
 """watch(what is being done)"""
-
-
-class Rival(NamedTuple):
-    """A design of the field, as settings."""
-
-    name: str
-    scout: ScoutConfig
-    device_memory: Memory = None
-
-
-def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
-    """Full attention on the device; blocks fetched or computed by the CPU when a layer asks; and asked for ahead."""
-    plain = replace(base, predictor="plain", calibration=None)
-    return (
-        Rival("full", replace(plain, budget=None), "all"),
-        Rival("fetch", replace(plain, on_miss="fetch", lookahead=0)),
-        Rival("fetch-ahead", replace(plain, on_miss="fetch")),
-        Rival("compute", replace(plain, lookahead=0, far_query="true")),
-        Rival("scout-plain", plain),
-        Rival("scout", replace(plain, predictor="calibrated")),
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run.
-
-    contexts, batches: every pair is a case; once a case of an engine does not fit, its larger batches are left out.
-    warm_up, steps: of each engine in each case, not counted and counted.   machine: with the host's memory.
-    """
-
-    contexts: tuple[int, ...]
-    batches: tuple[int, ...]
-    machine: EngineConfig
-    warm_up: int = 16
-    steps: int = 32
-
-    @property
-    def more(self) -> int:
-        """Tokens that a sequence gets."""
-        return self.warm_up + self.steps + TRACED
-
-
-class Result(NamedTuple):
-    """One engine in one case.
-
-    ms_per_step: median of the counted steps.   device_idle_share: of that time, when no kernel ran; None without a GPU.
-    hidden_ms, unhidden_ms, link_bytes: means over the steps: the CPU's attention that ran behind other work, and that
-        was waited for; what was copied from host pages to device slots.
-    share: of the chosen blocks, those that the device did not hold.
-    """
-
-    engine: str
-    context: int
-    batch: int
-    ms_per_step: float
-    tokens_per_s: float
-    device_idle_share: float | None
-    hidden_ms: float
-    unhidden_ms: float
-    link_bytes: float
-    share: float
-
-
-class LeftOut(NamedTuple):
-    """An engine that did not run a case, or larger batches, and why."""
-
-    engine: str
-    context: int
-    batch: int
-    why: str
-
-
-class Measured(NamedTuple):
-    """Everything that ran, and what did not."""
-
-    results: list[Result]
-    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True)
@@ -115,7 +36,7 @@ class Bench:
     watch: Watch
 
 
-def measure(bench: Bench, engines: tuple[Rival, ...]) -> Measured:
+def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     """All cases, the smallest batch of every context first."""
     results: list[Result] = []
     left_out: list[LeftOut] = []
@@ -166,17 +87,26 @@ def make_engine(bench: Bench, rival: Rival, case: tuple[int, int], like: Engine 
     context, batch = case
     longest = context + bench.plan.more
     machine = replace(bench.plan.machine, device_memory=rival.device_memory, max_model_len=longest, max_num_seqs=batch)
-    engine = Engine(bench.decoder, rival.scout, machine, like=like)
-    plan, needed = engine.plan, batch * engine.plan.blocks(longest)
-    if plan.pages < needed or plan.lanes(batch) < batch:
-        engine.close()
-        raise CapacityError(
-            f"{batch} sequences of {longest} tokens need {needed} blocks of {plan.block_size} tokens, and "
-            f"{plan.pages} fit: raise host_memory"
-        )
-    if like is None:
-        bench.prompts.fill(engine.store)
+    check_room(bench.decoder.shape, rival.scout, machine)
+    with ExitStack() as stack:
+        engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, machine, like=like)))
+        if like is None:
+            bench.prompts.fill(engine.store)
+        stack.pop_all()
     return engine
+
+
+def check_room(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig) -> None:
+    """Raises CapacityError where the sequences do not all fit, before any memory is taken."""
+    assert machine.host_memory is not None
+    assert machine.max_model_len is not None
+    plan = plan_memory(shape, scout, machine, machine.host_memory)
+    longest, needed = machine.max_model_len, machine.max_num_seqs * plan.blocks(machine.max_model_len)
+    if plan.pages < needed or plan.lanes(machine.max_num_seqs) < machine.max_num_seqs:
+        raise CapacityError(
+            f"{machine.max_num_seqs} sequences of {longest} tokens need {needed} blocks of {plan.block_size} tokens, "
+            f"and {plan.pages} fit: raise host_memory"
+        )
 
 
 def run(bench: Bench, rival: Rival, case: tuple[int, int], engine: Engine) -> Result:
@@ -225,6 +155,13 @@ class Steps:
         self._tokens = logits.argmax(-1).tolist()
         self._position += 1
         return time.perf_counter() - started, stats
+
+
+def fetching_all(measured: Measured, shape: ModelShape, link: float | None) -> list[Bound]:
+    """For each case, the bound by a link of so many bytes a second; none where that is not known."""
+    cases = dict.fromkeys((result.context, result.batch) for result in measured.results)
+    whole = {case: shape.kv_bytes(case[0]) * case[1] for case in cases}
+    return [Bound(*case, whole[case] / link * 1e3, whole[case]) for case in cases] if link else []
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -5,7 +5,7 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .gpu_decode import Result
+from .gpu_plan import Result
 
 
 def png(results: list[Result]) -> bytes:

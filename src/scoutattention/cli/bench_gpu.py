@@ -1,10 +1,12 @@
 """`scout bench gpu`: the device kernels, then decoding against full attention and rivals, on one GPU, offline."""
 
+import itertools
 import json
 import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from .output import check_drawing, write_file
 from .report import format_bytes, plain_table
 
 if TYPE_CHECKING:
-    from ..bench.gpu_decode import Measured, Plan, Result
+    from ..bench.gpu_plan import Bound, Measured, Plan, Result
     from ..bench.gpu_setup import Setup
 
 Model = Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")]
@@ -71,15 +73,23 @@ def _row(result: "Result") -> tuple[str, ...]:
     )
 
 
-def _table(measured: "Measured", setup: "Setup") -> Table:
+def _bound_row(bound: "Bound") -> tuple[str, ...]:
+    least = (f"{bound.ms_per_step:.2f}", f"{bound.batch / bound.ms_per_step * 1e3:.1f}")
+    case = ("fetch-all, at best", f"{bound.context:,}", str(bound.batch))
+    return (*case, *least, "", "", "", format_bytes(bound.link_bytes), "")
+
+
+def _table(measured: "Measured", bounds: "list[Bound]", setup: "Setup") -> Table:
     table = plain_table(*COLUMNS)
     table.title, table.title_justify = f"{setup.weights}; choices: {setup.choices}", "left"
     left = [f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.left_out]
     table.caption, table.caption_justify = "\n".join(left), "left"
-    ordered = sorted(measured.results, key=lambda result: (result.context, result.batch))
-    for result, after in zip(ordered, [*ordered[1:], None], strict=True):
-        last = after is None or (after.context, after.batch) != (result.context, result.batch)
-        table.add_row(*_row(result), end_section=last)
+    rows = [((result.context, result.batch), _row(result)) for result in measured.results]
+    rows += [((bound.context, bound.batch), _bound_row(bound)) for bound in bounds]
+    for _, case in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
+        for _, row in case:
+            table.add_row(*row)
+        table.add_section()
     return table
 
 
@@ -118,7 +128,8 @@ def gpu(
     numbers = _sizes("--batches", batches or (QUICK_BATCHES if quick else BATCHES))
     host = available_memory() // 2 if host_memory is None else parse_size(host_memory)
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
-    from ..bench.gpu_decode import Bench, Plan, measure, rivals  # noqa: PLC0415
+    from ..bench.gpu_decode import Bench, measure  # noqa: PLC0415
+    from ..bench.gpu_plan import Plan, rivals  # noqa: PLC0415
 
     plan = Plan(lengths, numbers, EngineConfig(host_memory=host), *(QUICK_STEPS if quick else ()))
     setup, base, facts = _prepare((model, shape, replay), budget, device, plan, quick=quick)
@@ -168,12 +179,16 @@ def _facts(device: str, *, quick: bool) -> dict[str, Any]:
         return {**machine_facts(), "device": "cpu"}
     if not torch.cuda.is_available():
         raise KernelError("PyTorch finds no GPU, and this needs one: --device cpu tries the command without")
-    rows, best = survey(Timer(10 if quick else 30), tell, quick=quick)
-    kernels = [as_json(row) for row in rows]
-    return {**machine_facts(), **machine(), "best_bytes_per_second": best, "kernels": kernels}
+    rows, best = survey(Timer(10 if quick else 30), tell, quick=True)
+    link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
+    rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}
+    return {**machine_facts(), **machine(), **rates, "kernels": [as_json(row) for row in rows]}
 
 
 def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
+    from ..bench.gpu_decode import fetching_all  # noqa: PLC0415
+
+    bounds = fetching_all(measured, setup.decoder.shape, facts.get("link_bytes_per_second"))
     if plot is not None:
         from ..bench.gpu_plot import png  # noqa: PLC0415
 
@@ -182,9 +197,11 @@ def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Pat
         cases = [result._asdict() for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         about = {"weights": setup.weights, "choices": setup.choices}
-        print(json.dumps({**facts, **about, "cases": cases, "left_out": left_out}), flush=True)
+        fetch_all = [bound._asdict() for bound in bounds]
+        report = {**facts, **about, "cases": cases, "fetch_all_at_best": fetch_all, "left_out": left_out}
+        print(json.dumps(report), flush=True)
     else:
-        Console().print(_table(measured, setup))
+        Console().print(_table(measured, bounds, setup))
 
 
 def _sizes(flag: str, text: str) -> tuple[int, ...]:
