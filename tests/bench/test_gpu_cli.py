@@ -1,6 +1,8 @@
 """`scout bench gpu`, with the CPU standing in for the device."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -90,6 +92,18 @@ def test_a_model_is_read_within_its_limit(tiny_models, capsys):
     assert [case["engine"] for case in report["cases"]] == NAMES
     assert bench(model, "--device", "cpu", "--contexts", "5000") == 2
     assert "above the model's own limit of 4096" in capsys.readouterr().err
+
+
+def test_help_and_wrong_arguments_do_not_load_torch():
+    code = (
+        "import sys\n"
+        "from scoutattention.cli import main\n"
+        "codes = [main(['bench', 'gpu', *call]) for call in (['--help'], [], ['m', '--contexts', '1k'])]\n"
+        "assert codes == [0, 2, 2], codes\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_without_a_gpu_one_sentence(monkeypatch, capsys):

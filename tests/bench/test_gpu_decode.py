@@ -19,6 +19,9 @@ from scoutattention.eval.run import run
 from scoutattention.eval.text import Text
 from scoutattention.models.dummy import dummy_decoder, shape_config
 from scoutattention.models.loader import load
+from scoutattention.models.recording import Recording
+
+from ..models.test_recording import ABOUT, make_run
 
 CPU = torch.device("cpu")
 BASE = ScoutConfig(budget=64, block_size=16)
@@ -55,7 +58,7 @@ def test_rivals_are_settings():
     assert [known[name].lookahead for name in NAMES[1:]] == [0, 1, 0, 1, 1]
     assert [known[name].on_miss for name in NAMES[1:]] == ["fetch", "fetch", "compute", "compute", "compute"]
     assert [known[name].predictor for name in NAMES[4:]] == ["plain", "calibrated"]
-    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + [None] * 5
+    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + ["slots"] * 5
 
 
 def test_every_engine_runs_every_case_smallest_batches_first(engines):
@@ -95,6 +98,24 @@ def test_the_cache_is_filled_with_numbers(engines):
     assert (slots.slot_of[..., 0] < slots.size).all(), "the first block is resident"
     codes = store.pages.digests.codes
     assert int((codes != 0).sum()) > codes.numel() / 2
+    engine.close()
+
+
+def test_a_recording_says_what_is_resident_and_trusted():
+    """Half of the blocks were resident, fewer than there are slots; scouts were made in all layers but the first."""
+    resident = torch.tensor([True, False, True, False, True, False, False, True])
+    source = make_run(layers=4)._replace(resident=resident.expand(4, 2, -1).contiguous())
+    trace = Recording(replace(ABOUT, context=128, block_size=16, budget=64), {"plain": source})
+    bench = make_bench((128,), recorded=trace)
+    scout = next(rival for rival in rivals(BASE) if rival.name == "scout-plain")
+    engine = gpu_decode.make_engine(bench, scout, (128, 1), None)
+    store = engine.store
+    store.admit(0, engine.plan.blocks(128), 6)
+    bench.prompts.place(engine, scout.scout, 128, 1)
+    held = store.slots.slot_of[:, 0, :, :8] < store.slots.size
+    assert held[..., resident].all()
+    assert not held.all()
+    assert store.trusted[:, 0].tolist() == [False, True, True, True]
     engine.close()
 
 
@@ -149,7 +170,7 @@ def test_a_case_that_would_take_too_long_is_left_out(monkeypatch):
 def test_replayed_shares_are_those_of_the_recorded_model(tiny_models):
     """A model of random weights is recorded, and other random weights choose alike, and keep alike resident."""
     model = load(str(tiny_models["llama"]))
-    variants = recorded_variants(Variant("recorded", replace(BASE, true_query_layers=(0,)), None), 192)
+    variants = recorded_variants(Variant("recorded", replace(BASE, true_query_layers=(0,)), "slots"), 192)
     recorders, text = {variant.name: Recorder() for variant in variants}, Text("a", "What is read is kept. " * 20)
     recorded = run(
         model, EngineConfig(), [text], (192, 24), variants=variants, watch=lambda *told: None, also=recorders

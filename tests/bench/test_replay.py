@@ -26,8 +26,8 @@ def make_replay(closed=20, run=None, **shape):
 
 
 def view(step, closed, batch=2):
-    now = torch.full((batch,), closed + step // SIZE)
-    return StepView(batch, now, torch.full((batch,), step % SIZE), int(now[0]))
+    now = closed + step // SIZE
+    return StepView(batch, torch.full((batch,), now), torch.full((batch,), step % SIZE), (now,) * batch, now)
 
 
 @settings(deadline=None)

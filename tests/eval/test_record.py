@@ -1,5 +1,7 @@
 """Recording choices: those of true queries and of scouts, step by step, of the steps that are measured."""
 
+import json
+
 import pytest
 import torch
 
@@ -51,7 +53,7 @@ def test_steps_by_hand():
 def test_looking_changes_no_number(tiny_models):
     """The prompt is read once, so the variants of a run see the same text, recorded or not."""
     model, scout = load(str(tiny_models["llama"])), ScoutConfig(budget=64, block_size=16, true_query_layers=())
-    variants = recorded_variants(Variant("scout", scout, None), 192)
+    variants = recorded_variants(Variant("scout", scout, "slots"), 192)
     recorders = {variant.name: Recorder() for variant in variants}
     results = [
         run(model, EngineConfig(), [TEXT], (192, 4), variants=variants, watch=lambda *told: None, also=also)
@@ -64,18 +66,17 @@ def test_looking_changes_no_number(tiny_models):
     assert torch.equal(chosen.true.blocks[:, 0], chosen.scouts.blocks[:, 0])  # the first layer has no scouts
 
 
-def test_the_command_writes_a_file(tiny_models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_the_command_writes_a_file(tiny_models, tmp_path, capsys):
     (tmp_path / "story.txt").write_text(TEXT.text)
     file = tmp_path / "r.safetensors"
     args = ("--text", str(tmp_path / "story.txt"), *SMALL, "--record", str(file))
-    assert main(["eval", "fidelity", str(tiny_models["llama"]), *args]) == 0
+    assert main(["eval", "fidelity", str(tiny_models["llama"]), *args, "--json"]) == 0
     recording = load_recording(file)
     assert (recording.about.context, recording.about.budget, recording.about.block_size) == (192, 64, 16)
     assert recording.about.text == str(tmp_path / "story.txt")
     assert list(recording.runs) == ["plain", "calibrated"]
     assert recording.runs["plain"].true.blocks.shape == (3, 3, 2, 3)
-    assert "calibrated" in capsys.readouterr().out
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["plain", "calibrated"]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,7 @@ def test_the_command_writes_a_file(tiny_models, tmp_path, monkeypatch, capsys):
         (("--context", "100"), "100 tokens are not a multiple of block_size=16"),
         (("--context", "64"), "within budget=64"),
         (("--lookahead", "0"), "lookahead=0 makes no scouts"),
+        (("--device-memory", "all"), "device_memory='all' leaves no block absent"),
         (("--predictor", "plain"), "excludes --predictor"),
         (("--ablate",), "excludes --predictor and --ablate"),
         (("--text", "a.txt", "--text", "b.txt"), "--record takes one text, and there are 2"),

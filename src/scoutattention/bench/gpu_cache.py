@@ -13,9 +13,6 @@ from ..engine.engine import Engine
 from ..models.recording import Recording
 from .replay import Replay, replay
 
-BANK_BYTES = 64 << 20
-"""Keys that are drawn once and written again and again, to other pages."""
-
 
 class Prompts(Protocol):
     """What puts prompts into engines."""
@@ -57,20 +54,18 @@ class DummyPrompts(NamedTuple):
     recording: Recording | None
 
     def fill(self, store: KVStore) -> None:
-        """See `Prompts.fill`: every page gets keys and values, and a digest where choices need one."""
-        device = store.near_pool.k.device if store.slots is None else torch.device("cpu")
-        pool, digests = store.pages.pool, None if store.slots is None else store.pages.digests
-        layers, capacity, heads, size, dim = pool.k.shape
-        dtype = store.near_pool.k.dtype
-        rows = max(1, min(capacity, BANK_BYTES // (heads * size * dim * dtype.itemsize)))
-        generator = torch.Generator(device).manual_seed(0)
-        bank = torch.randn((rows, heads, size, dim), generator=generator, dtype=dtype, device=device)
-        for layer in range(layers):
-            for start in range(0, capacity, rows):
-                pages = torch.arange(start, min(start + rows, capacity), device=device)
-                pool.k[layer, pages], pool.v[layer, pages] = bank[: len(pages)], bank[: len(pages)].flip(0)
-                if digests is not None:
-                    digests.put(layer, pages, bank[: len(pages)])
+        """See `Prompts.fill`. What is written stays in the pages when other rows take them."""
+        layers, _, heads, size, dim = store.pages.pool.k.shape
+        rows, blocks = store.pages.table.shape
+        generator = torch.Generator(store.device).manual_seed(0)
+        numbers = torch.randn((2, blocks, heads, size, dim), generator=generator, device=store.device)
+        k, v = numbers.to(store.near_pool.k.dtype)
+        for row in range(rows):
+            store.pages.admit(row, blocks)
+            for layer in range(layers):
+                store.pages.write_prompt(layer, row, k, v)
+        for row in range(rows):
+            store.pages.release(row)
 
     def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
         """See `Prompts.place`."""
@@ -79,7 +74,7 @@ class DummyPrompts(NamedTuple):
             source = None
             if self.recording is not None:
                 source = Replay(self.recording.about, self.recording.runs[scout.predictor], shape, context)
-                replay(attention, source, store.near_pool.k.device)
+                replay(attention, source, store.device)
             for layer in range(shape.num_layers):
                 _seat(store, scout, layer, (batch, context // scout.block_size), source)
         for row in range(batch):
@@ -98,6 +93,6 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
         for row in range(batch):
             store.trust(layer, row, bool(source.run.scouted[source.layer(layer)]))
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
-    count = blocks.shape[1]
-    rows, of_heads, seats = torch.cartesian_prod(*(torch.arange(n) for n in (batch, heads, count))).unbind(1)
-    store.recall(layer, Moves(rows, of_heads, seats, blocks.flatten()))
+    every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
+    rows, of_heads, seats = torch.cartesian_prod(*every).to(store.device).unbind(1)
+    store.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))

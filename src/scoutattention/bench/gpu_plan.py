@@ -14,7 +14,7 @@ class Rival(NamedTuple):
 
     name: str
     scout: ScoutConfig
-    device_memory: Memory = None
+    device_memory: Memory = "slots"
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:

@@ -78,39 +78,40 @@ class ReplayChooser:
     """Asks another chooser, so that its work is done, and answers with what the recording chose.
 
     Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
-    are equally long. After the recording's last step its first one follows.
+    are equally long. After the recording's last step its first one follows. A step's choices are in memory that the
+    next one's overwrite, as a graph of a step wants them.
     """
 
     def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
         """`chooser`: the one that is asked.   device: where choices are made."""
         self._source = source
-        self._device = device
         self._chooser = chooser
         self._predictor = predictor
         self._kinds = [
-            Choices(blocks.to(device, torch.int64), wishes.to(device, torch.float32))
-            for blocks, wishes in (source.run.true, source.run.scouts)
+            Choices(kind.blocks.long(), kind.wishes.float()) for kind in (source.run.true, source.run.scouts)
         ]
+        self._now = [Choices(*(part[0].to(device, copy=True) for part in kind)) for kind in self._kinds]
+        self._heads = source.heads(0).to(device)
         self._step = -1
 
     def begin(self, view: StepView) -> None:
         """See `Chooser.begin`."""
         self._chooser.begin(view)
         self._step += 1
-        self._closed = view.max_closed
-        self._heads = self._source.heads(view.batch).to(self._device)
+        self._width = view.width
+        if len(self._heads) != view.batch:
+            self._heads = self._source.heads(view.batch).to(self._heads.device)
         step = self._step % self._source.steps
-        self._now = [
-            Choices(self._source.places(step, blocks[step], self._closed), wishes[step])
-            for blocks, wishes in self._kinds
-        ]
+        for now, kind in zip(self._now, self._kinds, strict=True):
+            now.blocks.copy_(self._source.places(step, kind.blocks[step], view.counts[0]))
+            now.wishes.copy_(kind.wishes[step])
 
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
         self._chooser.choose(layer, q)
         now = self._now[self._predictor.made(layer, q)]
         blocks, wishes = (part[self._source.layer(layer)][self._heads] for part in now)
-        all_wishes = torch.zeros(*blocks.shape[:2], self._closed, device=self._device).scatter_(-1, blocks, wishes)
+        all_wishes = wishes.new_zeros(*blocks.shape[:2], self._width).scatter_(-1, blocks, wishes)
         return Choice(blocks, torch.ones_like(blocks, dtype=torch.bool), all_wishes)
 
 

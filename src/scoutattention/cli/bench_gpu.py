@@ -39,7 +39,9 @@ Replay = Annotated[
     typer.Option("--replay", help="Choose what `scout eval fidelity --record` wrote; for dummy weights."),
 ]
 Device = Annotated[Literal["cuda", "cpu"], typer.Option("--device", help="'cpu' tries the command without a GPU.")]
-Contexts = Annotated[str | None, typer.Option("--contexts", help="Lengths of the prompts in tokens.")]
+Contexts = Annotated[
+    str | None, typer.Option("--contexts", help="Lengths of the prompts in tokens. Without it, 8k, 32k and 128k.")
+]
 Batches = Annotated[
     str | None, typer.Option("--batches", help="Sequences decoded at once. Without it, doubled until memory is full.")
 ]
@@ -52,7 +54,7 @@ HostMemory = Annotated[
 Minutes = Annotated[
     float | None, typer.Option("--minutes", min=0, help="When to start no more cases. Without it, 10, and 2 if quick.")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer kernels, contexts, batches and steps: two minutes.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer repeats, contexts, batches and steps: two minutes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the results into this PNG file.")]
 

@@ -173,6 +173,6 @@ def fidelity(
     if as_json:
         from ..eval.report import report  # noqa: PLC0415
 
-        print(json.dumps(report(measured, about, ablate=ablate)), flush=True)
+        print(json.dumps(report(measured, about, ablate=ablate or record is not None)), flush=True)
     else:
         _print(measured)

@@ -72,6 +72,10 @@ def recorded_variants(variant: Variant, context: int) -> list[Variant]:
             f"a context of {context} tokens is within budget={scout.budget}, so there is no choice to record: "
             "raise --context, or lower --budget"
         )
+    if variant.device_memory == "all":
+        raise ConfigError(
+            "device_memory='all' leaves no block absent, so nothing is predicted: choose 'slots' or a size"
+        )
     if scout.lookahead == 0:
         raise ConfigError("lookahead=0 makes no scouts to record: raise --lookahead")
     return [Variant(name, replace(scout, predictor=name), variant.device_memory) for name in RECORDED]
