@@ -34,13 +34,13 @@ DOORS = {
     "jinja2": ("models/chat.py",),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
-    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py"),
+    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py", "models/recording.py"),
     "triton": ("kernels/triton_",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py"),
+    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py", "bench/gpu_plot.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

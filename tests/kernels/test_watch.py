@@ -70,9 +70,7 @@ def test_failures_and_late_calls_are_answered_too():
         assert answered(flags, 1)
         assert DELAY <= time.perf_counter() - begin < 3 * DELAY
         assert_nothing(handover.result)
-        with pytest.raises(
-            KernelError, match=r"call 1 failed: (\d) of \1 .* 0\.2 s after it was started,"
-        ):
+        with pytest.raises(KernelError, match=r"call 1 failed: (\d) of \1 .* 0\.2 s after it was started,"):
             handover.check()
         call.blocks.index[:] = -1
         flags[0, 0] = 2

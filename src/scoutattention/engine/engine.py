@@ -111,17 +111,27 @@ class Engine:
     """
 
     def __init__(
-        self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
+        self,
+        decoder: Decoder,
+        scout: ScoutConfig,
+        machine: EngineConfig,
+        observer: Observer | None = None,
+        like: "Engine | None" = None,
     ) -> None:
-        """`observer` looks on as the layers of decode steps attend; it changes nothing."""
+        """`observer` looks on as the layers of decode steps attend; it changes nothing.
+
+        like: an idle engine of the same sizes, open for as long as this one, whose plan and store this one uses.
+        """
         torch.set_num_threads(machine.torch_threads or usable_cores())
         device = find_device(machine.device)
-        self.plan = plan_memory(decoder.shape, scout, machine, available_memory(), free_memory(device))
+        self.plan: MemoryPlan = (
+            like.plan if like else plan_memory(decoder.shape, scout, machine, available_memory(), free_memory(device))
+        )
         self.workers = Workers(machine.workers)
         ops = make_ops(machine, device, self.workers)
         few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
         decoder = decoder.with_few_rows(few_rows)
-        self.store = make_store(decoder, scout, machine, self.plan, ops)
+        self.store: KVStore = like.store if like else make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)

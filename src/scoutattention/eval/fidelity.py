@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.base import StepStats
+from ..attention.observe import Observer, Observers
 from ..cache.digests import ExactDigests
 from ..cache.store import KVStore
 from ..config import EngineConfig, Memory, ScoutConfig
@@ -115,14 +116,26 @@ def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: in
     return Truth(tokens, context, record, torch.stack(logits).log_softmax(-1))
 
 
-def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Variant, watch: Watch) -> Fidelity:
-    """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare."""
+def measure(
+    decoder: Decoder,
+    machine: EngineConfig,
+    truth: Truth,
+    variant: Variant,
+    watch: Watch,
+    *,
+    also: Observer | None = None,
+) -> Fidelity:
+    """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare.
+
+    also: an observer that looks on as well.
+    """
     layers = LayerWatch(decoder.shape.num_layers)
+    observers = Observers(layers) if also is None else Observers(layers, also)
     machine = for_one(machine, variant.device_memory)
     logits: list[Tensor] = []
     done: list[StepStats] = []
     started = 0.0
-    with closing(Engine(decoder, variant.scout, machine, layers)) as engine:
+    with closing(Engine(decoder, variant.scout, machine, observers)) as engine:
 
         def fill() -> None:
             nonlocal started
@@ -134,7 +147,7 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
             logits.append(step_logits)
             done.append(step)
             cache = cache_sizes(engine.store)
-        elapsed = time.perf_counter() - started - layers.seconds
+        elapsed = time.perf_counter() - started - observers.seconds
     return compare(truth, Played(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed))
 
 
