@@ -60,7 +60,8 @@ class Mover:
         """
         config, rows = self._config, slice(0, self._batch)
         hurry = torch.tensor(pressure).clamp(1, MOST_PRESSURE)[:, None]
-        steps = progress(self._far, self._chosen, config.cpu_share, config.recall_interval)
+        far, chosen = self._store.ranks.sum(torch.stack((self._far, self._chosen)))
+        steps = progress(far, chosen, config.cpu_share, config.recall_interval)
         self._progress[:, rows] += steps * hurry
         due = self._progress[:, rows] >= 1
         self._progress[:, rows] = self._progress[:, rows].masked_fill(due, 0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ranks import ALONE, Ranks
 from ..types import BlockList
 from .pages import Pages
 from .pool import BlockPool
@@ -30,13 +31,15 @@ class KVStore:
 
     With `slots`, closed blocks live in host pages, some have device copies, and open blocks are in the device's pool.
     Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
+    ranks: who holds the other KV heads.
     """
 
-    def __init__(self, pages: Pages, slots: Slots | None, block_size: int) -> None:
+    def __init__(self, pages: Pages, slots: Slots | None, block_size: int, ranks: Ranks = ALONE) -> None:
         rows = pages.table.shape[0]
         self.pages = pages
         self.slots = slots
         self.block_size = block_size
+        self.ranks = ranks
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
         self._followers: list[tuple[Tensor, Tensor | float]] = []
         self.follow(self.trusted, fresh=True)

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import Tensor
 
 from ..attention.base import Attention
 from ..attention.choose import TopChooser
@@ -18,12 +19,13 @@ from ..cache.pool import make_pages
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError
+from ..errors import CapacityError, ConfigError
 from ..kernels.cpu import Workers
 from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
+from ..ranks import gathered
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
 from .sampler import sample
@@ -45,7 +47,7 @@ def make_store(
         blocks,
     )
     slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
-    return KVStore(pages, slots, size)
+    return KVStore(pages, slots, size, decoder.ranks)
 
 
 def make_attention(
@@ -73,7 +75,7 @@ def make_calibrated(
     """A calibrated predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
     if not needs_calibration(scout, store):
         return None
-    shape, rows = decoder.shape, len(store.closed)
+    shape, rows = decoder.config.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
     size, dtype = (shape.num_layers, rows), decoder.weights.embedding.dtype
     left = torch.zeros(*size, rank, shape.hidden_size, dtype=dtype).mT
@@ -101,9 +103,17 @@ class Engine:
         self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
     ) -> None:
         """`observer` looks on as the layers of decode steps attend; it changes nothing."""
-        torch.set_num_threads(machine.torch_threads or usable_cores())
-        self.plan = plan_memory(decoder.shape, scout, machine, available_memory())
-        self.workers = Workers(machine.workers)
+        self.ranks = decoder.ranks
+        if self.ranks.size != machine.tensor_parallel_size:
+            raise ConfigError(
+                f"tensor_parallel_size={machine.tensor_parallel_size} needs as many ranks, and here is "
+                f"{self.ranks.size}: set it to 1, or use LLM or `scout generate`, which start the others"
+            )
+        cores = max(1, usable_cores() // self.ranks.size)
+        torch.set_num_threads(machine.torch_threads or cores)
+        free = int(gathered(self.ranks, torch.tensor(available_memory())).min())
+        self.plan = plan_memory(decoder.config.shape, scout, machine, free)
+        self.workers = Workers(machine.workers or cores)
         few_rows = RowKernels(self.workers)
         decoder = decoder.with_few_rows(few_rows)
         self.store = make_store(decoder, scout, machine, self.plan, self.workers)
@@ -112,7 +122,7 @@ class Engine:
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
         attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
-        rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
+        rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated, self.ranks)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         self.runner = Runner(decoder, prompt_attention, attention)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
@@ -160,7 +170,7 @@ class Engine:
     def _prefill(self, sequence: Sequence, progress: Progress | None) -> None:
         started = time.perf_counter()
         logits = self.runner.prefill(len(self.scheduler.running) - 1, sequence.prompt_ids, progress)
-        sequence.append(sample(logits, sequence.params, sequence.generator))
+        self._draw([sequence], logits[None])
         elapsed = time.perf_counter() - started
         self.stats = self.stats.after_prompt(len(sequence.prompt_ids), elapsed, sequence.ttft_s)
         self._measure_cache()
@@ -169,10 +179,16 @@ class Engine:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
-        for sequence, row in zip(sequences, logits, strict=True):
-            sequence.append(sample(row, sequence.params, sequence.generator))
-        self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step)
+        self._draw(sequences, logits)
+        self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step.of_all(self.ranks))
         self._measure_cache()
 
+    def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
+        """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
+        drawn = [sample(row, one.params, one.generator) for one, row in zip(sequences, logits, strict=True)]
+        for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
+            sequence.append(token)
+
     def _measure_cache(self) -> None:
-        self.stats = self.stats.with_cache(*self.store.cache_bytes(len(self.scheduler.running)))
+        total, device = self.store.cache_bytes(len(self.scheduler.running))
+        self.stats = self.stats.with_cache(total * self.ranks.size, device * self.ranks.size)
