@@ -19,7 +19,9 @@ CASES = {
     "full attention": ("llama-bias", ScoutConfig(budget=None, block_size=8), {}),
     "everything on the device": ("qwen2", SCOUT, {"device_memory": "all"}),
     "scouts": ("qwen3", SCOUT, {}),
-    "plain scouts, packed pages": ("qwen2", replace(SCOUT, predictor="plain", lookahead=2), {"kv_dtype": "int8"}),
+    "scouts that one rank alone would trust": ("qwen2", replace(SCOUT, predictor="plain", least_cosine=0.6), {}),
+    "two layers ahead, packed pages": ("qwen2", replace(SCOUT, lookahead=2), {"kv_dtype": "int8"}),
+    "a device of 15 blocks": ("llama", SCOUT, {"device_memory": 15 * 6144}),
     "a limit of the CPU's share": ("llama", replace(SCOUT, most_share=0.02, cpu_share=None, recall_interval=3), {}),
     "fetching": ("mistral", replace(SCOUT, on_miss="fetch"), {}),
 }
@@ -62,9 +64,25 @@ def test_two_ranks_answer_as_one(tiny_models, tmp_path, family, scout, machine):
     assert (far_blocks > 0) == (scout.budget is not None and "device_memory" not in machine)
 
 
+def test_ranks_draw_the_same_tokens_without_a_seed(tiny_models, tmp_path):
+    def work(ranks):
+        model = load(str(tiny_models["llama"]), ranks=ranks)
+        engine = Engine(model.decoder, SCOUT, EngineConfig(tensor_parallel_size=2))
+        request = Sequence(0, [1, 2], SamplingParams(temperature=5.0, ignore_eos=True), 22, model.tokenizer)
+        engine.add(request)
+        while engine.busy:
+            engine.step()
+        return request.output_ids
+
+    first, second = on_ranks(2, tmp_path, work)
+    assert first == second
+
+
 def test_ranks_cannot_be_fed_known_tokens(tiny_models, tmp_path):
     def work(ranks):
-        engine = Engine(load(str(tiny_models["llama"]), ranks=ranks).decoder, SCOUT, EngineConfig(tensor_parallel_size=2))
+        engine = Engine(
+            load(str(tiny_models["llama"]), ranks=ranks).decoder, SCOUT, EngineConfig(tensor_parallel_size=2)
+        )
         with pytest.raises(ConfigError, match=r"2 ranks cannot be fed .*: set tensor_parallel_size to 1"):
             next(teacher_forced(engine, LONG, 100))
 

@@ -112,7 +112,7 @@ class ScoutAttention:
 
     def _plan(self, view: StepView) -> _Rows:
         budget = self._config.budget_blocks
-        crowded = self._store.ranks.sum((~self._slots.complete(view.closed)).long()) > 0
+        crowded = ~self._slots.complete(view.closed)
         fits = torch.ones_like(crowded) if budget is None else view.closed <= budget
         ahead = self._store.trusted[:, : view.batch] & self._has_scouts[:, None]
         scouted, true, roomy = crowded & ~fits & ahead, crowded & (fits | ~ahead), ~crowded & ~fits
