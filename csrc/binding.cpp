@@ -6,21 +6,13 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include "binding.h"
 #include "dispatch.h"
-#include "plan_common.h"
-#include "pool.h"
 #include "sift.h"
 
-namespace nb = nanobind;
 using namespace scout;
 
 namespace {
-
-template <class T>
-T* pointer(uint64_t address) {
-    check_aligned(address, alignof(T));
-    return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
-}
 
 // A submitted job. Owns the tensors it reads and writes, and so cannot end before the job does.
 class Handle {
@@ -56,27 +48,26 @@ class Workers {
     Workers(int threads, const std::string& isa, double delay_s)
         : kernels_(find_kernels(isa)), pool_(threads, delay_s) {}
 
-    // pointers: q, k, v, their bounds or 0, index, length, out, lse, mean key or 0.
-    // sizes: B, H, G, D, N, S, P, dtype.   helped: the caller will wait at once.
-    // strides, in elements, by page and head: k, v, their bounds; by sequence and head: index, length.
+    // For the arguments see partial_call.   helped: the caller will wait at once.
     std::unique_ptr<Handle> partial(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 8>& sizes,
                                     const std::array<int64_t, 12>& strides, float scale, bool helped,
                                     nb::object tensors) {
-        const auto& [q, k, v, k_bounds, v_bounds, index, length, out, lse, mean_key] = pointers;
-        const auto& [B, H, G, D, N, S, P, dtype] = sizes;
-        const auto& s = strides;
-        const PartialCall call{
-            pointer<float>(q), B, H, G, D, N, scale,
-            {pointer<char>(k), pointer<char>(v), s[0], s[1], s[2], s[3], pointer<uint16_t>(k_bounds),
-             pointer<uint16_t>(v_bounds), s[4], s[5], s[6], s[7], S, P, static_cast<DType>(dtype)},
-            {pointer<int32_t>(index), s[8], s[9]}, {pointer<int32_t>(length), s[10], s[11]},
-            pointer<float>(out), pointer<float>(lse), pointer<float>(mean_key)};
+        const PartialCall call = partial_call(pointers, sizes, strides, scale);
         std::shared_ptr<Job> job;
         {
             nb::gil_scoped_release released;
             job = pool_.submit(plan_partial(kernels_, call, pool_.threads()), helped);
         }
         return std::make_unique<Handle>(std::move(job), std::move(tensors));
+    }
+
+    // For the arguments see partial_call.   tensors: kept by the result, as these workers are.
+    std::unique_ptr<BoundHandover> handover(const std::array<uint64_t, 10>& pointers,
+                                            const std::array<int64_t, 8>& sizes,
+                                            const std::array<int64_t, 12>& strides, float scale, double timeout_s,
+                                            nb::object /*tensors*/) {
+        return std::make_unique<BoundHandover>(kernels_, pool_, partial_call(pointers, sizes, strides, scale),
+                                               timeout_s);
     }
 
     // pointers: q, digests, pages, out.   sizes: B, H, G, D, N, S.   strides: digest page, digest head, pages b.
@@ -237,9 +228,11 @@ NB_MODULE(_native, m) {
         .def_prop_ro("ran_s", &Handle::ran_s)
         .def_prop_ro("started_s", &Handle::started_s)
         .def_prop_ro("waited_s", &Handle::waited_s);
+    bind_handover(m);
     nb::class_<Workers>(m, "Workers")
         .def(nb::init<int, const std::string&, double>())
         .def("partial", &Workers::partial)
+        .def("handover", &Workers::handover, nb::keep_alive<0, 1>(), nb::keep_alive<0, 7>())
         .def("scores", &Workers::scores, nb::call_guard<nb::gil_scoped_release>())
         .def("code_scores", &Workers::code_scores, nb::call_guard<nb::gil_scoped_release>())
         .def("rank", &Workers::rank, nb::call_guard<nb::gil_scoped_release>())

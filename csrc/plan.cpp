@@ -24,6 +24,7 @@ class PartialWork final : public Work {
     int64_t threads() const override { return threads_; }
 
     void run(int64_t number) noexcept override {
+        if (call_.gate && call_.gate->is_shut()) return;
         const Task& task = tasks_[number];
         Row& row = rows_[task.row];
         const int64_t b = task.row / call_.H, h = task.row % call_.H;
@@ -39,12 +40,15 @@ class PartialWork final : public Work {
         run.positions = layer.positions;
         run.entries = entries_.data() + task.first, run.count = task.count;
         run.heads = call_.G, run.dim = call_.D, run.scale = call_.scale;
-        run.scratch = scratch_memory(layer.dtype < kDTypes ? scratch_floats(call_.G, call_.D)
-                                                           : packed_scratch_floats(call_.G, call_.D, layer.positions));
-        const Sink sink = row.tasks == 1 ? row_sink(task.row) : task_sink(number);
+        const int64_t floats = layer.dtype < kDTypes ? scratch_floats(call_.G, call_.D)
+                                                     : packed_scratch_floats(call_.G, call_.D, layer.positions);
+        run.scratch = scratch_memory(floats + (call_.gate ? result_floats() : 0));
+        const bool whole = row.tasks == 1;
+        const Sink sink = !whole ? task_sink(number) : call_.gate ? sink_at(run.scratch + floats) : row_sink(task.row);
         run.out = sink.out, run.lse = sink.lse, run.mean_key = sink.mean_key;
         kernels_.partial[layer.dtype](run);
-        if (row.tasks > 1 && left_[task.row].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(task.row);
+        if (whole ? call_.gate != nullptr : left_[task.row].fetch_sub(1, std::memory_order_acq_rel) == 1)
+            publish(task.row, sink);
     }
 
   private:
@@ -115,10 +119,26 @@ class PartialWork final : public Work {
         return {call_.out + row * G * D, call_.lse + row * G, call_.mean_key ? call_.mean_key + row * G * D : nullptr};
     }
 
-    Sink task_sink(int64_t task) {
+    Sink task_sink(int64_t task) { return sink_at(results_.data() + task * result_floats()); }
+
+    Sink sink_at(float* memory) const {
         const int64_t G = call_.G, D = call_.D;
-        float* at = results_.data() + task * result_floats();
-        return {at + G, at, call_.mean_key ? at + G + G * D : nullptr};
+        return {memory + G, memory, call_.mean_key ? memory + G + G * D : nullptr};
+    }
+
+    // `last`: what the last of the row's tasks wrote.
+    void publish(int64_t row, Sink last) {
+        if (call_.gate && !call_.gate->enter()) return;
+        if (rows_[row].tasks == 1) copy(last, row_sink(row));
+        else merge(row);
+        if (call_.gate) call_.gate->leave();
+    }
+
+    void copy(Sink from, Sink to) const {
+        const int64_t G = call_.G, D = call_.D;
+        std::copy_n(from.out, G * D, to.out);
+        std::copy_n(from.lse, G, to.lse);
+        if (to.mean_key) std::copy_n(from.mean_key, G * D, to.mean_key);
     }
 
     void write_nothing(Sink sink) const {

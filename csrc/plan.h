@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 
+#include "gate.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -35,6 +36,7 @@ struct PartialCall {
     Layer layer;
     Table index, length;            // [B, H, N]
     float *out, *lse, *mean_key;    // [B, H, G, D], [B, H, G], and [B, H, G, D] or null
+    std::shared_ptr<Gate> gate;     // nothing is written once it is shut; null where it never will be
 };
 
 // What every kind of digest is scored with.

@@ -41,13 +41,20 @@ bool Job::run_one() {
 }
 
 void Job::wait() {
-    while (run_one()) {
+    while (!wait_until(Clock::now() + std::chrono::hours(1))) {
+    }
+}
+
+bool Job::wait_until(Clock::time_point deadline) {
+    while (Clock::now() < deadline && run_one()) {
     }
     look_around([this] { return done(); });
-    if (done()) return;
+    if (done()) return true;
     std::unique_lock<std::mutex> lock(mutex_);
-    ended_signal_.wait(lock, [this] { return done(); });
+    return ended_signal_.wait_until(lock, deadline, [this] { return done(); });
 }
+
+int64_t Job::begun() const { return std::min(next_.load(std::memory_order_relaxed), tasks_); }
 
 double Job::started_s() const { return std::chrono::duration<double>(started_.time_since_epoch()).count(); }
 

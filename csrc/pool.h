@@ -34,6 +34,9 @@ class Job {
     bool run_one();  // claims a task and runs it; false when all are claimed
     bool done() const { return done_.load(std::memory_order_acquire); }
     void wait();     // runs the tasks that nobody has claimed, then sleeps until the last one ends
+    bool wait_until(Clock::time_point deadline);  // the same, but begins no task and sleeps no more then; whether done
+    int64_t begun() const;                        // tasks that somebody has claimed
+    int64_t left() const { return left_.load(std::memory_order_relaxed); }  // tasks that have not ended
     double started_s() const;  // on the steady clock; valid once done
     double ran_s() const;  // from the first task's start to the last task's end, in seconds; valid once done
 

@@ -13,7 +13,7 @@ import scoutattention
 ROOT = Path(scoutattention.__file__).parent
 
 FLOORS = {
-    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "ranks"), 0),
+    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "gpu", "ranks"), 0),
     "kernels": 1,
     "cache": 2,
     "attention": 3,
@@ -34,14 +34,14 @@ DOORS = {
     "jinja2": ("models/chat.py",),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
-    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py"),
+    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py", "models/recording.py"),
     "torch.distributed": ("ranks.py",),
     "triton": ("kernels/triton_",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py"),
+    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py", "bench/gpu_plot.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

@@ -115,6 +115,7 @@ def test_every_flag_reaches_its_setting():
             "bfloat16",
             "--kv-dtype",
             "int8",
+            *("--device", "cpu", "--kernels", "plain", "--no-graphs"),
             "--workers",
             "1",
             "--torch-threads",
@@ -144,7 +145,7 @@ def test_every_flag_reaches_its_setting():
     queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False, "calibration": None}
     scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
     machine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
-    machine |= {"torch_threads": 2, "max_num_seqs": 1}
+    machine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
     assert llm.chat is False
@@ -171,6 +172,26 @@ def test_dense_attends_to_everything_on_the_device(monkeypatch):
     llm = asked("--dense")
     assert llm.options["scout"].budget is None
     assert llm.options["device_memory"] == "all"
+
+
+@pytest.mark.parametrize("held", [1024, 4096])
+def test_the_table_tells_of_the_device_where_it_holds_a_part_only(held, monkeypatch, capsys):
+    monkeypatch.setitem(NUMBERS, "kv_bytes_device", held)
+    asked()
+    err = capsys.readouterr().err
+    assert "4.0 KiB" in err
+    divided = ("1.0 KiB on the device", "CPU's share", "CPU's time", "Recalled")
+    assert [part in err for part in divided] == [held < 4096] * 4
+
+
+def test_help_tells_what_happens_without_a_value_only_where_there_is_no_default(capsys):
+    lines = {}
+    for command in (("generate",), ("eval", "fidelity")):
+        main([*command, "--help"])
+        lines[command[0]] = next(line for line in capsys.readouterr().out.splitlines() if "--device-memory" in line)
+    assert "Without it" in lines["generate"]
+    assert "[default: slots]" in lines["eval"]
+    assert "Without it" not in lines["eval"]
 
 
 def test_help_shows_the_defaults_of_the_configuration(capsys):
@@ -317,6 +338,7 @@ def test_help_doctor_and_wrong_arguments_do_not_load_torch():
 
 def test_a_real_model_answers_a_prompt_from_a_pipe(tiny_models):
     args = ["generate", str(tiny_models["llama"]), "-", "--json", "--ignore-eos", "--max-tokens", "3", "--budget", "96"]
+    args += ["--device-memory", "slots"]
     code = f"import sys; from scoutattention.cli import main; sys.exit(main({args!r}))"
     run = run_python(code, input="a long story " * 20, stdout=subprocess.PIPE)
     assert run.returncode == 0, run.stderr

@@ -1,15 +1,20 @@
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scoutattention import doctor
 from scoutattention.errors import KernelError
+from scoutattention.gpu import Driver, Gpu
 from scoutattention.machine import Machine, available_memory, read_cores, read_cpu, read_memory, usable_cores
 
 GIB = 1024**3
 CPUINFO = "".join(f"processor\t: {i}\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2 fma avx512f\n\n" for i in range(8))
 MEMINFO = f"MemTotal:       {64 * GIB // 1024} kB\nMemFree: 5 kB\nMemAvailable:   {32 * GIB // 1024} kB\n"
+GPU = Gpu("Fast GPU", (9, 0), 80 * 10**9)
+DRIVER = Driver((12, 4), 0, (GPU,), host_functions=True)
 V1_NO_LIMIT = "9223372036854771712\n"
 
 
@@ -131,11 +136,90 @@ def test_memory_check_states_the_container_limit(make_machine):
     assert check.status == "note"
 
 
-def test_gpu_check_reads_the_driver(make_machine):
+def test_without_a_gpu_one_line_says_so(make_machine):
     machine = make_machine()
-    assert doctor.check_gpu(machine).value == "no NVIDIA driver"
+    assert [check.value for check in doctor.check_device(machine, None)] == ["no NVIDIA driver"]
     write(machine.proc, {"driver/nvidia/version": "NVRM version: NVIDIA Kernel Module 580.1\nGCC version: 12\n"})
-    assert doctor.check_gpu(machine).value == "NVIDIA Kernel Module 580.1"
+    check = doctor.check_gpu(machine, None)
+    assert (check.value, check.status) == ("NVIDIA Kernel Module 580.1", "note")
+    assert check.advice.startswith("libcuda.so.1 is missing")
+
+
+def test_a_driver_without_a_gpu_says_what_it_answered(make_machine):
+    (check,) = doctor.check_device(make_machine(), replace(DRIVER, gpus=(), error=100))
+    assert (check.status, check.advice.split(":")[0]) == ("note", "its driver answers 100")
+
+
+def test_what_a_gpu_offers_is_all_right(make_machine, monkeypatch):
+    monkeypatch.setattr(doctor, "torch_cuda", lambda: "12.8")
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (doctor.resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(doctor, "installed", lambda name: "3.7")
+    checks = doctor.check_device(make_machine(), DRIVER)
+    names = ["GPU", "driver", "device memory", "triton", "host functions", "pinned memory"]
+    assert [check.name for check in checks] == names
+    assert [check.status for check in checks] == ["note", "ok", "ok", "ok", "ok", "ok"]
+    assert checks[0].value == "Fast GPU, compute capability 9.0"
+    assert "39.8 billion bfloat16 parameters fit beside, in a model of 36 layers" in checks[2].advice
+    assert checks[5].advice.endswith("keep --host-memory below 32.0 GiB")
+
+
+def test_a_gpu_without_bfloat16_is_noted(make_machine):
+    old = replace(DRIVER, gpus=(replace(GPU, capability=(7, 5)),))
+    check = doctor.check_gpu(make_machine(), old)
+    assert check.status == "note"
+    assert check.advice == "7.5 is below 8.0, the first with bfloat16: set --dtype float16"
+
+
+@pytest.mark.parametrize(
+    ("built_for", "status", "advice"),
+    [
+        ("13.0", "note", "PyTorch needs CUDA 13.0 here: update the driver, or install a PyTorch for CUDA 12"),
+        ("12.9", "ok", "it runs this PyTorch, which is built for CUDA 12.9"),
+        (None, "note", "this PyTorch is built without CUDA: install a build of it with CUDA"),
+    ],
+)
+def test_a_driver_runs_what_its_major_version_does(built_for, status, advice):
+    check = doctor.check_driver(DRIVER, built_for)
+    assert (check.value, check.status, check.advice) == ("CUDA 12.4", status, advice)
+
+
+def test_too_little_device_memory_for_one_sequence_is_noted():
+    check = doctor.check_device_memory(replace(GPU, memory=GIB // 4))
+    assert (check.value, check.status) == ("0.2 GiB; one sequence's slots 0.3 GiB", "note")
+    assert check.advice.endswith("with 8 KV heads of 128: lower --budget")
+
+
+def test_missing_triton_names_the_extra(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: None)
+    check = doctor.check_device_kernels()
+    assert check.status == "note"
+    assert "pip install 'scout-attention[triton]'" in check.advice
+
+
+def test_a_driver_without_host_functions_is_noted():
+    check = doctor.check_host_functions(replace(DRIVER, host_functions=False))
+    assert check.status == "note"
+    assert "update the driver to one for CUDA 10" in check.advice
+
+
+def test_pinned_memory_is_limited_by_ulimit_and_by_the_container(make_machine, monkeypatch):
+    machine = make_machine(**{"memory.max": str(8 * GIB), "memory.current": "0"})
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (2 * GIB, 2 * GIB))
+    check = doctor.check_pinned_memory(machine)
+    assert (check.value, check.status) == ("2.00 GiB by ulimit -l, 8.0 GiB free", "note")
+    assert "2.00 GiB of --host-memory: raise ulimit -l" in check.advice
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (9 * GIB, 9 * GIB))
+    assert doctor.check_pinned_memory(machine).advice.endswith("keep --host-memory below 8.0 GiB")
+
+
+def test_the_cuda_version_of_pytorch_is_read_without_importing_it(tmp_path, monkeypatch):
+    version = tmp_path / "version.py"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    for text, want in (("cuda: Optional[str] = '12.8'", "12.8"), ('cuda = "13.0"', "13.0"), ("cuda = None", None)):
+        version.write_text(f"__version__ = '2.13.0'\n{text}\nhip = '1'\n")
+        assert doctor.torch_cuda() == want
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert doctor.torch_cuda() is None
 
 
 def test_packages_check_names_what_is_missing(monkeypatch):
@@ -169,13 +253,7 @@ def test_threads_check_asks_for_threads_that_sleep(make_machine):
     assert doctor.check_threads(make_machine(), {}).status == "note"
 
 
-def test_locked_memory_check(monkeypatch):
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
-    assert doctor.check_locked_memory().value == "8 MiB"
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (doctor.resource.RLIM_INFINITY,) * 2)
-    assert doctor.check_locked_memory().value == "unlimited"
-
-
-def test_report_has_every_check_once(make_machine):
+def test_report_has_every_check_once(make_machine, monkeypatch):
+    monkeypatch.setattr(doctor, "read_driver", lambda: DRIVER)
     names = [check.name for check in doctor.examine(make_machine(), {})]
-    assert len(names) == len(set(names)) == 9
+    assert len(names) == len(set(names)) == 13

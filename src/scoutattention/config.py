@@ -16,7 +16,10 @@ DigestName = Literal["minmax", "keys2", "twostage", "exact"]
 Pooling = Literal["mean", "max"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 KVDTypeName = Literal["auto", "int8", "int4"]
-Memory = int | Literal["all"] | None
+MemoryName = Literal["all", "slots"]
+DeviceName = Literal["cpu", "cuda"]
+KernelsName = Literal["auto", "native", "triton", "plain"]
+Memory = int | MemoryName | None
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -143,15 +146,21 @@ class ScoutConfig:
 class EngineConfig:
     """The machine.
 
-    device_memory: bytes for device slots; "all" keeps every block on the device; None takes twice the budget for
-        each sequence that may run at once.
+    device: where the model runs: "cuda" is an NVIDIA GPU, or an AMD one; the cache is then in host memory, and blocks
+        that matter on the device. "cpu" is both tiers in one memory.
+    kernels: what a decode step's attention runs on: "native" on a CPU, "triton" on a GPU, or in Triton's interpreter;
+        "plain" is PyTorch anywhere, slow. "auto" is native on a CPU and triton on a GPU.
+    graphs: on a GPU, replay decode steps as CUDA graphs; without, every kernel is queued by itself, for debugging.
+    device_memory: bytes for device slots; "slots" is twice the budget for each sequence that may run at once; "all"
+        keeps every block on the device. None is "slots" where the device has memory of its own, and "all" where the
+        CPU is the device, so that both are one memory.
     host_memory: bytes for host pages; None takes what `max_num_seqs` sequences can need, at most half of the memory
         that is free.
     max_model_len: longest sequence in tokens, prompt and answer together; None is the model's own limit.
     max_num_seqs: sequences decoded at once.
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
-    kv_dtype: of host pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of
-        each block and channel. The open block and device slots keep the cache's dtype.
+    kv_dtype: of pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of each
+        block and channel. The open block and device slots keep the cache's dtype.
     workers: native threads of each rank for the CPU's attention; None is one per core, or its rank's part of them.
     torch_threads: threads of each rank for PyTorch's own operators; None is as of workers.
     tensor_parallel_size: ranks, processes that share the model and both memories: each has its own KV heads.
@@ -163,14 +172,17 @@ class EngineConfig:
     max_num_seqs: int = 8
     dtype: DTypeName = "auto"
     kv_dtype: KVDTypeName = "auto"
+    device: DeviceName = "cpu"
+    kernels: KernelsName = "auto"
+    graphs: bool = True
     workers: int | None = None
     torch_threads: int | None = None
     tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.device_memory, str):
-            if self.device_memory != "all":
-                raise ConfigError(f"device_memory={self.device_memory!r} is neither bytes, 'all' nor None")
+            if self.device_memory not in get_args(MemoryName):
+                raise ConfigError(f"device_memory={self.device_memory!r} is neither bytes, 'all', 'slots' nor None")
         elif self.device_memory is not None:
             _at_least("device_memory", self.device_memory, 1)
         for name in ("host_memory", "max_model_len", "workers", "torch_threads"):
@@ -181,6 +193,13 @@ class EngineConfig:
         _at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         _one_of("dtype", self.dtype, DTypeName)
         _one_of("kv_dtype", self.kv_dtype, KVDTypeName)
+        _one_of("device", self.device, DeviceName)
+        _one_of("kernels", self.kernels, KernelsName)
+        if self.tensor_parallel_size > 1 and self.device != "cpu":
+            raise ConfigError(
+                f"tensor_parallel_size={self.tensor_parallel_size} shares a model on the CPU, not on {self.device}: "
+                "set it to 1, or device to 'cpu'"
+            )
 
 
 @dataclass(frozen=True)

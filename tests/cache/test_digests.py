@@ -7,10 +7,11 @@ from scoutattention.cache.digests import make_digests
 from scoutattention.cache.pool import BlockPool
 from scoutattention.kernels import reference
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 
 from ..attention.rig import SHAPE
 
-WORKERS = Workers(2)
+OPS = NativeOps(Workers(2))
 LAYERS, HEADS, SIZE, DIM = SHAPE.num_layers, SHAPE.num_kv_heads, 8, SHAPE.head_dim
 PAGES, CLOSED = torch.tensor([5, 0, 3]), torch.tensor([3])
 PLAIN = {
@@ -25,7 +26,7 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
     torch.manual_seed(0)
     pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
     pool.k.normal_()
-    by_layer, by_page = (make_digests(name, SHAPE, pool, WORKERS) for _ in range(2))
+    by_layer, by_page = (make_digests(name, SHAPE, pool, OPS) for _ in range(2))
     k = pool.k[:, PAGES]  # [L, 3, H, P, D]
     for layer in range(LAYERS):
         by_layer.put(layer, PAGES, k[layer])
@@ -41,7 +42,7 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
 
 def test_key_codes_take_two_bits_a_channel_and_two_bounds():
     pool = BlockPool(SHAPE, 32, 6, knob="host_memory")
-    digests = make_digests("keys2", SHAPE, pool, WORKERS)
+    digests = make_digests("keys2", SHAPE, pool, OPS)
     assert digests.bytes_per_token() * 32 == LAYERS * HEADS * 12 * DIM
 
 
@@ -52,10 +53,10 @@ def test_two_stages_give_survivors_exact_scores_and_the_others_comparable_ones()
     pool.v.normal_()
     pages, q = torch.randperm(40).int().reshape(2, 20), torch.randn(2, HEADS, 3, DIM) * 3
     closed = torch.tensor([20, 20])
-    first, both = (make_digests(name, SHAPE, pool, WORKERS, survivors=6) for name in ("keys2", "twostage"))
+    first, both = (make_digests(name, SHAPE, pool, OPS, survivors=6) for name in ("keys2", "twostage"))
     for digests in (first, both):
         digests.put(1, torch.arange(40), pool.k[1])
-    exact = make_digests("exact", SHAPE, pool, WORKERS).score(1, q, pages, closed)
+    exact = make_digests("exact", SHAPE, pool, OPS).score(1, q, pages, closed)
     rough, scores = (digests.score(1, q, pages, closed) for digests in (first, both))
     best = torch.zeros(2, HEADS, 20).scatter_(-1, rough.softmax(-1).mean(2).topk(6).indices, 1.0).bool()[:, :, None]
     torch.testing.assert_close(scores.masked_fill(~best, 0), exact.masked_fill(~best, 0))
@@ -69,10 +70,10 @@ def test_when_all_blocks_survive_two_stages_are_exact():
     pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
     pool.k.normal_()
     q, pages = torch.randn(1, HEADS, 3, DIM), PAGES.int()[None]
-    digests = make_digests("twostage", SHAPE, pool, WORKERS, survivors=64)
+    digests = make_digests("twostage", SHAPE, pool, OPS, survivors=64)
     digests.put(2, PAGES, pool.k[2, PAGES])
     torch.testing.assert_close(
-        digests.score(2, q, pages, CLOSED), make_digests("exact", SHAPE, pool, WORKERS).score(2, q, pages, CLOSED)
+        digests.score(2, q, pages, CLOSED), make_digests("exact", SHAPE, pool, OPS).score(2, q, pages, CLOSED)
     )
 
 
@@ -82,7 +83,7 @@ def test_what_lies_in_pages_of_no_block_does_not_matter_to_two_stages():
     pool = BlockPool(SHAPE, SIZE, 40, knob="host_memory")
     pool.k.normal_()
     pool.k[:, 20:] *= 9
-    digests = make_digests("twostage", SHAPE, pool, WORKERS, survivors=6)
+    digests = make_digests("twostage", SHAPE, pool, OPS, survivors=6)
     digests.put(0, torch.arange(40), pool.k[0])
     q, pages = torch.randn(2, HEADS, 3, DIM) * 3, torch.arange(40).int().reshape(2, 20)
     pages[0, 8:] = torch.arange(20, 32)

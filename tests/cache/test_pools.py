@@ -10,12 +10,13 @@ from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 from scoutattention.kernels.packed import pack
 from scoutattention.kernels.reference import min_max
 
 from ..attention.rig import SHAPE, make_pages
 
-WORKERS = Workers(1)
+OPS = NativeOps(Workers(1))
 
 
 def test_a_pool_never_gives_an_entry_twice_and_takes_it_back():
@@ -37,17 +38,17 @@ def test_a_refused_request_takes_nothing():
 
 
 def test_filling_a_slot_drops_what_was_there():
-    pages, slots = make_pages(4, 10, 2, 5, WORKERS), Slots(SHAPE, 4, 10, 2, 5)
+    store = KVStore(make_pages(4, 10, 2, 5, OPS), Slots(SHAPE, 4, 10, 2, 5), 4, OPS)
+    pages, slots = store.pages, store.slots
     for row in range(2):
-        pages.admit(row, 5)
-        slots.admit(row, 2)
+        store.admit(row, 5, 2)
     pages.pool.k.normal_()
     pages.pool.v.normal_()
     one = torch.tensor([1])
     for block in (3, 4):
         moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
         page = pages.table[1, block]
-        slots.fill(2, moves, page[None].long(), pages.pool)
+        store.recall(2, moves)
         entry = int(slots.near_index[1, 2])
         assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
         assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])
@@ -58,7 +59,7 @@ def test_filling_a_slot_drops_what_was_there():
 
 
 def test_a_moved_row_is_the_same_sequence():
-    store = KVStore(make_pages(4, 20, 3, 5, WORKERS), Slots(SHAPE, 4, 20, 3, 5), 4)
+    store = KVStore(make_pages(4, 20, 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
     for row in range(3):
         store.admit(row, 5, row + 1)
         k = torch.randn(11, 2, 16)
@@ -81,7 +82,7 @@ def test_a_moved_row_is_the_same_sequence():
 
 def make_packed_store(bits: int) -> KVStore:
     pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
-    return KVStore(Pages(pool, make_digests("minmax", SHAPE, pool, WORKERS), 3, 5), Slots(SHAPE, 4, 20, 3, 5), 4)
+    return KVStore(Pages(pool, make_digests("minmax", SHAPE, pool, OPS), 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -129,7 +130,8 @@ def test_a_block_that_fills_up_is_packed():
     store.admit(0, 5, 1)
     new = torch.randn(4, 3, 2, 16)
     for token in new:
-        store.begin_step(1)
+        store.plan_step(1)
+        store.begin_step()
         for layer in range(3):
             store.append(layer, token[layer, None], 2 * token[layer, None])
         closed = store.end_step()

@@ -86,9 +86,10 @@ def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
     prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
     scout = ScoutConfig(budget=40, block_size=8, true_query_layers=(0,))
     params = SamplingParams(max_tokens=30, ignore_eos=True)
-    batch = LLM(path, scout=scout, max_num_seqs=3)
+    batch = LLM(path, scout=scout, max_num_seqs=3, device_memory="slots")
     together = [out.token_ids for out in batch.generate(prompts, params)]
-    alone = [LLM(path, scout=scout, max_num_seqs=1).generate(p, params)[0].token_ids for p in prompts]
+    one = LLM(path, scout=scout, max_num_seqs=1, device_memory="slots")
+    alone = [one.generate(p, params)[0].token_ids for p in prompts]
     assert together == alone
     assert batch.stats().far_blocks > 0
     assert batch.engine.store.pages.pool.available == batch.engine.store.pages.pool.capacity
@@ -101,9 +102,9 @@ def test_sequences_are_calibrated_each_by_itself(tiny_models):
     prompts = [long, PROMPT, long[::-1], long[7:]]
     scout = ScoutConfig(budget=64, block_size=8, predictor="calibrated", rank=8)
     params = SamplingParams(max_tokens=20, ignore_eos=True)
-    batch = LLM(path, scout=scout, max_num_seqs=3)
-    together = [out.token_ids for out in batch.generate(prompts, params)]
-    assert together == [LLM(path, scout=scout, max_num_seqs=1).generate(p, params)[0].token_ids for p in prompts]
+    engine = {"scout": scout, "device_memory": "slots"}
+    together = [out.token_ids for out in LLM(path, max_num_seqs=3, **engine).generate(prompts, params)]
+    assert together == [LLM(path, max_num_seqs=1, **engine).generate(p, params)[0].token_ids for p in prompts]
 
 
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
@@ -133,9 +134,29 @@ def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on
     assert packed.stats().recalled_bytes > 0
 
 
-def test_packed_pages_need_a_host_tier(tiny_models):
-    with pytest.raises(ConfigError, match=r"kv_dtype='int8' .* set device_memory to a size"):
-        LLM(str(tiny_models["llama"]), scout=DENSE, kv_dtype="int8")
+@pytest.mark.parametrize("budget", [None, 48])
+def test_packed_pages_on_the_device_are_attended_to_where_they_are(tiny_models, budget):
+    """As the same pages are by the CPU, where a device holds the open block alone and every query is the true one."""
+    path, tokens = str(tiny_models["qwen2"]), PROMPT + PROMPT[:20]
+    scout = ScoutConfig(budget=budget, block_size=8, lookahead=0, recall_interval=0, most_share=None)
+    resident, far = LLM(path, scout=scout, kv_dtype="int8", max_num_seqs=1), far_llm(path, scout, kv_dtype="int8")
+    logits = [
+        torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (resident, far)
+    ]
+    assert (logits[0] - logits[1]).abs().max() < 1e-4
+    assert resident.engine.store.resident
+
+
+def test_a_packed_ragged_batch_equals_its_sequences_alone(tiny_models):
+    prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
+    scout, params = ScoutConfig(budget=40, block_size=8), SamplingParams(max_tokens=30, ignore_eos=True)
+    path, machine = str(tiny_models["qwen2"]), {"scout": scout, "kv_dtype": "int8", "dtype": "bfloat16"}
+    batch, one = (LLM(path, max_num_seqs=count, **machine) for count in (3, 1))
+    together = [out.token_ids for out in batch.generate(prompts, params)]
+    assert together == [one.generate(prompt, params)[0].token_ids for prompt in prompts]
+    stats = batch.stats()
+    assert (stats.far_blocks, stats.kv_bytes_device) == (0, stats.kv_bytes_total)
+    assert batch.engine.store.slots.pool.available == 3
 
 
 def test_stream_gives_the_same_text_in_pieces(tiny_models):

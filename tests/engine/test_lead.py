@@ -14,6 +14,7 @@ from scoutattention.machine import Machine
 SCOUT = ScoutConfig(budget=40, block_size=8)
 PROMPTS = [[(7 * i * i + 3 * i) % 97 for i in range(length)] for length in (75, 3, 600)]
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
+SIZES = {"max_num_seqs": 2, "device_memory": "slots"}
 LEADER = """
 import sys
 from scoutattention import LLM, SamplingParams
@@ -35,9 +36,9 @@ def alive(pid: int) -> bool:
 
 def test_two_processes_answer_as_one_until_one_is_killed(tiny_models):
     path = str(tiny_models["qwen3"])
-    expected = LLM(path, scout=SCOUT, max_num_seqs=2).generate(PROMPTS, PARAMS)
+    expected = LLM(path, scout=SCOUT, **SIZES).generate(PROMPTS, PARAMS)
     before = set(children(os.getpid()))
-    llm = LLM(path, scout=SCOUT, max_num_seqs=2, tensor_parallel_size=2)
+    llm = LLM(path, scout=SCOUT, tensor_parallel_size=2, **SIZES)
     (other,) = set(children(os.getpid())) - before
     found = llm.generate(PROMPTS, PARAMS)
     assert [(out.token_ids, out.text) for out in found] == [(out.token_ids, out.text) for out in expected]
@@ -64,6 +65,13 @@ def test_ranks_that_cannot_share_the_model_are_refused_before_any_starts(tiny_mo
     assert children(os.getpid()) == before
 
 
+def test_a_gpu_is_not_shared():
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size=2 shares a model on the CPU, not on cuda: set it to 1"
+    ):
+        LLM("smollm2", tensor_parallel_size=2, device="cuda")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 1), (signal.SIGTERM, -15)])
 def test_no_rank_outlives_the_first(tiny_models, sent, code):
@@ -84,7 +92,7 @@ def test_no_rank_outlives_the_first(tiny_models, sent, code):
 
 @pytest.mark.slow
 def test_three_ranks_answer_as_one_on_a_real_model():
-    options = {"scout": ScoutConfig(budget=256), "max_num_seqs": 2, "max_model_len": 2048, "workers": 1}
+    options = {"scout": ScoutConfig(budget=256), "max_model_len": 2048, "workers": 1} | SIZES
     answers = []
     for size in (1, 3):
         llm = LLM("smollm2", tensor_parallel_size=size, **options)

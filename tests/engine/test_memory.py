@@ -16,8 +16,13 @@ def plan(scout=None, free=ROOM, **machine):
     return plan_memory(SHAPE, scout or ScoutConfig(budget=256), EngineConfig(**machine), free)
 
 
-def test_by_default_a_sequence_has_twice_its_budget_in_slots():
+def test_where_the_cpu_is_the_device_there_is_one_pool_by_default():
     made = plan(max_num_seqs=3)
+    assert (made.pages, made.slots) == (3 * 32, None)
+
+
+def test_a_sequence_has_twice_its_budget_in_slots_where_they_are_asked_for():
+    made = plan(max_num_seqs=3, device_memory="slots")
     assert (made.pages, made.slots) == (3 * 32, 3 * (1 + 14))
     assert made.lanes(5) == 5
     assert made.quota(3, 1024) == made.quota(1, 1024) == 14
@@ -38,7 +43,7 @@ def test_where_everything_fits_there_is_one_pool(memory):
 
 
 def test_no_budget_means_everything_is_on_the_device_unless_told_otherwise():
-    assert plan(ScoutConfig(budget=None)).slots is None
+    assert plan(ScoutConfig(budget=None), device_memory="slots").slots is None
     assert plan(ScoutConfig(budget=None), device_memory=9 * BLOCK).slots == 9
 
 
@@ -74,20 +79,22 @@ def test_errors_name_number_limit_and_knob():
 def test_packed_pages_are_counted_in_their_own_bytes(kv_dtype, bits):
     """A channel of a token in so many bits, and two float16 bounds of each channel for keys and for values."""
     packed = BLOCK * bits // 32 + 2 * 2 * 2 * 16 * 4
-    made = plan(free=20 * packed, kv_dtype=kv_dtype)
+    made = plan(free=20 * packed, kv_dtype=kv_dtype, device_memory="slots")
     assert (made.pages, made.slots) == (10, 8 * (1 + 14))
     with pytest.raises(CapacityError, match=rf"host_memory=100 bytes is below one block of {packed} bytes"):
-        plan(host_memory=100, kv_dtype=kv_dtype)
+        plan(host_memory=100, kv_dtype=kv_dtype, device_memory="slots")
 
 
 def test_packed_pages_keep_slots_beside_them_where_everything_would_fit():
     assert plan(max_num_seqs=2, device_memory=500 * BLOCK, kv_dtype="int8").slots == 2 * 33
 
 
-@pytest.mark.parametrize("options", [{"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
-def test_packed_pages_are_refused_where_there_is_no_host_tier(options):
-    with pytest.raises(ConfigError, match=r"kv_dtype='int8' is for host pages.*device_memory"):
-        plan(**options, kv_dtype="int8")
+@pytest.mark.parametrize("options", [{}, {"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
+def test_packed_pages_on_the_device_have_slots_beside_them_for_open_blocks_alone(options):
+    made = plan(**options, kv_dtype="int8", max_num_seqs=3)
+    assert (made.resident, made.slots, made.lanes(3)) == (True, 3, 3)
+    assert made.quota(2, 1024) == 0
+    assert plan(kv_dtype="int8", device_memory="slots").resident is False
 
 
 def test_an_unknown_page_dtype_is_named():

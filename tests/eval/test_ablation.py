@@ -15,7 +15,7 @@ def table():
 
 
 def test_all_are_the_defaults_and_exact_keeps_everything_on_the_device():
-    assert (table()["all"].scout, table()["all"].device_memory) == (BASE, None)
+    assert (table()["all"].scout, table()["all"].device_memory) == (BASE, "slots")
     assert table()["exact"].scout == ScoutConfig(budget=512, block_size=16, digest="exact")
     assert table()["exact"].device_memory == "all"
 
@@ -41,7 +41,7 @@ def test_each_improvement_differs_from_the_literal_design_in_one_thing():
         "+keys2": {"digest": "keys2"},
         "+calibrated": {"predictor": "calibrated"},
         "+guard": {"guard": BASE.guard},
-        "+slots 2x": {"device_memory": None},
+        "+slots 2x": {"device_memory": "slots"},
         "+recall by share": {"cpu_share": BASE.cpu_share},
     }
 

@@ -54,6 +54,7 @@ def test_json_of_one_text(fidelity, capsys, story, tiny_models):
     }
     assert (report["model"], report["text"]) == (str(tiny_models["llama"]), story)
     assert (report["context"], report["steps"], len(report["kl"])) == (200, 3, 3)
+    assert report["config"]["device_memory"] == "slots", "the method is what is measured"
     assert len(report["share"]) == 3
     assert sum(report["share"]) / 3 == pytest.approx(report["cpu_share"], abs=0.02)
     assert (report["config"]["budget"], report["config"]["true_query_layers"]) == (96, [])

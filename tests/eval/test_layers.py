@@ -91,7 +91,6 @@ def test_random_scouts_have_no_cosine_and_chance_recall():
     assert 0.05 < rig.watch.far_recall < 0.4
     share = sum(step.far_blocks for step in stats) / sum(step.chosen_blocks for step in stats)
     assert sum(layers.share) / 3 == pytest.approx(share)
-    assert rig.watch.seconds > 0
 
 
 def test_fetched_blocks_were_absent_when_they_were_chosen():

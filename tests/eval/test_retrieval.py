@@ -6,6 +6,7 @@ import re
 import pytest
 
 from scoutattention import ConfigError, EngineConfig, PromptError, ScoutConfig
+from scoutattention.cache.pool import PackedPool
 from scoutattention.cli import main
 from scoutattention.eval.retrieval import (
     Cell,
@@ -107,7 +108,7 @@ def test_scores_stand_in_the_column_of_their_engine(monkeypatch):
 
 def test_a_real_model_finds_a_code_both_ways():
     grid = Grid(lengths=(240,), depths=(50,), tasks=("single",))
-    pair = open_pair(load("smollm2"), grid, ScoutConfig(budget=128), EngineConfig())
+    pair = open_pair(load("smollm2"), grid, ScoutConfig(budget=128), EngineConfig(device_memory="slots"))
     assert measure(pair, grid) == [Row("single", 240, 50, 1.0, 1.0)]
     assert pair.full.stats.steps.far_blocks == 0
     assert pair.scout.stats.near_blocks + pair.scout.stats.far_blocks < pair.full.stats.near_blocks
@@ -154,9 +155,9 @@ def test_what_is_asked_does_not_depend_on_the_method(tiny_models):
 
 def test_the_full_cache_is_not_packed_where_the_method_s_is(tiny_models):
     grid = Grid(lengths=(700,), tasks=("single",))
-    scout, machine = ScoutConfig(budget=128), EngineConfig(kv_dtype="int8")
+    scout, machine = ScoutConfig(budget=128), EngineConfig(kv_dtype="int8", device_memory="slots")
     pair = open_pair(load(str(tiny_models["llama"])), grid, scout, machine)
-    assert (pair.full.plan.slots, pair.scout.plan.slots is None) == (None, False)
+    assert [isinstance(engine.store.pages.pool, PackedPool) for engine in (pair.full, pair.scout)] == [False, True]
     pair.close()
 
 

@@ -1,82 +1,71 @@
-"""Block weights on the device, run by Triton's interpreter, against their twin."""
+"""What the table of operations does not ask of the device's digest and rank kernels: other dtypes, bad arguments."""
 
 import pytest
 import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.reference_device import block_weights as twin
-from scoutattention.kernels.triton_digest import block_weights
+from scoutattention.kernels.triton_digest import score_digests, score_key_codes
+from scoutattention.kernels.triton_rank import blend, find_late, rank_blocks, sift
 
-from .cases import GARBAGE
+B, H, G, D, N, S = 2, 2, 3, 40, 5, 12
 
 
-def some_weights(B: int, H: int, G: int, D: int, N: int, dtype: torch.dtype) -> dict:
-    """Scattered pages; sequence 0 has half of the blocks, the first block a bonus."""
+def scored() -> dict:
     torch.manual_seed(0)
-    S = N + 7
-    bonus = torch.zeros(B, 1, N)
-    bonus[..., :1], bonus[0, :, N // 2 :] = 2.0, -torch.inf
-    return {
-        "q": torch.randn(B, H, G, D).to(dtype),
-        "digests": reference.min_max(torch.randn(S, H, 16, D)).to(dtype),
-        "pages": torch.stack([torch.randperm(S)[:N] for _ in range(B)]).to(torch.int32),
-        "bonus": bonus,
-        "scale": D**-0.5,
-    }
+    return {"q": torch.randn(B, H, G, D), "pages": torch.randint(0, S, (B, N)).int()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("B", "H", "G", "D", "N"),
-    [
-        (2, 2, 3, 64, 150),
-        (1, 3, 7, 128, 65),
-        (2, 1, 1, 24, 64),
-        (3, 1, 2, 80, 1),
-        (1, 1, 4, 16, 0),
-        (1, 1, 2, 16, 1300),
-    ],
-)
-def test_block_weights_are_their_twin(B, H, G, D, N, dtype):
-    args = some_weights(B, H, G, D, N, dtype)
-    out = torch.full((B, H, N), torch.nan)
-    unused = args["pages"].masked_fill(args["bonus"][:, 0] == -torch.inf, GARBAGE)
-    assert block_weights(**(args | {"pages": unused}), out=out) is out
-    expected = twin(**args)
-    assert torch.equal(out.isinf(), expected.isinf())
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_weights_are_shares_and_the_bonus_comes_on_top():
-    args = some_weights(2, 2, 3, 64, 40, torch.float32)
-    weights = block_weights(**args)
-    torch.testing.assert_close(weights[1].sum(-1), torch.tensor([3.0, 3.0]))
-    assert (weights[1, :, 0] >= 2).all()
-    assert (weights[0, :, 20:] == -torch.inf).all()
-    torch.testing.assert_close(weights[0, :, :20].sum(-1), torch.tensor([3.0, 3.0]))
-
-
-def test_a_sequence_without_blocks_has_no_weights():
-    args = some_weights(1, 2, 3, 64, 70, torch.float32)
-    args["bonus"][:] = -torch.inf
-    assert (block_weights(**args) == -torch.inf).all()
-    assert (twin(**args) == -torch.inf).all()
-
-
-def test_digests_in_the_dtype_of_the_keys_lose_nothing():
-    keys = torch.randn(9, 2, 32, 64).to(torch.bfloat16)
+def test_bounds_in_bfloat16_lose_nothing():
+    args, keys = scored(), torch.randn(S, H, 8, D).to(torch.bfloat16)
     digests = reference.min_max(keys)
     assert torch.equal(digests, digests.to(torch.bfloat16).float())
+    got = score_digests(**args, digests=digests.to(torch.bfloat16))
+    torch.testing.assert_close(got, reference.score_digests(args["q"], digests, args["pages"]), rtol=1e-4, atol=1e-4)
 
 
-def test_bad_arguments_are_named():
-    args = some_weights(1, 2, 3, 64, 8, torch.float32)
-    for changed, message in [
-        ({"digests": args["digests"][..., :64]}, r"digests is \[15, 2, 64\]: it must be \[any, 2, 128\]"),
-        ({"pages": args["pages"].long()}, "pages is torch.int64"),
-        ({"bonus": args["bonus"][0]}, "bonus is"),
-        ({"q": args["q"].transpose(2, 3).contiguous().transpose(2, 3)}, "q has strides"),
+def test_queries_of_half_precision_score_codes():
+    args, (codes, bounds) = scored(), reference.key_codes(torch.randn(S, H, 8, D))
+    args["q"] = args["q"].to(torch.float16)
+    want = reference.score_key_codes(args["q"], codes, bounds, args["pages"])
+    torch.testing.assert_close(score_key_codes(**args, codes=codes, bounds=bounds), want, rtol=1e-4, atol=1e-4)
+
+
+def test_bad_arguments_of_scores_are_named():
+    args, (codes, bounds) = scored(), reference.key_codes(torch.randn(S, H, 8, D))
+    digests = torch.randn(S, H, 2 * D)
+    bounded, coded = {"digests": digests}, {"codes": codes, "bounds": bounds}
+    for function, good, changed, message in [
+        (score_digests, bounded, {"digests": digests[..., :D]}, r"digests is \[12, 2, 40\]: it must be \[any, 2, 80\]"),
+        (score_digests, bounded, {"pages": args["pages"].long()}, "pages is torch.int64"),
+        (score_digests, bounded, {"q": args["q"].transpose(2, 3).contiguous().transpose(2, 3)}, "q has strides"),
+        (score_key_codes, coded, {"codes": codes[:, :, :1]}, "codes is"),
+        (score_key_codes, coded, {"codes": codes.int()}, "codes is torch.int32"),
+        (score_key_codes, coded, {"bounds": bounds[:3]}, "bounds is"),
+        (score_key_codes, coded, {"bounds": bounds.float()}, "bounds is torch.float32"),
+        (score_key_codes, coded, {"pages": args["pages"][:1]}, "pages is"),
     ]:
         with pytest.raises(KernelError, match=message):
-            block_weights(**(args | changed))
+            function(**(args | good | changed))
+
+
+def test_bad_arguments_of_choices_are_named():
+    wishes, closed, mask = torch.rand(B, H, N), torch.full((B,), N), torch.ones(B, dtype=torch.bool)
+    blocks, chosen = torch.zeros(B, H, 3, dtype=torch.int64), torch.zeros(B, H, 3, dtype=torch.bool)
+    slots, rows = (torch.zeros(B, H, N, dtype=torch.int64), 3), (mask, mask, torch.zeros(B))
+    doubt = torch.zeros(B, H)
+    for call, message in [
+        (lambda: rank_blocks(torch.rand(B, H, G, N).double(), closed, 2, (1, 1), largest=False), "scores is"),
+        (lambda: rank_blocks(torch.rand(B, H, G, N), closed.int(), 2, (1, 1), largest=False), "closed is torch.int32"),
+        (lambda: sift(blocks.int(), wishes, closed, slots=slots, rows=rows, always=1), "blocks is torch.int32"),
+        (lambda: sift(blocks, wishes[:1], closed, slots=slots, rows=rows, always=1), "wishes is"),
+        (lambda: sift(blocks, wishes, closed, slots=slots, rows=(mask, mask.int(), rows[2]), always=1), "all_of_it is"),
+        (lambda: sift(blocks, wishes, closed, slots=(slots[0].int(), 3), rows=rows, always=1), "slot_of is"),
+        (lambda: blend(wishes[..., :2], wishes, mask, 0.5), "interest is"),
+        (lambda: blend(wishes, wishes, mask[:1], 0.5), "rows is"),
+        (lambda: find_late((blocks, chosen, wishes), (blocks[:1], chosen), doubt, rows=mask, limit=1), "ahead is"),
+        (lambda: find_late((blocks, chosen, wishes), (blocks, chosen), doubt[:1], rows=mask, limit=1), "doubt is"),
+        (lambda: find_late((blocks, chosen.int(), wishes), (blocks, chosen), doubt, rows=mask, limit=1), "absent is"),
+    ]:
+        with pytest.raises(KernelError, match=message):
+            call()

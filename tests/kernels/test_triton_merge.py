@@ -1,11 +1,11 @@
-"""The corrected merge: its first-order claim, and the device kernel against its twin."""
+"""The correction of a far part: its first-order claim, and what the device kernels refuse."""
 
 import pytest
 import torch
 
 from scoutattention.errors import KernelError
-from scoutattention.kernels import reference, reference_device
-from scoutattention.kernels.triton_merge import merge_corrected
+from scoutattention.kernels import reference
+from scoutattention.kernels.triton_merge import corrected, doubt, merge
 from scoutattention.types import BlockList, Partial
 
 from .cases import Case, exact, make_call
@@ -13,35 +13,14 @@ from .cases import Case, exact, make_call
 SHAPE = (3, 2, 5, 80)
 
 
-def some_sides(dtype: torch.dtype) -> tuple[Partial, Partial, torch.Tensor, torch.Tensor]:
-    """Near and far partials over a wide range of weights: sequence 0 has no near keys, 1 neither, 2 no far ones."""
-    torch.manual_seed(0)
-    near = Partial(torch.randn(SHAPE), torch.randn(SHAPE[:3]) * 20)
-    far = Partial(torch.randn(SHAPE), torch.randn(SHAPE[:3]) * 20, torch.randn(SHAPE))
-    for tensors, rows in ((near[:2], [0, 1]), (far, [1, 2])):
-        for tensor in tensors:
-            tensor[rows, :, :2] = -torch.inf if tensor.dim() == 3 else 0.0
-    q = torch.randn(SHAPE).to(dtype)
-    return near, far, q, (q.float() + 0.3 * torch.randn(SHAPE)).to(dtype)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
-def test_merge_corrected_is_its_twin(dtype, tolerance):
-    near, far, q, q_hat = some_sides(dtype)
-    out = torch.full(SHAPE, torch.nan, dtype=dtype)
-    got = merge_corrected(near, far, q, q_hat, 0.2, out=out)
-    assert got is out
-    expected = reference_device.merge_corrected(near, far, q, q_hat, 0.2)
-    assert expected.dtype == dtype
-    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
-    assert torch.equal(got[1, :, :2], torch.zeros(2, 2, 80, dtype=dtype)), "no keys at all"
-
-
-def test_without_a_change_of_query_it_is_the_plain_merge():
-    near, far, q, _ = some_sides(torch.float32)
-    expected = reference.merge(near, far).out
-    torch.testing.assert_close(merge_corrected(near, far, q, q, 0.2), expected)
-    torch.testing.assert_close(reference.corrected(far, q, q, 0.2).lse, far.lse)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_queries_of_half_precision(dtype):
+    far = Partial(torch.randn(SHAPE), torch.randn(SHAPE[:3]), torch.randn(SHAPE))
+    q, q_hat = torch.randn(2, *SHAPE).to(dtype)
+    expected = reference.corrected(far, q, q_hat, 0.2).lse
+    torch.testing.assert_close(corrected(far, q, q_hat, 0.2).lse, expected, rtol=1e-5, atol=1e-5)
+    expected = reference.doubt(far, far, q.float(), q_hat.float())
+    torch.testing.assert_close(doubt(far, far, q, q_hat), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_correction_leaves_an_error_of_second_order():
@@ -68,19 +47,22 @@ def test_far_keys_weigh_what_they_do_for_the_true_query():
     near, true = (reference.partial(call.q, call.k, call.v, half, call.scale) for half in halves)
     far = reference.partial(scout, call.k, call.v, halves[1], call.scale, with_mean_key=True)._replace(out=true.out)
     whole = exact(call).out
-    corrected = (merge_corrected(near, far, call.q, scout, call.scale) - whole).norm()
-    plain = (merge_corrected(near, far, call.q, call.q, call.scale) - whole).norm()
-    assert corrected < 0.2 * plain
+    better = (merge(near, corrected(far, call.q, scout, call.scale)).out - whole).norm()
+    plain = (merge(near, far).out - whole).norm()
+    assert better < 0.2 * plain
 
 
 def test_bad_arguments_are_named():
-    near, far, q, q_hat = some_sides(torch.float32)
-    for changed, message in [
-        ({"far": Partial(*far[:2])}, "mean_key"),
-        ({"q_hat": q_hat[:2]}, "q_hat is"),
-        ({"near": Partial(near.out, near.lse.double())}, "near.lse is torch.float64"),
-        ({"far": far._replace(mean_key=far.mean_key.transpose(0, 1).contiguous().transpose(0, 1))}, "far.mean_key has"),
-        ({"out": torch.empty(SHAPE, dtype=torch.float16)}, "out is torch.float16"),
+    near, far = Partial(torch.randn(SHAPE), torch.randn(SHAPE[:3])), Partial(torch.randn(SHAPE), torch.randn(SHAPE[:3]))
+    q, key = torch.randn(SHAPE), torch.randn(SHAPE)
+    with_key, strided = far._replace(mean_key=key), key.transpose(0, 1).contiguous().transpose(0, 1)
+    for call, message in [
+        (lambda: corrected(far, q, q, 0.1), "mean_key"),
+        (lambda: corrected(with_key, q, q[:2], 0.1), "q_hat is"),
+        (lambda: corrected(far._replace(mean_key=strided), q, q, 0.1), "far.mean_key has"),
+        (lambda: merge(near, Partial(far.out, far.lse.double())), "b.lse is torch.float64"),
+        (lambda: merge(near, Partial(far.out[:2], far.lse)), "b.out is"),
+        (lambda: doubt(far, Partial(near.out, near.lse[:2]), q, q), "near.lse is"),
     ]:
         with pytest.raises(KernelError, match=message):
-            merge_corrected(**({"near": near, "far": far, "q": q, "q_hat": q_hat, "scale": 0.1} | changed))
+            call()

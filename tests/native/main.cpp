@@ -1,10 +1,11 @@
-// Every kernel of every instruction set that this CPU has, against plain loops, and the pool from many threads.
+// Every kernel of every instruction set that this CPU has, against plain loops; pool and handovers from many threads.
 // To be built with a sanitizer, or for another architecture. Exit code 0 where nothing is wrong.
 #include "testing.h"
 
 int main() {
     using namespace testing;
     test_pool();
+    test_handovers();
     for (const Kernels* kernels : supported_kernels()) {
         for (const int threads : {1, 3}) {
             Pool pool(threads, 0);

@@ -125,5 +125,6 @@ void test_rows(const Kernels& kernels);
 void test_merging(const Kernels& kernels);
 void test_reading(Pool& pool);
 void test_pool();
+void test_handovers();
 
 }  // namespace testing

@@ -1,6 +1,6 @@
 """What the engine and the decoder know of attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import astuple, dataclass, replace
 from typing import Protocol
 
@@ -48,10 +48,18 @@ class StepStats:
 
 
 class Attention(Protocol):
-    """One way to attend during decoding."""
+    """One way to attend during decoding. A step is `plan`, `begin`, the layers, and `end`.
 
-    def begin(self, batch: int, rope: Rope) -> Attend:
-        """Start a decode step of the sequences in rows 0 to batch - 1."""
+    `plan` decides what is done from `begin` to the last layer: where two plans are equal it is the same, with other
+    numbers in the same memory, so that a graph of one step can be replayed for the other. A plan of None can not.
+    """
+
+    def plan(self, batch: int) -> Hashable:
+        """Decide how the sequences in rows 0 to batch - 1 attend in the next step."""
+        ...
+
+    def begin(self, rope: Rope) -> Attend:
+        """Start the step that was planned."""
         ...
 
     def end(self) -> StepStats:

@@ -29,9 +29,9 @@ class Correction(NamedTuple):
         """The sum of both."""
         return Correction(torch.cat((self.left, other.left), -1), torch.cat((self.right, other.right), -1))
 
-    def to(self, dtype: torch.dtype) -> "Correction":
-        """The same in another dtype."""
-        return Correction(self.left.to(dtype), self.right.to(dtype))
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "Correction":
+        """The same in another dtype, and on another device."""
+        return Correction(self.left.to(device, dtype), self.right.to(device, dtype))
 
 
 def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, rank: int) -> Correction:
@@ -47,9 +47,9 @@ def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, rank: int) -> Correc
     rank = min(rank, *weight.shape)
     gram = z.T @ z
     penalty = PRIOR * z.square().mean()
-    full = torch.linalg.solve(gram + penalty * torch.eye(gram.shape[0]), z.T @ change)
+    full = torch.linalg.solve(gram + penalty * torch.eye(gram.shape[0], device=z.device), z.T @ change)
     effect = full.T @ gram @ full  # second moments of z @ full; those of its queries have the main directions we want
-    main = torch.randn(weight.shape[0], rank, generator=torch.Generator().manual_seed(0))
+    main = torch.randn(weight.shape[0], rank, generator=torch.Generator().manual_seed(0)).to(z.device)
     for _ in range(ITERATIONS):
         main = torch.linalg.qr(weight @ (effect @ (weight.T @ main))).Q
     back = weight.T @ main

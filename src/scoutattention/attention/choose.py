@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
-from ..kernels.cpu import Workers
-from ..kernels.rank import rank_blocks
+from ..kernels.ops import Ops
 
 
 class Choice(NamedTuple):
@@ -44,28 +43,33 @@ class TopChooser:
     the largest score of any head goes through the softmax, as published (arXiv 2603.27138).
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore, workers: Workers) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, ops: Ops) -> None:
         self._config = config
         self._store = store
-        self._workers = workers
+        self._ops = ops
         self.begin(store.view)
 
     def begin(self, view: StepView) -> None:
         """See `Chooser.begin`."""
         self._closed = view.closed
-        self._tables = self._store.pages.table[: view.batch, : view.max_closed]
+        self._tables = self._store.pages.table[: view.batch, : view.width]
         budget = self._config.budget_blocks
-        self._count = view.max_closed if budget is None else min(budget, view.max_closed)
+        self._count = view.width if budget is None else min(budget, view.width)
+        self._all: Choice | None = None
 
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
-        B, H, _, _ = q.shape
         if self._count == self._tables.shape[1]:
-            blocks = torch.arange(self._count).expand(B, H, -1).contiguous()
-            wishes = torch.full(blocks.shape, 1 / max(1, self._count))
-        else:
-            scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
-            always = (self._config.sink_blocks, self._config.recent_blocks)
-            largest = self._config.pooling == "max"
-            blocks, wishes = rank_blocks(self._workers, scores, self._closed, self._count, always, largest=largest)
+            self._all = self._all or self._every_block(q.shape[1])
+            return self._all
+        scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
+        always = (self._config.sink_blocks, self._config.recent_blocks)
+        largest = self._config.pooling == "max"
+        blocks, wishes = self._ops.rank_blocks(scores, self._closed, self._count, always, largest=largest)
+        return Choice(blocks, blocks < self._closed[:, None, None], wishes)
+
+    def _every_block(self, heads: int) -> Choice:
+        device = self._closed.device
+        blocks = torch.arange(self._count, device=device).expand(len(self._closed), heads, -1).contiguous()
+        wishes = torch.full(blocks.shape, 1 / max(1, self._count), device=device)
         return Choice(blocks, blocks < self._closed[:, None, None], wishes)

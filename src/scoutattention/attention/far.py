@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..cache.store import KVStore
 from ..kernels.cpu import Job, Workers
-from ..kernels.merging import corrected, doubt, merge
+from ..kernels.ops import Ops
 from ..types import Partial
 
 
@@ -17,21 +17,21 @@ class Far(NamedTuple):
     partial: Partial
     scout: Tensor | None
 
-    def joined(self, workers: Workers, other: "Far") -> "Far":
+    def joined(self, ops: Ops, other: "Far") -> "Far":
         """Both, which are of different rows."""
-        return Far(merge(workers, self.partial, other.partial), self.scout if other.scout is None else other.scout)
+        return Far(ops.merge(self.partial, other.partial), self.scout if other.scout is None else other.scout)
 
-    def doubt(self, workers: Workers, q: Tensor, near: Partial) -> Tensor:
+    def doubt(self, ops: Ops, q: Tensor, near: Partial) -> Tensor:
         """How much a wrong scout may have spoilt each KV head, [B, H]: see `reference.doubt`; 0 without a scout."""
         if self.scout is None:
-            return torch.zeros(q.shape[:2])
-        return doubt(workers, self.partial, near, q, self.scout)
+            return q.new_zeros(q.shape[:2])
+        return ops.doubt(self.partial, near, q, self.scout)
 
-    def but(self, workers: Workers, spoilt: Tensor, other: Partial) -> "Far":
+    def but(self, ops: Ops, spoilt: Tensor, other: Partial) -> "Far":
         """Together with another partial, which replaces that of the KV heads, bool [B, H], that are spoilt."""
         out = self.partial.out.masked_fill(spoilt[..., None, None], 0)
         lse = self.partial.lse.masked_fill(spoilt[..., None], -torch.inf)
-        return Far(merge(workers, Partial(out, lse), other), self.scout)
+        return Far(ops.merge(Partial(out, lse), other), self.scout)
 
 
 class FarWork:
@@ -40,9 +40,10 @@ class FarWork:
     hidden_s: seconds since `reset` that jobs ran behind the main thread's work.   waited_s: that it waited, by layer.
     """
 
-    def __init__(self, store: KVStore, workers: Workers, scale: float, *, correct: bool) -> None:
+    def __init__(self, store: KVStore, ops: Ops, workers: Workers, scale: float, *, correct: bool) -> None:
         """`correct`: see `ScoutConfig.correct_far`."""
         self._store = store
+        self._ops = ops
         self._workers = workers
         self._scale = scale
         self._correct = correct
@@ -72,15 +73,13 @@ class FarWork:
             partial = job.wait()
             self.waited_s[layer] += job.waited_s
             self.hidden_s += max(0.0, job.ran_s - job.waited_s)
-            if scout is not None and self._correct:
-                partial = corrected(self._workers, partial, q, scout, self._scale)
-            far = Far(partial, scout)
-            taken = far if taken is None else taken.joined(self._workers, far)
+            far = self._far(partial, q, scout)
+            taken = far if taken is None else taken.joined(self._ops, far)
         return taken
 
     def join(self, near: Partial, far: Far) -> Partial:
         """Attention to what the device attended to, and to what the CPU did."""
-        return merge(self._workers, near, far.partial)
+        return self._ops.merge(near, far.partial)
 
     def attend(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> Partial:
         """Attend with the true query to the absent ones of `blocks`, and wait for it."""
@@ -88,3 +87,12 @@ class FarWork:
         far = self.take(layer, q)
         assert far is not None
         return far.partial
+
+    def settle(self) -> None:
+        """Bring the clocks up to date, once the step's work is done; raises KernelError where the CPU's failed."""
+
+    def _far(self, partial: Partial, q: Tensor, scout: Tensor | None) -> Far:
+        """A partial, corrected for the true query q where a scout made it."""
+        if scout is not None and self._correct:
+            partial = self._ops.corrected(partial, q, scout, self._scale)
+        return Far(partial, scout)

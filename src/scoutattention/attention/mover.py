@@ -6,8 +6,7 @@ from torch import Tensor
 from ..cache.slots import Moves, Slots
 from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
-from ..kernels.cpu import Workers
-from ..kernels.sift import blend
+from ..kernels.ops import Ops
 from .choose import Choice
 from .recall import KEPT, PART, progress, propose_interesting, propose_wanted, together
 
@@ -21,36 +20,38 @@ class Mover:
     recalls: how many this step made.
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, workers: Workers) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, ops: Ops) -> None:
         self._config = config
-        self._workers = workers
+        self._ops = ops
         self._store = store
         self._slots = slots
         layers, rows = store.trusted.shape
-        self._progress = torch.zeros(layers, rows)  # to the next recall, see `recall.progress`
-        store.follow(self._progress, fresh=torch.arange(layers) / layers)  # so layers take turns
+        self._progress = torch.zeros(layers, rows, device=store.device)  # to the next recall, see `recall.progress`
+        store.follow(self._progress, fresh=torch.arange(layers, device=store.device) / layers)  # so layers take turns
         budget = config.budget_blocks
         self._most = slots.size if budget is None else max(1, budget // PART)
-        self.begin(store.view)
+        self._seen = torch.zeros((2, layers, rows), dtype=torch.int64, device=store.device)  # blocks chosen, and absent
+        self.plan(store.view)
 
-    def begin(self, view: StepView) -> None:
-        """Start counting for a step."""
+    def plan(self, view: StepView) -> None:
+        """Say which batch the next step is of."""
         self.recalls = 0
         self._batch = view.batch
-        self._always = self._always_blocks(view.closed)
-        self._chosen = torch.zeros(self._progress.shape[0], view.batch, dtype=torch.int64)
-        self._far = torch.zeros_like(self._chosen)
+        self._closed = view.closed
+
+    def begin(self) -> None:
+        """Start counting for the step."""
+        self._seen.zero_()
 
     def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
         """Take note of what some sequences, bool [B], want.   counts: int64 [2, B], blocks chosen, and absent ones."""
-        blend(self._workers, self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
-        self._chosen[layer] += counts[0]
-        self._far[layer] += counts[1]
+        self._ops.blend(self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
+        self._seen[:, layer, : self._batch] += counts
 
     def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
         rows = slice(0, self._batch)
-        worth = self._slots.worth(layer, rows, self._always)
+        worth = self._slots.worth(layer, rows, self._always_blocks(self._closed))
         return self._store.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
 
     def recall(self, pressure: list[float]) -> int:
@@ -59,8 +60,8 @@ class Mover:
         pressure: of each layer, how many times too long it waited for the CPU in this step; 1 where that is no concern.
         """
         config, rows = self._config, slice(0, self._batch)
-        hurry = torch.tensor(pressure).clamp(1, MOST_PRESSURE)[:, None]
-        far, chosen = self._store.ranks.sum(torch.stack((self._far, self._chosen)))
+        hurry = torch.tensor(pressure, device=self._seen.device).clamp(1, MOST_PRESSURE)[:, None]
+        chosen, far = self._store.ranks.sum(self._seen[:, :, rows])
         steps = progress(far, chosen, config.cpu_share, config.recall_interval)
         self._progress[:, rows] += steps * hurry
         due = self._progress[:, rows] >= 1
@@ -73,23 +74,24 @@ class Mover:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
         for row, block in closed:
             content = self._slots.content[:, row]
-            worth = self._slots.worth(slice(None), row, self._always_blocks(torch.tensor([block + 1])))
-            here = torch.full((*content.shape[:2], 1), block)
+            worth = self._slots.worth(slice(None), row, self._always_blocks(content.new_full((1,), block + 1)))
+            here = content.new_full((*content.shape[:2], 1), block)
             moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are layers
             self._store.recall(moves.row, moves._replace(row=torch.full_like(moves.row, row)))
 
     def _proposed(self, layer: int, due: Tensor) -> Moves:
         """What a layer would recall for the sequences, bool [B], that are due."""
         slots, rows = self._slots, slice(0, self._batch)
-        closed = self._store.view.closed[:, None, None]
-        may_come = due[:, None, None] & (torch.arange(slots.interest.shape[-1]) < closed)
+        closed = self._closed[:, None, None]
+        may_come = due[:, None, None] & (torch.arange(slots.interest.shape[-1], device=closed.device) < closed)
         interest = slots.interest[layer, rows].masked_fill(~may_come, -torch.inf)
-        worth = slots.worth(layer, rows, self._always)
+        worth = slots.worth(layer, rows, self._always_blocks(self._closed))
         return propose_interesting(interest, slots.resident(layer, self._batch), worth, self._most)
 
     def _always_blocks(self, closed: Tensor) -> Tensor:
         """Sink and recent blocks, bool [B, 1, NB]."""
-        blocks, closed = torch.arange(self._slots.interest.shape[-1]), closed[:, None, None]
+        blocks = torch.arange(self._slots.interest.shape[-1], device=closed.device)
+        closed = closed[:, None, None]
         return (blocks < self._config.sink_blocks) | (
             (blocks >= closed - self._config.recent_blocks) & (blocks < closed)
         )

@@ -1,5 +1,6 @@
 """Looking on: how good scouts are, layer by layer, without changing what is computed."""
 
+import time
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -39,3 +40,25 @@ class Observer(Protocol):
     def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
         """A layer has attended with its true query q [B, H, G, D].   chooser: to be asked what q would have chosen."""
         ...
+
+
+class Observers:
+    """Several observers as one.   seconds: time that they have taken, so that it can be left out of a measurement."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+        self.seconds = 0.0
+
+    def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
+        """See `Observer.chose`."""
+        started = time.perf_counter()
+        for observer in self._observers:
+            observer.chose(layer, scout, chosen)
+        self.seconds += time.perf_counter() - started
+
+    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
+        """See `Observer.attended`."""
+        started = time.perf_counter()
+        for observer in self._observers:
+            observer.attended(layer, q, chooser, attended)
+        self.seconds += time.perf_counter() - started

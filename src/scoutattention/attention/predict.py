@@ -76,7 +76,7 @@ class CalibratedPredictor:
         self._model = model
         self.left, self.right = own
         self.stored = None if stored is None else Correction(stored.left.mT.contiguous().mT, stored.right.contiguous())
-        self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool)
+        self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool, device=self.left.device)
         self._linear = linear
 
     def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:

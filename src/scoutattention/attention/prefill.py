@@ -62,11 +62,12 @@ class PromptAttention:
         return attend
 
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
-        """Store one layer's keys and values; where there are slots, seat the first residents and try the scouts."""
+        """Store one layer's keys and values; where blocks may be absent, seat the first and try the scouts."""
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
-        if self._store.slots is None:
+        if self._store.resident:
             return
-        self._seat(row, layer, prompt.voters, prompt.k)
+        with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
+            self._seat(row, layer, prompt.voters, prompt.k)
         cosine = self._rehearsal.cosine(row, layer, prompt.trial)
         if math.isnan(cosine):
             logger.warning(
@@ -87,20 +88,22 @@ class PromptAttention:
         slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
         heads, count = blocks.shape
-        head = torch.arange(heads).repeat_interleave(count)
-        slot = torch.arange(count).repeat(heads)
-        self._store.recall(layer, Moves(torch.full_like(head, row), head, slot, blocks.flatten()))
+        head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
+        slot = torch.arange(count, device=blocks.device).repeat(heads)
+        moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
+        self._store.recall(layer, moves, empty=True)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
-    group = q.shape[2]
+    alone = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where a group shares its keys
     out: Tensor = scaled_dot_product_attention(
         q.to(k.dtype).flatten(1, 2).transpose(0, 1)[None],
-        k.transpose(0, 1).repeat_interleave(group, dim=0)[None],
-        v.transpose(0, 1).repeat_interleave(group, dim=0)[None],
+        k.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
+        v.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
         is_causal=True,
         scale=scale,
+        enable_gqa=k.is_cuda,
     )
     return out[0].transpose(0, 1).reshape(q.shape)
 
@@ -112,7 +115,7 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
     """
     T, W = k.shape[0], q.shape[0]
     scores = torch.einsum("whgd,thd->hgwt", q.float(), k.float()) * scale
-    future = torch.arange(T) > torch.arange(T - W, T)[:, None]
+    future = torch.arange(T, device=k.device) > torch.arange(T - W, T, device=k.device)[:, None]
     weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
     full = T // block_size
     blocks = weights[:, : full * block_size].reshape(weights.shape[0], full, block_size)

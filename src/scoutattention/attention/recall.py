@@ -59,7 +59,7 @@ def progress(far: Tensor, chosen: Tensor, share: float | None, interval: int) ->
     `interval` steps, with twice that part half as many; without `share` always so many. An interval of 0 is never.
     """
     if interval == 0 or share is None:
-        return torch.full(far.shape, 1 / interval if interval else 0.0)
+        return torch.full_like(far, 1 / interval if interval else 0.0, dtype=torch.float32)
     return far / (chosen * (share * interval)).clamp(min=1e-9)
 
 
@@ -77,7 +77,5 @@ def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:
 def together(proposed: list[tuple[int, Moves]]) -> tuple[Tensor, Moves]:
     """Moves of several layers, to be carried out as one: the layer of each, int64 [M], and the moves."""
     layers, moves = zip(*proposed, strict=True)
-    counts = torch.tensor([move.row.numel() for move in moves])
-    return torch.tensor(layers).repeat_interleave(counts), Moves(
-        *(torch.cat(part) for part in zip(*moves, strict=True))
-    )
+    layer = torch.cat([torch.full_like(move.row, of) for of, move in zip(layers, moves, strict=True)])
+    return layer, Moves(*(torch.cat(part) for part in zip(*moves, strict=True)))

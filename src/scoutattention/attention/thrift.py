@@ -25,7 +25,7 @@ class Thrift:
         self._ranks = store.ranks
         self.always = config.sink_blocks + config.recent_blocks
         self._even = 1 / max(1, config.budget_blocks or 1)
-        self._least = torch.zeros(1, store.trusted.shape[1])
+        self._least = torch.zeros(1, store.trusted.shape[1], device=store.device)
         store.follow(self._least, fresh=0.0 if self._limit is None else LOWEST * self._even)
 
     def least(self, batch: int) -> Tensor:

@@ -112,7 +112,7 @@ def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
         runs: dict[str, _Run] = {}
         for engine in plan.engines:
             watch(f"{case}: {engine} reads")
-            own = job if engine == "scout" else replace(job, budget=None)
+            own = replace(job, budget=None) if engine in REFERENCES else job
             processes[engine] = stack.enter_context(closing(EngineProcess(engine, own)))
             setup = processes[engine].ask(Serving.setup)
             runs[engine] = _Run(own, setup, processes[engine].ask(Serving.read))

@@ -1,6 +1,6 @@
-"""The engine of this project in the decode benchmark: with a budget, or with full attention."""
+"""The engine of this project in the decode benchmark: with a budget, with slots as well, or with full attention."""
 
-from ..config import SamplingParams, ScoutConfig
+from ..config import Memory, SamplingParams, ScoutConfig
 from ..engine.llm import LLM
 from ..engine.sequence import Sequence
 from .decode_job import DecodeJob, Setup, Span
@@ -8,14 +8,16 @@ from .stages import Stages, watch_engine
 
 
 class OurDecoding:
-    """`budget=None` in the job is full attention with everything on the device."""
+    """With the device memory that is the default; `budget=None` in the job is full attention."""
+
+    device_memory: Memory = None
 
     def __init__(self, job: DecodeJob) -> None:
         self._job = job
         self._llm = LLM(
             str(job.directory),
             scout=ScoutConfig(budget=job.budget),
-            device_memory=None if job.budget else "all",
+            device_memory=self.device_memory,
             max_model_len=job.max_len,
             max_num_seqs=len(job.prompts),
             dtype=job.dtype,
@@ -54,3 +56,9 @@ class OurDecoding:
         before = len(self._stages.spans)
         self._llm.engine.step()
         return self._stages.spans[before:]
+
+
+class SlotsDecoding(OurDecoding):
+    """With slots of twice the budget, as on a device that has memory of its own."""
+
+    device_memory = "slots"

@@ -14,6 +14,7 @@ from .decode_job import DecodeJob, Decoding, Setup, Span
 
 ENGINES = {
     "scout": ("decode_ours", "OurDecoding"),
+    "scout-slots": ("decode_ours", "SlotsDecoding"),
     "dense": ("decode_ours", "OurDecoding"),
     "transformers": ("decode_transformers", "TransformersDecoding"),
     "transformers-static": ("decode_transformers", "StaticTransformersDecoding"),

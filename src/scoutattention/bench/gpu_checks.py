@@ -6,7 +6,7 @@ from functools import partial as bind
 import torch
 from torch import Tensor
 
-from ..kernels import reference, reference_device, triton_digest, triton_merge, triton_move, triton_partial
+from ..kernels import reference, reference_device, triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from ..kernels.triton_partial import PartialTile
 from ..types import BlockList, Partial
 from .gpu_timing import Row, attempt
@@ -70,7 +70,7 @@ def check_partial(shape: tuple[int, ...], dtype: torch.dtype, tile: PartialTile 
 
 
 def check_merge(dtype: torch.dtype) -> Row:
-    """Some sides without keys, some both."""
+    """Some sides without keys, some both; the far one corrected first."""
     B, H, G, D = 5, 3, 7, 96
     near = Partial(random(B, H, G, D), 5 * random(B, H, G))
     far = Partial(random(B, H, G, D), 5 * random(B, H, G), random(B, H, G, D))
@@ -81,26 +81,27 @@ def check_merge(dtype: torch.dtype) -> Row:
                 tensor[empty] = 0
     q = random(B, H, G, D, dtype=dtype)
     q_hat = (q.float() + 0.1 * random(B, H, G, D)).to(dtype)
-    out = poisoned(B, H, G, D, dtype=dtype)
-    triton_merge.merge_corrected(near, far, q, q_hat, 0.1, out=out)
-    want = reference_device.merge_corrected(exact(near), exact(far), q.double(), q_hat.double(), 0.1)
-    return Row("", "", relative_error(out, want), LIMITS[dtype])
+    got = triton_merge.merge(near, triton_merge.corrected(far, q, q_hat, 0.1))
+    want = reference.merge(exact(near), reference.corrected(exact(far), q.double(), q_hat.double(), 0.1))
+    doubts = triton_merge.doubt(far, near, q, q_hat)[3:], reference.doubt(far, near, q, q_hat)[3:]
+    return Row("", "", relative_error(got.out, want.out), 1e-5, more={"doubt": relative_error(*doubts)})
 
 
-def check_weights(dtype: torch.dtype, G: int, N: int) -> Row:
-    """Pages out of order, garbage where there is no block; the bonus is taken off, or it would hide an error."""
+def check_choice(dtype: torch.dtype, G: int, N: int) -> Row:
+    """Scores of bounds and of keys in 2 bits, and the wishes that follow from the latter; pages out of order."""
     B, H, D, S = 3, 4, 128, N + 5
-    q = random(B, H, G, D, dtype=dtype)
-    digests = reference.min_max(random(S, H, 32, D)).to(dtype)
+    q, k = random(B, H, G, D, dtype=dtype), random(S, H, 32, D)
     pages = torch.stack([torch.randperm(S, device="cuda")[:N] for _ in range(B)]).to(torch.int32)
-    bonus = torch.zeros(B, 1, N, device="cuda")
-    bonus[:, :, :1], bonus[0, :, N // 2 :] = 2.0, -torch.inf
-    want = reference_device.block_weights(q, digests, pages, bonus, D**-0.5)
-    out = poisoned(B, H, N)
-    unused = pages.masked_fill(bonus[:, 0] == -torch.inf, GARBAGE)
-    triton_digest.block_weights(q, digests, unused, bonus, D**-0.5, out=out)
-    plain = torch.where(bonus > 0, bonus, 0.0)
-    return Row("", "", relative_error(out - plain, want - plain), 1e-4)
+    bounds = reference.min_max(k).to(dtype)
+    rough = triton_digest.score_digests(q, bounds, pages), reference.score_digests(q.double(), bounds.double(), pages)
+    scaled, codes = q.float() * D**-0.5, reference.key_codes(k)
+    scores = triton_digest.score_key_codes(scaled, *codes, pages)
+    want = reference.score_key_codes(scaled, *codes, pages)
+    closed = torch.tensor([N, N // 2, 1], device="cuda")
+    wishes = triton_rank.rank_blocks(want, closed, min(N, 63), (1, 1), largest=False)[1]
+    expected = reference.rank_blocks(want, closed, min(N, 63), (1, 1), largest=False)[1]
+    others = {"bounds": relative_error(*rough), "wishes": relative_error(wishes, expected)}
+    return Row("", "", relative_error(scores, want), 1e-3, more=others)
 
 
 def check_moves(dtype: torch.dtype, *, pinned: bool) -> Row:
@@ -134,9 +135,9 @@ def checks() -> Iterator[Row]:
             cases.append(("partial", f"{name} {text}", bind(check_partial, shape, dtype, None)))
         split = PartialTile(tokens=16, warps=4, stages=2, waves=10_000, least=1)
         cases.append(("partial", f"{name} split everywhere", bind(check_partial, (2, 2, 4, 64, 32, 70), dtype, split)))
-        cases.append(("merge_corrected", name, bind(check_merge, dtype)))
+        cases.append(("corrected, merge", name, bind(check_merge, dtype)))
         for G, N in ((1, 1), (4, 65), (7, 1500)):
-            cases.append(("block_weights", f"{name} G {G} N {N}", bind(check_weights, dtype, G, N)))
+            cases.append(("scores, rank_blocks", f"{name} G {G} N {N}", bind(check_choice, dtype, G, N)))
         for pinned in (False, True):
             text = f"{name} from {'pinned host memory' if pinned else 'the device'}"
             cases.append(("append, copy_blocks", text, bind(check_moves, dtype, pinned=pinned)))

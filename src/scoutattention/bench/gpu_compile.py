@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import torch
 
-from ..kernels.triton_base import Launch
+from ..kernels.triton_base import Launch, ceil_div
 from ..kernels.triton_compile import TARGETS, compile_launch
-from ..kernels.triton_digest import weight_launches
-from ..kernels.triton_merge import merge_launch
+from ..kernels.triton_digest import bound_launch, code_launch
+from ..kernels.triton_flags import ask_launch, await_launch
+from ..kernels.triton_merge import correct_launch, doubt_launch, merge_launch
 from ..kernels.triton_move import append_launch, copy_launch
 from ..kernels.triton_partial import default_tile, partial_launches
+from ..kernels.triton_rank import blend_launch, late_launch, sift_launch, wish_launch
 from ..types import BlockList, Partial
 
 PROCESSORS = 132
@@ -36,10 +38,32 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     tile = default_tile(D, dtype, hip=hip)
     yield from partial_launches(q, (k, v), BlockList(index, length), 0.1, near, tile, PROCESSORS)
     pages = some(B, N, dtype=torch.int32)
-    yield from weight_launches(q, some(S, H, 2 * D, dtype=dtype), pages, some(B, 1, N), 0.1, some(B, H, N))
-    yield merge_launch(near, far, q, q, 0.1, q)
+    scores = some(B, H, G, N)
+    yield bound_launch(q, some(S, H, 2 * D, dtype=dtype), pages, scores)
+    words, bounds = some(S, H, ceil_div(D, 16), P, 4, dtype=torch.uint8), some(S, H, 2, D, dtype=torch.float16)
+    yield code_launch(q, words, bounds, pages, scores)
+    yield from choice_launches(scores)
+    yield merge_launch(near, far, far)
+    yield correct_launch(far, q, q, 0.1, far.lse)
+    yield doubt_launch(far, near, q, q, some(B, H))
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
+    flags = some(2, dtype=torch.int32)
+    yield ask_launch(flags, flags)
+    yield await_launch(flags, flags, polls=1 << 20)
+
+
+def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
+    """What is made of scores [B, H, G, N]: 63 blocks of a KV head."""
+    B, H, _, N = scores.shape
+    blocks, mask, wishes = some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), some(B, H, N)
+    closed, rows, counts = some(B, dtype=torch.int64), some(B, dtype=torch.bool), some(2, B, dtype=torch.int64)
+    yield wish_launch(scores, closed, wishes, wishes, (1, 1), largest=False)
+    slots = some(B, H, N, dtype=torch.int64)
+    yield sift_launch((blocks, wishes, closed, slots, rows, rows, some(B)), (mask, mask, counts), 128, 2)
+    yield blend_launch(some(B, H, N), wishes, rows, 0.85)
+    tensors = (blocks, mask, wishes, blocks, mask, some(B, H), rows)
+    yield late_launch(tensors, (some(B, H, dtype=torch.bool), mask, counts), 0.02)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ where a row is wrong or failed.
 import argparse
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial as bind
 from pathlib import Path
 
 import torch
@@ -17,6 +18,9 @@ from .gpu_checks import checks
 from .gpu_partial import decode_rows, sweep_rows
 from .gpu_steps import other_rows
 from .gpu_timing import Row, Timer, as_json, bandwidth, machine
+
+Tell = Callable[[str], object]
+"""tell(a line)"""
 
 
 def line(row: Row, best: float | None) -> str:
@@ -41,13 +45,24 @@ def _more(name: str, value: float) -> str:
     return f" {name.removesuffix(' seconds')} {value * 1e6:.1f} us"
 
 
-def show(rows: Iterable[Row], best: float | None = None) -> list[Row]:
-    """Print rows as they come."""
+def show(rows: Iterable[Row], best: float | None = None, tell: Tell = print) -> list[Row]:
+    """Tell of rows as they come."""
     shown = []
     for row in rows:
         shown.append(row)
-        print(line(row, best), flush=True)
+        tell(line(row, best))
     return shown
+
+
+def survey(timer: Timer, tell: Tell, *, quick: bool) -> tuple[list[Row], float | None]:
+    """Measure the bandwidth, check every kernel, then time them; also returns the bandwidth, bytes a second."""
+    rows = show(bandwidth(timer), tell=tell)
+    best = max((row.rate for row in rows if row.rate), default=None)
+    tell("\nerror against float64")
+    rows += show(checks(), tell=tell)
+    tell("\ntime, and share of the higher of the two bandwidths above")
+    timed = itertools.chain(decode_rows(timer, quick=quick), other_rows(timer, quick=quick))
+    return rows + show(timed, best, tell), best
 
 
 def write(path: Path | None, report: dict[str, object], rows: list[Row]) -> None:
@@ -68,12 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     facts = machine()
     print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
     timer = Timer(10 if options.quick else 30)
-    rows = show(bandwidth(timer))
-    best = max((row.rate for row in rows if row.rate), default=None)
-    print("\nerror against float64")
-    rows += show(checks())
-    print("\ntime, and share of the higher of the two bandwidths above")
-    rows += show(itertools.chain(decode_rows(timer, quick=options.quick), other_rows(timer, quick=options.quick)), best)
+    rows, best = survey(timer, bind(print, flush=True), quick=options.quick)
     report: dict[str, object] = {**facts, "best_bytes_per_second": best}
     write(options.json, report, rows)
     if options.sweep:

@@ -1,4 +1,4 @@
-"""Times the device kernels beside attention: block weights, recall from the host, and a whole step's launches."""
+"""Times the device kernels beside attention: choices, recall from the host, and a whole step's launches."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from functools import partial as bind
 import torch
 from torch import Tensor
 
-from ..kernels import triton_digest, triton_merge, triton_move, triton_partial
+from ..kernels import triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from ..types import BlockList, Partial
 from .gpu_timing import Row, Timer, attempt, captured
 
@@ -23,15 +23,23 @@ def on_device(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
     return torch.randn(shape, device="cuda").to(dtype)
 
 
-def time_weights(B: int, N: int, dtype: torch.dtype, timer: Timer) -> Row:
-    """Block weights of B sequences of N closed blocks, and how long choosing the best of them takes."""
+def some_codes(pages: int) -> tuple[Tensor, Tensor]:
+    """Keys in 2 bits a channel, as good as any: codes and bounds."""
+    codes = torch.randint(0, 256, (pages, HEADS, HEAD_DIM // 16, BLOCK_SIZE, 4), dtype=torch.uint8, device="cuda")
+    return codes, torch.rand(pages, HEADS, 2, HEAD_DIM, device="cuda").half()
+
+
+def time_choice(B: int, N: int, timer: Timer) -> Row:
+    """Scores of 2-bit keys of B sequences of N closed blocks, and how long choosing the best of them takes."""
     pages = torch.randperm(B * N, device="cuda").reshape(B, N).to(torch.int32)
-    digests, q = on_device(B * N, HEADS, 2 * HEAD_DIM, dtype=dtype), on_device(B, HEADS, GROUP, HEAD_DIM)
-    bonus, out = torch.zeros(B, 1, N, device="cuda"), torch.empty(B, HEADS, N, device="cuda")
-    seconds = timer.seconds(lambda: triton_digest.block_weights(q, digests, pages, bonus, 0.1, out=out))
-    topk = timer.seconds(lambda: out.topk(min(CHOSEN, N)))
-    moved = digests.nbytes + pages.nbytes + 2 * B * HEADS * GROUP * N * 4 + out.nbytes
-    return Row("", "", seconds=seconds, moved=moved, more={"topk seconds": topk})
+    (codes, bounds), q = some_codes(B * N), on_device(B, HEADS, GROUP, HEAD_DIM)
+    scores = triton_digest.score_key_codes(q, codes, bounds, pages)
+    closed = torch.full((B,), N, device="cuda")
+    seconds = timer.seconds(lambda: triton_digest.score_key_codes(q, codes, bounds, pages))
+    count = min(CHOSEN, N)
+    rank = timer.seconds(lambda: triton_rank.rank_blocks(scores, closed, count, (1, 1), largest=False))
+    moved = codes.nbytes + bounds.nbytes + pages.nbytes + scores.nbytes
+    return Row("", "", seconds=seconds, moved=moved, more={"ranking seconds": rank})
 
 
 @cache
@@ -67,7 +75,7 @@ def step_call(B: int, N: int, layers: int) -> Callable[[], None]:
     index = torch.arange(B * N, device="cuda", dtype=torch.int32).reshape(B, 1, N).expand(B, HEADS, N)
     blocks = BlockList(index, torch.full((B, HEADS, N), BLOCK_SIZE, dtype=torch.int32, device="cuda"))
     entry, fill = torch.arange(B, device="cuda"), torch.zeros(B, device="cuda", dtype=torch.int64)
-    digests, bonus = on_device(B * N, HEADS, 2 * HEAD_DIM), torch.zeros(B, 1, N, device="cuda")
+    digests, closed = some_codes(B * N), torch.full((B,), N, device="cuda")
     wide = (B, HEADS, GROUP, HEAD_DIM)
     far = Partial(*(on_device(*shape, dtype=torch.float32) for shape in (wide, wide[:3], wide)))
     pages = index[:, 0].contiguous()
@@ -75,9 +83,10 @@ def step_call(B: int, N: int, layers: int) -> Callable[[], None]:
     def step() -> None:
         for _ in range(layers):
             triton_move.append(k[:, :, 0], v[:, :, 0], pools, entry, fill)
-            triton_digest.block_weights(q, digests, pages, bonus, 0.1).topk(min(CHOSEN, N))
+            scores = triton_digest.score_key_codes(q, *digests, pages)
+            triton_rank.rank_blocks(scores, closed, min(CHOSEN, N), (1, 1), largest=False)
             near = triton_partial.partial(q, *pools, blocks, 0.1)
-            triton_merge.merge_corrected(near, far, q, q, 0.1)
+            triton_merge.merge(near, triton_merge.corrected(far, q, q, 0.1))
 
     return step
 
@@ -103,9 +112,7 @@ def time_step(B: int, N: int, layers: int) -> Row:
 def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
     """A row for every case."""
     for B, N in ((8, 1024),) if quick else ((1, 1024), (1, 4096), (8, 1024), (8, 4096), (32, 1024)):
-        for dtype in (torch.bfloat16, torch.float32):
-            case = f"B {B} N {N} {str(dtype).removeprefix('torch.')}"
-            yield attempt("block_weights", case, bind(time_weights, B, N, dtype, timer))
+        yield attempt("score_key_codes", f"B {B} N {N}", bind(time_choice, B, N, timer))
     for moves in (256, 4096):
         yield attempt("copy from host", f"{moves} blocks", bind(time_host_copy, moves, timer))
         for programs in (32,) if quick else (4, 8, 16, 32, 64, 132):

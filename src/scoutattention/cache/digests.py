@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..config import DigestName
-from ..kernels.cpu import Workers
 from ..kernels.memory import empty
+from ..kernels.ops import Ops
 from ..kernels.packed import Blocks
 from ..kernels.reference import key_codes, min_max, score_exactly
 from ..shape import ModelShape
@@ -43,10 +43,12 @@ class Digests(Protocol):
 class MinMaxDigests:
     """Channel maxima and minima of the keys; scores are upper bounds (Quest, arXiv 2406.10774, section 3.2)."""
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
-        self.values = empty((shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim), torch.float32)
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops) -> None:
+        self.values = empty(
+            (shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim), torch.float32, ops.device
+        )
         self._block_size = block_size
-        self._workers = workers
+        self._ops = ops
         self._scale = shape.scale
 
     def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
@@ -55,7 +57,7 @@ class MinMaxDigests:
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
-        return self._workers.score_digests(q, self.values[layer], pages) * self._scale
+        return self._ops.score_digests(q, self.values[layer], pages) * self._scale
 
     def bytes_per_token(self) -> float:
         """See `Digests.bytes_per_token`."""
@@ -68,13 +70,13 @@ class KeyCodeDigests:
     codes, bounds: what `key_codes` makes of the keys, [L, S, H, ...] each.
     """
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, workers: Workers) -> None:
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops) -> None:
         entries = (shape.num_layers, capacity, shape.num_kv_heads)
         codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
-        self.codes = empty((*entries, *codes.shape), codes.dtype)
-        self.bounds = empty((*entries, *bounds.shape), bounds.dtype)
+        self.codes = empty((*entries, *codes.shape), codes.dtype, ops.device)
+        self.bounds = empty((*entries, *bounds.shape), bounds.dtype, ops.device)
         self._block_size = block_size
-        self._workers = workers
+        self._ops = ops
         self._scale = shape.scale
 
     def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
@@ -83,7 +85,7 @@ class KeyCodeDigests:
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
-        return self._workers.score_key_codes(q * self._scale, self.codes[layer], self.bounds[layer], pages)
+        return self._ops.score_key_codes(q * self._scale, self.codes[layer], self.bounds[layer], pages)
 
     def bytes_per_token(self) -> float:
         """See `Digests.bytes_per_token`."""
@@ -118,12 +120,12 @@ class TwoStageDigests:
     """
 
     def __init__(
-        self, first: Digests, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers, survivors: int
+        self, first: Digests, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops, survivors: int
     ) -> None:
         """`pool`: of host pages.   survivors: so many blocks of each KV head reach the second stage."""
         self._first = first
         self._pool = pool
-        self._workers = workers
+        self._ops = ops
         self._survivors = survivors
         self._scale = shape.scale
 
@@ -134,8 +136,9 @@ class TwoStageDigests:
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`; the others keep their first scores, less what those of the survivors were too high."""
         rough = self._first.score(layer, q, pages, closed)
-        absent = (torch.arange(rough.shape[-1]) >= closed[:, None])[:, None, None]  # whatever their pages hold
-        rough = rough.masked_fill(absent, -torch.inf)
+        block = torch.arange(rough.shape[-1], device=closed.device)
+        absent = block >= closed[:, None]  # whatever their pages hold
+        rough = rough.masked_fill(absent[:, None, None], -torch.inf)
         count = min(self._survivors, rough.shape[-1])
         best = rough.softmax(-1).mean(2).topk(count).indices[:, :, None].expand(-1, -1, rough.shape[2], -1)
         fine = self._exactly(layer, q, pages, best[:, :, 0])
@@ -150,7 +153,7 @@ class TwoStageDigests:
         alone = BlockList(index, torch.full_like(index, self._pool.k.shape[-2]))
         queries = q[:, None].expand(-1, n, *q.shape[1:]).reshape(B * n, *q.shape[1:])
         k, v = self._pool.k[layer], self._pool.v[layer]
-        lse = self._workers.partial(queries, k, v, alone, self._scale).lse
+        lse = self._ops.partial(queries, k, v, alone, self._scale).lse
         return lse.view(B, n, H, -1).permute(0, 2, 3, 1)
 
     def bytes_per_token(self) -> float:
@@ -159,13 +162,13 @@ class TwoStageDigests:
 
 
 def make_digests(
-    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, workers: Workers, *, survivors: int = 64
+    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops, *, survivors: int = 64
 ) -> Digests:
     """The digests that a configuration names, for the pages of a pool.   survivors: see `TwoStageDigests`."""
     block_size = pool.k.shape[3]
     if name == "minmax":
-        return MinMaxDigests(shape, block_size, pool.capacity, workers)
+        return MinMaxDigests(shape, block_size, pool.capacity, ops)
     if name == "exact":
         return ExactDigests(shape, block_size, pool.k)
-    codes = KeyCodeDigests(shape, block_size, pool.capacity, workers)
-    return codes if name == "keys2" else TwoStageDigests(codes, shape, pool, workers, survivors)
+    codes = KeyCodeDigests(shape, block_size, pool.capacity, ops)
+    return codes if name == "keys2" else TwoStageDigests(codes, shape, pool, ops, survivors)

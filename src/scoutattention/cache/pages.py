@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..kernels.ops import Ops
 from .digests import Digests
 from .pool import BlockPool, PackedPool
 
@@ -15,10 +16,11 @@ class Pages:
     A row's pages are reserved when it is admitted, so a running sequence never lacks one.
     """
 
-    def __init__(self, pool: BlockPool | PackedPool, digests: Digests, rows: int, max_blocks: int) -> None:
+    def __init__(self, pool: BlockPool | PackedPool, digests: Digests, rows: int, max_blocks: int, ops: Ops) -> None:
         self.pool = pool
         self.digests = digests
-        self.table = torch.zeros((rows, max_blocks), dtype=torch.int32)
+        self.table = torch.zeros((rows, max_blocks), dtype=torch.int32, device=ops.device)
+        self._ops = ops
         self._taken: list[list[int]] = [[] for _ in range(rows)]
 
     def admit(self, row: int, num_blocks: int) -> None:
@@ -42,9 +44,8 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
-        pages = self.table[row, : k.shape[0]].long()
-        self.pool.k[layer, pages] = k
-        self.pool.v[layer, pages] = v
+        pages = torch.tensor(self._taken[row][: k.shape[0]], dtype=torch.int64)
+        self._ops.write_blocks((k, v), (self.pool.k[layer], self.pool.v[layer]), pages)
         self.digests.put(layer, pages, k)
 
     def close(self, row: int, block: int, k: Tensor, v: Tensor) -> None:

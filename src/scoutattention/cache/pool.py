@@ -4,8 +4,9 @@ import torch
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
-from ..kernels.memory import empty
+from ..kernels.memory import CPU, empty
 from ..kernels.packed import empty_packed
+from ..kernels.pinned import pin
 from ..shape import PACKED_BITS, ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,10 +48,16 @@ class BlockPool(Entries):
     CPU pool's memory only as entries are first written.
     """
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, knob: str) -> None:
+    def __init__(
+        self, shape: ModelShape, block_size: int, capacity: int, knob: str, device: torch.device = CPU
+    ) -> None:
         super().__init__(capacity, shape.block_bytes(block_size), knob)
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
-        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype]) for _ in range(2))
+        self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
+
+    def pin(self) -> None:
+        """Let a GPU read and write the pool where it is; see `pinned.pin`."""
+        pin((self.k, self.v), self._knob)
 
 
 class PackedPool(Entries):
@@ -64,10 +71,15 @@ class PackedPool(Entries):
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
 
+    def pin(self) -> None:
+        """Nothing to do: only the CPU reads packed blocks."""
 
-def make_pages(shape: ModelShape, block_size: int, capacity: int, kv_dtype: KVDTypeName) -> BlockPool | PackedPool:
-    """A pool of host pages; see `EngineConfig.kv_dtype`."""
+
+def make_pages(
+    shape: ModelShape, block_size: int, capacity: int, kv_dtype: KVDTypeName, device: torch.device = CPU
+) -> BlockPool | PackedPool:
+    """A pool of pages; see `EngineConfig.kv_dtype`.   device: the CPU, unless everything is on the device."""
     knob = "host_memory or lower max_model_len"
     if kv_dtype == "auto":
-        return BlockPool(shape, block_size, capacity, knob)
+        return BlockPool(shape, block_size, capacity, knob, device)
     return PackedPool(shape, block_size, capacity, knob, bits=PACKED_BITS[kv_dtype])

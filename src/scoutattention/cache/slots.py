@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.memory import CPU
 from ..shape import ModelShape
 from ..types import BlockList
-from .pool import BlockPool, PackedPool
+from .pool import BlockPool
 
 FREE = -1.0  # worth of an empty slot: the first to be filled
 FULL = float("inf")  # worth of a position that is no slot of this row: never filled
@@ -35,17 +36,26 @@ class Slots:
         first.
     """
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, rows: int, max_blocks: int) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        block_size: int,
+        capacity: int,
+        rows: int,
+        max_blocks: int,
+        *,
+        device: torch.device = CPU,
+    ) -> None:
         layers, heads = shape.num_layers, shape.num_kv_heads
-        self.pool = BlockPool(shape, block_size, capacity, knob="device_memory")
+        self.pool = BlockPool(shape, block_size, capacity, "device_memory", device)
         self.size = max(0, min(capacity - 1, max_blocks))
         self.quota = [0] * rows
         self.block_size = block_size
-        self.content = torch.full((layers, rows, heads, self.size), -1)
-        self.slot_of = torch.full((layers, rows, heads, max_blocks), self.size)
-        self.interest = torch.zeros((layers, rows, heads, max_blocks))
-        self.near_index = torch.zeros((rows, 1 + self.size), dtype=torch.int32)
-        self.near_length = torch.zeros((layers, rows, heads, 1 + self.size), dtype=torch.int32)
+        self.content = torch.full((layers, rows, heads, self.size), -1, device=device)
+        self.slot_of = torch.full((layers, rows, heads, max_blocks), self.size, device=device)
+        self.interest = torch.zeros((layers, rows, heads, max_blocks), device=device)
+        self.near_index = torch.zeros((rows, 1 + self.size), dtype=torch.int32, device=device)
+        self.near_length = torch.zeros((layers, rows, heads, 1 + self.size), dtype=torch.int32, device=device)
         self._taken: list[list[int]] = [[] for _ in range(rows)]
 
     def admit(self, row: int, quota: int) -> None:
@@ -74,7 +84,7 @@ class Slots:
     def complete(self, closed: Tensor) -> Tensor:
         """Which of the first rows hold every one of their `closed` (int64 [B]) blocks, in all layers and heads."""
         held = self.near_length[:, : closed.numel(), :, 1:].count_nonzero(-1)
-        return (held == closed[:, None]).all(-1).all(0)
+        return (held == closed[:, None]).all(-1).all(0).cpu()
 
     def resident(self, layer: int, batch: int) -> Tensor:
         """Which blocks of the first `batch` rows have a slot now: bool [B, H, NB]."""
@@ -90,8 +100,13 @@ class Slots:
         held, block = content >= 0, content.clamp(min=0)
         interest = self.interest[layer, row].gather(-1, block)
         stays = protected.expand(*content.shape[:2], -1).gather(-1, block) & held
-        own = torch.arange(self.size) < torch.tensor(self.quota[row]).reshape(-1, 1, 1)
+        quota = torch.tensor(self.quota[row], device=content.device).reshape(-1, 1, 1)
+        own = torch.arange(self.size, device=content.device) < quota
         return interest.masked_fill(~held, FREE).masked_fill(stays | ~own, FULL)
+
+    def open_entry(self, row: int) -> int:
+        """The pool's entry that holds a row's open block."""
+        return self._taken[row][0]
 
     def near(self, layer: int, batch: int) -> BlockList:
         """All resident blocks and the open one, of the first `batch` rows."""
@@ -103,7 +118,7 @@ class Slots:
         """Of `near`, only the chosen and the open blocks, in the rows of bool [B, 1, 1]; the others keep all."""
         batch, heads, width = near.length.shape
         slot = self.slot_of[layer, :batch].gather(-1, chosen).masked_fill(~valid, self.size)
-        kept = torch.zeros((batch, heads, 2 + self.size), dtype=torch.bool)
+        kept = torch.zeros((batch, heads, 2 + self.size), dtype=torch.bool, device=chosen.device)
         kept[..., 0] = True
         kept.scatter_(-1, 1 + slot, True)
         return BlockList(near.index, near.length * (kept[..., :width] | ~rows))
@@ -112,19 +127,19 @@ class Slots:
         """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
         return self.slot_of[layer, :batch], self.size
 
-    def fill(self, layer: int | Tensor, moves: Moves, pages: Tensor, host: BlockPool | PackedPool) -> None:
-        """Copy the moves' blocks from their host `pages` (int64 [M]) into their slots; what was there is dropped.
+    def assign(self, layer: int | Tensor, moves: Moves, *, empty: bool) -> Tensor:
+        """Give blocks their slots, and return the pool's entries to copy them to, int64 [M]; what was there is dropped.
 
-        layer: of all moves, or int64 [M].
+        layer: of all moves, or int64 [M].   empty: nothing was there.
         """
         row, head, slot, block = moves
-        self.drop(layer, row, head, slot)
+        if not empty:
+            self.drop(layer, row, head, slot)
         entry = self.near_index[row, 1 + slot].long()
-        self.pool.k[layer, entry, head] = host.k[layer, pages, head].to(self.pool.k.dtype)
-        self.pool.v[layer, entry, head] = host.v[layer, pages, head].to(self.pool.v.dtype)
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
         self.near_length[layer, row, head, 1 + slot] = self.block_size
+        return entry
 
     def drop(self, layer: int | Tensor, row: Tensor, head: Tensor, slot: Tensor) -> None:
         """Empty slots (int64 [M] each, or all of one layer); nothing is copied back: the host holds every block."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels.ops import Copies, Ops
+from ..kernels.pinned import SideStream
 from ..ranks import ALONE, Ranks
 from ..types import BlockList
 from .pages import Pages
@@ -16,14 +18,16 @@ from .slots import Moves, Slots
 class StepView:
     """The batch as one decode step sees it: sequences in rows 0 to B - 1, each about to append one token.
 
-    closed: int64 [B], closed blocks.   fill: int64 [B], tokens in the open block before this step.
-    max_closed: the largest of `closed`.
+    closed: int64 [B], closed blocks.   fill: int64 [B], tokens in the open block before this step; both on the device,
+    in memory that every step of as many sequences has.
+    counts: `closed`, for the host.   width: so many blocks have room in a table of the step; the most of them closed.
     """
 
     batch: int
     closed: Tensor
     fill: Tensor
-    max_closed: int
+    counts: tuple[int, ...]
+    width: int
 
 
 class KVStore:
@@ -31,24 +35,42 @@ class KVStore:
 
     With `slots`, closed blocks live in host pages, some have device copies, and open blocks are in the device's pool.
     Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
-    ranks: who holds the other KV heads.
+    Packed pages that are on the device have slots beside them for the open blocks alone.
+
+    resident: every page is on the device.   ranks: who holds the other KV heads.
     """
 
-    def __init__(self, pages: Pages, slots: Slots | None, block_size: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        pages: Pages,
+        slots: Slots | None,
+        block_size: int,
+        ops: Ops,
+        *,
+        resident: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> None:
         rows = pages.table.shape[0]
         self.pages = pages
         self.slots = slots
+        self.resident = resident or slots is None
         self.block_size = block_size
         self.ranks = ranks
+        self.device = ops.device
+        self._ops = ops
+        self.side = SideStream(ops.device)
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
         self._followers: list[tuple[Tensor, Tensor | float]] = []
         self.follow(self.trusted, fresh=True)
         self.closed = [0] * rows
         self.fill = [0] * rows
+        self._now = torch.zeros(
+            (3, rows), dtype=torch.int64, device=self.device
+        )  # closed, fill, entry of the open block
+        self._head = torch.arange(pages.pool.k.shape[2], device=self.device)
         self.view = self._view(0)
-        self._open = torch.zeros(0, dtype=torch.int32)  # [B], entries of the open blocks
-        self._new_rows = torch.zeros(0, dtype=torch.int64)  # [B * H], where a layer's [S * H * P, D] gets new tokens
-        self._every_page = BlockList(self._open, self._open)  # without slots, what every layer of a step attends to
+        self._new_rows = self._head  # [B * H], where a layer's [S * H * P, D] gets new tokens
+        self._every_page: BlockList | None = None  # without slots, what every layer of a step attends to
 
     @property
     def near_pool(self) -> BlockPool:
@@ -61,7 +83,7 @@ class KVStore:
         """Bytes of the blocks, open ones too, of rows 0 to batch - 1: all of them, and those that the device holds."""
         closed = self.closed[:batch]
         whole = sum(closed) * self.pages.pool.entry_bytes + batch * self.near_pool.entry_bytes
-        if self.slots is None:
+        if self.slots is None or self.resident:
             return whole, whole
         held = [1 + min(count, quota) for count, quota in zip(closed, self.slots.quota, strict=False)]
         return whole, sum(held) * self.near_pool.entry_bytes
@@ -95,7 +117,8 @@ class KVStore:
         full, size = k.shape[0] // self.block_size, self.block_size
         blocks = (full, size, *k.shape[1:])
         closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
-        self.pages.write_prompt(layer, row, closed_k, closed_v)
+        with self.side.after(k, v):
+            self.pages.write_prompt(layer, row, closed_k, closed_v)
         rest = k.shape[0] - full * size
         if rest:
             entry, pool = self._open_entry(row, full), self.near_pool
@@ -104,6 +127,7 @@ class KVStore:
 
     def finish_prompt(self, row: int, num_tokens: int) -> None:
         """Declare a prompt of `num_tokens` stored in every layer."""
+        self.side.join()
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
     def follow(self, state: Tensor, fresh: Tensor | float) -> None:
@@ -114,19 +138,23 @@ class KVStore:
         """Say whether scouts of a layer are good enough for the sequence in a row; they are until this is called."""
         self.trusted[layer, row] = trusted
 
-    def begin_step(self, batch: int) -> StepView:
+    def plan_step(self, batch: int) -> StepView:
         """Plan one decode step of the sequences in rows 0 to batch - 1, each of which appends one token."""
         self.view = self._view(batch)
-        entries = torch.tensor([self._open_entry(row, self.closed[row]) for row in range(batch)], dtype=torch.int64)
-        heads = entries[:, None] * self._heads + torch.arange(self._heads)
-        self._open = entries.int()
-        self._new_rows = (heads * self.block_size + self.view.fill[:, None]).flatten()
-        if self.slots is None:
-            blocks = torch.arange(self.view.max_closed).expand(batch, self._heads, -1)
-            self._every_page = self.near_pages(blocks, blocks < self.view.closed[:, None, None])
-        else:
-            self.slots.near_length[:, :batch, :, 0] = (self.view.fill + 1)[:, None]
+        entries = [self._open_entry(row, self.closed[row]) for row in range(batch)]
+        self._now[:, :batch] = torch.tensor([self.closed[:batch], self.fill[:batch], entries])
         return self.view
+
+    def begin_step(self) -> None:
+        """Make ready for what was planned; on the device, and from what is there."""
+        closed, fill, entry = self._now[:, : self.view.batch]
+        heads = entry[:, None] * self._heads + self._head
+        self._new_rows = (heads * self.block_size + fill[:, None]).flatten()
+        if self.slots is None:
+            blocks = torch.arange(self.view.width, device=self.device).expand(self.view.batch, self._heads, -1)
+            self._every_page = self.near_pages(blocks, blocks < closed[:, None, None])
+        else:
+            self.slots.near_length[:, : self.view.batch, :, 0] = (fill + 1)[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Add one token's keys and values to the open blocks.   k, v: [B, H, D]."""
@@ -135,12 +163,15 @@ class KVStore:
 
     def near(self, layer: int) -> BlockList:
         """Every resident block, and the open one."""
-        return self._every_page if self.slots is None else self.slots.near(layer, self.view.batch)
+        if self.slots is not None:
+            return self.slots.near(layer, self.view.batch)
+        assert self._every_page is not None
+        return self._every_page
 
     def near_pages(self, chosen: Tensor, valid: Tensor) -> BlockList:
         """Some closed blocks where every page is resident, and the open one.   chosen, valid: [B, H, N]."""
         blocks = self.page_list(chosen, valid)
-        opened = self._open[:, None, None].expand(-1, self._heads, 1)
+        opened = self._now[2, : self.view.batch, None, None].int().expand(-1, self._heads, 1)
         filled = (self.view.fill + 1).int()[:, None, None].expand(-1, self._heads, 1)
         return BlockList(torch.cat([opened, blocks.index], -1), torch.cat([filled, blocks.length], -1))
 
@@ -149,16 +180,17 @@ class KVStore:
         table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
         return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
 
-    def recall(self, layer: int | Tensor, moves: Moves) -> int:
+    def recall(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
         """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
 
-        layer: of all moves, or int64 [M].
+        layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
         """
         assert self.slots is not None
         pages = self.pages.table[moves.row, moves.block].long()
-        self.slots.fill(layer, moves, pages, self.pages.pool)
-        pool = self.pages.pool
-        return moves.row.numel() * (pool.k[0, 0, 0].nbytes + pool.v[0, 0, 0].nbytes)
+        entries = self.slots.assign(layer, moves, empty=empty)
+        host, pool = self.pages.pool, self.slots.pool
+        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), Copies(layer, pages, entries, moves.head))
+        return moves.row.numel() * (host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes)
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
@@ -177,11 +209,12 @@ class KVStore:
         self.closed[row], self.fill[row] = block + 1, 0
 
     def _open_entry(self, row: int, block: int) -> int:
-        return self.pages.page(row, block) if self.slots is None else int(self.slots.near_index[row, 0])
+        return self.pages.page(row, block) if self.slots is None else self.slots.open_entry(row)
 
     def _view(self, batch: int) -> StepView:
-        closed = self.closed[:batch]
-        return StepView(batch, torch.tensor(closed), torch.tensor(self.fill[:batch]), max(closed, default=0))
+        closed, fill, _ = self._now[:, :batch]
+        counts = tuple(self.closed[:batch])
+        return StepView(batch, closed, fill, counts, max(counts, default=0))
 
     @property
     def _heads(self) -> int:

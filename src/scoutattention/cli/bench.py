@@ -3,6 +3,7 @@
 import typer
 
 from .bench_decode import decode
+from .bench_gpu import gpu
 from .bench_kernels import kernels
 
 app = typer.Typer(
@@ -12,6 +13,7 @@ app = typer.Typer(
 )
 app.command()(kernels)
 app.command()(decode)
+app.command()(gpu)
 
 
 @app.callback()

@@ -28,7 +28,7 @@ Engines = Annotated[
     str | None,
     typer.Option(
         "--engines",
-        help="Of scout, dense, transformers, transformers-static, llama.cpp, llama.cpp-converted. "
+        help="Of scout, scout-slots, dense, transformers, transformers-static, llama.cpp, llama.cpp-converted. "
         "Without it, those that are installed.",
     ),
 ]

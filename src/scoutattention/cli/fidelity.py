@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..config import EngineConfig, ScoutConfig
 from ..errors import ConfigError
 from .generate import Debug, Model
-from .output import check_drawing, write_file
+from .output import check_drawing, check_folder, write_file
 from .prompt import read_file
 from .report import plain_table
 from .settings import Settings, read_settings, with_settings
@@ -35,6 +35,12 @@ Steps = Annotated[int, typer.Option("--steps", help="Tokens after them that are 
 Ablate = Annotated[bool, typer.Option("--ablate", help="Compare the published design and each improvement of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Write the plots to this PNG file.")]
+Record = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", help="Write what true queries and scouts chose to this file, for `scout bench gpu --replay`."
+    ),
+]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a report to this HTML file, plots inside.")]
 
 
@@ -56,29 +62,47 @@ def watched() -> Iterator["Watch"]:
         yield watch
 
 
-def _texts(files: list[Path] | None) -> "list[Text]":
+def _texts(files: list[Path] | None, *, one: bool = False) -> "list[Text]":
     # Inside, since it loads PyTorch with the tokenizer.
     from ..eval.text import Text, code, mixed, prose  # noqa: PLC0415
 
     if not files:
-        return [prose(), code(), mixed()]
+        return [prose()] if one else [prose(), code(), mixed()]
     return [Text(str(file), read_file(file, "text file")) for file in dict.fromkeys(files)]
 
 
 def _measure(
-    model: str, texts: "list[Text]", lengths: tuple[int, int], settings: Settings, *, ablate: bool
+    model: str, texts: "list[Text]", lengths: tuple[int, int], settings: Settings, *, ablate: bool, record: Path | None
 ) -> "list[Measured]":
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
+    from ..engine.device import find_device  # noqa: PLC0415
     from ..eval.ablation import Variant, ablation  # noqa: PLC0415
+    from ..eval.record import Recorder, recorded_variants, recording  # noqa: PLC0415
     from ..eval.run import run  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
     scout, machine = settings.scout, settings.engine
-    loaded = load(model, machine.dtype)
-    shape = loaded.decoder.shape
-    variants = ablation(scout, shape) if ablate else [Variant("scout", scout, machine.device_memory)]
+    variants = [Variant("scout", scout, machine.device_memory)]
+    if record is not None:
+        variants = recorded_variants(variants[0], lengths[0])
+    loaded = load(model, machine.dtype, device=find_device(machine.device))
+    if ablate:
+        variants = ablation(scout, loaded.decoder.shape)
+    recorders = {variant.name: Recorder() for variant in variants if record is not None}
     with watched() as watch:
-        return run(loaded, machine, texts, lengths, variants=variants, watch=watch)
+        measured = run(loaded, machine, texts, lengths, variants=variants, watch=watch, also=recorders)
+    if record is not None:
+        write_file(record, recording(scout, recorders, (model, texts[0].name), lengths[0]).to_bytes())
+    return measured
+
+
+def _check_record(context: typer.Context, record: Path, files: list[Path] | None, *, ablate: bool) -> None:
+    check_folder("--record", record)
+    source = context.get_parameter_source("predictor")
+    if ablate or (source is not None and source.name == "COMMANDLINE"):
+        raise ConfigError("--record runs both predictors and nothing else, so it excludes --predictor and --ablate")
+    if files is not None and len(files) > 1:
+        raise ConfigError(f"--record takes one text, and there are {len(files)}: give --text once")
 
 
 def _reject_what_rows_set(context: typer.Context) -> None:
@@ -113,7 +137,7 @@ def _print(measured: "list[Measured]") -> None:
     Console().print(table)
 
 
-@with_settings(ScoutConfig, EngineConfig)
+@with_settings(ScoutConfig, EngineConfig, device_memory="slots")
 def fidelity(
     typer_context: typer.Context,
     model: Model,
@@ -125,6 +149,7 @@ def fidelity(
     as_json: AsJson = False,
     plot: Plot = None,
     html: Html = None,
+    record: Record = None,
     debug: Debug = False,
     **flags: object,
 ) -> None:
@@ -139,13 +164,16 @@ def fidelity(
     for flag, file in (("--plot", plot), ("--html", html)):
         if file is not None:
             check_drawing(flag, file)
-    measured = _measure(model, _texts(text), (context, steps), settings, ablate=ablate)
+    if record is not None:
+        _check_record(typer_context, record, text, ablate=ablate)
+    texts = _texts(text, one=record is not None)
+    measured = _measure(model, texts, (context, steps), settings, ablate=ablate, record=record)
     about = {"model": model, "context": context, "steps": steps}
     if plot is not None or html is not None:
         _draw(measured, plot, html, about | asdict(settings.scout) | asdict(settings.engine))
     if as_json:
         from ..eval.report import report  # noqa: PLC0415
 
-        print(json.dumps(report(measured, about, ablate=ablate)), flush=True)
+        print(json.dumps(report(measured, about, ablate=ablate or record is not None)), flush=True)
     else:
         _print(measured)

@@ -44,16 +44,21 @@ def plain_table(*columns: str) -> Table:
 
 
 def stats_table(stats: "Stats") -> Table:
-    """The run in a few lines."""
+    """The run in a few lines; nothing of what happens between device and host where the device held everything."""
+    divided = stats.kv_bytes_device < stats.kv_bytes_total
     full, held = format_bytes(stats.kv_bytes_total), format_bytes(stats.kv_bytes_device)
     rows = {
         "Prompt": f"{stats.prompt_tokens:,} tokens, first new token after {stats.ttft_s:.2f} s",
         "Answer": f"{stats.new_tokens:,} tokens, {stats.tokens_per_s:.1f} tokens/s",
-        "KV cache": f"{full} in full, {held} on the device",
-        "CPU's share": f"{stats.cpu_share:.1%} of the chosen blocks",
-        "CPU's time": f"{stats.hidden_cpu_s:.2f} s hidden behind the device, {stats.unhidden_cpu_s:.2f} s waited for",
-        "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
+        "KV cache": f"{full} in full, {held} on the device" if divided else full,
     }
+    if divided:
+        hidden, waited = f"{stats.hidden_cpu_s:.2f} s hidden behind the device", f"{stats.unhidden_cpu_s:.2f} s"
+        rows |= {
+            "CPU's share": f"{stats.cpu_share:.1%} of the chosen blocks",
+            "CPU's time": f"{hidden}, {waited} waited for",
+            "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
+        }
     table = plain_table("", "")
     for name, value in rows.items():
         table.add_row(name, value)

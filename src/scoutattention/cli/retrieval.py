@@ -61,12 +61,14 @@ def _bar() -> "Iterator[Callable[[int, int], None]]":
 def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], dict[str, Any]]":
     """The rows; the CPU's share of the blocks that the method chose, and the calibration that it used."""
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
+    from ..engine.device import find_device  # noqa: PLC0415
     from ..eval.retrieval import measure, open_pair  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
     errors = Console(stderr=True)
     with errors.status(f"Loading {model}") if errors.is_terminal else nullcontext():
-        pair = open_pair(load(model, settings.engine.dtype), grid, settings.scout, settings.engine)
+        loaded = load(model, settings.engine.dtype, device=find_device(settings.engine.device))
+        pair = open_pair(loaded, grid, settings.scout, settings.engine)
     try:
         with _bar() as progress:
             rows = measure(pair, grid, progress)
@@ -117,7 +119,7 @@ def _report(rows: "list[Row]", about: dict[str, Any]) -> dict[str, object]:
     return {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
 
 
-@with_settings(ScoutConfig, EngineConfig)
+@with_settings(ScoutConfig, EngineConfig, device_memory="slots")
 def retrieval(
     context: typer.Context,
     model: Model,

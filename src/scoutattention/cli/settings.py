@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 
-from ..config import EngineConfig, SamplingParams, ScoutConfig, parse_size
+from ..config import EngineConfig, MemoryName, SamplingParams, ScoutConfig, parse_size
 from ..errors import ConfigError
 
 
@@ -43,11 +43,15 @@ HELP = {
     "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
     "cpu_share": "CPU's share of the chosen blocks at which recall keeps to its interval. 'off': any.",
     "wait_share": "Part of a step's time that may be waited for the CPU; recalls come sooner above it. 'off': any.",
-    "device_memory": "Memory for blocks on the device, as in 512MiB, or 'all'. Without it, twice the budget.",
+    "device_memory": "Memory for blocks on the device, as in 512MiB, 'slots' for twice the budget, or 'all'. "
+    "Without it, all where the CPU is the device.",
     "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
     "max_model_len": "Longest prompt and answer together, in tokens. Without it, the model's own limit.",
     "dtype": "Number format of weights and KV cache; 'auto' is the checkpoint's.",
-    "kv_dtype": "Number format of the host's copy of the KV cache; 'auto' is that of --dtype.",
+    "kv_dtype": "Number format of full blocks of the KV cache, slots excepted; 'auto' is that of --dtype.",
+    "device": "Where the model runs: 'cpu', or 'cuda' for a GPU.",
+    "kernels": "What a step's attention runs on; 'auto' is native on a CPU and triton on a GPU, plain is PyTorch.",
+    "graphs": "Replay decode steps as CUDA graphs on a GPU; without, every kernel is queued by itself.",
     "workers": "Native threads for the CPU's attention, of each rank. Without it, one per core, shared by the ranks.",
     "torch_threads": "Threads of PyTorch's own operators, of each rank. Without it, one per core, shared by the ranks.",
     "tensor_parallel_size": "Processes (ranks) that share the model, each with its own KV heads and cores.",
@@ -69,7 +73,7 @@ def _read_budget(text: str) -> int | None:
 
 
 def _read_device_memory(text: str) -> int | str:
-    return text if text == "all" else parse_size(text)
+    return text if text in get_args(MemoryName) else parse_size(text)
 
 
 def _read_layers(text: str) -> tuple[int, ...]:
@@ -112,8 +116,8 @@ def _shown(value: object) -> object:
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter:
-    default = _shown(field.default)
+def _parameter(field: Field[Any], default: object, hint: object, panel: str) -> inspect.Parameter:
+    default = _shown(default)
     if field.name in READERS:
         hint, default = str | None, None if default is None else str(default)
     elif field.name == "stop":
@@ -121,7 +125,7 @@ def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter
     flag = field.name.replace("_", "-")
     option = typer.Option(
         f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-        help=HELP.get(field.name),
+        help=HELP[field.name] if default is None else HELP[field.name].partition(" Without it")[0],
         envvar=None if isinstance(default, list) else f"SCOUT_{field.name.upper()}",
         show_envvar=False,
         rich_help_panel=panel,
@@ -132,13 +136,16 @@ def _parameter(field: Field[Any], hint: object, panel: str) -> inspect.Parameter
     )
 
 
-def with_settings(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: `command(..., **settings)`, seen by Typer as taking one option per field of `classes` instead."""
+def with_settings(*classes: type, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: `command(..., **settings)`, seen by Typer as taking one option per field of `classes` instead.
+
+    defaults: of fields whose default is another for this command.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [
-            _parameter(field, get_type_hints(cls)[field.name], PANELS[cls])
+            _parameter(field, defaults.get(field.name, field.default), get_type_hints(cls)[field.name], PANELS[cls])
             for cls in classes
             for field in fields(cls)
             if field.name not in FIXED

@@ -1,6 +1,8 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from torch import Tensor
 from ..attention.base import Attention
 from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
+from ..attention.far import FarWork
 from ..attention.observe import Observer
 from ..attention.predict import CalibratedPredictor, Linear, PlainPredictor, Predictor
 from ..attention.prefill import PromptAttention
@@ -20,12 +23,17 @@ from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError, ConfigError
+from ..kernels import reference_rows
 from ..kernels.cpu import Workers
+from ..kernels.memory import CPU
+from ..kernels.ops import Ops
 from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
+from ..models.layers import RowOps
 from ..ranks import gathered
+from .device import find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
 from .sampler import sample
@@ -34,36 +42,41 @@ from .sequence import Sequence
 from .stats import Stats
 
 
-def make_store(
-    decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, workers: Workers
-) -> KVStore:
+def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, ops: Ops) -> KVStore:
     """The pools of a plan."""
     shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
-    pool = make_pages(shape, size, plan.pages, machine.kv_dtype)
+    pool = make_pages(shape, size, plan.pages, machine.kv_dtype, ops.device if plan.slots is None else CPU)
+    if ops.device.type == "cuda" and plan.slots is not None:
+        pool.pin()
     pages = Pages(
         pool,
-        make_digests(scout.digest, shape, pool, workers, survivors=2 * (scout.budget_blocks or blocks)),
+        make_digests(scout.digest, shape, pool, ops, survivors=2 * (scout.budget_blocks or blocks)),
         rows,
         blocks,
+        ops,
     )
-    slots = None if plan.slots is None else Slots(shape, size, plan.slots, rows, blocks)
-    return KVStore(pages, slots, size, decoder.ranks)
+    slots = None
+    if plan.slots is not None:
+        slots = Slots(shape, size, plan.slots, rows, 0 if plan.resident else blocks, device=ops.device)
+    return KVStore(pages, slots, size, ops, resident=plan.resident, ranks=decoder.ranks)
 
 
 def make_attention(
     scout: ScoutConfig,
     store: KVStore,
-    workers: Workers,
+    ops: Ops,
+    far: Callable[[], FarWork],
     scale: float,
     *,
     predictor: Predictor,
     observer: Observer | None,
 ) -> Attention:
-    """The attention that a configuration asks for, over a store."""
-    chooser = TopChooser(scout, store, workers)
-    if store.slots is None:
-        return ResidentAttention(store, workers, scale, None if scout.budget is None else chooser)
-    return ScoutAttention(scout, store, workers, scale, predictor=predictor, chooser=chooser, observer=observer)
+    """The attention that a configuration asks for, over a store.   far: makes what hands absent blocks to the CPU."""
+    chooser = TopChooser(scout, store, ops)
+    if store.resident:
+        takes_all = scout.budget is None and store.slots is None
+        return ResidentAttention(store, ops, scale, None if takes_all else chooser)
+    return ScoutAttention(scout, store, ops, far(), scale, predictor=predictor, chooser=chooser, observer=observer)
 
 
 PROMPTS_OWN = "the prompt's own"
@@ -77,10 +90,10 @@ def make_calibrated(
         return None
     shape, rows = decoder.config.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
-    size, dtype = (shape.num_layers, rows), decoder.weights.embedding.dtype
-    left = torch.zeros(*size, rank, shape.hidden_size, dtype=dtype).mT
-    right = torch.zeros(*size, shape.hidden_size, rank, dtype=dtype)
-    corrections = None if stored is None else stored.corrections.to(dtype)
+    size, like = (shape.num_layers, rows), decoder.weights.embedding
+    left = like.new_zeros(*size, rank, shape.hidden_size).mT
+    right = like.new_zeros(*size, shape.hidden_size, rank)
+    corrections = None if stored is None else stored.corrections.to(like.dtype, like.device)
     predictor = CalibratedPredictor(decoder, (left, right), corrections, linear)
     for state in (left, right, predictor.uses_stored):
         store.follow(state, fresh=0)
@@ -89,7 +102,7 @@ def make_calibrated(
 
 def needs_calibration(scout: ScoutConfig, store: KVStore) -> bool:
     """Whether scouts are made at all, and corrected."""
-    return scout.predictor == "calibrated" and scout.lookahead > 0 and store.slots is not None
+    return scout.predictor == "calibrated" and scout.lookahead > 0 and not store.resident
 
 
 class Engine:
@@ -100,9 +113,17 @@ class Engine:
     """
 
     def __init__(
-        self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, observer: Observer | None = None
+        self,
+        decoder: Decoder,
+        scout: ScoutConfig,
+        machine: EngineConfig,
+        observer: Observer | None = None,
+        like: "Engine | None" = None,
     ) -> None:
-        """`observer` looks on as the layers of decode steps attend; it changes nothing."""
+        """`observer` looks on as the layers of decode steps attend; it changes nothing.
+
+        like: an idle engine of the same sizes, open for as long as this one, whose plan and store this one uses.
+        """
         self.ranks = decoder.ranks
         if self.ranks.size != machine.tensor_parallel_size:
             raise ConfigError(
@@ -111,20 +132,26 @@ class Engine:
             )
         cores = max(1, usable_cores() // self.ranks.size)
         torch.set_num_threads(machine.torch_threads or cores)
+        device = find_device(machine.device)
         free = int(gathered(self.ranks, torch.tensor(available_memory())).min())
-        self.plan = plan_memory(decoder.config.shape, scout, machine, free)
+        self.plan: MemoryPlan = (
+            like.plan if like else plan_memory(decoder.config.shape, scout, machine, free, free_memory(device))
+        )
         self.workers = Workers(machine.workers or cores)
-        few_rows = RowKernels(self.workers)
+        ops = make_ops(machine, device, self.workers)
+        few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
         decoder = decoder.with_few_rows(few_rows)
-        self.store = make_store(decoder, scout, machine, self.plan, self.workers)
+        self.store: KVStore = like.store if like else make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
         calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
         predictor = calibrated or PlainPredictor(decoder)
-        attention = make_attention(scout, self.store, self.workers, scale, predictor=predictor, observer=observer)
+        far = partial(make_far_work, self.store, ops, self.workers, scale, correct=scout.correct_far)
+        attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated, self.ranks)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
-        self.runner = Runner(decoder, prompt_attention, attention)
+        graphs = device.type == "cuda" and machine.graphs and observer is None
+        self.runner = Runner(decoder, prompt_attention, attention, graph_rows=machine.max_num_seqs if graphs else 0)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
         self.calibration = "none" if calibrated is None else PROMPTS_OWN if stored is None else stored.name
         self.stats = Stats()

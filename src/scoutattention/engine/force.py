@@ -40,6 +40,6 @@ def fed(
         fill()
         for position in range(context, len(token_ids)):
             logits, step = engine.runner.decode([token_ids[position]], [position])
-            yield logits[0], step
+            yield logits[0].cpu(), step
     finally:
         engine.store.release(0)

@@ -3,11 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
-from ..config import DTypeName, EngineConfig, KVDTypeName, Memory, SamplingParams, ScoutConfig, parse_size
+from ..config import (
+    DeviceName,
+    DTypeName,
+    EngineConfig,
+    KernelsName,
+    KVDTypeName,
+    Memory,
+    MemoryName,
+    SamplingParams,
+    ScoutConfig,
+    parse_size,
+)
 from ..errors import ConfigError, PromptError
 from ..models.loader import load
+from .device import find_device
 from .engine import Engine
 from .lead import lead
 from .runner import Progress
@@ -26,6 +38,9 @@ class EngineOptions(TypedDict, total=False):
     max_num_seqs: int
     dtype: DTypeName
     kv_dtype: KVDTypeName
+    device: DeviceName
+    kernels: KernelsName
+    graphs: bool
     workers: int | None
     torch_threads: int | None
     tensor_parallel_size: int
@@ -74,7 +89,7 @@ class LLM:
         if self.machine.tensor_parallel_size > 1:
             loaded, self.engine = lead(model, cache_dir, self.scout, self.machine)
         else:
-            loaded = load(model, self.machine.dtype, cache_dir)
+            loaded = load(model, self.machine.dtype, cache_dir, device=find_device(self.machine.device))
             self.engine = Engine(loaded.decoder, self.scout, self.machine)
         self.tokenizer = loaded.tokenizer
         self._requests = 0
@@ -162,7 +177,7 @@ def _engine_config(options: EngineOptions) -> EngineConfig:
     """The machine's settings, with sizes that are text turned into bytes."""
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory"):
-        if isinstance(values.get(name), str) and values[name] != "all":
+        if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):
             values[name] = parse_size(values[name])
     return EngineConfig(**values)
 

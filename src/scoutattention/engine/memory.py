@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..config import EngineConfig, ScoutConfig
+from ..config import EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
 
-AUTO_SLOTS_PER_BUDGET = 2
+SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU's share in single digits."""
+TABLE_BYTES = 16
+"""Of a block and KV head: its slot, the interest in it, and its page."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class MemoryPlan:
     """Sizes of the pools, in blocks over all layers and KV heads.
 
     max_len: longest sequence in tokens.   pages: the host pool.
-    slots: the device pool, or None where the device holds every page and there is one pool.
+    slots: the device pool, or None where the device holds every page and open blocks are pages too.
     most_slots: slots that one sequence may have, its open block not counted.
     least_slots: slots that a sequence with absent blocks needs for `on_miss` to work at all.
     """
@@ -26,6 +28,11 @@ class MemoryPlan:
     slots: int | None
     most_slots: int
     least_slots: int
+
+    @property
+    def resident(self) -> bool:
+        """Whether the device holds every page, so that slots, if there are any, are for open blocks alone."""
+        return self.slots is None or self.most_slots == 0
 
     def blocks(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
@@ -50,10 +57,13 @@ class MemoryPlan:
         return min(self.slots // lanes - 1, self.most_slots, self.blocks(tokens))
 
 
-def plan_memory(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, free_bytes: int) -> MemoryPlan:
-    """Size the pools.   free_bytes: memory that the host can still give.
+def plan_memory(
+    shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, free_bytes: int, free_device: int | None = None
+) -> MemoryPlan:
+    """Size the pools.   free_bytes: memory that the host can still give; free_device: that a device of its own can.
 
-    Raises ConfigError for a length above the model's, CapacityError where not even one block fits.
+    Raises ConfigError for a length above the model's, or packed pages that the device would have to read;
+    CapacityError where not even one block fits, or the device has too little for the rest.
     """
     max_len = machine.max_model_len or shape.max_positions
     if max_len > shape.max_positions:
@@ -63,32 +73,64 @@ def plan_memory(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, fr
     blocks = -(-max_len // scout.block_size)
     wanted = machine.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if machine.host_memory is None else machine.host_memory
+    everything = device_memory(machine, scout) == "all"
+    if everything and free_device is not None:
+        host_bytes = free_device * 9 // 10  # pages are on the device; the rest is for a step's own tensors
     pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
-    slots, most = _device_entries(scout, machine, block_bytes, blocks)
-    if machine.kv_dtype != "auto" and slots is None:
-        raise ConfigError(
-            f"kv_dtype={machine.kv_dtype!r} is for host pages, and with everything on the device there are none: "
-            "set device_memory to a size, or budget, or leave kv_dtype at 'auto'"
+    beside = 0 if free_device is None else pages * _digest_bytes(shape, scout)
+    slots, most = _device_entries(scout, machine, block_bytes, blocks, beside)
+    if free_device is not None and slots is not None and slots * block_bytes + beside > free_device:
+        raise CapacityError(
+            f"{slots} slots of {block_bytes} bytes and {beside} bytes of digests are more than the {free_device} bytes "
+            "that the device has left: lower device_memory, budget, max_num_seqs or host_memory"
         )
-    if slots is not None and slots >= wanted:
-        slots = None if machine.kv_dtype == "auto" else min(slots, wanted + machine.max_num_seqs)
+    packed = machine.kv_dtype != "auto"
+    if packed and free_device is not None and (everything or scout.digest == "twostage"):
+        raise ConfigError(
+            f"kv_dtype={machine.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
+            "'auto', or set device_memory to 'slots' and digest to 'keys2'"
+        )
+    if slots is None and packed:
+        slots, most = machine.max_num_seqs, 0
+    elif slots is not None and slots >= wanted:
+        slots = min(slots, wanted + machine.max_num_seqs) if packed else None
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
-    return MemoryPlan(scout.block_size, max_len, pages, slots, most, least[scout.on_miss])
+    return MemoryPlan(scout.block_size, max_len, pages, slots, most, min(most, least[scout.on_miss]))
 
 
-def _device_entries(scout: ScoutConfig, machine: EngineConfig, block_bytes: int, blocks: int) -> tuple[int | None, int]:
-    """The device pool's entries (None: everything), and the slots that one sequence may have."""
-    memory, budget = machine.device_memory, scout.budget_blocks
-    if memory == "all" or (memory is None and budget is None):
-        return None, blocks
+def device_memory(machine: EngineConfig, scout: ScoutConfig) -> int | MemoryName:
+    """What `EngineConfig.device_memory` means; "slots" of no budget are everything."""
+    memory = machine.device_memory
     if memory is None:
-        most = min(blocks, AUTO_SLOTS_PER_BUDGET * (budget or 0))
+        memory = "all" if machine.device == "cpu" else "slots"
+    return "all" if memory == "slots" and scout.budget is None else memory
+
+
+def _device_entries(
+    scout: ScoutConfig, machine: EngineConfig, block_bytes: int, blocks: int, beside: int
+) -> tuple[int | None, int]:
+    """The device pool's entries (None: everything), and the slots that one sequence may have.
+
+    beside: bytes of what else the device's memory is for.
+    """
+    memory = device_memory(machine, scout)
+    if memory == "all":
+        return None, blocks
+    if memory == "slots":
+        most = min(blocks, SLOTS_PER_BUDGET * (scout.budget_blocks or 0))
         return machine.max_num_seqs * (1 + most), most
-    if memory < block_bytes:
-        raise _below_one_block("device_memory", memory, block_bytes)
-    return memory // block_bytes, blocks
+    if memory - beside < block_bytes:
+        raise _below_one_block("device_memory", memory, block_bytes + beside)
+    return (memory - beside) // block_bytes, blocks
+
+
+def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
+    """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
+    dim, of = shape.head_dim, {"minmax": 8, "exact": 0}
+    digest = of[scout.digest] * dim if scout.digest in of else 4 * (-(-dim // 16)) * scout.block_size + 4 * dim
+    return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
 
 
 def _below_one_block(knob: str, size: int, block_bytes: int) -> CapacityError:

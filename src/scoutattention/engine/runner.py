@@ -8,6 +8,7 @@ from torch import Tensor
 from ..attention.base import Attention, StepStats
 from ..attention.prefill import PromptAttention, PromptLayer
 from ..models.decoder import Decoder
+from .graphs import Graphs
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
@@ -19,8 +20,12 @@ Record = list[PromptLayer]
 class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
-    def __init__(self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention) -> None:
+    def __init__(
+        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention, *, graph_rows: int = 0
+    ) -> None:
+        """graph_rows: sequences that steps captured as graphs have at most; 0 captures none."""
         self.decoder = decoder
+        self._graphs = Graphs(self._step, graph_rows, decoder.device) if graph_rows else None
         self._prompt_attention = prompt_attention
         self.attention = attention
 
@@ -33,7 +38,7 @@ class Runner:
         record: an empty one, to be filled for `replay`.
         """
         decoder, layers = self.decoder, self.decoder.shape.num_layers
-        rope = decoder.rope(torch.arange(len(token_ids)))
+        rope = decoder.rope(torch.arange(len(token_ids), device=decoder.device))
         attend_prompt = self._prompt_attention.begin(row, rope, record)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
@@ -42,7 +47,7 @@ class Runner:
                 progress(len(token_ids) * (layer + 1) // layers, len(token_ids))
             return out
 
-        hidden = decoder.forward(torch.tensor(token_ids), rope, attend)
+        hidden = decoder.forward(torch.tensor(token_ids, device=decoder.device), rope, attend)
         self._prompt_attention.finish(row, len(token_ids))
         return decoder.logits(hidden[-1:])[0]
 
@@ -56,8 +61,15 @@ class Runner:
     @torch.inference_mode()
     def decode(self, token_ids: list[int], positions: list[int]) -> tuple[Tensor, StepStats]:
         """Run one token of each sequence in rows 0, 1, ...; returns float32 [B, vocab] and what the step did."""
-        decoder = self.decoder
-        rope = decoder.rope(torch.tensor(positions))
-        attend = self.attention.begin(len(token_ids), rope)
-        logits = decoder.logits(decoder.forward(torch.tensor(token_ids), rope, attend))
+        plan = self.attention.plan(len(token_ids))
+        if self._graphs is not None and plan is not None:
+            logits = self._graphs.run(plan, token_ids, positions)
+        else:
+            tokens, places = torch.tensor([token_ids, positions], device=self.decoder.device)
+            logits = self._step(tokens, places)
         return logits, self.attention.end()
+
+    def _step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The logits of tokens at positions, int64 [B] each, of a step that was planned."""
+        rope = self.decoder.rope(positions)
+        return self.decoder.logits(self.decoder.forward(tokens, rope, self.attention.begin(rope)))

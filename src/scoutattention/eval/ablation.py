@@ -74,5 +74,5 @@ def ablation(base: ScoutConfig, shape: ModelShape) -> list[Variant]:
     if base.budget is None:
         raise ConfigError("an ablation needs a budget that leaves blocks out: give --budget a number of tokens")
     slots = base.budget // base.block_size * shape.block_bytes(base.block_size)
-    memory: dict[SlotCount, Memory] = {"budget": slots, "twice": None, "all": "all"}
+    memory: dict[SlotCount, Memory] = {"budget": slots, "twice": "slots", "all": "all"}
     return [Variant(row.name, replace(base, **row.fields), memory[row.slots]) for row in ROWS]

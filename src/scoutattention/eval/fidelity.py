@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.base import StepStats
+from ..attention.observe import Observer, Observers
 from ..cache.digests import ExactDigests
 from ..cache.store import KVStore
 from ..config import EngineConfig, Memory, ScoutConfig
@@ -91,18 +92,18 @@ def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps:
 
 
 def for_one(machine: EngineConfig, device_memory: Memory) -> EngineConfig:
-    """The machine for one sequence, with another device memory. With everything there no page is packed.
-
-    Where the user asked for both, it stays as asked: the engine refuses it.
-    """
-    if device_memory == "all" != machine.device_memory:
-        machine = replace(machine, kv_dtype="auto")
+    """The machine for one sequence, with another device memory."""
     return replace(machine, device_memory=device_memory, max_num_seqs=1)
+
+
+def for_truth(machine: EngineConfig) -> EngineConfig:
+    """The machine for one sequence of full attention: everything is on the device, and nothing packed."""
+    return replace(for_one(machine, "all"), kv_dtype="auto")
 
 
 def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = for_one(machine, "all")
+    full = for_truth(machine)
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
@@ -115,14 +116,26 @@ def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: in
     return Truth(tokens, context, record, torch.stack(logits).log_softmax(-1))
 
 
-def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Variant, watch: Watch) -> Fidelity:
-    """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare."""
+def measure(
+    decoder: Decoder,
+    machine: EngineConfig,
+    truth: Truth,
+    variant: Variant,
+    watch: Watch,
+    *,
+    also: Observer | None = None,
+) -> Fidelity:
+    """Replay the text's prompt into an engine of another configuration, feed it the same tokens, and compare.
+
+    also: an observer that looks on as well.
+    """
     layers = LayerWatch(decoder.shape.num_layers)
+    observers = Observers(layers) if also is None else Observers(layers, also)
     machine = for_one(machine, variant.device_memory)
     logits: list[Tensor] = []
     done: list[StepStats] = []
     started = 0.0
-    with closing(Engine(decoder, variant.scout, machine, layers)) as engine:
+    with closing(Engine(decoder, variant.scout, machine, observers)) as engine:
 
         def fill() -> None:
             nonlocal started
@@ -134,7 +147,7 @@ def measure(decoder: Decoder, machine: EngineConfig, truth: Truth, variant: Vari
             logits.append(step_logits)
             done.append(step)
             cache = cache_sizes(engine.store)
-        elapsed = time.perf_counter() - started - layers.seconds
+        elapsed = time.perf_counter() - started - observers.seconds
     return compare(truth, Played(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed))
 
 
@@ -164,7 +177,7 @@ def cache_sizes(store: KVStore) -> CacheSizes:
     whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
     digests = store.pages.digests
     per_token = digests.bytes_per_token()
-    shared = store.slots is None and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
+    shared = store.resident and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
     return CacheSizes(whole, held, per_token, 0 if shared else per_token * store.closed[0] * store.block_size)
 
 

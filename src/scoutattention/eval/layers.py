@@ -1,6 +1,5 @@
 """What each layer's scouts were worth."""
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +30,9 @@ class Layers:
 
 
 class LayerWatch:
-    """An `Observer` of a single sequence.   seconds: time that it has taken itself."""
+    """An `Observer` of a single sequence."""
 
     def __init__(self, num_layers: int) -> None:
-        self.seconds = 0.0
         self._cosines: list[list[float]] = [[] for _ in range(num_layers)]
         self._weights: list[list[Tensor]] = [[] for _ in range(num_layers)]
         self._missing = [0] * num_layers  # absent blocks that the true query would choose
@@ -57,18 +55,15 @@ class LayerWatch:
 
     def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
         """See `Observer.chose`."""
-        started = time.perf_counter()
         resident = chosen.resident
         mask = _mask(chosen.blocks, chosen.valid, resident)
         self._chosen[layer] += int(mask.sum())
         self._far[layer] += int((mask & ~resident).sum())
         if scout is not None:
             self._scouted[layer] = scout, mask, resident
-        self.seconds += time.perf_counter() - started
 
     def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
         """See `Observer.attended`."""
-        started = time.perf_counter()
         self._weights[layer].append(attended.weight.flatten())
         if layer in self._scouted:
             scout, chosen, resident = self._scouted.pop(layer)
@@ -79,7 +74,6 @@ class LayerWatch:
             self._found[layer] += int((missing & chosen).sum())
             self._scouts[layer] += q.shape[1]
             self._guarded[layer] += 0 if attended.guarded is None else int(attended.guarded.sum())
-        self.seconds += time.perf_counter() - started
 
     def result(self) -> Layers:
         """Everything that was seen."""

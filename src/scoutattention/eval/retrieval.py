@@ -14,7 +14,7 @@ from ..engine.sequence import Sequence as Request
 from ..errors import ConfigError, PromptError
 from ..models.loader import LoadedModel
 from ..models.text import Tokenizer
-from .fidelity import for_one
+from .fidelity import for_one, for_truth
 from .retrieval_prompt import exact
 from .retrieval_tasks import SPREAD, TASKS, Puzzle
 
@@ -109,7 +109,7 @@ def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, machine: Engin
             "lower --lengths"
         )
     machine = replace(machine, max_model_len=longest)
-    full = Engine(model.decoder, replace(scout, budget=None), for_one(machine, "all"))
+    full = Engine(model.decoder, replace(scout, budget=None), for_truth(machine))
     other = Engine(model.decoder, scout, for_one(machine, machine.device_memory))
     share_prompts(full.runner, other.runner)
     return Pair(model.tokenizer, full, other)

@@ -1,7 +1,8 @@
 """Measurements of several configurations on several texts: one prefill for each text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ..attention.observe import Observer
 from ..config import EngineConfig
 from ..models.loader import LoadedModel
 from .ablation import Variant
@@ -18,8 +19,11 @@ def run(
     *,
     variants: Sequence[Variant],
     watch: Watch,
+    also: Mapping[str, Observer] | None = None,
 ) -> list[Measured]:
     """Measure every variant on the beginning of every text; `lengths` are the context's and the steps', in tokens.
+
+    also: one more observer, for variants by name.
 
     One text's prompt is held in memory at a time.   Raises ConfigError and PromptError before anything is computed
     where the model or a text is too short.
@@ -36,5 +40,6 @@ def run(
 
         truth = read(decoder, machine, ids, context, named)
         for variant in variants:
-            measured.append(Measured(text.name, variant, measure(decoder, machine, truth, variant, named)))
+            fidelity = measure(decoder, machine, truth, variant, named, also=(also or {}).get(variant.name))
+            measured.append(Measured(text.name, variant, fidelity))
     return measured

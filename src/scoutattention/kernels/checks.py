@@ -1,9 +1,12 @@
 """What the native kernels refuse, with a KernelError, before they see an address."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..errors import KernelError
+from ..types import BlockList, Partial
 from .packed import Blocks, Packed
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -16,6 +19,28 @@ def memory(blocks: Blocks) -> tuple[Tensor, Tensor | None, int]:
     if isinstance(blocks, Packed):
         return blocks.words, blocks.bounds, BITS[blocks.bits]
     return blocks, None, DTYPES[blocks.dtype]
+
+
+class NativeCall(NamedTuple):
+    """A partial's tensors as the extension takes them: addresses, sizes, and strides of all that is not contiguous."""
+
+    pointers: tuple[int, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def native_call(q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, result: Partial) -> NativeCall:
+    """What to pass for `check_pool`'s tensors, a list and the memory of a result; refuses lists that do not fit."""
+    B, H, G, D = q.shape
+    index, length = blocks
+    check_table("blocks.index", index, (B, H))
+    check_table("blocks.length", length, (B, H, index.shape[2]))
+    (k_memory, k_bounds, kind), (v_memory, v_bounds, _) = memory(k), memory(v)
+    tables = (k_memory, v_memory, k_bounds, v_bounds, index, length)
+    pointers = tuple(0 if tensor is None else tensor.data_ptr() for tensor in (q, *tables, *result))
+    sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], kind)
+    strides = tuple(stride for table in tables for stride in ((0, 0) if table is None else table.stride()[:2]))
+    return NativeCall(pointers, sizes, strides)
 
 
 def check_pool(q: Tensor, k: Blocks, v: Blocks) -> None:

@@ -11,13 +11,20 @@ from torch import Tensor
 from ..errors import ConfigError, KernelError
 from ..machine import usable_cores
 from ..types import BlockList, Partial
-from .checks import check_layer, check_pool, check_scored, check_table, memory
+from .checks import check_layer, check_pool, check_scored, native_call
 from .packed import Blocks
 
 try:
     from .. import _native
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
+
+
+Watch = _native.Watch
+"""The extension's class, for the other files of this folder."""
+HANDOVER_START: int = _native.handover_start
+HANDOVER_WAIT: int = _native.handover_wait
+"""Addresses of C functions of one argument, a handover's ticket."""
 
 
 def isa_levels() -> tuple[str, ...]:
@@ -103,20 +110,11 @@ class Workers:
         """Submit; `helped` says that the caller waits at once, so that one thread fewer need wake."""
         q = q.to(torch.float32).contiguous()
         check_pool(q, k, v)
-        B, H, G, D = q.shape
-        index, length = blocks
-        check_table("blocks.index", index, (B, H))
-        check_table("blocks.length", length, (B, H, index.shape[2]))
+        B, H, G, _ = q.shape
         out, lse = torch.empty_like(q), q.new_empty(B, H, G)
-        mean_key = torch.empty_like(q) if with_mean_key else None
-        result = Partial(out, lse, mean_key)
-        (k_memory, k_bounds, kind), (v_memory, v_bounds, _) = memory(k), memory(v)
-        tables = (k_memory, v_memory, k_bounds, v_bounds, index, length)
-        tensors = (q, *tables, out, lse, mean_key)
-        pointers = tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-        sizes = (B, H, G, D, index.shape[2], k.shape[0], k.shape[2], kind)
-        strides = tuple(stride for table in tables for stride in ((0, 0) if table is None else table.stride()[:2]))
-        return Job(self._native.partial(pointers, sizes, strides, scale, helped, (q, k, v, result)), result)
+        result = Partial(out, lse, torch.empty_like(q) if with_mean_key else None)
+        call = native_call(q, k, v, blocks, result)
+        return Job(self._native.partial(*call, scale, helped, (q, k, v, result)), result)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
         """Upper bound of q . k over the keys of each block: float32 [B, H, G, N].

@@ -48,7 +48,7 @@ def to_words(codes: Tensor, bits: int) -> Tensor:
 
 def from_words(words: Tensor, bits: int, count: int) -> Tensor:
     """The codes that `to_words` put into words, the first `count` of each row: uint8 [..., R, count]."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)[:, None]
     wide = (words.transpose(-2, -3).unsqueeze(-2) >> shifts) & (2**bits - 1)  # [..., R, W, parts, 4]
     codes: Tensor = wide.flatten(-3)[..., :count]
     return codes
@@ -72,6 +72,11 @@ class Packed:
     def shape(self) -> tuple[int, ...]:
         """Of the blocks: [..., P, D]."""
         return (*self.bounds.shape[:-2], self.rows, self.bounds.shape[-1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.words.device
 
     @property
     def nbytes(self) -> int:

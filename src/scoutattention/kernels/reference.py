@@ -123,7 +123,7 @@ def rank_blocks(
         taken, so that one head's large scores do not silence the others.
     Returns blocks int64 [B, H, count], those that do not exist last, and wishes float32 [B, H, N], 0 where no block is.
     """
-    block, end = torch.arange(scores.shape[-1]), closed[:, None, None]
+    block, end = torch.arange(scores.shape[-1], device=scores.device), closed[:, None, None]
     beyond = block >= end
     scores = scores.amax(2, keepdim=True) if largest else scores
     wishes = scores.masked_fill(beyond[:, None], -torch.inf).softmax(-1).mean(2).masked_fill(beyond, 0)
@@ -149,7 +149,8 @@ def sift(
     """
     (slot_of, none), (asked, all_of_it, least) = slots, (t[:, None, None] for t in rows)
     absent = slot_of.gather(-1, blocks) == none
-    wished = (wishes.gather(-1, blocks) >= least) | (torch.arange(blocks.shape[-1]) < always)
+    first = torch.arange(blocks.shape[-1], device=blocks.device) < always
+    wished = (wishes.gather(-1, blocks) >= least) | first
     valid = (blocks < closed[:, None, None]) & asked & (~absent | all_of_it | wished)
     return valid, absent & valid
 
@@ -177,7 +178,7 @@ def find_late(
     up to more than `limit`.
     """
     (blocks, absent, wishes), (scouted, served) = wanted, ahead
-    attended = torch.zeros(wishes.shape, dtype=torch.bool).scatter_(-1, scouted, served)
+    attended = torch.zeros_like(wishes, dtype=torch.bool).scatter_(-1, scouted, served)
     missed = absent & ~attended.gather(-1, blocks)
     part = (wishes.gather(-1, blocks) * missed).sum(-1, keepdim=True)
     spoilt = ~(doubt <= limit) & rows[:, None]

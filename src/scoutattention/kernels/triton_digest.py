@@ -1,7 +1,4 @@
-"""Block weights on the device: digest scores of every block, their softmax over the blocks, the mean over the group.
-
-Two launches: the first scores tiles of blocks and leaves each tile's lse, the second needs every tile's.
-"""
+"""Digest scores on the device: bounds of keys, or keys in 2 bits a channel, of listed pages."""
 
 import torch
 from torch import Tensor
@@ -9,24 +6,19 @@ from torch import Tensor
 from .triton_base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, tl, triton
 
 LOG2E = tl.constexpr(1 / LN2)
-BLOCKS = 64  # digests of one program
-WIDE = 256  # weights of one program
-TILES = 16  # tiles whose lse is read at a time
+BLOCKS = 64  # min/max digests of one program
+PAGES = 8  # pages of keys of one program
 
 
 @triton.jit
-def _score_kernel(
+def _bound_kernel(
     q: tl.tensor,
     digests: tl.tensor,
     pages: tl.tensor,
-    bonus: tl.tensor,
     scores: tl.tensor,
-    lses: tl.tensor,
-    scale: float,
     digests_s: int,
     digests_h: int,
     pages_b: int,
-    bonus_b: int,
     H: int,
     G: int,
     N: int,
@@ -36,108 +28,136 @@ def _score_kernel(
     BLOCKS: tl.constexpr,
     DOT: tl.constexpr,
 ) -> None:
-    """Program (row, tile): scores, base two, of BLOCKS blocks for one sequence and KV head, and their lse."""
+    """Program (row, tile): scores of BLOCKS blocks for one sequence and KV head."""
     row = tl.program_id(0)
-    tile = tl.program_id(1)
     b = (row // H).to(tl.int64)
     h = (row % H).to(tl.int64)
     g = tl.arange(0, G_PAD)
     d = tl.arange(0, D_PAD)
-    n = tile * BLOCKS + tl.arange(0, BLOCKS)
-    heads = (g < G)[:, None] & (d < D)[None, :]
-    query = tl.load(q + (row.to(tl.int64) * G + g)[:, None] * D + d[None, :], mask=heads, other=0.0).to(tl.float32)
-    there = (n < N) & (tl.load(bonus + b * bonus_b + n, mask=n < N, other=float("-inf")) > float("-inf"))
-    page = tl.load(pages + b * pages_b + n, mask=there, other=0).to(tl.int64)
-    seen = there[:, None] & (d < D)[None, :]
+    n = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    place = row.to(tl.int64) * G + g
+    query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
+    query = query.to(tl.float32)
+    page = tl.load(pages + b * pages_b + n, mask=n < N, other=0).to(tl.int64)
+    seen = (n < N)[:, None] & (d < D)[None, :]
     bound = digests + (page * digests_s + h * digests_h)[:, None] + d[None, :]
     high = tl.load(bound, mask=seen, other=0.0).to(DOT)
     low = tl.load(bound + D, mask=seen, other=0.0).to(DOT)
     score = tl.dot(tl.maximum(query, 0.0).to(DOT), tl.trans(high), input_precision="ieee")
     score = tl.dot(tl.minimum(query, 0.0).to(DOT), tl.trans(low), score, input_precision="ieee")
-    score = tl.where(there[None, :], score * (scale * LOG2E), float("-inf"))
-    best = tl.max(score, axis=1)
-    best = tl.where(best == float("-inf"), 0.0, best)
-    total = tl.sum(tl.exp2(score - best[:, None]), axis=1)
-    lse = tl.where(total > 0, best + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-    place = row.to(tl.int64) * G + g
     tl.store(scores + place[:, None] * N + n[None, :], score, mask=(g < G)[:, None] & (n < N)[None, :])
-    tl.store(lses + place * tl.num_programs(1) + tile, lse, mask=g < G)
 
 
 @triton.jit
-def _weight_kernel(
+def _code_kernel(
+    q: tl.tensor,
+    words: tl.tensor,
+    bounds: tl.tensor,
+    pages: tl.tensor,
     scores: tl.tensor,
-    lses: tl.tensor,
-    bonus: tl.tensor,
-    out: tl.tensor,
-    bonus_b: int,
+    words_s: int,
+    words_h: int,
+    bounds_s: int,
+    bounds_h: int,
+    pages_b: int,
     H: int,
     G: int,
     N: int,
-    tiles: int,
+    D: tl.constexpr,
+    P: tl.constexpr,
     G_PAD: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    TILES: tl.constexpr,
+    W_PAD: tl.constexpr,
+    P_PAD: tl.constexpr,
+    PAGES: tl.constexpr,
+    DOT: tl.constexpr,
 ) -> None:
-    """Program (row, part): the weights of BLOCKS blocks for one sequence and KV head."""
+    """Program (row, tile): log-sum-exp over the keys of PAGES pages for one sequence and KV head.
+
+    Code 4 j + i of a word is in its bits 8 i + 2 j. The products of the query with a page's steps are made in two parts
+    of DOT, so that nothing is lost to speak of; codes are whole numbers.
+    """
     row = tl.program_id(0)
     b = (row // H).to(tl.int64)
+    h = (row % H).to(tl.int64)
     g = tl.arange(0, G_PAD)
-    n = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    d = tl.arange(0, 16 * W_PAD)
+    w = tl.arange(0, W_PAD)
+    p = tl.arange(0, P_PAD)
+    code = tl.arange(0, 16)
+    shift = 8 * (code % 4) + 2 * (code // 4)
     place = row.to(tl.int64) * G + g
-    best = tl.full([G_PAD], -3.0e38, tl.float32)
-    total = tl.zeros([G_PAD], tl.float32)
-    for start in range(0, tiles, TILES):
-        tile = start + tl.arange(0, TILES)
-        listed = (g < G)[:, None] & (tile < tiles)[None, :]
-        parts = tl.load(lses + place[:, None] * tiles + tile[None, :], mask=listed, other=float("-inf"))
-        higher = tl.maximum(best, tl.max(parts, axis=1))
-        total = total * tl.exp2(best - higher) + tl.sum(tl.exp2(parts - higher[:, None]), axis=1)
-        best = higher
-    total = tl.where(total > 0, total, 1.0) * G
-    listed = (g < G)[:, None] & (n < N)[None, :]
-    score = tl.load(scores + place[:, None] * N + n[None, :], mask=listed, other=float("-inf"))
-    weight = tl.sum(tl.exp2(score - best[:, None]) / total[:, None], axis=0)
-    extra = tl.load(bonus + b * bonus_b + n, mask=n < N, other=0.0)
-    tl.store(out + row.to(tl.int64) * N + n, weight + extra, mask=n < N)
+    query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
+    query = query.to(tl.float32)
+    first = tl.program_id(1) * PAGES
+    for n in range(first, min(first + PAGES, N)):
+        page = tl.load(pages + b * pages_b + n).to(tl.int64)
+        bound = bounds + page * bounds_s + h * bounds_h + d
+        least = tl.load(bound, mask=d < D, other=0.0).to(tl.float32)
+        step = tl.load(bound + D, mask=d < D, other=0.0).to(tl.float32)
+        listed = (p < P)[:, None] & (w < (D + 15) // 16)[None, :]
+        word = tl.load(words + page * words_s + h * words_h + w[None, :] * P + p[:, None], mask=listed, other=0)
+        codes = (word[:, :, None] >> shift[None, None, :]) & 3
+        codes = tl.trans(tl.reshape(codes, (P_PAD, 16 * W_PAD))).to(tl.float32).to(DOT)
+        steps = query * step[None, :]
+        high = steps.to(DOT)
+        low = (steps - high.to(tl.float32)).to(DOT)
+        score = tl.dot(high, codes, input_precision="ieee")
+        score = tl.dot(low, codes, score, input_precision="ieee")
+        score = tl.where((p < P)[None, :], score * LOG2E, float("-inf"))
+        best = tl.max(score, axis=1)
+        total = tl.sum(tl.exp2(score - best[:, None]), axis=1)
+        lse = tl.sum(query * least[None, :], axis=1) + (best + tl.log2(total)) / LOG2E
+        tl.store(scores + place * N + n, lse, mask=g < G)
 
 
-def weight_launches(
-    q: Tensor, digests: Tensor, pages: Tensor, bonus: Tensor, scale: float, out: Tensor
-) -> list[Launch]:
-    """The two launches that fill `out`."""
+def bound_launch(q: Tensor, digests: Tensor, pages: Tensor, scores: Tensor) -> Launch:
+    """The launch of `score_digests`, which fills `scores`."""
     B, H, G, D = q.shape
     N = pages.shape[1]
-    tiles = ceil_div(N, BLOCKS)
-    scores = out.new_empty(B, H, G, N)
-    lses = out.new_empty(B, H, G, tiles)
-    strides = (*digests.stride()[:2], pages.stride(0), bonus.stride(0))
-    arguments = (q, digests, pages, bonus, scores, lses, scale, *strides, H, G, N)
+    arguments = (q, digests, pages, scores, *digests.stride()[:2], pages.stride(0), H, G, N)
     constants: dict[str, object] = {"D": D, "G_PAD": padded(G, 16), "D_PAD": padded(D, 16), "BLOCKS": BLOCKS}
     constants["DOT"] = arithmetic(digests.dtype)
-    first = Launch(_score_kernel, (B * H, tiles), arguments, constants, warps=2 * digests.dtype.itemsize)
-    arguments = (scores, lses, bonus, out, bonus.stride(0), H, G, N, tiles)
-    constants = {"G_PAD": padded(G), "BLOCKS": WIDE, "TILES": TILES}
-    return [first, Launch(_weight_kernel, (B * H, ceil_div(N, WIDE)), arguments, constants)]
+    return Launch(_bound_kernel, (B * H, ceil_div(N, BLOCKS)), arguments, constants, warps=2 * digests.dtype.itemsize)
 
 
-def block_weights(
-    q: Tensor, digests: Tensor, pages: Tensor, bonus: Tensor, scale: float, *, out: Tensor | None = None
-) -> Tensor:
-    """How much the group's queries want each block; the twin of `reference_device.block_weights`.
+def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor) -> Launch:
+    """The launch of `score_key_codes`, which fills `scores`."""
+    B, H, G, D = q.shape
+    N, P = pages.shape[1], codes.shape[3]
+    words = codes.view(torch.int32)
+    strides = (*words.stride()[:2], *bounds.stride()[:2], pages.stride(0))
+    sizes = {"D": D, "P": P, "G_PAD": padded(G, 16), "W_PAD": padded(ceil_div(D, 16)), "P_PAD": padded(P, 16)}
+    constants = {**sizes, "PAGES": PAGES, "DOT": arithmetic(torch.bfloat16)}
+    arguments = (q, words, bounds, pages, scores, *strides, H, G, N)
+    return Launch(_code_kernel, (B * H, ceil_div(N, PAGES)), arguments, constants, warps=4, stages=2)
 
-    q: [B, H, G, D], contiguous.   digests: one layer, [S, H, 2 * D]; in the dtype of the keys they lose nothing, since
-    they are channels of keys.   pages: int32 [B, N], any value where the bonus is -inf.   bonus: float32 [B, 1, N].
-    out: float32 [B, H, N], contiguous; None is new.   Raises KernelError where a tensor does not fit.
+
+def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+    """Upper bounds of q . k over the keys of each block: float32 [B, H, G, N]; the twin of `reference.score_digests`.
+
+    q: [B, H, G, D], contiguous; rounded to the digests' dtype for the products.   digests: one layer, [S, H, 2 * D].
+    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
-    B, H, _, D = q.shape
-    N = pages.shape[-1]
+    B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
     check("digests", digests, (None, H, 2 * D), *TL_DTYPES)
-    check("pages", pages, (B, N), torch.int32)
-    check("bonus", bonus, (B, 1, N), torch.float32)
-    out = q.new_empty((B, H, N), dtype=torch.float32) if out is None else out
-    check("out", out, (B, H, N), torch.float32, rows=3)
-    for launch in weight_launches(q, digests, pages, bonus, scale, out):
-        launch.run()
-    return out
+    check("pages", pages, (B, None), torch.int32)
+    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
+    bound_launch(q, digests, pages, scores).run()
+    return scores
+
+
+def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+    """Log-sum-exp of q . k over each block's keys: float32 [B, H, G, N]; the twin of `reference.score_key_codes`.
+
+    q: [B, H, G, D], scaled, contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
+    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
+    """
+    B, H, G, D = q.shape
+    check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
+    check("codes", codes, (None, H, ceil_div(D, 16), None, 4), torch.uint8, rows=3)
+    check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16, rows=2)
+    check("pages", pages, (B, None), torch.int32)
+    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
+    code_launch(q, codes, bounds, pages, scores).run()
+    return scores

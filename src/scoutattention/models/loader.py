@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,24 @@ from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _RECOMPUTED = ".rotary_emb.inv_freq"  # stored by old checkpoints; follows from config.json
+
+
+class Tensors(Protocol):
+    """What weights are read from; see `Checkpoint`."""
+
+    @property
+    def directory(self) -> Path:
+        """What errors call it."""
+        ...
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of tensors that nobody has read."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor by its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ def stored_dtype(directory: Path) -> str:
 
 
 def read_weights(
-    checkpoint: Checkpoint, config: ModelConfig, device: torch.device, ranks: Ranks = ALONE
+    checkpoint: Tensors, config: ModelConfig, device: torch.device, ranks: Ranks = ALONE
 ) -> DecoderWeights:
     """Every weight of the decoder, in the config's dtype, the norms' in float32; of the layers' matrices a rank's part.
 
@@ -91,7 +109,7 @@ def read_weights(
 
 
 class _Reader(NamedTuple):
-    checkpoint: Checkpoint
+    checkpoint: Tensors
     dtype: torch.dtype
     device: torch.device
     ranks: Ranks
@@ -153,7 +171,7 @@ def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
     return torch.cat((query.expand(mine.num_query_heads, -1), key.expand(mine.num_kv_heads, -1)))
 
 
-def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:
+def _refuse_leftovers(checkpoint: Tensors, config: ModelConfig) -> None:
     """A tensor nobody asked for means a model that is not quite what its config.json says."""
     known = {_HEAD} if config.tie_word_embeddings else set()
     leftover = sorted(name for name in checkpoint.unread - known if not name.endswith(_RECOMPUTED))

@@ -1,0 +1,32 @@
+// What stands between tasks and the results that others read: once it is shut, no task writes any more.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+namespace scout {
+
+class Gate {
+  public:
+    // False where it is shut; else the caller may write until it leaves.
+    bool enter() {
+        if (!(state_.fetch_add(1, std::memory_order_acquire) & kShut)) return true;
+        leave();
+        return false;
+    }
+    void leave() { state_.fetch_sub(1, std::memory_order_release); }
+    bool is_shut() const { return state_.load(std::memory_order_relaxed) & kShut; }
+
+    // Returns when everyone has left: writing a row of results is all that they do inside.
+    void shut() {
+        state_.fetch_or(kShut, std::memory_order_relaxed);
+        while (state_.load(std::memory_order_acquire) != kShut) std::this_thread::yield();
+    }
+
+  private:
+    static constexpr int64_t kShut = int64_t(1) << 32;
+    std::atomic<int64_t> state_{0};  // who is inside, and kShut
+};
+
+}  // namespace scout

@@ -1,0 +1,32 @@
+"""How long a GPU works in a step."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+COPIES = ("Memcpy", "Memset", "copy_kernel")
+"""How names of what moves data to the device, and computes nothing, begin."""
+
+
+def busy_seconds(step: Callable[[], object], steps: int) -> float:
+    """Seconds of a step, the mean of `steps`, in which any kernel ran on the GPU; copies alone do not count."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type.name == "CUDA" and not event.name.lstrip("_").startswith(COPIES)
+    ]
+    return covered(spans) / 1e6 / steps
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of (start, end) spans."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

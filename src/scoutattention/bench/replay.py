@@ -1,0 +1,122 @@
+"""Choosing what a recording chose: attention patterns of a real model for weights that have none of their own."""
+
+import torch
+from torch import Tensor
+
+from ..attention.choose import Choice, Chooser
+from ..attention.predict import Predictor
+from ..attention.scout import ScoutAttention
+from ..cache.store import StepView
+from ..models.recording import About, Choices, Run
+from ..shape import ModelShape
+from ..types import Rope
+
+
+class Replay:
+    """A run of a recording, in a model of another shape, batch and context.
+
+    Depth is stretched: the first layer is the first, the last the last. Heads go round, each sequence beginning with
+    another. A prompt's blocks keep their relative places, and blocks that came later, or are recent, their distance.
+    """
+
+    def __init__(self, about: About, run: Run, shape: ModelShape, context: int) -> None:
+        """`context`: tokens of every prompt, a whole number of blocks, at least as many as were recorded."""
+        self.run = run
+        self.steps, layers, self._recorded_heads, _ = run.true.blocks.shape
+        self._layers = [round(layer * (layers - 1) / max(1, shape.num_layers - 1)) for layer in range(shape.num_layers)]
+        self._kv_heads = shape.num_kv_heads
+        self._block_size = about.block_size
+        self._recent = about.recent_blocks
+        self._recorded = about.context // about.block_size  # closed blocks of the prompts
+        self._closed = context // about.block_size
+
+    def layer(self, layer: int) -> int:
+        """The recorded layer of a layer."""
+        return self._layers[layer]
+
+    def heads(self, batch: int) -> Tensor:
+        """The recorded heads of each sequence's heads, int64 [B, H]."""
+        return (torch.arange(batch)[:, None] + torch.arange(self._kv_heads)) % self._recorded_heads
+
+    def places(self, step: int, blocks: Tensor, closed: int) -> Tensor:
+        """Where the blocks, int64 of any shape, of a recorded step are when `closed` blocks are."""
+        recorded = self._recorded + step // self._block_size
+        stretched = self._prompt_places(blocks)
+        placed = torch.where(blocks < self._recorded, stretched, self._closed + blocks - self._recorded)
+        return torch.where(blocks >= recorded - self._recent, closed - recorded + blocks, placed)
+
+    def residents(self, layer: int, batch: int) -> Tensor:
+        """Where the blocks are that had slots when the recording began: bool [B, H, NB], NB blocks of a prompt."""
+        places = self._prompt_places(torch.arange(self._recorded))
+        held = self.run.resident[self.layer(layer)][self.heads(batch)]
+        stretched = torch.zeros((*held.shape[:2], self._closed), dtype=torch.bool)
+        stretched[..., places] = held
+        return stretched
+
+    def _prompt_places(self, blocks: Tensor) -> Tensor:
+        return blocks * self._closed // self._recorded
+
+
+class MarkedPredictor:
+    """Another predictor, whose last scout of each layer can be told from a true query."""
+
+    def __init__(self, inner: Predictor) -> None:
+        self._inner = inner
+        self._made: dict[int, Tensor] = {}
+
+    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+        """See `Predictor.predict`."""
+        self._made[layer] = self._inner.predict(layer, x, rope)
+        return self._made[layer]
+
+    def made(self, layer: int, q: Tensor) -> bool:
+        """Whether q is the layer's scout."""
+        return self._made.get(layer) is q
+
+
+class ReplayChooser:
+    """Asks another chooser, so that its work is done, and answers with what the recording chose.
+
+    Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
+    are equally long. After the recording's last step its first one follows. A step's choices are in memory that the
+    next one's overwrite, as a graph of a step wants them.
+    """
+
+    def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
+        """`chooser`: the one that is asked.   device: where choices are made."""
+        self._source = source
+        self._chooser = chooser
+        self._predictor = predictor
+        self._kinds = [
+            Choices(kind.blocks.long(), kind.wishes.float()) for kind in (source.run.true, source.run.scouts)
+        ]
+        self._now = [Choices(*(part[0].to(device, copy=True) for part in kind)) for kind in self._kinds]
+        self._heads = source.heads(0).to(device)
+        self._step = -1
+
+    def begin(self, view: StepView) -> None:
+        """See `Chooser.begin`."""
+        self._chooser.begin(view)
+        self._step += 1
+        self._width = view.width
+        if len(self._heads) != view.batch:
+            self._heads = self._source.heads(view.batch).to(self._heads.device)
+        step = self._step % self._source.steps
+        for now, kind in zip(self._now, self._kinds, strict=True):
+            now.blocks.copy_(self._source.places(step, kind.blocks[step], view.counts[0]))
+            now.wishes.copy_(kind.wishes[step])
+
+    def choose(self, layer: int, q: Tensor) -> Choice:
+        """See `Chooser.choose`."""
+        self._chooser.choose(layer, q)
+        now = self._now[self._predictor.made(layer, q)]
+        blocks, wishes = (part[self._source.layer(layer)][self._heads] for part in now)
+        all_wishes = wishes.new_zeros(*blocks.shape[:2], self._width).scatter_(-1, blocks, wishes)
+        return Choice(blocks, torch.ones_like(blocks, dtype=torch.bool), all_wishes)
+
+
+def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:
+    """Make an attention choose what was recorded; `device` is where it chooses."""
+    predictor = MarkedPredictor(attention.predictor)
+    attention.chooser = ReplayChooser(source, device, chooser=attention.chooser, predictor=predictor)
+    attention.predictor = predictor

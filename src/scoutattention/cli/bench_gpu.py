@@ -1,0 +1,214 @@
+"""`scout bench gpu`: the device kernels, then decoding against full attention and rivals, on one GPU, offline."""
+
+import itertools
+import json
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..config import EngineConfig, ScoutConfig, parse_size
+from ..errors import ConfigError, KernelError
+from ..machine import available_memory
+from .generate import Debug
+from .numbers import read_numbers
+from .output import check_drawing, write_file
+from .report import format_bytes, plain_table
+
+if TYPE_CHECKING:
+    from ..bench.gpu_plan import Bound, Measured, Plan, Result
+    from ..bench.gpu_setup import Setup
+
+Model = Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")]
+LoadFormat = Annotated[
+    Literal["auto", "dummy"], typer.Option("--load-format", help="'dummy': random weights of --shape, and no model.")
+]
+Shape = Annotated[
+    str,
+    typer.Option("--shape", help="Of dummy weights: llama-3.1-8b, qwen3-8b, qwen3-14b, tiny, or a config.json's path."),
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", help="Choose what `scout eval fidelity --record` wrote; for dummy weights."),
+]
+Device = Annotated[Literal["cuda", "cpu"], typer.Option("--device", help="'cpu' tries the command without a GPU.")]
+Contexts = Annotated[
+    str | None, typer.Option("--contexts", help="Lengths of the prompts in tokens. Without it, 8k, 32k and 128k.")
+]
+Batches = Annotated[
+    str | None, typer.Option("--batches", help="Sequences decoded at once. Without it, doubled until memory is full.")
+]
+Budget = Annotated[
+    int | None, typer.Option("--budget", help="Tokens attended per layer and KV head. Without it, the recording's.")
+]
+HostMemory = Annotated[
+    str | None, typer.Option("--host-memory", help="For the cache, as in 64GiB. Without it, half of what is free.")
+]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", min=0, help="When to start no more cases. Without it, 10, and 2 if quick.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer repeats, contexts, batches and steps: two minutes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the results into this PNG file.")]
+
+CONTEXTS, QUICK_CONTEXTS = "8192,32768,131072", "8192,32768"
+BATCHES, QUICK_BATCHES = "1,2,4,8,16,32,64,128,256", "1,4"
+QUICK_STEPS = (8, 16)
+COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
+
+
+def _row(result: "Result") -> tuple[str, ...]:
+    idle = result.device_idle_share
+    return (
+        *(result.engine, f"{result.context:,}", str(result.batch)),
+        *(f"{result.ms_per_step:.2f}", f"{result.tokens_per_s:.1f}"),
+        "" if idle is None else f"{idle:.0%}",
+        *(f"{result.hidden_ms:.2f} ms", f"{result.unhidden_ms:.2f} ms"),
+        *(format_bytes(result.link_bytes), f"{result.share:.1%}"),
+    )
+
+
+def _bound_row(bound: "Bound") -> tuple[str, ...]:
+    least = (f"{bound.ms_per_step:.2f}", f"{bound.batch / bound.ms_per_step * 1e3:.1f}")
+    case = ("fetch-all, at best", f"{bound.context:,}", str(bound.batch))
+    return (*case, *least, "", "", "", format_bytes(bound.link_bytes), "")
+
+
+def _table(measured: "Measured", bounds: "list[Bound]", setup: "Setup") -> Table:
+    table = plain_table(*COLUMNS)
+    table.title, table.title_justify = f"{setup.weights}; choices: {setup.choices}", "left"
+    left = [f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.left_out]
+    table.caption, table.caption_justify = "\n".join(left), "left"
+    rows = [((result.context, result.batch), _row(result)) for result in measured.results]
+    rows += [((bound.context, bound.batch), _bound_row(bound)) for bound in bounds]
+    for _, case in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
+        for _, row in case:
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def gpu(
+    context: typer.Context,
+    model: Model = None,
+    *,
+    load_format: LoadFormat = "auto",
+    shape: Shape = "llama-3.1-8b",
+    replay: Replay = None,
+    device: Device = "cuda",
+    contexts: Contexts = None,
+    batches: Batches = None,
+    budget: Budget = None,
+    host_memory: HostMemory = None,
+    minutes: Minutes = None,
+    quick: Quick = False,
+    as_json: AsJson = False,
+    plot: Plot = None,
+    debug: Debug = False,
+) -> None:
+    """Check and time the device kernels, then decode: full attention, fetching, computing when asked, and scouts.
+
+    Needs no network. With --load-format dummy it needs no model either: weights and cache are random, and which blocks
+    are chosen is replayed from a recording of a real model. Exit code 1 if a kernel is wrong.
+    """
+    context.obj.debug = debug
+    until = time.perf_counter() + 60 * (minutes if minutes is not None else 2 if quick else 10)
+    if (model is None) == (load_format == "auto"):
+        raise ConfigError("give either a model, or --load-format dummy with a --shape")
+    if replay is not None and model is not None:
+        raise ConfigError("--replay is for dummy weights: a model chooses for itself")
+    if plot is not None:
+        check_drawing("--plot", plot)
+    lengths = _sizes("--contexts", contexts or (QUICK_CONTEXTS if quick else CONTEXTS))
+    numbers = _sizes("--batches", batches or (QUICK_BATCHES if quick else BATCHES))
+    host = available_memory() // 2 if host_memory is None else parse_size(host_memory)
+    # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
+    from ..bench.gpu_decode import Bench, measure  # noqa: PLC0415
+    from ..bench.gpu_plan import Plan, rivals  # noqa: PLC0415
+
+    plan = Plan(lengths, numbers, EngineConfig(host_memory=host), *(QUICK_STEPS if quick else ()))
+    setup, base, facts = _prepare((model, shape, replay), budget, device, plan, quick=quick)
+    with Console(stderr=True).status("Starting") as status:
+        measured = measure(Bench(setup.decoder, setup.prompts, plan, until, status.update), rivals(base))
+    _show(measured, setup, facts | {"config": asdict(base)}, plot, as_json=as_json)
+    if not all(row["right"] for row in facts.get("kernels", ())):
+        raise typer.Exit(1)
+
+
+def _prepare(
+    source: tuple[str | None, str, Path | None], budget: int | None, device: str, plan: "Plan", *, quick: bool
+) -> "tuple[Setup, ScoutConfig, dict[str, Any]]":
+    """What to decode with, the settings that the engines share, and what the device is and does.
+
+    source: the model, or the shape and the recording of dummy weights.
+    """
+    import torch  # noqa: PLC0415
+
+    from ..bench.gpu_setup import check_contexts, dummy_setup, real_setup, shared_settings  # noqa: PLC0415
+    from ..eval.text import code, prose  # noqa: PLC0415
+    from ..models.recording import load_recording  # noqa: PLC0415
+
+    model, shape, file = source
+    recording = None if file is None else load_recording(file)
+    base = shared_settings(recording, budget)
+    if model is None:
+        check_contexts(plan.contexts, base.block_size, recording)
+    facts = _facts(device, quick=quick)
+    place, longest = torch.device(device), max(plan.contexts) + plan.more
+    if model is None:
+        return dummy_setup(shape, recording, longest, place), base, facts
+    return real_setup(model, prose().text + code().text, longest, place), base, facts
+
+
+def _facts(device: str, *, quick: bool) -> dict[str, Any]:
+    """What results depend on; of a GPU, also what it and its kernels do, told as it is measured."""
+    import torch  # noqa: PLC0415
+
+    from ..bench.gpu_kernels import survey  # noqa: PLC0415
+    from ..bench.gpu_timing import Timer, as_json, machine  # noqa: PLC0415
+    from ..bench.measure import machine_facts  # noqa: PLC0415
+
+    tell = partial(print, file=sys.stderr, flush=True)
+    if device == "cpu":
+        tell("scout: without a GPU no device kernel is checked: `scout bench kernels` does so for the CPU's")
+        return {**machine_facts(), "device": "cpu"}
+    if not torch.cuda.is_available():
+        raise KernelError("PyTorch finds no GPU, and this needs one: --device cpu tries the command without")
+    rows, best = survey(Timer(10 if quick else 30), tell, quick=True)
+    link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
+    rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}
+    return {**machine_facts(), **machine(), **rates, "kernels": [as_json(row) for row in rows]}
+
+
+def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
+    from ..bench.gpu_decode import fetching_all  # noqa: PLC0415
+
+    bounds = fetching_all(measured, setup.decoder.shape, facts.get("link_bytes_per_second"))
+    if plot is not None:
+        from ..bench.gpu_plot import png  # noqa: PLC0415
+
+        write_file(plot, png(measured.results))
+    if as_json:
+        cases = [result._asdict() for result in measured.results]
+        left_out = [case._asdict() for case in measured.left_out]
+        about = {"weights": setup.weights, "choices": setup.choices}
+        fetch_all = [bound._asdict() for bound in bounds]
+        report = {**facts, **about, "cases": cases, "fetch_all_at_best": fetch_all, "left_out": left_out}
+        print(json.dumps(report), flush=True)
+    else:
+        Console().print(_table(measured, bounds, setup))
+
+
+def _sizes(flag: str, text: str) -> tuple[int, ...]:
+    """The numbers of a flag, the smallest first."""
+    numbers = tuple(sorted(read_numbers(flag, text)))
+    if numbers[0] < 1:
+        raise ConfigError(f"{flag}={text!r}: {numbers[0]} is below the least value 1")
+    return numbers

@@ -1,0 +1,72 @@
+"""The device that an engine runs on, and what of the native, Triton and plain kernels it attends with."""
+
+from importlib import import_module
+
+import torch
+
+from ..attention.far import FarWork
+from ..attention.far_stream import StreamedFarWork
+from ..cache.store import KVStore
+from ..config import DeviceName, EngineConfig, KernelsName
+from ..errors import ConfigError
+from ..kernels.cpu import Workers
+from ..kernels.host_functions import HostFunctions
+from ..kernels.ops import NativeOps, Ops
+from ..kernels.plain_ops import PlainOps
+
+LONGEST_WAIT_S = 10.0
+"""Seconds that the device waits for the CPU before it goes on, and the step fails."""
+OLDEST = (8, 0)
+"""Compute capability of the first GPUs with bfloat16 in their matrix units."""
+
+
+def find_device(name: DeviceName) -> torch.device:
+    """The device of that name, checked.   Raises ConfigError where there is none that will do."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device='cuda' needs a GPU, and PyTorch {torch.__version__} finds none: `scout doctor` says why, or set "
+            "device to 'cpu'"
+        )
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    capability = torch.cuda.get_device_capability()
+    if torch.version.hip is None and capability < OLDEST:
+        raise ConfigError(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, and its bfloat16 needs {OLDEST[0]}."
+            f"{OLDEST[1]}: use a newer one, or set device to 'cpu'"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> Ops:
+    """The kernels that a configuration asks for.
+
+    Raises ConfigError where they do not run on the device, KernelError where Triton is missing.
+    """
+    gpu = device.type == "cuda"
+    kernels: KernelsName = machine.kernels
+    if kernels == "auto":
+        kernels = "triton" if gpu else "native"
+    if kernels == "plain":
+        return PlainOps(device)
+    if kernels == "native":
+        if gpu:
+            raise ConfigError("kernels='native' are for a CPU, and the device is a GPU: set kernels to 'triton'")
+        return NativeOps(workers)
+    ops: Ops = import_module("scoutattention.kernels.triton_ops").TritonOps(device)  # here, since Triton is an extra
+    return ops
+
+
+def make_far_work(store: KVStore, ops: Ops, workers: Workers, scale: float, *, correct: bool) -> FarWork:
+    """What hands absent blocks to the CPU: called by the main thread, or by the device's stream."""
+    if not ops.deferred:
+        return FarWork(store, ops, workers, scale, correct=correct)
+    return StreamedFarWork(
+        store, ops, workers, scale, correct=correct, functions=HostFunctions.find(), timeout_s=LONGEST_WAIT_S
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that the device can still give; None where its memory is the host's."""
+    return None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]

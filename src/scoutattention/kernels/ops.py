@@ -1,0 +1,210 @@
+"""What attention asks of the processor that it runs on: one protocol, and its native implementation for a CPU."""
+
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..types import BlockList, Partial
+from .cpu import Workers
+from .merging import corrected, doubt, merge
+from .packed import Blocks
+from .rank import rank_blocks
+from .sift import Late, Sifted, blend, find_late, sift
+
+
+class Ranked(NamedTuple):
+    """See `reference.rank_blocks`.   blocks: int64 [B, H, N].   wishes: float32 [B, H, NB]."""
+
+    blocks: Tensor
+    wishes: Tensor
+
+
+class Copies(NamedTuple):
+    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M], or `layer` of all."""
+
+    layer: int | Tensor
+    page: Tensor
+    entry: Tensor
+    head: Tensor
+
+
+class Ops(Protocol):
+    """The operations of a decode step's attention, whose definitions are in `reference`.
+
+    Tensors are on `device`, but for pools of host pages, which it can read where they are.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors are, and results."""
+        ...
+
+    @property
+    def deferred(self) -> bool:
+        """Whether work is queued for the device, so that reading one number of it waits for all."""
+        ...
+
+    def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
+        """Attention of queries to listed blocks: see `reference.partial`."""
+        ...
+
+    def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
+        """Write keys and values [n, H, P, D] to pages of one layer's pools, int64 [n] on the CPU."""
+        ...
+
+    def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
+        """Copy blocks from pools [L, S, H, P, D] of keys and values to the device's; no two to one place."""
+        ...
+
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+        """Upper bounds of products with a block's keys: see `reference.score_digests`."""
+        ...
+
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+        """Log-sum-exp over a block's keys in 2 bits: see `reference.score_key_codes`."""
+        ...
+
+    def rank_blocks(
+        self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+    ) -> Ranked:
+        """What KV heads want, from the scores of their query heads: see `reference.rank_blocks`."""
+        ...
+
+    def sift(
+        self,
+        blocks: Tensor,
+        wishes: Tensor,
+        closed: Tensor,
+        *,
+        slots: tuple[Tensor, int],
+        rows: tuple[Tensor, Tensor, Tensor],
+        always: int,
+    ) -> Sifted:
+        """What of a choice is attended to, and absent: see `reference.sift`."""
+        ...
+
+    def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        """A running mean of wishes: see `reference.blend`."""
+        ...
+
+    def find_late(
+        self,
+        wanted: tuple[Tensor, Tensor, Tensor],
+        ahead: tuple[Tensor, Tensor],
+        doubt: Tensor,
+        *,
+        rows: Tensor,
+        limit: float,
+    ) -> Late:
+        """What a scout spoilt or missed: see `reference.find_late`."""
+        ...
+
+    def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+        """How much a wrong scout may have spoilt: see `reference.doubt`."""
+        ...
+
+    def corrected(self, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
+        """What a scout's partial weighs for the true query: see `reference.corrected`."""
+        ...
+
+    def merge(self, a: Partial, b: Partial) -> Partial:
+        """Attention over two sets of keys: see `reference.merge`."""
+        ...
+
+
+def write_blocks(blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
+    """See `Ops.write_blocks`."""
+    for new, pool in zip(blocks, target, strict=True):
+        pool[pages] = new.to(pool.device)
+
+
+def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
+    """See `Ops.copy_blocks`."""
+    layer, page, entry, head = copies
+    for here, there in zip(source, target, strict=True):
+        index = (layer, page, head)
+        blocks = here[tuple(i if isinstance(i, int) else i.to(here.device) for i in index)]
+        there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
+
+
+class NativeOps:
+    """The native kernels, on the threads of `workers`."""
+
+    deferred = False
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
+        """See `Ops.partial`."""
+        return self._workers.partial(q, k, v, blocks, scale)
+
+    def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
+        """See `Ops.write_blocks`."""
+        write_blocks(blocks, target, pages)
+
+    def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
+        """See `Ops.copy_blocks`."""
+        copy_blocks(source, target, copies)
+
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+        """See `Ops.score_digests`."""
+        return self._workers.score_digests(q, digests, pages)
+
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+        """See `Ops.score_key_codes`."""
+        return self._workers.score_key_codes(q, codes, bounds, pages)
+
+    def rank_blocks(
+        self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+    ) -> Ranked:
+        """See `Ops.rank_blocks`."""
+        return Ranked(*rank_blocks(self._workers, scores, closed, count, always, largest=largest))
+
+    def sift(
+        self,
+        blocks: Tensor,
+        wishes: Tensor,
+        closed: Tensor,
+        *,
+        slots: tuple[Tensor, int],
+        rows: tuple[Tensor, Tensor, Tensor],
+        always: int,
+    ) -> Sifted:
+        """See `Ops.sift`."""
+        return sift(self._workers, blocks, wishes, closed, slots=slots, rows=rows, always=always)
+
+    def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        """See `Ops.blend`."""
+        blend(self._workers, interest, wishes, rows, kept)
+
+    def find_late(
+        self,
+        wanted: tuple[Tensor, Tensor, Tensor],
+        ahead: tuple[Tensor, Tensor],
+        doubt: Tensor,
+        *,
+        rows: Tensor,
+        limit: float,
+    ) -> Late:
+        """See `Ops.find_late`."""
+        return find_late(self._workers, wanted, ahead, doubt, rows=rows, limit=limit)
+
+    def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+        """See `Ops.doubt`."""
+        return doubt(self._workers, far, near, q, q_hat)
+
+    def corrected(self, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
+        """See `Ops.corrected`."""
+        return corrected(self._workers, far, q, q_hat, scale)
+
+    def merge(self, a: Partial, b: Partial) -> Partial:
+        """See `Ops.merge`."""
+        return merge(self._workers, a, b)

@@ -1,0 +1,66 @@
+"""Host memory that a GPU reads and writes in place: pinned in steps, so that a limit is met with most of it free."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..errors import CapacityError
+
+STEP = 1 << 30
+"""Bytes pinned at a time."""
+PORTABLE_MAPPED = 3
+"""cudaHostRegisterPortable | cudaHostRegisterMapped: for every context, at an address that kernels can use."""
+
+
+def pin(tensors: tuple[Tensor, ...], knob: str) -> None:
+    """Pin contiguous CPU tensors where they are, for as long as the process lives.
+
+    Raises CapacityError where the system refuses a part, naming what was pinned and the setting `knob`; what had been
+    pinned is let go.
+    """
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    done: list[int] = []
+    whole = sum(tensor.nbytes for tensor in tensors)
+    for tensor in tensors:
+        for start in range(0, tensor.nbytes, STEP):
+            address, size = tensor.data_ptr() + start, min(STEP, tensor.nbytes - start)
+            error = int(runtime.cudaHostRegister(address, size, PORTABLE_MAPPED))
+            if error:
+                for other in done:
+                    runtime.cudaHostUnregister(other)
+                raise CapacityError(
+                    f"the system pinned {len(done) * STEP} of {whole} bytes of host memory and refused more (CUDA "
+                    f"error {error}): raise the limit on locked memory (ulimit -l) or the container's, or lower {knob}"
+                )
+            done.append(address)
+
+
+class SideStream:
+    """A stream beside the current one, for copies that overlap with it; on the CPU there is but one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def after(self, *tensors: Tensor) -> Iterator[None]:
+        """What is queued inside runs beside what comes later, and after what was queued before.
+
+        tensors: from before, that it uses: their memory is not given away until it has.
+        """
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        for tensor in tensors:
+            tensor.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """Let the current stream wait for what is beside it."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)

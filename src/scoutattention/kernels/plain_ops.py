@@ -1,0 +1,87 @@
+"""A decode step's attention in plain PyTorch, on any device: the twin that other implementations are tested against."""
+
+import torch
+from torch import Tensor
+
+from ..types import BlockList, Partial
+from . import reference
+from .ops import Copies, Ranked, copy_blocks, write_blocks
+from .packed import Blocks
+from .sift import Late, Sifted
+
+
+class PlainOps:
+    """The definitions themselves; see `Ops` for what each does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.deferred = device.type != "cpu"
+
+    def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
+        """See `Ops.partial`."""
+        return reference.partial(q, k, v, blocks, scale)
+
+    def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
+        """See `Ops.write_blocks`."""
+        write_blocks(blocks, target, pages)
+
+    def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
+        """See `Ops.copy_blocks`."""
+        copy_blocks(source, target, copies)
+
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+        """See `Ops.score_digests`."""
+        return reference.score_digests(q, digests, pages)
+
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+        """See `Ops.score_key_codes`."""
+        return reference.score_key_codes(q, codes, bounds, pages)
+
+    def rank_blocks(
+        self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+    ) -> Ranked:
+        """See `Ops.rank_blocks`."""
+        return Ranked(*reference.rank_blocks(scores, closed, count, always, largest=largest))
+
+    def sift(
+        self,
+        blocks: Tensor,
+        wishes: Tensor,
+        closed: Tensor,
+        *,
+        slots: tuple[Tensor, int],
+        rows: tuple[Tensor, Tensor, Tensor],
+        always: int,
+    ) -> Sifted:
+        """See `Ops.sift`."""
+        valid, absent = reference.sift(blocks, wishes, closed, slots=slots, rows=rows, always=always)
+        return Sifted(valid, absent, torch.stack([valid.sum((1, 2)), absent.sum((1, 2))]))
+
+    def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        """See `Ops.blend`."""
+        reference.blend(interest, wishes, rows, kept)
+
+    def find_late(
+        self,
+        wanted: tuple[Tensor, Tensor, Tensor],
+        ahead: tuple[Tensor, Tensor],
+        doubt: Tensor,
+        *,
+        rows: Tensor,
+        limit: float,
+    ) -> Late:
+        """See `Ops.find_late`."""
+        spoilt, late = reference.find_late(wanted, ahead, doubt, rows=rows, limit=limit)
+        return Late(spoilt, late, torch.stack([(spoilt | late.any(-1)).sum(1), late.sum((1, 2))]))
+
+    def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+        """See `Ops.doubt`."""
+        return reference.doubt(far, near, q, q_hat)
+
+    def corrected(self, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
+        """See `Ops.corrected`."""
+        return reference.corrected(far, q, q_hat, scale)
+
+    def merge(self, a: Partial, b: Partial) -> Partial:
+        """See `Ops.merge`."""
+        return reference.merge(a, b)

@@ -1,0 +1,131 @@
+"""`scout bench gpu`, with the CPU standing in for the device."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scoutattention.bench import gpu_kernels, gpu_setup, gpu_timing
+from scoutattention.bench.gpu_timing import Row
+from scoutattention.cli import main
+from scoutattention.models.recording import About, Recording
+
+from ..models.test_recording import make_run
+
+TINY = ("--device", "cpu", "--load-format", "dummy", "--shape", "tiny")
+SHORT = ("--contexts", "256", "--batches", "1", "--quick")
+KEYS = {"engine", "context", "batch", "ms_per_step", "tokens_per_s", "device_idle_share", "hidden_ms", "unhidden_ms"}
+NAMES = ["full", "fetch", "fetch-ahead", "compute", "scout-plain", "scout"]
+
+
+def bench(*args):
+    return main(["bench", "gpu", *args])
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Of 64 tokens in blocks of 8, of which a budget of 32 admits 3."""
+    about = About("smollm2", "a text", 64, 32, 8, 1, 1, "keys2")
+    file = tmp_path / "r"
+    file.write_bytes(Recording(about, {"plain": make_run(seed=1), "calibrated": make_run(seed=2)}).to_bytes())
+    return str(file)
+
+
+def test_json_and_plot(tmp_path, capsys):
+    plot = tmp_path / "p.png"
+    assert bench(*TINY, *SHORT, "--budget", "192", "--json", "--plot", str(plot)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [case["engine"] for case in report["cases"]] == NAMES
+    assert set(report["cases"][0]) == KEYS | {"link_bytes", "share"}
+    assert (report["device"], report["left_out"], report["fetch_all_at_best"]) == ("cpu", [], [])
+    assert report["config"]["budget"] == 192
+    assert report["choices"] == "those of random queries"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_what_is_replayed_and_what_was_left_out(recording, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    sizes = ("--contexts", "256,128", "--batches", "2,1", "--host-memory", "500KiB", "--minutes", "1")
+    assert bench(*TINY, *sizes, "--replay", recording) == 0
+    out, err = capsys.readouterr()
+    assert "choices: recorded from smollm2 reading 64 tokens of a text" in out
+    assert "scout-plain" in out
+    assert "left out: full, 2 x 256: memory: 2 sequences of 307 tokens need 78 blocks of 8 tokens, and 62 fit" in out
+    assert "no device kernel is checked" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "give either a model, or --load-format dummy"),
+        (("m", "--load-format", "dummy"), "give either a model, or --load-format dummy"),
+        (("m", "--replay", "r"), "--replay is for dummy weights"),
+        ((*TINY, "--contexts", "100"), "100 tokens are not a multiple of block_size=32"),
+        ((*TINY, "--contexts", "0,32"), "--contexts='0,32': 0 is below the least value 1"),
+        ((*TINY, "--shape", "gpt"), "there is no shape 'gpt'"),
+        ((*TINY, "--replay", "absent"), "absent is not a recording"),
+        ((*TINY, "--plot", "absent/a.png"), "there is no folder absent"),
+        (("absent", "--device", "cpu"), "there is no model 'absent'"),
+    ],
+)
+def test_mistakes_are_named(args, message, capsys):
+    assert bench(*SHORT, *args) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
+
+
+def test_what_a_recording_cannot_give_is_named(recording, capsys):
+    assert bench(*TINY, "--replay", recording, "--contexts", "56") == 2
+    assert "--contexts: 56 tokens are fewer than 64" in capsys.readouterr().err
+    assert bench(*TINY, *SHORT, "--replay", recording, "--budget", "64") == 2
+    assert "--budget=64 is not the recording's 32" in capsys.readouterr().err
+
+
+def test_a_model_is_read_within_its_limit(tiny_models, capsys):
+    model = str(tiny_models["llama"])
+    assert bench(model, "--device", "cpu", *SHORT, "--budget", "128", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["weights"], report["choices"]) == (model, "its own")
+    assert [case["engine"] for case in report["cases"]] == NAMES
+    assert bench(model, "--device", "cpu", "--contexts", "5000") == 2
+    assert "above the model's own limit of 4096" in capsys.readouterr().err
+
+
+def test_help_and_wrong_arguments_do_not_load_torch():
+    code = (
+        "import sys\n"
+        "from scoutattention.cli import main\n"
+        "codes = [main(['bench', 'gpu', *call]) for call in (['--help'], [], ['m', '--contexts', '1k'])]\n"
+        "assert codes == [0, 2, 2], codes\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_without_a_gpu_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench("--load-format", "dummy", "--shape", "tiny") == 2
+    err = capsys.readouterr().err
+    assert "PyTorch finds no GPU" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (0.5, 1)])
+def test_a_wrong_kernel_is_told_and_fetching_all_is_bounded(monkeypatch, capsys, error, code):
+    """On a GPU that is made up: its link brings a megabyte a second."""
+    rows = [Row("partial", "B 1", error, 1e-2), Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_kernels, "survey", lambda timer, tell, *, quick: (rows, 2.0))
+    monkeypatch.setattr(gpu_timing, "Timer", lambda repeats: None)
+    monkeypatch.setattr(gpu_timing, "machine", lambda: {"device": "made up"})
+    make = gpu_setup.dummy_setup
+    monkeypatch.setattr(gpu_setup, "dummy_setup", lambda *args: make(*args[:-1], torch.device("cpu")))
+    assert bench("--load-format", "dummy", "--shape", "tiny", *SHORT, "--json") == code
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"] == "made up"
+    assert report["kernels"][0]["right"] == (code == 0)
+    assert report["fetch_all_at_best"] == [{"context": 256, "batch": 1, "ms_per_step": 250.0, "link_bytes": 256 * 1024}]

@@ -1,0 +1,199 @@
+"""The GPU benchmark, the CPU standing in for the device: who runs, on what, and what ends an engine's row."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scoutattention.bench import gpu_decode
+from scoutattention.bench.gpu_cache import DummyPrompts, RealPrompts
+from scoutattention.bench.gpu_decode import Bench, measure
+from scoutattention.bench.gpu_idle import covered
+from scoutattention.bench.gpu_plan import LeftOut, Plan, rivals
+from scoutattention.config import EngineConfig, ScoutConfig
+from scoutattention.engine.engine import Engine
+from scoutattention.eval.ablation import Variant
+from scoutattention.eval.record import Recorder, recorded_variants, recording
+from scoutattention.eval.run import run
+from scoutattention.eval.text import Text
+from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.models.loader import load
+from scoutattention.models.recording import Recording
+
+from ..models.test_recording import ABOUT, make_run
+
+CPU = torch.device("cpu")
+BASE = ScoutConfig(budget=64, block_size=16)
+MACHINE = EngineConfig(host_memory=8 << 20)
+NAMES = ["full", "fetch", "fetch-ahead", "compute", "scout-plain", "scout"]
+
+
+def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **plan):
+    sizes = Plan(contexts, batches, plan.pop("machine", MACHINE), **({"warm_up": 2, "steps": 4} | plan))
+    decoder = dummy_decoder(shape_config("tiny"), max(contexts) + sizes.more, CPU)
+    clock = time.perf_counter() + 100 if until is None else until
+    return Bench(decoder, DummyPrompts(recorded), sizes, clock, lambda told: None)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """Every engine that the benchmark makes."""
+    made = []
+
+    class Noted(Engine):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(gpu_decode, "Engine", Noted)
+    return made
+
+
+def test_rivals_are_settings():
+    """Each is what the README says of it."""
+    known = {rival.name: rival.scout for rival in rivals(BASE)}
+    assert list(known) == NAMES
+    assert known["full"].budget is None
+    assert [known[name].lookahead for name in NAMES[1:]] == [0, 1, 0, 1, 1]
+    assert [known[name].on_miss for name in NAMES[1:]] == ["fetch", "fetch", "compute", "compute", "compute"]
+    assert [known[name].predictor for name in NAMES[4:]] == ["plain", "calibrated"]
+    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + ["slots"] * 5
+
+
+def test_every_engine_runs_every_case_smallest_batches_first(engines):
+    measured = measure(make_bench((256, 512), (1, 2)), rivals(BASE))
+    assert [(r.batch, r.context) for r in measured.results[::6]] == [(1, 256), (1, 512), (2, 256), (2, 512)]
+    assert [result.engine for result in measured.results] == NAMES * 4
+    assert measured.left_out == []
+    for result in measured.results:
+        assert result.tokens_per_s == pytest.approx(result.batch / result.ms_per_step * 1e3)
+        assert result.device_idle_share is None
+    by_name = {result.engine: result for result in measured.results[-6:]}
+    assert by_name["full"].link_bytes == by_name["full"].share == by_name["fetch"].unhidden_ms == 0
+    assert by_name["fetch"].link_bytes > by_name["compute"].link_bytes
+    assert by_name["scout"].hidden_ms + by_name["scout"].unhidden_ms > 0
+    assert all(by_name[name].share > 0.01 for name in NAMES[1:])
+    assert len({id(engine.store) for engine in engines}) == 8, "one for full attention and one for the others, by case"
+    assert all(engine.store.pages.pool.available == engine.plan.pages for engine in engines)
+
+
+def test_the_cache_is_filled_with_numbers(engines):
+    """Page by page: of normal size, no two of a kind, and what slots hold is what pages hold."""
+    bench = make_bench(machine=replace(MACHINE, max_num_seqs=1))
+    (fetch,) = (rival for rival in rivals(BASE) if rival.name == "fetch")
+    engine = gpu_decode.make_engine(bench, fetch, (256, 2), None)
+    store = engine.store
+    for row in range(2):
+        store.admit(row, engine.plan.blocks(256), engine.plan.quota(2, 256))
+    bench.prompts.place(engine, fetch.scout, 256, 2)
+    pool, slots = store.pages.pool, store.slots
+    for values in (pool.k, pool.v):
+        assert float(values.std()) == pytest.approx(1, abs=0.05)
+        assert not torch.equal(values[0, 0], values[0, 1])
+    assert not torch.equal(pool.k[0], pool.v[0])
+    block = int(slots.content[3, 1, 1, 2])
+    assert torch.equal(slots.pool.k[3, slots.near_index[1, 3], 1], pool.k[3, store.pages.table[1, block], 1])
+    assert (slots.content[:, :, :, : slots.quota[0]] >= 0).all()
+    assert (slots.slot_of[..., 0] < slots.size).all(), "the first block is resident"
+    codes = store.pages.digests.codes
+    assert int((codes != 0).sum()) > codes.numel() / 2
+    engine.close()
+
+
+def test_a_recording_says_what_is_resident_and_trusted():
+    """Half of the blocks were resident, fewer than there are slots; scouts were made in all layers but the first."""
+    resident = torch.tensor([True, False, True, False, True, False, False, True])
+    source = make_run(layers=4)._replace(resident=resident.expand(4, 2, -1).contiguous())
+    trace = Recording(replace(ABOUT, context=128, block_size=16, budget=64), {"plain": source})
+    bench = make_bench((128,), recorded=trace)
+    scout = next(rival for rival in rivals(BASE) if rival.name == "scout-plain")
+    engine = gpu_decode.make_engine(bench, scout, (128, 1), None)
+    store = engine.store
+    store.admit(0, engine.plan.blocks(128), 6)
+    bench.prompts.place(engine, scout.scout, 128, 1)
+    held = store.slots.slot_of[:, 0, :, :8] < store.slots.size
+    assert held[..., resident].all()
+    assert not held.all()
+    assert store.trusted[:, 0].tolist() == [False, True, True, True]
+    engine.close()
+
+
+def test_a_row_ends_where_memory_does():
+    """Full attention has no less room here than the others, as a device would; so all of them end alike."""
+    few = replace(MACHINE, host_memory=30 * 16 * 1024)  # pages for one sequence of 256 tokens, and not for two
+    measured = measure(make_bench((256,), (1, 2, 4), machine=few), rivals(BASE))
+    assert [result.engine for result in measured.results] == NAMES
+    assert [(left.engine, left.batch) for left in measured.left_out] == [(name, 2) for name in NAMES]
+    assert "memory: 2 sequences of 265 tokens need 34 blocks" in measured.left_out[0].why
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried", "CUDA error: out of memory"])
+def test_a_device_that_is_full_ends_one_row_only(monkeypatch, message):
+    decode = gpu_decode.Steps.take
+
+    def take(self):
+        if self._runner.attention.__class__.__name__ == "ResidentAttention":
+            raise torch.OutOfMemoryError(message)
+        return decode(self)
+
+    monkeypatch.setattr(gpu_decode.Steps, "take", take)
+    measured = measure(make_bench(), rivals(BASE))
+    assert [result.engine for result in measured.results] == NAMES[1:]
+    assert measured.left_out == [LeftOut("full", 256, 1, f"memory: {message}")]
+
+
+def test_another_error_is_not_taken_for_that(monkeypatch):
+    def take(self):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(gpu_decode.Steps, "take", take)
+    with pytest.raises(RuntimeError, match="a bug"):
+        measure(make_bench(), rivals(BASE))
+
+
+def test_no_case_starts_when_time_is_over():
+    measured = measure(make_bench(until=time.perf_counter()), rivals(BASE))
+    assert measured.results == []
+    assert {left.why for left in measured.left_out} == {"time: raise --minutes"}
+
+
+def test_a_case_that_would_take_too_long_is_left_out(monkeypatch):
+    """By what a token of the last case took: here one second, and there is time for half of the next case."""
+    now = iter([0.0, 256.0])
+    monkeypatch.setattr(gpu_decode.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(gpu_decode, "make_engine", lambda *args: pytest.fail("not again"))
+    outcomes = gpu_decode.run_together(make_bench(until=500.0), [rivals(BASE)[0]], (256, 2), {"full": 1.0})
+    assert [outcome.why for outcome in outcomes] == ["time: raise --minutes"]
+
+
+def test_replayed_shares_are_those_of_the_recorded_model(tiny_models):
+    """A model of random weights is recorded, and other random weights choose alike, and keep alike resident."""
+    model = load(str(tiny_models["llama"]))
+    variants = recorded_variants(Variant("recorded", replace(BASE, true_query_layers=(0,)), "slots"), 192)
+    recorders, text = {variant.name: Recorder() for variant in variants}, Text("a", "What is read is kept. " * 20)
+    recorded = run(
+        model, EngineConfig(), [text], (192, 24), variants=variants, watch=lambda *told: None, also=recorders
+    )
+    trace = recording(variants[0].scout, recorders, ("llama", "a"), 192)
+    bench = replace(make_bench((192,), recorded=trace, warm_up=0, steps=24), decoder=model.decoder)
+    measured = {result.engine: result.share for result in measure(bench, rivals(BASE)).results}
+    for name, row in zip(("scout-plain", "scout"), recorded, strict=True):
+        assert row.fidelity.cpu_share > 0.02
+        assert measured[name] == pytest.approx(row.fidelity.cpu_share, rel=0.25)
+
+
+def test_a_real_models_prompts_are_read_and_each_is_another(tiny_models, engines):
+    model = load(str(tiny_models["llama"]))
+    prompts = RealPrompts([(7 * i * i + 3 * i) % 97 for i in range(1000)])
+    bench = replace(make_bench((640,), (2,)), decoder=model.decoder, prompts=prompts)
+    measured = measure(bench, [rival for rival in rivals(BASE) if rival.name in {"full", "scout"}])
+    assert [result.engine for result in measured.results] == ["full", "scout"]
+    pool, table = engines[0].store.pages.pool, engines[0].store.pages.table
+    first, second = (pool.k[:, table[row, 0]] for row in range(2))
+    assert float((first - second).abs().max()) > 0.01
+
+
+def test_overlapping_spans_count_once():
+    assert covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 4.0
+    assert covered([]) == 0.0

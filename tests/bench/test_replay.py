@@ -1,0 +1,104 @@
+"""Replaying a recording in another shape: the places that blocks get, and who gets whose choice."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoutattention.bench.replay import MarkedPredictor, Replay, ReplayChooser
+from scoutattention.cache.store import StepView
+from scoutattention.models.recording import About
+from scoutattention.shape import ModelShape
+
+from ..models.test_recording import ABOUT, make_run
+
+SIZE = 8
+RECORDED = 8  # blocks of the recorded prompt
+CPU = torch.device("cpu")
+
+
+def make_shape(layers=6, heads=4):
+    return ModelShape(layers, 2 * heads, heads, 16, 64, 64, 64, 10_000)
+
+
+def make_replay(closed=20, run=None, **shape):
+    return Replay(ABOUT, run or make_run(), make_shape(**shape), closed * SIZE)
+
+
+def view(step, closed, batch=2):
+    now = closed + step // SIZE
+    return StepView(batch, torch.full((batch,), now), torch.full((batch,), step % SIZE), (now,) * batch, now)
+
+
+@settings(deadline=None)
+@given(st.integers(RECORDED, 300), st.integers(0, 40), st.integers(1, 3), st.integers(0, 5))
+def test_different_blocks_have_different_places(closed, step, recent, more):
+    """`more`: blocks that the replay has closed beyond those of the recorded step, as when the recording goes round."""
+    about = About(**(ABOUT.__dict__ | {"recent_blocks": recent}))
+    source = Replay(about, make_run(), make_shape(), closed * SIZE)
+    recorded, now = RECORDED + step // SIZE, closed + step // SIZE + more
+    places = source.places(step, torch.arange(recorded), now).tolist()
+    assert len(set(places)) == recorded
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert places[-recent:] == list(range(now - recent, now))
+
+
+def test_a_prompts_blocks_keep_their_relative_places():
+    source = make_replay(closed=32)
+    assert source.places(0, torch.arange(8), 32).tolist() == [0, 4, 8, 12, 16, 20, 24, 31]
+    assert source.places(8, torch.arange(9), 33).tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32]
+
+
+def test_depth_is_stretched_and_heads_go_round():
+    source = make_replay(layers=5)
+    assert [source.layer(layer) for layer in range(5)] == [0, 0, 1, 2, 2]
+    assert source.heads(3).tolist() == [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+    assert make_replay(layers=1).layer(0) == 0
+
+
+def test_what_was_resident_is_resident():
+    run = make_run()
+    held = make_replay(32, run, layers=3).residents(2, 2)
+    assert held.shape == (2, 4, 32)
+    assert torch.equal(held[1, 0, ::4], run.resident[2, 1])
+    assert int(held.sum()) == 4 * int(run.resident[2].sum())
+
+
+class Asked:
+    """A chooser and a predictor that count."""
+
+    def __init__(self):
+        self.calls = []
+
+    def begin(self, view):
+        self.calls.append("begin")
+
+    def choose(self, layer, q):
+        self.calls.append(layer)
+
+    def predict(self, layer, x, rope):
+        return x + layer
+
+
+@pytest.fixture
+def asked():
+    return Asked()
+
+
+def test_scouts_get_what_scouts_chose_and_true_queries_what_they_did(asked):
+    run, predictor = make_run(), MarkedPredictor(asked)
+    chooser = ReplayChooser(make_replay(8, run, layers=3, heads=2), CPU, chooser=asked, predictor=predictor)
+    for step in range(7):  # two more than were recorded
+        chooser.begin(view(step, 8))
+        q = torch.zeros(2, 2, 1, 16)
+        scout = predictor.predict(1, q, None)
+        for query, kind in ((scout, run.scouts), (q, run.true), (scout.clone(), run.true)):
+            choice = chooser.choose(1, query)
+            expected = kind.blocks[step % 5, 1].long()
+            assert torch.equal(choice.blocks, torch.stack([expected, expected.flip(0)]))
+            assert choice.valid.all()
+            wished = kind.wishes[step % 5, 1].float()
+            assert torch.equal(choice.wishes.gather(-1, choice.blocks)[0], wished)
+            assert float(choice.wishes.sum()) == pytest.approx(2 * float(wished.sum()), rel=1e-5)
+    assert asked.calls == ["begin", 1, 1, 1] * 7

@@ -1,0 +1,128 @@
+"""The engine on the kernels of a device, run by Triton's interpreter, and on its stream, which is this thread."""
+
+import pytest
+import torch
+
+from scoutattention import LLM, ConfigError, KernelError, SamplingParams, ScoutConfig
+from scoutattention.attention.far_stream import StreamedFarWork
+from scoutattention.config import EngineConfig
+from scoutattention.engine import device, engine
+from scoutattention.engine.device import find_device, make_ops
+from scoutattention.kernels import triton_ops
+from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.host_functions import InlineStream
+
+from .test_generate import PROMPT, far_llm
+
+PROMPTS = [PROMPT, PROMPT[:61]]
+FEW = SamplingParams(max_tokens=4, ignore_eos=True)
+
+
+def answers(llm: LLM) -> list[list[int]]:
+    return [out.token_ids for out in llm.generate(PROMPTS, FEW)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"digest": "minmax", "guard": 0.001, "true_query_layers": ()},
+        {"digest": "keys2", "pooling": "max"},
+        {"digest": "twostage", "far_query": "true", "guard": None},
+        {"digest": "minmax", "on_miss": "fetch", "lookahead": 0},
+    ],
+)
+def test_any_kernels_give_the_same_tokens(tiny_models, options):
+    scout = ScoutConfig(**{"budget": 40, "block_size": 8, "recall_interval": 2, **options})
+    made = {}
+    for kernels in ("native", "plain", "triton"):
+        llm = far_llm(
+            str(tiny_models["qwen3"]), scout, blocks=5 if scout.on_miss == "fetch" else 3, sequences=2, kernels=kernels
+        )
+        tokens, steps = answers(llm), llm.stats().steps
+        made[kernels] = tokens, steps.far_blocks, steps.chosen_blocks, steps.recalls
+        llm.close()
+    assert made["plain"] == made["triton"] == made["native"]
+    assert made["plain"][1] > 0 or scout.on_miss == "fetch"
+
+
+@pytest.mark.parametrize("budget", [None, 24])
+def test_any_kernels_give_the_same_tokens_where_everything_is_resident(tiny_models, budget):
+    made = []
+    for kernels in ("native", "triton"):
+        llm = LLM(str(tiny_models["llama"]), scout=ScoutConfig(budget=budget, block_size=8), kernels=kernels)
+        made.append(answers(llm))
+    assert made[0] == made[1]
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Engines of device kernels queue host functions, on a stream that calls them at once."""
+
+    def deferred(*args):
+        ops = make_ops(*args)
+        ops.deferred = True
+        return ops
+
+    monkeypatch.setattr(engine, "make_ops", deferred)
+    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+def test_a_stream_starts_and_awaits_the_cpu(tiny_models, streamed, kv_dtype):
+    scout = ScoutConfig(budget=40, block_size=8, recall_interval=2, guard=0.001, digest="minmax", true_query_layers=())
+    llms = [
+        far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels=kernels, kv_dtype=kv_dtype)
+        for kernels in ("plain", "triton")
+    ]
+    assert all(isinstance(llm.engine.runner.attention.far, StreamedFarWork) for llm in llms)
+    assert answers(llms[0]) == answers(llms[1])
+    steps = llms[1].stats().steps
+    assert steps.far_blocks > 0
+    assert steps.guarded_heads > 0
+    assert steps.unhidden_s > 0
+
+
+def test_streamed_and_threaded_far_work_give_the_same_tokens(tiny_models, monkeypatch, request):
+    scout = ScoutConfig(budget=40, block_size=8, recall_interval=2, digest="minmax")
+    path = str(tiny_models["qwen3"])
+    threaded = far_llm(path, scout, 3, 2, kernels="plain")
+    expected = answers(threaded)
+    request.getfixturevalue("streamed")
+    assert answers(far_llm(path, scout, 3, 2, kernels="plain")) == expected
+
+
+def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, streamed, monkeypatch):
+    monkeypatch.setattr(device, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(engine, "Workers", lambda threads: Workers(threads, delay_s=0.4))
+    llm = far_llm(str(tiny_models["qwen3"]), ScoutConfig(budget=40, block_size=8), 3, 2, kernels="plain")
+    with pytest.raises(KernelError, match=r"far attention on the CPU: .*0\.05"):
+        llm.generate(PROMPTS, FEW)
+    llm.engine.abort()
+    assert not llm.engine.busy
+    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+
+
+def test_kernels_that_do_not_run_there_are_refused(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    with Workers(1) as workers:
+        with pytest.raises(ConfigError, match="set kernels to 'triton'"):
+            make_ops(EngineConfig(kernels="native"), gpu, workers)
+        with pytest.raises(ConfigError, match="TRITON_INTERPRET, which is for CPUs, is set: unset it"):
+            make_ops(EngineConfig(), gpu, workers)
+        monkeypatch.setattr(triton_ops, "INTERPRETED", False)
+        with pytest.raises(ConfigError, match="is not set: set it to 1, or kernels to 'native'"):
+            make_ops(EngineConfig(kernels="triton"), cpu, workers)
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device='cuda' needs a GPU, and PyTorch .* finds none: `scout doctor`"):
+        find_device("cuda")
+
+
+def test_a_gpu_without_bfloat16_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(ConfigError, match=r"compute capability 7\.5, and its bfloat16 needs 8\.0"):
+        find_device("cuda")

@@ -1,0 +1,208 @@
+"""Every implementation of a decode step's operations gives what the plain one does, on the same table of shapes."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from scoutattention.errors import KernelError
+from scoutattention.kernels import reference
+from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import Copies, NativeOps
+from scoutattention.kernels.packed import pack
+from scoutattention.kernels.plain_ops import PlainOps
+from scoutattention.kernels.triton_ops import TritonOps
+from scoutattention.types import BlockList, Partial
+
+CPU = torch.device("cpu")
+PLAIN = PlainOps(CPU)
+OPS = {"native": NativeOps(Workers(2)), "triton": TritonOps(CPU)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """N blocks of a choice among NB; P positions of a block; S pages."""
+
+    B: int = 2
+    H: int = 2
+    G: int = 3
+    D: int = 64
+    N: int = 5
+    NB: int = 9
+    S: int = 20
+    P: int = 8
+
+
+SIZES = [
+    Sizes(),
+    Sizes(B=3, H=1, G=1, D=16, N=1, NB=1, P=16),
+    Sizes(B=1, H=3, G=7, D=80, N=17, NB=300, S=310, P=5),
+    Sizes(B=1, G=8, D=128, N=33, NB=40, S=41, P=32),
+]
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def sizes(request) -> Sizes:
+    torch.manual_seed(0)
+    return request.param
+
+
+@pytest.fixture(params=OPS)
+def ops(request):
+    return OPS[request.param]
+
+
+def queries(s: Sizes) -> torch.Tensor:
+    return torch.randn(s.B, s.H, s.G, s.D)
+
+
+def pages_of(s: Sizes) -> torch.Tensor:
+    return torch.stack([torch.randperm(s.S)[: s.NB] for _ in range(s.B)]).int()
+
+
+def chosen(s: Sizes) -> torch.Tensor:
+    return torch.rand(s.B, s.H, s.NB).argsort(-1)[..., : s.N].contiguous()
+
+
+def masks(*shape: int) -> torch.Tensor:
+    return torch.rand(shape) < 0.6
+
+
+def partials(s: Sizes, *, empty: bool = True) -> tuple[Partial, Partial]:
+    made = [Partial(queries(s), 3 * torch.randn(s.B, s.H, s.G), queries(s)) for _ in range(2)]
+    if empty:
+        for side in (made[0], made[1]):
+            side.lse[0, 0, 0] = -torch.inf
+            side.out[0, 0, 0] = 0
+    return made[0], made[1]
+
+
+def assert_same(got, want, tolerance: float = 1e-5) -> None:
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_partial(ops, sizes):
+    s = sizes
+    q, k, v = queries(s), torch.randn(s.S, s.H, s.P, s.D), torch.randn(s.S, s.H, s.P, s.D)
+    blocks = BlockList(torch.randint(0, s.S, (s.B, s.H, s.N)).int(), torch.randint(0, s.P + 1, (s.B, s.H, s.N)).int())
+    assert_same(ops.partial(q, k, v, blocks, 0.2)[:2], PLAIN.partial(q, k, v, blocks, 0.2)[:2], 1e-4)
+
+
+def test_partial_of_packed_pages():
+    s, ops = Sizes(), OPS["native"]
+    q, rows = queries(s), torch.randn(2, s.S, s.H, s.P, s.D)
+    k, v = pack(rows[0], 8, by_token=False), pack(rows[1], 8, by_token=True)
+    blocks = BlockList(torch.randint(0, s.S, (s.B, s.H, s.N)).int(), torch.full((s.B, s.H, s.N), s.P).int())
+    assert_same(ops.partial(q, k, v, blocks, 0.2)[:2], PLAIN.partial(q, k, v, blocks, 0.2)[:2], 1e-3)
+    with pytest.raises(KernelError, match="leave kv_dtype at 'auto'"):
+        OPS["triton"].partial(q, k, v, blocks, 0.2)
+
+
+def test_digest_scores(ops, sizes):
+    s = sizes
+    q, digests, pages = queries(s), reference.min_max(torch.randn(s.S, s.H, s.P, s.D)), pages_of(s)
+    assert_same([ops.score_digests(q, digests, pages)], [PLAIN.score_digests(q, digests, pages)], 1e-4)
+
+
+def test_key_code_scores(ops, sizes):
+    """The native kernel rounds products to 8 bits."""
+    s = sizes
+    q, pages = queries(s) * s.D**-0.5, pages_of(s)
+    codes, bounds = reference.key_codes(torch.randn(s.S, s.H, s.P, s.D))
+    tolerance = 1e-4 if isinstance(ops, TritonOps) else 0.05
+    got, want = (each.score_key_codes(q, codes, bounds, pages) for each in (ops, PLAIN))
+    assert_same([got], [want], tolerance)
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_ranks(ops, sizes, largest):
+    s = sizes
+    scores, closed = 4 * torch.randn(s.B, s.H, s.G, s.NB), torch.randint(0, s.NB + 1, (s.B,))
+    got, want = (each.rank_blocks(scores, closed, s.N, (1, 2), largest=largest) for each in (ops, PLAIN))
+    assert_same(got[1:], want[1:])
+    there = want.blocks < closed[:, None, None]
+    assert torch.equal(got.blocks < closed[:, None, None], there)
+    assert torch.equal(got.blocks[there], want.blocks[there])
+
+
+def test_sift(ops, sizes):
+    s = sizes
+    args = chosen(s), torch.rand(s.B, s.H, s.NB), torch.randint(0, s.NB + 1, (s.B,))
+    slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
+    for rows in ((masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))):
+        got, want = (each.sift(*args, slots=slots, rows=rows, always=1) for each in (ops, PLAIN))
+        assert_same(got, want)
+
+
+def test_blend(ops, sizes):
+    s = sizes
+    before, wishes, rows = torch.rand(s.B, s.H, s.NB + 4), torch.rand(s.B, s.H, s.NB), masks(s.B)
+    interests = [before.clone(), before.clone()]
+    for each, interest in zip((ops, PLAIN), interests, strict=True):
+        each.blend(interest, wishes, rows, 0.8)
+    assert_same(interests[:1], interests[1:])
+
+
+def test_late(ops, sizes):
+    s = sizes
+    wanted, ahead = (chosen(s), masks(s.B, s.H, s.N), torch.rand(s.B, s.H, s.NB)), (chosen(s), masks(s.B, s.H, s.N))
+    doubt = torch.rand(s.B, s.H)
+    doubt[0, 0] = torch.nan
+    for rows in (masks(s.B), masks(s.B) | True):
+        got, want = (each.find_late(wanted, ahead, doubt, rows=rows, limit=0.7) for each in (ops, PLAIN))
+        assert_same(got, want)
+
+
+def test_doubt(ops, sizes):
+    near, far = partials(sizes, empty=False)
+    far.lse[-1, -1] = -torch.inf
+    q = queries(sizes)
+    q_hat = q + 0.3 * queries(sizes)
+    assert_same([ops.doubt(far, near, q, q_hat)], [PLAIN.doubt(far, near, q, q_hat)])
+    q_hat[0, 0, 0, 0] = torch.nan
+    assert ops.doubt(far, near, q, q_hat)[0, 0].isnan(), "what is no number is not small"
+
+
+def test_correction_and_merge(ops, sizes):
+    near, far = partials(sizes)
+    q, q_hat = queries(sizes), queries(sizes)
+    got, want = (each.corrected(far, q, q_hat, 0.2) for each in (ops, PLAIN))
+    assert_same(got, want)
+    assert_same(ops.merge(near, got)[:2], PLAIN.merge(near, want)[:2])
+    assert not ops.merge(near, got).out.isnan().any()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_copies(ops, packed):
+    s, layers, entries = Sizes(), 3, 30
+    pools = torch.randn(2, layers, s.S, s.H, s.P, s.D)
+    source = (pools[0], pools[1])
+    if packed:
+        source = (pack(pools[0], 8, by_token=False), pack(pools[1], 8, by_token=True))
+    moves = 11
+    place = torch.randperm(layers * entries * s.H)[:moves]
+    page = torch.randint(0, s.S, (moves,))
+    layer, entry, head = place // (entries * s.H), place // s.H % entries, place % s.H
+    targets = [torch.zeros(2, layers, entries, s.H, s.P, s.D) for _ in range(2)]
+    for each, target in zip((ops, PLAIN), targets, strict=True):
+        each.copy_blocks(source, (target[0], target[1]), Copies(layer, page, entry, head))
+        each.copy_blocks(source, (target[0], target[1]), Copies(1, page[:1], torch.tensor([29]), head[:1]))
+    assert torch.equal(*targets)
+    assert targets[0].count_nonzero() > 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_written_blocks(ops, packed):
+    s = Sizes()
+    new = torch.randn(2, 4, s.P, s.H, s.D).transpose(2, 3)
+    pages = torch.randperm(s.S)[:4]
+    kept = []
+    for each in (ops, PLAIN):
+        pools = torch.zeros(2, s.S, s.H, s.P, s.D)
+        target = (pack(pools[0], 8, by_token=False), pack(pools[1], 8, by_token=True)) if packed else tuple(pools)
+        each.write_blocks((new[0], new[1]), target, pages)
+        kept.append(torch.stack([pool.float() for pool in target]))
+    assert torch.equal(*kept)
+    assert kept[0].count_nonzero() > 0

@@ -1,0 +1,194 @@
+// Handovers, called by threads that stand for streams: what a call wrote must be seen by whoever waited for it, and
+// one that was dropped must write no more.
+#include <string>
+#include <thread>
+
+#include "handover.h"
+#include "testing.h"
+#include "watch.h"
+
+namespace testing {
+namespace {
+
+// A far partial of one sequence with lists that change, between memory that is watched.
+struct Far {
+    static constexpr int64_t H = 2, G = 3, D = 40, P = 16, S = 60, N = 300;
+    Dice dice;
+    Array<float> q = dice.numbers(H * G * D);
+    Stored k{kBFloat16, S * H * P * D, dice}, v{kBFloat16, S * H * P * D, dice};
+    Array<int32_t> index = dice.indices(H * N, S), length = dice.indices(H * N, P + 1);
+    Array<float> out{H * G * D}, lse{H * G}, mean_key{H * G * D};
+
+    PartialCall call() {
+        PartialCall call{};
+        call.q = q.data();
+        call.B = 1, call.H = H, call.G = G, call.D = D, call.N = N;
+        call.scale = 0.2f;
+        call.layer.k = k.bytes.data(), call.layer.v = v.bytes.data();
+        call.layer.k_page = call.layer.v_page = H * P * D, call.layer.k_head = call.layer.v_head = P * D;
+        call.layer.pages = S, call.layer.positions = P, call.layer.dtype = kBFloat16;
+        call.index = {index.data(), H * N, N}, call.length = {length.data(), H * N, N};
+        call.out = out.data(), call.lse = lse.data(), call.mean_key = mean_key.data();
+        return call;
+    }
+
+    // Whether the results are those of the plain call.
+    bool is_right(const Kernels& kernels, Pool& pool) {
+        Array<float> want(out.size()), want_lse(lse.size()), want_key(out.size());
+        PartialCall plain = call();
+        plain.out = want.data(), plain.lse = want_lse.data(), plain.mean_key = want_key.data();
+        finish(pool, plan_partial(kernels, plain, pool.threads()));
+        return !std::memcmp(out.data(), want.data(), out.size() * 4) &&
+               !std::memcmp(lse.data(), want_lse.data(), lse.size() * 4) &&
+               !std::memcmp(mean_key.data(), want_key.data(), out.size() * 4);
+    }
+
+    bool is_nothing() {
+        for (int64_t i = 0; i < out.size(); ++i)
+            if (out[i] != 0 || mean_key[i] != 0 || lse[i / D] != -INFINITY) return false;
+        return true;
+    }
+};
+
+// As a stream calls them.
+void start(const Handover& handover) { scout_handover_start(reinterpret_cast<void*>(handover.ticket())); }
+void wait(const Handover& handover) { scout_handover_wait(reinterpret_cast<void*>(handover.ticket())); }
+
+void check_failure(const Handover& handover, const std::string& begins) {
+    const std::string failure = handover.failure();
+    if (failure.compare(0, begins.size(), begins) == 0 && failure.empty() == begins.empty()) return;
+    std::fprintf(stderr, "handover: \"%s\" instead of \"%s\"\n", failure.c_str(), begins.c_str());
+    std::exit(1);
+}
+
+void check(bool right, const char* what) {
+    if (!right) fail(what, "handover", 0, 1);
+}
+
+void replay(const Kernels& kernels, Pool& pool) {
+    Far far;
+    Handover handover(kernels, pool, far.call(), 60);
+    for (int round = 0; round < 50; ++round) {
+        for (int64_t i = 0; i < far.length.size(); ++i) far.length[i] = int32_t(far.dice.below(Far::P + 1));
+        start(handover);
+        wait(handover);
+        check_failure(handover, "");
+        check(far.is_right(kernels, pool), "replayed call");
+    }
+    far.index[7] = Far::S, far.length[7] = 1;
+    start(handover);
+    wait(handover);
+    check_failure(handover, "call 51 failed: block index 60");
+    check(far.is_nothing(), "result of a failed call");
+}
+
+// Calls whose results nobody may write once they are dropped: read here while the job still runs.
+void be_late(const Kernels& kernels) {
+    Pool pool(2, 1e-3);
+    Far far;
+    Handover handover(kernels, pool, far.call(), 1e-5);
+    for (int round = 0; round < 30; ++round) {
+        start(handover);
+        std::this_thread::sleep_for(std::chrono::microseconds(100 * (round % 15)));
+        wait(handover);
+        if (handover.failure().empty()) check(far.is_right(kernels, pool), "call in time");
+        else check(far.is_nothing(), "result of a late call");
+        handover.forget_failure();
+        start(handover);  // and dropped by the next
+    }
+}
+
+// Several at a time, some of them at work when they are dropped.
+void be_late_together(const Kernels& kernels) {
+    Pool pool(2, 0);
+    std::vector<std::unique_ptr<Far>> fars;
+    std::vector<std::unique_ptr<Handover>> handovers;
+    for (int i = 0; i < 4; ++i) {
+        fars.push_back(std::make_unique<Far>());
+        handovers.push_back(std::make_unique<Handover>(kernels, pool, fars.back()->call(), 1e-7));
+    }
+    for (int round = 0; round < 50; ++round) {
+        for (const auto& handover : handovers) start(*handover);
+        for (int i = 4; i-- > 0;) {
+            wait(*handovers[i]);
+            if (!handovers[i]->failure().empty()) check(fars[i]->is_nothing(), "result of a call dropped at work");
+            handovers[i]->forget_failure();
+        }
+    }
+}
+
+// A device that asks by numbers in memory: what it wrote before is seen, and so is what was written for it.
+void ask_by_numbers(const Kernels& kernels, Pool& pool) {
+    Far far[3];
+    std::vector<std::unique_ptr<Handover>> handovers;
+    std::vector<uint64_t> tickets;
+    for (Far& one : far) {
+        handovers.push_back(std::make_unique<Handover>(kernels, pool, one.call(), 60));
+        tickets.push_back(handovers.back()->ticket());
+    }
+    Array<int32_t> flags(6);
+    Watch watch(tickets, flags.data());
+    for (int32_t number = 1; number <= 20; ++number) {
+        for (int i = 0; i < 3; ++i) {
+            for (int64_t n = 0; n < far[i].length.size(); ++n) far[i].length[n] = int32_t(far[i].dice.below(Far::P + 1));
+            __atomic_store_n(&flags[2 * i], number, __ATOMIC_RELEASE);
+        }
+        for (int i = 3; i-- > 0;) {
+            while (__atomic_load_n(&flags[2 * i + 1], __ATOMIC_ACQUIRE) != number) std::this_thread::yield();
+            check_failure(*handovers[i], "");
+            check(far[i].is_right(kernels, pool), "call that was asked for");
+        }
+    }
+}
+
+// What is written inside is not written after, and needs no other lock.
+void shut_a_gate() {
+    for (int round = 0; round < 50; ++round) {
+        Gate gate;
+        int64_t value = 0;
+        std::thread writer([&] {
+            for (; gate.enter(); gate.leave()) ++value;
+        });
+        std::this_thread::sleep_for(std::chrono::microseconds(10 * round));
+        gate.shut();
+        value = -1;
+        writer.join();
+        check(value == -1 && gate.is_shut(), "gate");
+    }
+}
+
+// A stream that goes on calling what is taken away from it.
+void outlive(const Kernels& kernels, Pool& pool) {
+    for (int round = 0; round < 30; ++round) {
+        auto far = std::make_unique<Far>();
+        auto handover = std::make_unique<Handover>(kernels, pool, far->call(), 60);
+        void* ticket = reinterpret_cast<void*>(handover->ticket());
+        std::thread stream([ticket] {
+            for (int i = 0; i < 60; ++i) scout_handover_start(ticket), scout_handover_wait(ticket);
+        });
+        std::this_thread::sleep_for(std::chrono::microseconds(50 * round));
+        handover.reset();
+        far.reset();
+        stream.join();
+    }
+}
+
+}  // namespace
+
+void test_handovers() {
+    const Kernels& kernels = *supported_kernels().back();
+    for (const int threads : {1, 3}) {
+        Pool pool(threads, 0);
+        replay(kernels, pool);
+        outlive(kernels, pool);
+        ask_by_numbers(kernels, pool);
+        std::thread other([&] { replay(kernels, pool); });
+        replay(kernels, pool);
+        other.join();
+    }
+    be_late(kernels);
+    be_late_together(kernels);
+    shut_a_gate();
+}
+
+}  // namespace testing
