@@ -13,7 +13,7 @@ import scoutattention
 ROOT = Path(scoutattention.__file__).parent
 
 FLOORS = {
-    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "gpu"), 0),
+    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "gpu", "ranks"), 0),
     "kernels": 1,
     "cache": 2,
     "attention": 3,
@@ -35,6 +35,7 @@ DOORS = {
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
     "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py", "models/recording.py"),
+    "torch.distributed": ("ranks.py",),
     "triton": ("kernels/triton_",),
     "typer": ("cli/",),
     "rich": ("cli/",),
@@ -56,6 +57,7 @@ PUBLIC_NAMES = [
     "ModelNotFoundError",
     "Output",
     "PromptError",
+    "RankError",
     "SamplingParams",
     "ScoutConfig",
     "ScoutError",

@@ -17,6 +17,7 @@ from .errors import (
     ModelFileError,
     ModelNotFoundError,
     PromptError,
+    RankError,
     ScoutError,
     UnsupportedModelError,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ModelNotFoundError",
     "Output",
     "PromptError",
+    "RankError",
     "SamplingParams",
     "ScoutConfig",
     "ScoutError",

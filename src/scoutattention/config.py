@@ -161,8 +161,9 @@ class EngineConfig:
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
     kv_dtype: of pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of each
         block and channel. The open block and device slots keep the cache's dtype.
-    workers: native threads for the CPU's attention; None is one per core.
-    torch_threads: threads of PyTorch's own operators; None is one per core.
+    workers: native threads of each rank for the CPU's attention; None is one per core, or its rank's part of them.
+    torch_threads: threads of each rank for PyTorch's own operators; None is as of workers.
+    tensor_parallel_size: ranks, processes that share the model and both memories: each has its own KV heads.
     """
 
     device_memory: Memory = None
@@ -176,6 +177,7 @@ class EngineConfig:
     graphs: bool = True
     workers: int | None = None
     torch_threads: int | None = None
+    tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.device_memory, str):
@@ -188,10 +190,16 @@ class EngineConfig:
             if value is not None:
                 _at_least(name, value, 1)
         _at_least("max_num_seqs", self.max_num_seqs, 1)
+        _at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         _one_of("dtype", self.dtype, DTypeName)
         _one_of("kv_dtype", self.kv_dtype, KVDTypeName)
         _one_of("device", self.device, DeviceName)
         _one_of("kernels", self.kernels, KernelsName)
+        if self.tensor_parallel_size > 1 and self.device != "cpu":
+            raise ConfigError(
+                f"tensor_parallel_size={self.tensor_parallel_size} shares a model on the CPU, not on {self.device}: "
+                "set it to 1, or device to 'cpu'"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ ScoutError
 │   └── CalibrationError       a stored calibration is malformed or another model's, or the text for one is too short
 ├── CapacityError      a memory pool or the machine is too small for the request
 ├── KernelError        a native kernel is missing, was refused, was called wrongly, or was late
+├── RankError          another rank ended, or did not answer in time
 └── CacheFolderError   the user's cache folder cannot be written
 
 Every message is one sentence with the number, the limit and the knob. The command line prints it and exits with code 2.
@@ -54,6 +55,10 @@ class CapacityError(ScoutError):
 
 class KernelError(ScoutError):
     """A native kernel is missing, was refused, was called wrongly, or was late."""
+
+
+class RankError(ScoutError):
+    """Another rank ended, or did not answer in time."""
 
 
 class CacheFolderError(ScoutError):

@@ -1,7 +1,9 @@
 """The sizes of a model that attention and memory planning depend on, and the costs that follow from them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .errors import ConfigError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PACKED_BITS = {"int8": 8, "int4": 4}
@@ -21,6 +23,24 @@ class ModelShape:
     vocab_size: int
     max_positions: int
     dtype: str = "float32"
+
+    def split(self, ranks: int) -> "ModelShape":
+        """What each of `ranks` has of the model: its heads and its part of the feed-forward layers.
+
+        Raises ConfigError where they cannot be shared evenly.
+        """
+        for count, what in ((self.num_kv_heads, "KV heads"), (self.intermediate_size, "feed-forward channels")):
+            if count % ranks:
+                raise ConfigError(
+                    f"{ranks} ranks cannot share the model's {count} {what} evenly: "
+                    f"set tensor_parallel_size to a divisor of {math.gcd(self.num_kv_heads, self.intermediate_size)}"
+                )
+        return replace(
+            self,
+            num_query_heads=self.num_query_heads // ranks,
+            num_kv_heads=self.num_kv_heads // ranks,
+            intermediate_size=self.intermediate_size // ranks,
+        )
 
     @property
     def group_size(self) -> int:

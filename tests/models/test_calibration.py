@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from scoutattention.attention.calibrate import Correction
 from scoutattention.errors import CacheFolderError, CalibrationError
 from scoutattention.models.calibration import default_path, find, store
-from scoutattention.models.fingerprint import fingerprint
 from scoutattention.models.loader import load
 
 from ..tiny import save
@@ -44,12 +43,12 @@ def test_what_is_stored_is_found(stored_here, decoder, corrections):
 
 def test_a_fingerprint_is_of_the_weights_whatever_their_format(tiny_models, tmp_path, decoder):
     path = str(tiny_models["qwen3"])
-    assert fingerprint(load(path, "bfloat16").decoder) == fingerprint(decoder)
+    assert load(path, "bfloat16").decoder.fingerprint == decoder.fingerprint
     model = families.make("qwen3")
     with torch.no_grad():
         model.model.layers[2].self_attn.v_proj.weight += 0.1
-    assert fingerprint(load(str(save(model, tmp_path))).decoder) != fingerprint(decoder)
-    prints = {fingerprint(load(str(path)).decoder) for path in tiny_models.values()}
+    assert load(str(save(model, tmp_path))).decoder.fingerprint != decoder.fingerprint
+    prints = {load(str(path)).decoder.fingerprint for path in tiny_models.values()}
     assert len(prints) == len(tiny_models)
 
 
@@ -57,7 +56,7 @@ def test_another_models_or_lookaheads_is_refused(stored_here, tiny_models, decod
     path = default_path(decoder, 2)
     store(path, decoder, 2, corrections)
     other = load(str(tiny_models["mistral"])).decoder
-    with pytest.raises(CalibrationError, match=f"for model {fingerprint(decoder)}, and this is {fingerprint(other)}"):
+    with pytest.raises(CalibrationError, match=f"for model {decoder.fingerprint}, and this is {other.fingerprint}"):
         find(other, 2, str(path))
     with pytest.raises(CalibrationError, match="for lookahead 2, and this is 1"):
         find(decoder, 1, str(path))

@@ -1,11 +1,13 @@
 """What the engine and the decoder know of attention."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ..ranks import Ranks
 from ..types import Rope
 
 Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -37,6 +39,12 @@ class StepStats:
 
     def __add__(self, other: "StepStats") -> "StepStats":
         return StepStats(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+
+    def of_all(self, ranks: Ranks) -> "StepStats":
+        """With all ranks' blocks, heads and bytes; the seconds and the recalls are this one's."""
+        names = ("chosen_blocks", "far_blocks", "guarded_heads", "recalled_bytes")
+        totals = ranks.sum(torch.tensor([getattr(self, name) for name in names])).tolist()
+        return replace(self, **dict(zip(names, totals, strict=True)))
 
 
 class Attention(Protocol):

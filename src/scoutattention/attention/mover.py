@@ -61,7 +61,7 @@ class Mover:
         """
         config, rows = self._config, slice(0, self._batch)
         hurry = torch.tensor(pressure, device=self._seen.device).clamp(1, MOST_PRESSURE)[:, None]
-        chosen, far = self._seen[:, :, rows]
+        chosen, far = self._store.ranks.sum(self._seen[:, :, rows])
         steps = progress(far, chosen, config.cpu_share, config.recall_interval)
         self._progress[:, rows] += steps * hurry
         due = self._progress[:, rows] >= 1

@@ -24,7 +24,10 @@ class QueryModel(Protocol):
         ...
 
     def query_weight(self, layer: int) -> Tensor:
-        """What projects a layer's normed input to queries, before bias, norm and rotary embedding: [H * G * D, E]."""
+        """What projects a layer's normed input to queries, before bias, norm and rotary embedding: [H * G * D, E].
+
+        Of all ranks, each of which must ask for it.
+        """
         ...
 
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:

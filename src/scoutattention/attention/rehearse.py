@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..config import ScoutConfig
+from ..ranks import ALONE, Ranks
 from ..types import Rope
 from .calibrate import Correction, fit_low_rank
 from .predict import Adjust, CalibratedPredictor, QueryModel, source_layers
@@ -40,12 +41,18 @@ class Rehearsal:
     """
 
     def __init__(
-        self, config: ScoutConfig, num_layers: int, model: QueryModel, calibrated: CalibratedPredictor | None
+        self,
+        config: ScoutConfig,
+        num_layers: int,
+        model: QueryModel,
+        calibrated: CalibratedPredictor | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._sources = source_layers(config, num_layers)
         self._rank = config.rank
         self._model = model
         self._calibrated = calibrated
+        self._ranks = ranks
         self._inputs: dict[int, Tensor] = {}
 
     def cosine(self, row: int, layer: int, trial: Trial) -> float:
@@ -69,7 +76,8 @@ class Rehearsal:
 
         def cosine(adjust: Adjust | None = None) -> float:
             scouts = self._model.project_query(layer, shown, judge.rope, adjust)
-            return float(cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean())
+            mine = cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean()
+            return float(self._ranks.sum(mine) / self._ranks.size)
 
         best, base = cosine(), None
         if calibrated is None:

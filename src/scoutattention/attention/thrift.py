@@ -22,6 +22,7 @@ class Thrift:
 
     def __init__(self, config: ScoutConfig, store: KVStore) -> None:
         self._limit = config.most_share if config.on_miss == "compute" else None
+        self._ranks = store.ranks
         self.always = config.sink_blocks + config.recent_blocks
         self._even = 1 / max(1, config.budget_blocks or 1)
         self._least = torch.zeros(1, store.trusted.shape[1], device=store.device)
@@ -34,6 +35,7 @@ class Thrift:
     def learn(self, far: Tensor, chosen: Tensor) -> None:
         """Take note of a step's absent and chosen blocks, int64 [B] each."""
         if self._limit is not None:
+            far, chosen = self._ranks.sum(torch.stack((far, chosen)))
             mine = self._least[0, : far.shape[0]]
             mine.copy_(adapted(mine, far / chosen.clamp(min=1) / self._limit).clamp(LOWEST * self._even, self._even))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..kernels.ops import Copies, Ops
 from ..kernels.pinned import SideStream
+from ..ranks import ALONE, Ranks
 from ..types import BlockList
 from .pages import Pages
 from .pool import BlockPool
@@ -36,15 +37,25 @@ class KVStore:
     Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
     Packed pages that are on the device have slots beside them for the open blocks alone.
 
-    resident: every page is on the device.
+    resident: every page is on the device.   ranks: who holds the other KV heads.
     """
 
-    def __init__(self, pages: Pages, slots: Slots | None, block_size: int, ops: Ops, *, resident: bool = False) -> None:
+    def __init__(
+        self,
+        pages: Pages,
+        slots: Slots | None,
+        block_size: int,
+        ops: Ops,
+        *,
+        resident: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> None:
         rows = pages.table.shape[0]
         self.pages = pages
         self.slots = slots
         self.resident = resident or slots is None
         self.block_size = block_size
+        self.ranks = ranks
         self.device = ops.device
         self._ops = ops
         self.side = SideStream(ops.device)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..attention.base import Attention
 from ..attention.choose import TopChooser
@@ -21,7 +22,7 @@ from ..cache.pool import make_pages
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError
+from ..errors import CapacityError, ConfigError
 from ..kernels import reference_rows
 from ..kernels.cpu import Workers
 from ..kernels.memory import CPU
@@ -31,6 +32,7 @@ from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
 from ..models.layers import RowOps
+from ..ranks import gathered
 from .device import find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
@@ -56,7 +58,7 @@ def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan
     slots = None
     if plan.slots is not None:
         slots = Slots(shape, size, plan.slots, rows, 0 if plan.resident else blocks, device=ops.device)
-    return KVStore(pages, slots, size, ops, resident=plan.resident)
+    return KVStore(pages, slots, size, ops, resident=plan.resident, ranks=decoder.ranks)
 
 
 def make_attention(
@@ -86,7 +88,7 @@ def make_calibrated(
     """A calibrated predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
     if not needs_calibration(scout, store):
         return None
-    shape, rows = decoder.shape, len(store.closed)
+    shape, rows = decoder.config.shape, len(store.closed)
     rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
     size, like = (shape.num_layers, rows), decoder.weights.embedding
     left = like.new_zeros(*size, rank, shape.hidden_size).mT
@@ -122,12 +124,20 @@ class Engine:
 
         like: an idle engine of the same sizes, open for as long as this one, whose plan and store this one uses.
         """
-        torch.set_num_threads(machine.torch_threads or usable_cores())
+        self.ranks = decoder.ranks
+        if self.ranks.size != machine.tensor_parallel_size:
+            raise ConfigError(
+                f"tensor_parallel_size={machine.tensor_parallel_size} needs as many ranks, and here is "
+                f"{self.ranks.size}: set it to 1, or use LLM or `scout generate`, which start the others"
+            )
+        cores = max(1, usable_cores() // self.ranks.size)
+        torch.set_num_threads(machine.torch_threads or cores)
         device = find_device(machine.device)
+        free = int(gathered(self.ranks, torch.tensor(available_memory())).min())
         self.plan: MemoryPlan = (
-            like.plan if like else plan_memory(decoder.shape, scout, machine, available_memory(), free_memory(device))
+            like.plan if like else plan_memory(decoder.config.shape, scout, machine, free, free_memory(device))
         )
-        self.workers = Workers(machine.workers)
+        self.workers = Workers(machine.workers or cores)
         ops = make_ops(machine, device, self.workers)
         few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
         decoder = decoder.with_few_rows(few_rows)
@@ -138,7 +148,7 @@ class Engine:
         predictor = calibrated or PlainPredictor(decoder)
         far = partial(make_far_work, self.store, ops, self.workers, scale, correct=scout.correct_far)
         attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)
-        rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated)
+        rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated, self.ranks)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
         graphs = device.type == "cuda" and machine.graphs and observer is None
         self.runner = Runner(decoder, prompt_attention, attention, graph_rows=machine.max_num_seqs if graphs else 0)
@@ -187,7 +197,7 @@ class Engine:
     def _prefill(self, sequence: Sequence, progress: Progress | None) -> None:
         started = time.perf_counter()
         logits = self.runner.prefill(len(self.scheduler.running) - 1, sequence.prompt_ids, progress)
-        sequence.append(sample(logits, sequence.params, sequence.generator))
+        self._draw([sequence], logits[None])
         elapsed = time.perf_counter() - started
         self.stats = self.stats.after_prompt(len(sequence.prompt_ids), elapsed, sequence.ttft_s)
         self._measure_cache()
@@ -196,10 +206,16 @@ class Engine:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
-        for sequence, row in zip(sequences, logits, strict=True):
-            sequence.append(sample(row, sequence.params, sequence.generator))
-        self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step)
+        self._draw(sequences, logits)
+        self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step.of_all(self.ranks))
         self._measure_cache()
 
+    def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
+        """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
+        drawn = [sample(row, one.params, one.generator) for one, row in zip(sequences, logits, strict=True)]
+        for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
+            sequence.append(token)
+
     def _measure_cache(self) -> None:
-        self.stats = self.stats.with_cache(*self.store.cache_bytes(len(self.scheduler.running)))
+        total, device = self.store.cache_bytes(len(self.scheduler.running))
+        self.stats = self.stats.with_cache(total * self.ranks.size, device * self.ranks.size)

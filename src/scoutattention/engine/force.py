@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from ..attention.base import StepStats
-from ..errors import PromptError
+from ..errors import ConfigError, PromptError
 from .engine import Engine
 from .runner import Progress
 
@@ -23,9 +23,12 @@ def fed(
     """Feed the tokens after the first `context`, for which `fill` makes the cache in row 0 of an idle engine.
 
     Yields for each fed token the next-token logits, float32 [vocab], and what the step did.
-    Raises PromptError where the tokens leave nothing to feed, or are more than `max_model_len`.
+    Raises PromptError where the tokens leave nothing to feed, or are more than `max_model_len`, ConfigError where ranks
+    share the model: the others would not be fed.
     """
     assert not engine.busy
+    if engine.ranks.size > 1:
+        raise ConfigError(f"{engine.ranks.size} ranks cannot be fed known tokens: set tensor_parallel_size to 1")
     if not 0 < context < len(token_ids) <= engine.plan.max_len:
         raise PromptError(
             f"a context of {context} of {len(token_ids)} tokens must leave at least 1 to feed, and all must be within "

@@ -21,6 +21,7 @@ from ..errors import ConfigError, PromptError
 from ..models.loader import load
 from .device import find_device
 from .engine import Engine
+from .lead import lead
 from .runner import Progress
 from .sequence import Sequence as Request
 from .stats import Stats
@@ -42,6 +43,7 @@ class EngineOptions(TypedDict, total=False):
     graphs: bool
     workers: int | None
     torch_threads: int | None
+    tensor_parallel_size: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Chunk:
 
 
 class LLM:
-    """A model with its cache and its worker threads.
+    """A model with its cache, its worker threads, and the processes of its other ranks.
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
     scout: the method.   machine: fields of `EngineConfig`; sizes may be text, for example device_memory="8GiB".
@@ -83,9 +85,13 @@ class LLM:
         self.model = model
         self.scout = scout or ScoutConfig()
         self.machine = _engine_config(machine)
-        loaded = load(model, self.machine.dtype, cache_dir, device=find_device(self.machine.device))
+        self.engine: Engine
+        if self.machine.tensor_parallel_size > 1:
+            loaded, self.engine = lead(model, cache_dir, self.scout, self.machine)
+        else:
+            loaded = load(model, self.machine.dtype, cache_dir, device=find_device(self.machine.device))
+            self.engine = Engine(loaded.decoder, self.scout, self.machine)
         self.tokenizer = loaded.tokenizer
-        self.engine = Engine(loaded.decoder, self.scout, self.machine)
         self._requests = 0
 
     def generate(
@@ -131,7 +137,7 @@ class LLM:
         return self.engine.stats
 
     def close(self) -> None:
-        """Stop the worker threads; the object cannot generate afterwards."""
+        """Stop the worker threads and the other ranks; the object cannot generate afterwards."""
         self.engine.close()
 
     def _run_all(self, requests: list[Request], on_prompt: Progress | None) -> None:

@@ -12,7 +12,6 @@ from safetensors.torch import save
 from ..attention.calibrate import Correction
 from ..errors import CacheFolderError, CalibrationError
 from .decoder import Decoder
-from .fingerprint import fingerprint
 from .resolve import default_cache_dir
 
 OFF = "run `scout calibrate` again, or pass calibration=None (--calibration off)"
@@ -27,7 +26,7 @@ class Calibration(NamedTuple):
 
 def default_path(decoder: Decoder, lookahead: int) -> Path:
     """Where a model's calibration for a lookahead is stored, and looked for."""
-    return default_cache_dir() / "calibrations" / f"{fingerprint(decoder)}-ahead{lookahead}.safetensors"
+    return default_cache_dir() / "calibrations" / f"{decoder.fingerprint}-ahead{lookahead}.safetensors"
 
 
 def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction) -> None:
@@ -37,7 +36,7 @@ def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction)
     """
     narrow = corrections.to(torch.bfloat16)
     tensors = {"left": narrow.left.contiguous(), "right": narrow.right.contiguous()}
-    data = save(tensors, metadata={"model": fingerprint(decoder), "lookahead": str(lookahead)})
+    data = save(tensors, metadata={"model": decoder.fingerprint, "lookahead": str(lookahead)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".calibrating-", delete=False) as file:
@@ -72,7 +71,7 @@ def _read(path: Path, decoder: Decoder, lookahead: int) -> Correction:
     except (SafetensorError, OSError) as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error}: {OFF}") from error
     for what, found, expected in (
-        ("model", about.get("model"), fingerprint(decoder)),
+        ("model", about.get("model"), decoder.fingerprint),
         ("lookahead", about.get("lookahead"), str(lookahead)),
     ):
         if found != expected:

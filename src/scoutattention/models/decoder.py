@@ -9,6 +9,7 @@ from torch import Tensor
 from ..attention.base import Attend
 from ..attention.predict import Adjust
 from ..kernels import reference_rows
+from ..ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
 from .layers import LayerWeights, RowOps, in_rows, inverse_frequencies
@@ -19,28 +20,44 @@ FEW_ROWS = 16
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """All weights: embedding and head [vocab, E] (one storage where they are tied), the layers, the final norm [E]."""
+    """All weights: embedding and head [vocab, E] (one storage where they are tied), the layers, the final norm [E].
+
+    Of a model that ranks share, the layers' matrices are one rank's part.
+    fingerprint: names the whole model, see `fingerprint.py`.
+    """
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
     norm: Tensor
     head: Tensor
+    fingerprint: str
 
 
 class Decoder:
-    """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens."""
+    """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens.
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights, few_rows: RowOps = reference_rows) -> None:
-        """`few_rows`: what computes at most FEW_ROWS rows."""
+    config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: DecoderWeights, few_rows: RowOps = reference_rows, ranks: Ranks = ALONE
+    ) -> None:
+        """`few_rows`: what computes at most FEW_ROWS rows.   ranks: who has the other parts of the layers."""
         self.config = config
-        self.shape = config.shape
+        self.shape = config.shape.split(ranks.size)
         self.weights = weights
+        self.ranks = ranks
         self._few_rows = few_rows
         self._inverse = inverse_frequencies(config.rope, config.shape.head_dim).to(weights.norm.device)
 
     def with_few_rows(self, few_rows: RowOps) -> "Decoder":
         """The same decoder, with other kernels for few rows."""
-        return Decoder(self.config, self.weights, few_rows)
+        return Decoder(self.config, self.weights, few_rows, self.ranks)
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the whole model's weights."""
+        return self.weights.fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -77,12 +94,12 @@ class Decoder:
     def update(self, layer: int, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
         weights, ops = self.weights.layers[layer], self._ops(x)
-        attended = ops.linear(out.flatten(1), weights.output)
+        attended = self.ranks.sum(ops.linear(out.flatten(1), weights.output))
         if weights.output_bias is not None:
             attended += weights.output_bias
         x = x + attended
         normed = ops.rms_norm(x, weights.post_norm, self.config.rms_norm_eps)
-        return x + ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down)
+        return x + self.ranks.sum(ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
@@ -93,8 +110,9 @@ class Decoder:
         return self._ops(x).rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
 
     def query_weight(self, layer: int) -> Tensor:
-        """The layer's query projection, [H * G * D, E]; bias, norm and rotary embedding come after it."""
-        return self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
+        """All ranks' query projection of the layer, [H * G * D, E]; bias, norm and rotary embedding come after it."""
+        mine = self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
+        return gathered(self.ranks, mine).flatten(0, 1)
 
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D].

@@ -18,7 +18,8 @@ ROWS = 2048  # tokens that go through a projection at once: bounds the temporari
 class LayerWeights:
     """One layer's weights; [A, B] maps B inputs to A outputs, I is the feed-forward size.
 
-    The norms' weights are float32, all others in the model's dtype.
+    The norms' weights are float32, all others in the model's dtype. Of a model that ranks share, Q, H and I count what
+    this rank has: its heads, and its channels of the feed-forward layer.
     qkv: [(Q + 2H) * D, E], queries, then keys, then values.   gate_up: [2 * I, E], gate, then up.
     qk_norm: [Q + H, D], the query norm's weight for every query head, then the key norm's for every KV head.
     """

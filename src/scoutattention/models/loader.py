@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..config import DTypeName
 from ..errors import UnsupportedModelError
+from ..ranks import ALONE, Ranks
 from .checkpoint import Checkpoint, read_json
 from .config import ModelConfig, checkpoint_dtype
 from .decoder import Decoder, DecoderWeights
+from .fingerprint import Fingerprint
 from .layers import LayerWeights
 from .resolve import resolve
 from .text import Tokenizer
@@ -54,22 +56,28 @@ def load(
     dtype: DTypeName = "auto",
     cache_dir: Path | None = None,
     device: torch.device | None = None,
+    ranks: Ranks = ALONE,
 ) -> LoadedModel:
     """Load `smollm2`, a directory, a .gguf file or a name on the hub.
 
     dtype: of weights and KV cache; "auto" is the checkpoint's, and float32 for GGUF.
     cache_dir: where converted GGUF files are kept; None is the user's cache folder.
     device: where the weights go; None is the CPU.
-    Raises ModelNotFoundError, ModelFileError, UnsupportedModelError or CacheFolderError.
+    ranks: who else loads the model; each takes its part of the layers.
+    Raises ModelNotFoundError, ModelFileError, UnsupportedModelError or CacheFolderError, and ConfigError where the
+    ranks cannot share the model.
     """
     directory = resolve(name, dtype, cache_dir)
-    raw = read_json(directory / "config.json")
     tokenizer = Tokenizer.from_directory(directory)
-    checkpoint = Checkpoint(directory)
+    config = read_config(directory, dtype)
+    weights = read_weights(Checkpoint(directory), config, device or torch.device("cpu"), ranks)
+    return LoadedModel(name, directory, Decoder(config, weights, ranks=ranks), tokenizer)
+
+
+def read_config(directory: Path, dtype: DTypeName) -> ModelConfig:
+    """A directory's config.json; see `load`."""
     chosen = stored_dtype(directory) if dtype == "auto" else dtype
-    config = ModelConfig.from_hf(raw, chosen)
-    weights = read_weights(checkpoint, config, device or torch.device("cpu"))
-    return LoadedModel(name, directory, Decoder(config, weights), tokenizer)
+    return ModelConfig.from_hf(read_json(directory / "config.json"), chosen)
 
 
 def stored_dtype(directory: Path) -> str:
@@ -78,13 +86,15 @@ def stored_dtype(directory: Path) -> str:
     return dtype or str(Checkpoint(directory).dtype(_EMBEDDING)).removeprefix("torch.")
 
 
-def read_weights(checkpoint: Tensors, config: ModelConfig, device: torch.device) -> DecoderWeights:
-    """Every weight of the decoder, in the config's dtype, the norms' in float32.
+def read_weights(
+    checkpoint: Tensors, config: ModelConfig, device: torch.device, ranks: Ranks = ALONE
+) -> DecoderWeights:
+    """Every weight of the decoder, in the config's dtype, the norms' in float32; of the layers' matrices a rank's part.
 
     Refuses a checkpoint that has more than the config implies.
     """
     shape = config.shape
-    reader = _Reader(checkpoint, getattr(torch, shape.dtype), device)
+    reader = _Reader(checkpoint, getattr(torch, shape.dtype), device, ranks, Fingerprint(config))
     table = (shape.vocab_size, shape.hidden_size)
     embedding = reader.one(_EMBEDDING, *table)
     weights = DecoderWeights(
@@ -92,6 +102,7 @@ def read_weights(checkpoint: Tensors, config: ModelConfig, device: torch.device)
         layers=tuple(_layer(reader, config, f"model.layers.{layer}.") for layer in range(shape.num_layers)),
         norm=reader.norm("model.norm.weight", shape.hidden_size),
         head=embedding if config.tie_word_embeddings else reader.one(_HEAD, *table),
+        fingerprint=str(reader.fingerprint),
     )
     _refuse_leftovers(checkpoint, config)
     return weights
@@ -101,20 +112,36 @@ class _Reader(NamedTuple):
     checkpoint: Tensors
     dtype: torch.dtype
     device: torch.device
+    ranks: Ranks
+    fingerprint: Fingerprint
 
     def one(self, name: str, *shape: int) -> Tensor:
-        return self.checkpoint.read(name, shape).to(self.device, self.dtype)
+        return self._read(name, shape).to(self.device, self.dtype)
 
     def norm(self, name: str, width: int) -> Tensor:
-        return self.checkpoint.read(name, (width,)).to(self.device, torch.float32)
+        return self._read(name, (width,)).to(self.device, torch.float32)
+
+    def columns(self, name: str, *shape: int) -> Tensor:
+        """Of a matrix, the columns of this rank."""
+        return self._part(self._read(name, shape), 1).to(self.device, self.dtype).contiguous()
 
     def stacked(self, parts: Iterable[tuple[str, int]], *inner: int) -> Tensor:
-        """One tensor of several, given as name and rows, that lie below each other."""
+        """One tensor of several, given as name and rows, that lie below each other: this rank's rows of each."""
         parts = tuple(parts)
-        result = torch.empty((sum(rows for _, rows in parts), *inner), dtype=self.dtype, device=self.device)
-        for (name, rows), target in zip(parts, torch.split(result, [rows for _, rows in parts]), strict=True):
-            target.copy_(self.checkpoint.read(name, (rows, *inner)))
+        mine = [rows // self.ranks.size for _, rows in parts]
+        result = torch.empty((sum(mine), *inner), dtype=self.dtype, device=self.device)
+        for (name, rows), target in zip(parts, torch.split(result, mine), strict=True):
+            target.copy_(self._part(self._read(name, (rows, *inner)), 0))
         return result
+
+    def _part(self, tensor: Tensor, axis: int) -> Tensor:
+        return tensor.chunk(self.ranks.size, axis)[self.ranks.index]
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A whole tensor: a view of the file, of which memory has only what is then copied."""
+        tensor = self.checkpoint.read(name, shape)
+        self.fingerprint.see(tensor)
+        return tensor
 
 
 def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
@@ -128,11 +155,11 @@ def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
         qkv=reader.stacked(((f"{name}.weight", rows) for name, rows in heads), hidden),
         qkv_bias=reader.stacked(biases) if config.qkv_bias else None,
         qk_norm=_qk_norm(reader, config, prefix) if config.qk_norm else None,
-        output=reader.one(f"{prefix}self_attn.o_proj.weight", hidden, queries),
+        output=reader.columns(f"{prefix}self_attn.o_proj.weight", hidden, queries),
         output_bias=reader.one(f"{prefix}self_attn.o_proj.bias", hidden) if config.output_bias else None,
         post_norm=reader.norm(f"{prefix}post_attention_layernorm.weight", hidden),
         gate_up=reader.stacked(((f"{prefix}mlp.{name}_proj.weight", middle) for name in ("gate", "up")), hidden),
-        down=reader.one(f"{prefix}mlp.down_proj.weight", hidden, middle),
+        down=reader.columns(f"{prefix}mlp.down_proj.weight", hidden, middle),
     )
 
 
@@ -140,7 +167,8 @@ def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
     shape = config.shape
     query = reader.norm(f"{prefix}self_attn.q_norm.weight", shape.head_dim)
     key = reader.norm(f"{prefix}self_attn.k_norm.weight", shape.head_dim)
-    return torch.cat((query.expand(shape.num_query_heads, -1), key.expand(shape.num_kv_heads, -1)))
+    mine = shape.split(reader.ranks.size)
+    return torch.cat((query.expand(mine.num_query_heads, -1), key.expand(mine.num_kv_heads, -1)))
 
 
 def _refuse_leftovers(checkpoint: Tensors, config: ModelConfig) -> None:
