@@ -36,7 +36,7 @@ from ..ranks import gathered
 from .device import find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
-from .sampler import sample
+from .sampler import draw
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .stats import Stats
@@ -212,7 +212,7 @@ class Engine:
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
-        drawn = [sample(row, one.params, one.generator) for one, row in zip(sequences, logits, strict=True)]
+        drawn = draw(logits, [one.params for one in sequences], [one.generator for one in sequences])
         for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
             sequence.append(token)
 
