@@ -74,6 +74,7 @@ Handover::Handover(const Kernels& kernels, Pool& pool, const PartialCall& call, 
 void Handover::start() noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
     ++calls_;
+    last_start_ = Job::Clock::now();
     drop();
     started_ = true;
     try {
@@ -94,13 +95,24 @@ void Handover::submit() {
 
 void Handover::wait() noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto begin = Job::Clock::now();
+    finish(Job::Clock::now(), "waited for");
+}
+
+bool Handover::poll() noexcept {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (job_ && !job_->done() && Job::Clock::now() < last_start_ + duration(timeout_s_)) return false;
+    finish(last_start_, "started");
+    return true;
+}
+
+// `begun`: what happened at `begin`.
+void Handover::finish(Job::Clock::time_point begin, const char* begun) {
     if (!started_) refuse("it was waited for before it was started");
     started_ = false;
     const bool done = !job_ || job_->wait_until(begin + duration(timeout_s_));
     times_ = {};
     times_.waited_s = std::chrono::duration<double>(Job::Clock::now() - begin).count();
-    if (!done) return be_late();
+    if (!done) return be_late(begun);
     if (job_) times_.started_s = job_->started_s(), times_.ran_s = job_->ran_s();
     job_.reset();
 }
@@ -113,12 +125,12 @@ void Handover::drop() {
     job_.reset();
 }
 
-void Handover::be_late() {
+void Handover::be_late(const char* begun) {
     char reason[200];
     std::snprintf(reason, sizeof reason,
-                  "%lld of %lld tasks were left, and %lld had begun, %.3g s after it was waited for, where timeout_s is %g",
+                  "%lld of %lld tasks were left, and %lld had begun, %.3g s after it was %s, where timeout_s is %g",
                   (long long)job_->left(), (long long)job_->tasks(), (long long)job_->begun(), times_.waited_s,
-                  timeout_s_);
+                  begun, timeout_s_);
     drop();
     refuse(reason);
 }
@@ -177,4 +189,10 @@ void scout_handover_start(void* ticket) {
 
 void scout_handover_wait(void* ticket) {
     tickets().enter(reinterpret_cast<uintptr_t>(ticket), [](Handover& handover) { handover.wait(); });
+}
+
+int scout_handover_poll(void* ticket) {
+    bool ended = true;
+    tickets().enter(reinterpret_cast<uintptr_t>(ticket), [&](Handover& handover) { ended = handover.poll(); });
+    return ended;
 }

@@ -31,6 +31,8 @@ class Handover {
     // Waits until the call is done, and helps with tasks that nobody has begun; drops it when it is not done in time.
     // What is dropped, refused or late has failed, and left its results as those of no keys.
     void wait() noexcept;
+    // As wait, for whoever must not wait: ends the call if it is done, or not done in time since its start. Whether it has.
+    bool poll() noexcept;
     // Returns when nothing of it runs any more. What a stream still holds of it does nothing then.
     void close();
 
@@ -45,7 +47,8 @@ class Handover {
     void submit();
     void drop();
     void refuse(const char* reason);
-    void be_late();
+    void finish(Job::Clock::time_point begin, const char* begun);
+    void be_late(const char* begun);
     bool any_keys() const;
     void write_nothing();
 
@@ -60,6 +63,7 @@ class Handover {
     std::shared_ptr<Job> job_;       // of the last start; null where it had no keys, or was refused
     std::vector<std::shared_ptr<Job>> late_;  // dropped, and perhaps still reading
     int64_t calls_ = 0;
+    Job::Clock::time_point last_start_;
     char failure_[240] = "";
     HandoverTimes times_;
 };
@@ -71,4 +75,5 @@ class Handover {
 extern "C" {
 void scout_handover_start(void* ticket);
 void scout_handover_wait(void* ticket);
+int scout_handover_poll(void* ticket);  // 0 while the call is under way
 }

@@ -9,7 +9,7 @@ ScoutError
 │   ├── UnsupportedModelError  the model is fine, but uses something this project does not run
 │   └── CalibrationError       a stored calibration is malformed or another model's, or the text for one is too short
 ├── CapacityError      a memory pool or the machine is too small for the request
-├── KernelError        a native kernel is missing, was refused, or was called wrongly
+├── KernelError        a native kernel is missing, was refused, was called wrongly, or was late
 └── CacheFolderError   the user's cache folder cannot be written
 
 Every message is one sentence with the number, the limit and the knob. The command line prints it and exits with code 2.
@@ -53,7 +53,7 @@ class CapacityError(ScoutError):
 
 
 class KernelError(ScoutError):
-    """A native kernel is missing, was refused, or was called wrongly."""
+    """A native kernel is missing, was refused, was called wrongly, or was late."""
 
 
 class CacheFolderError(ScoutError):

@@ -11,6 +11,7 @@ import torch
 from ..kernels.triton_base import Launch
 from ..kernels.triton_compile import TARGETS, compile_launch
 from ..kernels.triton_digest import weight_launches
+from ..kernels.triton_flags import ask_launch, await_launch
 from ..kernels.triton_merge import merge_launch
 from ..kernels.triton_move import append_launch, copy_launch
 from ..kernels.triton_partial import default_tile, partial_launches
@@ -40,6 +41,9 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield merge_launch(near, far, q, q, 0.1, q)
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
+    flags = some(2, dtype=torch.int32)
+    yield ask_launch(flags, flags)
+    yield await_launch(flags, flags, polls=1 << 20)
 
 
 def main() -> None:

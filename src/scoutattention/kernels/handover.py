@@ -55,17 +55,22 @@ class Handover:
         self._functions = functions
         self.result = result
 
+    @property
+    def ticket(self) -> int:
+        """The number that stands for it."""
+        return self._native.ticket
+
     def start(self, stream: int | None = None) -> None:
         """Queue a start: the CPU attends with what q and the list hold then, while the stream goes on.
 
         stream: the device's handle of one; None is the current stream. What a start left that nobody waited for, when
         a step was broken off, is dropped by the next one.
         """
-        self._functions.queue(HANDOVER_START, self._native.ticket, stream)
+        self._functions.queue(HANDOVER_START, self.ticket, stream)
 
     def wait(self, stream: int | None = None) -> None:
         """Queue a wait: the stream goes on when `result` is there, or after `timeout_s` as if there were no keys."""
-        self._functions.queue(HANDOVER_WAIT, self._native.ticket, stream)
+        self._functions.queue(HANDOVER_WAIT, self.ticket, stream)
 
     def failure(self) -> str | None:
         """What went wrong first since the last `check`, if anything did; waits for a call that is under way.
@@ -97,7 +102,7 @@ class Handover:
 
     @property
     def waited_s(self) -> float:
-        """Seconds that the stream waited for the last call."""
+        """Seconds that the stream waited for the last call; where a `Watch` waited, since its start."""
         return self._native.times[2]
 
 
