@@ -150,7 +150,7 @@ class Engine:
         attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated, self.ranks)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
-        graphs = device.type == "cuda" and machine.graphs and observer is None
+        graphs = device.type == "cuda" and machine.graphs and machine.kernels != "plain" and observer is None
         self.runner = Runner(decoder, prompt_attention, attention, graph_rows=machine.max_num_seqs if graphs else 0)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
         self.calibration = "none" if calibrated is None else PROMPTS_OWN if stored is None else stored.name
