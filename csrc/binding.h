@@ -34,7 +34,7 @@ struct BoundHandover : Handover {
     }
 };
 
-// The classes Handover and Watch, and the addresses of the C functions that take its ticket.
+// The class Handover, and the addresses of the C functions that take its ticket.
 void bind_handover(nb::module_& m);
 
 }  // namespace scout

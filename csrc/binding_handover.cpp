@@ -1,8 +1,6 @@
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include "binding.h"
-#include "watch.h"
 
 namespace scout {
 namespace {
@@ -15,16 +13,6 @@ nb::tuple times(const BoundHandover& handover) {
     }
     return nb::make_tuple(times.started_s, times.ran_s, times.waited_s);
 }
-
-// Ends its thread, which does not want Python's lock.
-struct BoundWatch : Watch {
-    BoundWatch(std::vector<uint64_t> tickets, uint64_t flags, const nb::object& /*tensor*/)
-        : Watch(std::move(tickets), pointer<int32_t>(flags)) {}
-    ~BoundWatch() {
-        nb::gil_scoped_release released;
-        close();
-    }
-};
 
 }  // namespace
 
@@ -50,9 +38,6 @@ void bind_handover(nb::module_& m) {
         .def_prop_ro("ticket", &BoundHandover::ticket)
         .def_prop_ro("failure", &BoundHandover::failure, unlocked)
         .def_prop_ro("times", &times);
-    nb::class_<BoundWatch>(m, "Watch")
-        .def(nb::init<std::vector<uint64_t>, uint64_t, const nb::object&>(), nb::keep_alive<1, 4>())
-        .def("close", &BoundWatch::close, unlocked);
 }
 
 }  // namespace scout

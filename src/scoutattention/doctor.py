@@ -115,8 +115,8 @@ def check_gpu(machine: Machine, driver: Driver | None) -> Check:
     gpu, version = driver.gpus[0], "{}.{}".format(*driver.gpus[0].capability)
     value = f"{gpu.name}, compute capability {version}"
     if gpu.capability < FIRST_BFLOAT16:
-        return Check("GPU", value, f"{version} is below 8.0, the first with bfloat16: set --dtype float16", "note")
-    return Check("GPU", value, "not used by this version: the CPU plays the device", "note")
+        return Check("GPU", value, f"{version} is below 8.0, the first with bfloat16: --device cuda needs one", "note")
+    return Check("GPU", value, "give --device cuda to use it: without, the CPU plays the device")
 
 
 def check_driver(driver: Driver, built_for: str | None) -> Check:

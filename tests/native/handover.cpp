@@ -5,7 +5,6 @@
 
 #include "handover.h"
 #include "testing.h"
-#include "watch.h"
 
 namespace testing {
 namespace {
@@ -117,30 +116,6 @@ void be_late_together(const Kernels& kernels) {
     }
 }
 
-// A device that asks by numbers in memory: what it wrote before is seen, and so is what was written for it.
-void ask_by_numbers(const Kernels& kernels, Pool& pool) {
-    Far far[3];
-    std::vector<std::unique_ptr<Handover>> handovers;
-    std::vector<uint64_t> tickets;
-    for (Far& one : far) {
-        handovers.push_back(std::make_unique<Handover>(kernels, pool, one.call(), 60));
-        tickets.push_back(handovers.back()->ticket());
-    }
-    Array<int32_t> flags(6);
-    Watch watch(tickets, flags.data());
-    for (int32_t number = 1; number <= 20; ++number) {
-        for (int i = 0; i < 3; ++i) {
-            for (int64_t n = 0; n < far[i].length.size(); ++n) far[i].length[n] = int32_t(far[i].dice.below(Far::P + 1));
-            __atomic_store_n(&flags[2 * i], number, __ATOMIC_RELEASE);
-        }
-        for (int i = 3; i-- > 0;) {
-            while (__atomic_load_n(&flags[2 * i + 1], __ATOMIC_ACQUIRE) != number) std::this_thread::yield();
-            check_failure(*handovers[i], "");
-            check(far[i].is_right(kernels, pool), "call that was asked for");
-        }
-    }
-}
-
 // What is written inside is not written after, and needs no other lock.
 void shut_a_gate() {
     for (int round = 0; round < 50; ++round) {
@@ -181,7 +156,6 @@ void test_handovers() {
         Pool pool(threads, 0);
         replay(kernels, pool);
         outlive(kernels, pool);
-        ask_by_numbers(kernels, pool);
         std::thread other([&] { replay(kernels, pool); });
         replay(kernels, pool);
         other.join();

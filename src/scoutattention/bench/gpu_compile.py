@@ -11,7 +11,6 @@ import torch
 from ..kernels.triton_base import Launch, ceil_div
 from ..kernels.triton_compile import TARGETS, compile_launch
 from ..kernels.triton_digest import bound_launch, code_launch
-from ..kernels.triton_flags import ask_launch, await_launch
 from ..kernels.triton_merge import correct_launch, doubt_launch, merge_launch
 from ..kernels.triton_move import append_launch, copy_launch
 from ..kernels.triton_partial import default_tile, partial_launches
@@ -48,9 +47,6 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield doubt_launch(far, near, q, q, some(B, H))
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
-    flags = some(2, dtype=torch.int32)
-    yield ask_launch(flags, flags)
-    yield await_launch(flags, flags, polls=1 << 20)
 
 
 def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:

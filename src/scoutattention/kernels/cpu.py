@@ -19,9 +19,6 @@ try:
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
 
-
-Watch = _native.Watch
-"""The extension's class, for the other files of this folder."""
 HANDOVER_START: int = _native.handover_start
 HANDOVER_WAIT: int = _native.handover_wait
 """Addresses of C functions of one argument, a handover's ticket."""

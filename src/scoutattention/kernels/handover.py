@@ -102,7 +102,7 @@ class Handover:
 
     @property
     def waited_s(self) -> float:
-        """Seconds that the stream waited for the last call; where a `Watch` waited, since its start."""
+        """Seconds that the stream waited for the last call."""
         return self._native.times[2]
 
 
