@@ -12,7 +12,9 @@
 
 namespace {
 
-constexpr float kMeanCode = 1.5f;
+constexpr float kMeanCode = 1.5f, kLogOf2 = 0.693147181f;
+constexpr float kRound = 12582912;  // added to a number below 2^22 it leaves the nearest whole one in the low bits
+constexpr int64_t kCodesAhead = 4;  // pages whose codes are asked for before they are read; of bounds, W pages
 
 // sum + a[0] b[0] + ... + a[3] b[3] in every lane of four bytes: a in 0..3, b in -127..127.
 SCOUT_INLINE IntVec dot4(IntVec sum, Bits a, IntVec b) {
@@ -53,62 +55,111 @@ SCOUT_INLINE Vec log_at_least_one(Vec x) {
     const Bits e = (Bits(x) - least) >> 23;
     const Vec m = Vec(Bits(x) - (e << 23)), t = (m - 1.0f) / (m + 1.0f), s = t * t;
     const Vec log_m = 2.0f * t + t * s * (2.0f / 3 + s * (2.0f / 5 + s * (2.0f / 7)));
-    return __builtin_convertvector(IntVec(e), Vec) * 0.693147181f + log_m;
+    return __builtin_convertvector(IntVec(e), Vec) * kLogOf2 + log_m;
+}
+
+// 2^x for x <= 0, relative error below 1.1e-4, exact for 0: what scores are good for bears it.
+SCOUT_INLINE Vec exp2_roughly(Vec x) {
+    constexpr float least = -126;
+#if defined(__AVX512F__)
+    const Vec f = _mm512_maskz_reduce_ps(0xffff, __m512(x), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#else
+    const Vec y = larger(x, splat(least)), shifted = y - 0.5f + kRound, f = y - (shifted - kRound);
+#endif
+    const Vec power = ((0.0782675f * f + 0.2263083f) * f + 0.6954242f) * f + 1.0f;
+#if defined(__AVX512F__)
+    return _mm512_maskz_scalef_ps(0xffff, __m512(power), __m512(x));
+#else
+    return x < splat(least) ? Vec{} : Vec(Bits(power) + (Bits(shifted) << 23));
+#endif
+}
+
+// The nearest whole numbers of four vectors in order, a byte each.   x: -127 to 127.
+SCOUT_INLINE IntVec whole_bytes(const Vec x[4]) {
+#if defined(__AVX512BW__)
+    __m512i whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(__m512(x[i]));
+    const __m512i low = _mm512_packs_epi32(whole[0], whole[1]), high = _mm512_packs_epi32(whole[2], whole[3]);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return IntVec(_mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high)));
+#else
+    int8_t bytes[4 * W];
+    for (int i = 0; i < 4; ++i) store_bytes(bytes + i * W, x[i] + kRound);
+    return IntVec(load_bits(bytes));
+#endif
+}
+
+// Channels c to c + 2 W of a row in order, zeros beyond its end.
+template <class T>
+SCOUT_INLINE Pair channels(const T* row, int64_t c, int64_t dim) {
+    const Pair x = c + 2 * W <= dim ? Row<T>::load(row + c) : c < dim ? load_tail(row + c, dim - c) : Pair{};
+    if constexpr (Row<T>::interleaved) return merged(x, AllLanes());
+    return x;
 }
 
 // The channels of a row in order, as floats.
 template <class T>
 SCOUT_INLINE void widen(const T* row, int64_t dim, float* out) {
-    for_pairs<T>(dim, [&](int64_t c, auto load_pair) {
-        const Pair x = load_pair(row);
-        if constexpr (Row<T>::interleaved) {
-            for (int i = 0; i < W; ++i) out[c + 2 * i] = x.even[i], out[c + 2 * i + 1] = x.odd[i];
-        } else {
-            store(out + c, x.even);
-            store(out + c + W, x.odd);
-        }
-    });
+    for (int64_t c = 0; c < dim; c += 2 * W) {
+        const Pair x = channels(row, c, dim);
+        store(out + c, x.even);
+        store(out + c + W, x.odd);
+    }
 }
 
 // The memory of a task. Rows are padded with zeros. The pages are W at a time.
 struct CodeScratch {
-    float *q;                 // [G, padded D]
-    float *middle, *step;     // the keys of a page whose every code is the mean one, and the step; [padded D]
+    float *q, *size;          // [G, code_row]; size: magnitudes of q
     float *factor, *inverse;  // [G, W pages]: what whole numbers of a page count, and how many of them make 1
+    float *rest;              // [G, W pages, W]: what all keys of a page share of their scores, to be summed
     float *lanes;             // [G, W pages, W]: to be folded over the last
-    float *scores;            // [G, W pages, P in whole vectors], less what is the same for all keys of a page
-    int8_t *rounded;          // [G, padded D]: a page's q * step, in whole numbers
-    int64_t row;              // of scores
+    float *scores;            // [G, W pages, P in whole vectors], less the rest, to base 2
+    int8_t *rounded;          // [W pages, G, code_row]: q * step, in whole numbers
+    int64_t keys, row;
 
-    CodeScratch(const CodeRun& run) : row((run.positions + W - 1) / W * W) {
-        const int64_t heads = run.heads, size = padded(run.dim);
-        __builtin_memset(run.scratch, 0, code_scratch_floats(heads, run.dim, run.positions) * sizeof(float));
-        q = run.scratch, middle = q + heads * size, step = middle + size;
-        factor = step + size, inverse = factor + heads * W, lanes = inverse + heads * W;
-        scores = lanes + heads * W * W;
-        rounded = reinterpret_cast<int8_t*>(scores + heads * W * row);
-        for (int64_t g = 0; g < heads; ++g) widen(run.q + g * run.dim, run.dim, q + g * size);
+    CodeScratch(const CodeRun& run) : keys((run.positions + W - 1) / W * W), row(code_row(run.dim)) {
+        const int64_t heads = run.heads;
+        q = run.scratch, size = q + heads * row;
+        factor = size + heads * row, inverse = factor + heads * W;
+        rest = inverse + heads * W, lanes = rest + heads * W * W, scores = lanes + heads * W * W;
+        rounded = reinterpret_cast<int8_t*>(scores + heads * W * keys);
+        __builtin_memset(q, 0, heads * row * sizeof(float));
+        for (int64_t g = 0; g < heads; ++g) __builtin_memcpy(q + g * row, run.q + g * run.dim, run.dim * sizeof(float));
+        for (int64_t c = 0; c < heads * row; c += W) store(size + c, magnitude(load(q + c)));
     }
+};
+
+// Pages to be scored: the next W of the list, or what is left of it.
+struct Batch {
+    const int32_t* pages;
+    int64_t left;
+
+    SCOUT_INLINE int64_t count() const { return left < W ? left : W; }
+    SCOUT_INLINE int32_t later(int64_t i) const { return pages[i < left ? i : left - 1]; }
 };
 
 SCOUT_INLINE const Float16* page_bounds(const CodeRun& run, int32_t page) {
     return reinterpret_cast<const Float16*>(run.bounds) + page * run.bounds_page;
 }
 
-// The factors of n <= W pages: the largest product is to be 127.
-SCOUT_INLINE void find_factors(const CodeRun& run, const CodeScratch& s, const int32_t* pages, int64_t n) {
+// The factors of all heads and pages: the largest product is to be 127.
+SCOUT_INLINE void find_factors(const CodeRun& run, const CodeScratch& s, Batch batch) {
     constexpr float least = 1e-30f;
-    for (int64_t i = 0; i < n; ++i) {
-        widen(page_bounds(run, pages[i]) + run.dim, run.dim, s.step);
-        for (int64_t g = 0; g < run.heads; ++g) {
-            const float* q = s.q + g * padded(run.dim);
-            Vec most = {};
-            for (int64_t c = 0; c < run.dim; c += W) {
-                most = larger(most, magnitude(load(q + c) * load(s.step + c)));
+    for_head_tiles(run.heads, [&](int64_t g, auto tile) {
+        constexpr int HEADS = decltype(tile)::value;
+        for (int64_t i = 0; i < batch.count(); ++i) {
+            const Float16* steps = page_bounds(run, batch.pages[i]) + run.dim;
+            Vec most[HEADS] = {};
+            for (int64_t c = 0; c < run.dim; c += 2 * W) {
+                const Pair step = channels(steps, c, run.dim);
+                for (int h = 0; h < HEADS; ++h) {
+                    const float* size = s.size + (g + h) * s.row + c;
+                    most[h] = larger(most[h], larger(load(size) * step.even, load(size + W) * step.odd));
+                }
             }
-            store(s.lanes + (g * W + i) * W, most);
+            for (int h = 0; h < HEADS; ++h) store(s.lanes + ((g + h) * W + i) * W, most[h]);
         }
-    }
+    });
     for (int64_t g = 0; g < run.heads; ++g) {
         const Vec most = fold_rows<Largest>(s.lanes + g * W * W);
         store(s.factor + g * W, most / 127.0f);
@@ -116,36 +167,56 @@ SCOUT_INLINE void find_factors(const CodeRun& run, const CodeScratch& s, const i
     }
 }
 
-// Products of the bounded page, number `lane` of the W, with head g, in whole numbers. Returns the rest of the page's
-// scores, which is the same for all of its keys, as a vector to be summed.
-SCOUT_INLINE Vec round_products(const CodeScratch& s, int64_t g, int64_t lane, int64_t dim) {
-    constexpr float round = 12582912.0f;
-    const float* q = s.q + g * padded(dim);
-    int8_t* rounded = s.rounded + g * padded(dim);
-    const Vec inverse = splat(s.inverse[g * W + lane]);
-    Vec rest = {}, sum = {};
-    for (int64_t c = 0; c < dim; c += W) {
-        const Vec shifted = load(q + c) * load(s.step + c) * inverse + round;
-        store_bytes(rounded + c, shifted);
-        rest += load(q + c) * load(s.middle + c);
-        sum += shifted - round;
+// Products of page i's steps with the heads from g on, in whole numbers, and what all of its keys share. Meanwhile asks
+// for bounds.
+template <int HEADS>
+SCOUT_INLINE void round_products(const CodeRun& run, const CodeScratch& s, Batch batch, int64_t i, int64_t g) {
+    const int64_t dim = run.dim;
+    const Float16 *least = page_bounds(run, batch.pages[i]), *later = page_bounds(run, batch.later(i + W));
+    Vec rest[HEADS] = {};
+    IntVec sum[HEADS] = {};
+    for (int64_t c = 0; c < dim; c += 4 * W) {
+        Vec step[4], middle[4];
+        for (int v = 0; v < 4; v += 2) {
+            const int64_t at = c + v * W;
+            prefetch(later + at, at), prefetch(later + dim + at, at);
+            const Pair low = channels(least, at, dim), steps = channels(least + dim, at, dim);
+            step[v] = steps.even, step[v + 1] = steps.odd;
+            middle[v] = low.even + kMeanCode * steps.even, middle[v + 1] = low.odd + kMeanCode * steps.odd;
+        }
+        for (int h = 0; h < HEADS; ++h) {
+            const float* q = s.q + (g + h) * s.row + c;
+            const float inverse = s.inverse[(g + h) * W + i];
+            Vec x[4];
+            for (int v = 0; v < 4; ++v) {
+                x[v] = load(q + v * W) * step[v] * inverse;
+                rest[h] += load(q + v * W) * middle[v];
+            }
+            const IntVec bytes = whole_bytes(x);
+            sum[h] = dot4(sum[h], Bits{} + 0x01010101u, bytes);
+            __builtin_memcpy(s.rounded + (i * run.heads + g + h) * s.row + c, &bytes, sizeof bytes);
+        }
     }
-    return rest - kMeanCode * s.factor[g * W + lane] * sum;
+    for (int h = 0; h < HEADS; ++h) {
+        const int64_t at = (g + h) * W + i;
+        store(s.rest + at * W, rest[h] - kMeanCode * s.factor[at] * __builtin_convertvector(sum[h], Vec));
+    }
 }
 
 // Products of VECTORS times W keys with HEADS heads; load(v, w) gives word w of the keys of vector v.
 template <int HEADS, int VECTORS, class Load>
 SCOUT_INLINE void code_dots(Load load, const int8_t* rounded, int64_t dim, IntVec sums[HEADS][VECTORS]) {
+    const int64_t row = code_row(dim);
     for (int i = 0; i < HEADS * VECTORS; ++i) sums[i / VECTORS][i % VECTORS] = IntVec{};
     for (int64_t w = 0; w < code_words(dim); ++w) {
         Bits words[VECTORS];
         for (int v = 0; v < VECTORS; ++v) words[v] = load(v, w);
         for (int j = 0; j < 4; ++j)
-            for (int g = 0; g < HEADS; ++g) {
+            for (int h = 0; h < HEADS; ++h) {
                 int32_t four;
-                __builtin_memcpy(&four, rounded + g * padded(dim) + 16 * w + 4 * j, sizeof four);
+                __builtin_memcpy(&four, rounded + h * row + 16 * w + 4 * j, sizeof four);
                 for (int v = 0; v < VECTORS; ++v)
-                    sums[g][v] = dot4(sums[g][v], words[v] >> (2 * j) & 0x03030303u, IntVec{} + four);
+                    sums[h][v] = dot4(sums[h][v], words[v] >> (2 * j) & 0x03030303u, IntVec{} + four);
             }
     }
 }
@@ -158,80 +229,74 @@ SCOUT_INLINE Bits load_words(const uint8_t* p, int64_t n) {
     return load_bits(words);
 }
 
-// Scores of a page's keys for all heads, as number `lane` of the W; -inf where the last vector has no key.
-SCOUT_INLINE void score_page(const CodeRun& run, const CodeScratch& s, int32_t page, int64_t lane) {
-    const int64_t dim = run.dim, word = 4 * run.positions;
+// Scores of page i's keys for the heads from g on, -inf where the last vector has no key. Meanwhile asks for codes.
+template <int HEADS>
+SCOUT_INLINE void score_keys(const CodeRun& run, const CodeScratch& s, Batch batch, int64_t i, int64_t g) {
+    const int32_t page = batch.pages[i];
     const uint8_t* codes = run.codes + page * run.codes_page;
-    widen(page_bounds(run, page), dim, s.middle);
-    widen(page_bounds(run, page) + dim, dim, s.step);
-    for (int64_t c = 0; c < dim; c += W) store(s.middle + c, load(s.middle + c) + kMeanCode * load(s.step + c));
-    for (int64_t g = 0; g < run.heads; ++g) store(s.lanes + (g * W + lane) * W, round_products(s, g, lane, dim));
-    for_head_tiles(run.heads, [&](int64_t g, auto tile) {
-        constexpr int HEADS = decltype(tile)::value;
-        const int8_t* rounded = s.rounded + g * padded(dim);
-        const auto score_keys = [&](int64_t first, auto vectors, auto load) {
-            constexpr int VECTORS = decltype(vectors)::value;
-            IntVec sums[HEADS][VECTORS];
-            code_dots<HEADS, VECTORS>(load, rounded, dim, sums);
-            for (int i = 0; i < HEADS * VECTORS; ++i) {
-                const int64_t row = (g + i / VECTORS) * W + lane, key = first + i % VECTORS * W;
-                const Vec scores = __builtin_convertvector(sums[i / VECTORS][i % VECTORS], Vec) * s.factor[row];
-                const int64_t keys = run.positions - key;
-                store(s.scores + row * s.row + key, keys < W ? first_lanes(scores, keys) : scores);
-            }
+    const int64_t ahead = g ? 0 : (batch.later(i + kCodesAhead) - int64_t(page)) * run.codes_page;
+    Vec most[HEADS];
+    for (Vec& x : most) x = splat(-kInfinity);
+    const auto score = [&](int64_t first, auto vectors, auto load) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        IntVec sums[HEADS][VECTORS];
+        const auto load_and_ask = [&](int v, int64_t w) {
+            const uint8_t* at = codes + 4 * (w * run.positions + first + v * W);
+            __builtin_prefetch(at + ahead);
+            return load(at);
         };
-        int64_t first = 0;
-        for (; first + 2 * W <= run.positions; first += 2 * W)
-            score_keys(first, Int<2>(), [&](int v, int64_t w) {
-                return load_bits(codes + w * word + 4 * (first + v * W));
-            });
-        for (; first < run.positions; first += W)
-            score_keys(first, Int<1>(), [&](int, int64_t w) {
-                return load_words(codes + w * word + 4 * first, run.positions - first);
-            });
-    });
+        code_dots<HEADS, VECTORS>(load_and_ask, s.rounded + (i * run.heads + g) * s.row, run.dim, sums);
+        for (int h = 0; h < HEADS; ++h)
+            for (int v = 0; v < VECTORS; ++v) {
+                const int64_t row = (g + h) * W + i, key = first + v * W, keys = run.positions - key;
+                const Vec all = __builtin_convertvector(sums[h][v], Vec) * (s.factor[row] / kLogOf2);
+                const Vec scores = keys < W ? first_lanes(all, keys) : all;
+                store(s.scores + row * s.keys + key, scores);
+                most[h] = larger(most[h], scores);
+            }
+    };
+    int64_t first = 0;
+    for (; first + 2 * W <= run.positions; first += 2 * W)
+        score(first, Int<2>(), [](const uint8_t* at) { return load_bits(at); });
+    for (; first < run.positions; first += W)
+        score(first, Int<1>(), [&](const uint8_t* at) { return load_words(at, run.positions - first); });
+    for (int h = 0; h < HEADS; ++h) store(s.lanes + ((g + h) * W + i) * W, most[h]);
 }
 
 // Log-sum-exp of the scores of W pages for head g.
 SCOUT_INLINE Vec join_scores(const CodeScratch& s, int64_t g) {
-    const float* scores = s.scores + g * W * s.row;
     float* lanes = s.lanes + g * W * W;
-    const Vec rest = fold_rows<Sum>(lanes);
-    for (int i = 0; i < W; ++i) {
-        Vec most = load(scores + i * s.row);
-        for (int64_t p = W; p < s.row; p += W) most = larger(most, load(scores + i * s.row + p));
-        store(lanes + i * W, most);
-    }
     const Vec most = fold_rows<Largest>(lanes);
     for (int i = 0; i < W; ++i) {
+        const float* scores = s.scores + (g * W + i) * s.keys;
         Vec sum = {};
-        for (int64_t p = 0; p < s.row; p += W) sum += exp_negative(load(scores + i * s.row + p) - most[i]);
+        for (int64_t p = 0; p < s.keys; p += W) sum += exp2_roughly(load(scores + p) - most[i]);
         store(lanes + i * W, sum);
     }
-    return rest + most + log_at_least_one(fold_rows<Sum>(lanes));
+    return fold_rows<Sum>(s.rest + g * W * W) + kLogOf2 * most + log_at_least_one(fold_rows<Sum>(lanes));
 }
 
-// Asks for the memory of a page that will be read soon.
-SCOUT_INLINE void prefetch_page(const CodeRun& run, int32_t page) {
-    const char* codes = reinterpret_cast<const char*>(run.codes + page * run.codes_page);
-    const char* bounds = reinterpret_cast<const char*>(page_bounds(run, page));
-    for (int64_t at = 0; at < 4 * code_words(run.dim) * run.positions; at += kLine) __builtin_prefetch(codes + at);
-    for (int64_t at = 0; at < 4 * run.dim; at += kLine) __builtin_prefetch(bounds + at);
+// Asks for memory that will be read soon.
+SCOUT_INLINE void prefetch_bytes(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch((const char*)from + at);
 }
 
 void code_scores(const CodeRun& run) {
     const CodeScratch s(run);
-    for (int64_t i = 0; i < W && i < run.count; ++i) prefetch_page(run, run.pages[i]);
+    for (int64_t i = 0; i < W && i < run.count; ++i) prefetch_bytes(page_bounds(run, run.pages[i]), 4 * run.dim);
+    for (int64_t i = 0; i < kCodesAhead && i < run.count; ++i)
+        prefetch_bytes(run.codes + run.pages[i] * run.codes_page, 4 * code_words(run.dim) * run.positions);
     for (int64_t first = 0; first < run.count; first += W) {
-        const int64_t n = run.count - first < W ? run.count - first : W;
-        find_factors(run, s, run.pages + first, n);
-        for (int64_t i = 0; i < n; ++i) {
-            if (first + i + W < run.count) prefetch_page(run, run.pages[first + i + W]);
-            score_page(run, s, run.pages[first + i], i);
-        }
+        const Batch batch = {run.pages + first, run.count - first};
+        find_factors(run, s, batch);
+        for_head_tiles(run.heads, [&](int64_t g, auto tile) {
+            constexpr int HEADS = decltype(tile)::value;
+            for (int64_t i = 0; i < batch.count(); ++i) round_products<HEADS>(run, s, batch, i, g);
+            for (int64_t i = 0; i < batch.count(); ++i) score_keys<HEADS>(run, s, batch, i, g);
+        });
         for (int64_t g = 0; g < run.heads; ++g) {
             const Vec scores = join_scores(s, g);
-            __builtin_memcpy(run.out + g * run.out_stride + first, &scores, n * sizeof(float));
+            __builtin_memcpy(run.out + g * run.out_stride + first, &scores, batch.count() * sizeof(float));
         }
     }
 }

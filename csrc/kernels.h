@@ -120,9 +120,12 @@ constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }
 // Words that hold `count` codes.
 constexpr int64_t packed_words(int64_t count, int bits) { return (count * bits + 31) / 32; }
 
-// Queries in floats and in bytes, for each of at most 16 pages two factors, 16 lanes and its scores; a page's bounds.
+// Channels of a row of 2-bit products: whole vectors of bytes of the widest.
+constexpr int64_t code_row(int64_t dim) { return (dim + 63) / 64 * 64; }
+
+// Queries and their magnitudes; for each of at most 16 pages two factors, two times 16 lanes, its scores, and its products in bytes.
 constexpr int64_t code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
-    return heads * (padded(dim) + padded(dim) / 4 + 16 * (18 + padded(positions))) + 2 * padded(dim);
+    return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
 }
 
 // Three accumulators and queries; queries and weights in pairs of bytes, scores, six numbers; bounds; a page turned.

@@ -15,8 +15,6 @@
 
 namespace {
 
-constexpr float kRound = 12582912;  // added to a number below 2^22 it leaves the nearest whole one in the low bits
-
 // sum + a[0] b[0] + ... + a[3] b[3] in every lane of four bytes: a in 0..2^BITS - 1, b in -127..127.
 template <int BITS>
 SCOUT_INLINE IntVec dot_codes(IntVec sum, Bits a, IntVec b) {
