@@ -29,7 +29,7 @@ class Handover {
     // Plans the call from what the tables hold now and submits it. A call that nobody has waited for is dropped.
     void start() noexcept;
     // Waits until the call is done, and helps with tasks that nobody has begun; drops it when it is not done in time.
-    // What is dropped, refused or late has failed, and left its results as those of no keys.
+    // What was refused or is late has failed, and leaves its results as those of no keys.
     void wait() noexcept;
     // As wait, for whoever must not wait: ends the call if it is done, or not done in time since its start. Whether it has.
     bool poll() noexcept;

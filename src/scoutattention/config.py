@@ -150,7 +150,8 @@ class EngineConfig:
         that matter on the device. "cpu" is both tiers in one memory.
     kernels: what a decode step's attention runs on: "native" on a CPU, "triton" on a GPU, or in Triton's interpreter;
         "plain" is PyTorch anywhere, slow. "auto" is native on a CPU and triton on a GPU.
-    graphs: on a GPU, replay decode steps as CUDA graphs; without, every kernel is queued by itself, for debugging.
+    graphs: on a GPU, replay decode steps as CUDA graphs; without, or with plain kernels, every kernel is queued by
+        itself, for debugging.
     device_memory: bytes for device slots; "slots" is twice the budget for each sequence that may run at once; "all"
         keeps every block on the device. None is "slots" where the device has memory of its own, and "all" where the
         CPU is the device, so that both are one memory.

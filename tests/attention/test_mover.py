@@ -85,7 +85,7 @@ def test_a_block_just_closed_gets_a_slot_and_sinks_and_recent_blocks_keep_theirs
         run(rig, subjects()[0], 1)
         closed = rig.store.closed[0]
         always = torch.tensor([0, 1, closed - 2, closed - 1])
-        assert slots.resident(0, 1)[0, :, always].all()
+        assert slots.resident(0, slice(1))[0, :, always].all()
         assert (slots.content[:, 0, :, :5] >= 0).all()
     assert closed == 55
 
@@ -94,8 +94,8 @@ def test_where_every_slot_must_stay_a_closed_block_gets_none():
     rig = rig_of(sink_blocks=2, recent_blocks=0, quota=2, tokens=203)
     run(rig, subjects()[0], 1)
     assert rig.store.closed[0] == 51
-    assert not rig.store.slots.resident(0, 1)[0, :, 50].any()
-    assert rig.store.slots.resident(0, 1)[0, :, :2].all()
+    assert not rig.store.slots.resident(0, slice(1))[0, :, 50].any()
+    assert rig.store.slots.resident(0, slice(1))[0, :, :2].all()
 
 
 def test_interest_begins_with_what_the_prompt_attended_to():

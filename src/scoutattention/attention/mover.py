@@ -8,7 +8,7 @@ from ..cache.store import KVStore, StepView
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
 from .choose import Choice
-from .recall import KEPT, PART, progress, propose_interesting, propose_wanted, together
+from .recall import KEPT, PART, progress, propose_interesting, propose_wanted
 
 MOST_PRESSURE = 4.0
 """Recalls come at most so many times sooner because the CPU was waited for."""
@@ -66,9 +66,12 @@ class Mover:
         self._progress[:, rows] += steps * hurry
         due = self._progress[:, rows] >= 1
         self._progress[:, rows] = self._progress[:, rows].masked_fill(due, 0)
-        self.recalls = int(due.sum())
-        proposed = [(layer, self._proposed(layer, due[layer])) for layer in torch.nonzero(due.any(1))[:, 0].tolist()]
-        return self._store.recall(*together(proposed)) if proposed else 0
+        layer, row = torch.nonzero(due, as_tuple=True)
+        self.recalls = layer.numel()
+        if not self.recalls:
+            return 0
+        moves = self._proposed(layer, row)  # whose rows are those of `due`
+        return self._store.recall(layer[moves.row], moves._replace(row=row[moves.row]))
 
     def seat(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
@@ -79,14 +82,13 @@ class Mover:
             moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are layers
             self._store.recall(moves.row, moves._replace(row=torch.full_like(moves.row, row)))
 
-    def _proposed(self, layer: int, due: Tensor) -> Moves:
-        """What a layer would recall for the sequences, bool [B], that are due."""
-        slots, rows = self._slots, slice(0, self._batch)
-        closed = self._closed[:, None, None]
-        may_come = due[:, None, None] & (torch.arange(slots.interest.shape[-1], device=closed.device) < closed)
-        interest = slots.interest[layer, rows].masked_fill(~may_come, -torch.inf)
-        worth = slots.worth(layer, rows, self._always_blocks(self._closed))
-        return propose_interesting(interest, slots.resident(layer, self._batch), worth, self._most)
+    def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
+        """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""
+        slots, closed = self._slots, self._closed[row]
+        beyond = torch.arange(slots.interest.shape[-1], device=closed.device) >= closed[:, None, None]
+        interest = slots.interest[layer, row].masked_fill(beyond, -torch.inf)
+        worth = slots.worth(layer, row, self._always_blocks(closed))
+        return propose_interesting(interest, slots.resident(layer, row), worth, self._most)
 
     def _always_blocks(self, closed: Tensor) -> Tensor:
         """Sink and recent blocks, bool [B, 1, NB]."""

@@ -72,10 +72,3 @@ def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:
     ranked[:, :sink] = torch.inf
     ranked[:, max(0, ranked.shape[-1] - recent) :] = torch.inf
     return ranked.topk(min(count, ranked.shape[-1])).indices
-
-
-def together(proposed: list[tuple[int, Moves]]) -> tuple[Tensor, Moves]:
-    """Moves of several layers, to be carried out as one: the layer of each, int64 [M], and the moves."""
-    layers, moves = zip(*proposed, strict=True)
-    layer = torch.cat([torch.full_like(move.row, of) for of, move in zip(layers, moves, strict=True)])
-    return layer, Moves(*(torch.cat(part) for part in zip(*moves, strict=True)))

@@ -157,7 +157,7 @@ class ScoutAttention:
         config, blocks, absent = self._config, wanted.choice.blocks, wanted.absent
         self._seen[:2] += wanted.counts
         if self._observer is not None:
-            resident = self._slots.resident(layer, q.shape[0])
+            resident = self._slots.resident(layer, slice(q.shape[0]))
             self._observer.chose(layer, q if predicted else None, Chosen(blocks, wanted.choice.valid, resident))
         if predicted:
             self._ahead[layer] = wanted

@@ -12,6 +12,7 @@ from .pool import BlockPool
 
 FREE = -1.0  # worth of an empty slot: the first to be filled
 FULL = float("inf")  # worth of a position that is no slot of this row: never filled
+Index = int | slice | Tensor
 
 
 class Moves(NamedTuple):
@@ -86,21 +87,21 @@ class Slots:
         held = self.near_length[:, : closed.numel(), :, 1:].count_nonzero(-1)
         return (held == closed[:, None]).all(-1).all(0).cpu()
 
-    def resident(self, layer: int, batch: int) -> Tensor:
-        """Which blocks of the first `batch` rows have a slot now: bool [B, H, NB]."""
-        return self.slot_of[layer, :batch] != self.size
+    def resident(self, layer: Index, row: Index) -> Tensor:
+        """Which blocks have a slot now: bool [n, H, NB]; see `worth`."""
+        return self.slot_of[layer, row] != self.size
 
-    def worth(self, layer: int | slice, row: int | slice, protected: Tensor) -> Tensor:
-        """What emptying slots of some rows of a layer, or of a row's layers, would lose: the interest in their blocks.
+    def worth(self, layer: Index, row: Index, protected: Tensor) -> Tensor:
+        """What emptying slots would lose: the interest in their blocks.
 
-        protected: bool [B or 1, 1, NB], blocks that stay.
-        Returns float32 [B or L, H, S], FREE for an empty slot, FULL for one that is not to be filled.
+        layer, row: some rows of a layer, layers of a row, or int64 [n] both.   protected: bool [n or 1, 1, NB], blocks
+        that stay.   Returns float32 [n, H, S], FREE for an empty slot, FULL for one that is not to be filled.
         """
         content = self.content[layer, row]
         held, block = content >= 0, content.clamp(min=0)
         interest = self.interest[layer, row].gather(-1, block)
         stays = protected.expand(*content.shape[:2], -1).gather(-1, block) & held
-        quota = torch.tensor(self.quota[row], device=content.device).reshape(-1, 1, 1)
+        quota = torch.tensor(self.quota, device=content.device)[row].reshape(-1, 1, 1)
         own = torch.arange(self.size, device=content.device) < quota
         return interest.masked_fill(~held, FREE).masked_fill(stays | ~own, FULL)
 

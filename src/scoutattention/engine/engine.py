@@ -36,7 +36,7 @@ from ..ranks import gathered
 from .device import find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
-from .sampler import sample
+from .sampler import draw
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .stats import Stats
@@ -150,7 +150,7 @@ class Engine:
         attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)
         rehearsal = Rehearsal(scout, decoder.shape.num_layers, decoder, calibrated, self.ranks)
         prompt_attention = PromptAttention(scout, self.store, scale, rehearsal)
-        graphs = device.type == "cuda" and machine.graphs and observer is None
+        graphs = device.type == "cuda" and machine.graphs and machine.kernels != "plain" and observer is None
         self.runner = Runner(decoder, prompt_attention, attention, graph_rows=machine.max_num_seqs if graphs else 0)
         self.scheduler = Scheduler(self.store, self.plan, machine.max_num_seqs)
         self.calibration = "none" if calibrated is None else PROMPTS_OWN if stored is None else stored.name
@@ -212,7 +212,7 @@ class Engine:
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
-        drawn = [sample(row, one.params, one.generator) for one, row in zip(sequences, logits, strict=True)]
+        drawn = draw(logits, [one.params for one in sequences], [one.generator for one in sequences])
         for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
             sequence.append(token)
 

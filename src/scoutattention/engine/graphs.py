@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,40 +16,59 @@ Step = Callable[[Tensor, Tensor], Tensor]
 """step(tokens int64 [B], positions int64 [B]) -> logits [B, vocab]: queues work, and waits for nothing."""
 
 
-class _Captured(NamedTuple):
-    graph: torch.cuda.CUDAGraph
+class Captured(NamedTuple):
+    """A step that was queued once.   replay: queues it again.   logits: where each replay leaves them."""
+
+    replay: Callable[[], None]
     logits: Tensor
 
 
-class Graphs:
-    """Runs steps, and captures those whose plan comes again. All share one pool of memory: only one runs at a time."""
+class Recorder(Protocol):
+    """What captures steps."""
 
-    def __init__(self, step: Step, rows: int, device: torch.device) -> None:
-        self._step = step
-        self._inputs = torch.zeros((2, rows), dtype=torch.int64, device=device)
+    def capture(self, step: Callable[[], Tensor]) -> Captured:
+        """Note what `step` queues, without doing it."""
+        ...
+
+
+class CudaGraphs:
+    """Captures into CUDA graphs, which share one pool of memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, step: Callable[[], Tensor]) -> Captured:
+        """See `Recorder.capture`."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = step()
+        return Captured(graph.replay, logits)
+
+
+class Graphs:
+    """Runs steps, and captures those whose plan comes again."""
+
+    def __init__(self, step: Step, rows: int, device: torch.device, recorder: Recorder) -> None:
+        """`rows`: sequences of a step at most."""
+        self._step = step
+        self._recorder = recorder
+        self._inputs = torch.zeros((2, rows), dtype=torch.int64, device=device)
         self._seen: dict[Hashable, int] = {}
-        self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
 
     def run(self, plan: Hashable, tokens: list[int], positions: list[int]) -> Tensor:
         """The logits of a step; they stay valid until the next one."""
         inputs = self._inputs[:, : len(tokens)]
-        inputs.copy_(torch.tensor([tokens, positions]).pin_memory(), non_blocking=True)
-        captured = self._captured.get(plan)
-        if captured is None:
+        inputs.copy_(torch.tensor([tokens, positions]))
+        if plan not in self._captured:
             self._seen[plan] = self._seen.get(plan, 0) + 1
             if self._seen[plan] < FIRST_SEEN:
                 return self._step(inputs[0], inputs[1])
-            captured = self._captured[plan] = self._capture(inputs)
+            self._captured[plan] = self._recorder.capture(lambda: self._step(inputs[0], inputs[1]))
             if len(self._captured) > MOST:
                 self._captured.popitem(last=False)
         self._captured.move_to_end(plan)
-        captured.graph.replay()
+        captured = self._captured[plan]
+        captured.replay()
         return captured.logits
-
-    def _capture(self, inputs: Tensor) -> _Captured:
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = self._step(inputs[0], inputs[1])
-        return _Captured(graph, logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..attention.base import Attention, StepStats
 from ..attention.prefill import PromptAttention, PromptLayer
 from ..models.decoder import Decoder
-from .graphs import Graphs
+from .graphs import CudaGraphs, Graphs
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
@@ -25,7 +25,7 @@ class Runner:
     ) -> None:
         """graph_rows: sequences that steps captured as graphs have at most; 0 captures none."""
         self.decoder = decoder
-        self._graphs = Graphs(self._step, graph_rows, decoder.device) if graph_rows else None
+        self._graphs = Graphs(self._step, graph_rows, decoder.device, CudaGraphs()) if graph_rows else None
         self._prompt_attention = prompt_attention
         self.attention = attention
 

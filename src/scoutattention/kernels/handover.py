@@ -87,7 +87,7 @@ class Handover:
             raise KernelError(f"far attention on the CPU: {failure}")
 
     def close(self) -> None:
-        """Wait for what runs, and do nothing ever after. A second call does nothing."""
+        """Give up what runs, wait for its end, and do nothing ever after. A second call does nothing."""
         self._native.close()
 
     @property

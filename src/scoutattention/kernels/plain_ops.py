@@ -18,8 +18,11 @@ class PlainOps:
         self.deferred = device.type != "cpu"
 
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
-        """See `Ops.partial`."""
-        return reference.partial(q, k, v, blocks, scale)
+        """See `Ops.partial`; blocks that the device does not hold are attended to where they are."""
+        here = k.device
+        lists = BlockList(blocks.index.to(here), blocks.length.to(here))
+        out, lse, _ = reference.partial(q.to(here), k, v, lists, scale)
+        return Partial(out.to(q.device), lse.to(q.device))
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`."""

@@ -1,0 +1,66 @@
+"""A stand-in for CUDA graphs on the CPU: the operations of a step on a tape, to be played again on the same tensors."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from scoutattention.engine.graphs import Captured
+from scoutattention.kernels.host_functions import InlineStream
+
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
+"""Operations whose result the host has to wait for: none of them may be in a graph."""
+
+
+class _Taping(TorchDispatchMode):
+    def __init__(self, tape: list[Callable[[], None]]) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in READS, f"{func} would wait for the device in the middle of a step"
+        kept = kwargs or {}
+        out = func(*args, **kept)
+
+        def again() -> None:
+            for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kept)), strict=True):
+                if isinstance(old, Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                    old.copy_(new)
+
+        self._tape.append(again)
+        return out
+
+
+class Tapes:
+    """Records steps, and is the stream that host functions are queued on."""
+
+    def __init__(self) -> None:
+        self._tape: list[Callable[[], None]] | None = None
+        self._inline = InlineStream()
+        self.played = 0
+
+    def queue(self, function: int, argument: int, stream: int | None) -> None:
+        """Call a host function now, and again when the tape is played."""
+        self._inline.queue(function, argument, stream)
+        if self._tape is not None:
+            self._tape.append(lambda: self._inline.queue(function, argument, stream))
+
+    def capture(self, step: Callable[[], Tensor]) -> Captured:
+        """Record a step. A graph's would not be done meanwhile, but by its first replay, which does nothing here."""
+        tape: list[Callable[[], None]] = []
+        self._tape = tape
+        try:
+            with _Taping(tape):
+                logits = step()
+        finally:
+            self._tape = None
+        done = [lambda: None]
+
+        def replay() -> None:
+            for again in done or tape:
+                again()
+            self.played += not done
+            done.clear()
+
+        return Captured(replay, logits)

@@ -1,0 +1,108 @@
+"""A device whose memory is not the host's, as far as that can be seen without one: PyTorch's `meta` device.
+
+Its tensors have no numbers, so what the host reads is given, but an operation on tensors of both memories is refused.
+"""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from scoutattention.attention import far_stream, plan
+from scoutattention.config import EngineConfig, ScoutConfig
+from scoutattention.engine import device, engine
+from scoutattention.engine.engine import Engine
+from scoutattention.kernels.host_functions import InlineStream
+from scoutattention.models.decoder import Decoder, DecoderWeights
+from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.types import Partial
+
+META = torch.device("meta")
+CONTEXT, SIZE = 600, 16
+
+
+def on_meta(value):
+    return value.to(META) if isinstance(value, torch.Tensor) else value
+
+
+def meta_decoder() -> Decoder:
+    made = dummy_decoder(shape_config("tiny"), 1024, torch.device("cpu"))
+    weights = made.weights
+    layers = tuple(type(of)(**{f.name: on_meta(getattr(of, f.name)) for f in fields(of)}) for of in weights.layers)
+    moved = {f.name: on_meta(getattr(weights, f.name)) for f in fields(weights)} | {"layers": layers}
+    return Decoder(made.config, DecoderWeights(**moved))
+
+
+class Lane:
+    """What goes through host memory is checked, and comes back without numbers."""
+
+    def start(self, q, pages):
+        assert {q.device, pages.index.device, pages.length.device} == {META}
+        self.shape = q.shape
+
+    def wait(self, where):
+        out = torch.empty(self.shape, device=where)
+        return Partial(out, torch.empty(self.shape[:3], device=where), out)
+
+
+@pytest.fixture
+def make_engine(monkeypatch):
+    """Engines whose device is `meta`."""
+    monkeypatch.setattr(engine, "find_device", lambda name: META)
+    monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
+    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
+    monkeypatch.setattr(far_stream.StreamedFarWork, "_make_lane", lambda *args, **options: Lane())
+    monkeypatch.setattr(far_stream.StreamedFarWork, "attend", lambda self, layer, q, blocks, absent: fake_partial(q))
+    machine = EngineConfig(device="cuda", kernels="plain", max_num_seqs=2, max_model_len=1024, host_memory=1 << 28)
+    engines = []
+
+    def make(**options) -> Engine:
+        engines.append(Engine(meta_decoder(), ScoutConfig(budget=128, block_size=SIZE, **options), machine))
+        return engines[-1]
+
+    yield make
+    for made in engines:
+        made.close()
+
+
+def fake_partial(q):
+    return Partial(torch.empty(q.shape, device=META), torch.empty(q.shape[:3], device=META))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"digest": "minmax", "pooling": "max", "lookahead": 2},
+        {"guard": None, "far_query": "true"},
+        {"predictor": "plain", "on_miss": "drop"},
+    ],
+    ids=str,
+)
+def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, options):
+    made = make_engine(**options)
+    attention, store = made.runner.attention, made.store
+    ops = attention._ops
+    for moves in ("write_blocks", "copy_blocks"):  # the two that are for both
+        monkeypatch.setattr(ops, moves, lambda *args: None)
+    monkeypatch.setattr(made.runner._prompt_attention._rehearsal, "cosine", lambda *args: 1.0)
+    monkeypatch.setattr(store.slots, "complete", lambda closed: torch.tensor([False, True]))
+    for row in range(2):
+        store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
+        assert made.runner.prefill(row, [1] * CONTEXT).device == META
+    attention.plan(2)
+    assert any(attention._plan.scouted)
+    assert attention._plan.roomy
+    tokens = torch.zeros(2, dtype=torch.int64, device=META)
+    assert made.runner._step(tokens, tokens).device == META
+    attention._thrift.learn(attention._seen[1], attention._seen[0])
+    pairs = torch.zeros(3, dtype=torch.int64, device=META)
+    protected = attention._mover._always_blocks(store.view.closed[pairs])
+    assert store.slots.worth(pairs, pairs, protected).device == META
+    store.move(1, 0)
+
+
+def test_a_mistake_would_be_seen(make_engine, monkeypatch):
+    monkeypatch.setattr(plan.RowTable, "put", lambda self, rows: rows)  # which leaves them on the host
+    with pytest.raises(RuntimeError, match="meta"):
+        test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, {})
