@@ -115,7 +115,7 @@ def test_every_flag_reaches_its_setting():
             "bfloat16",
             "--kv-dtype",
             "int8",
-            *("--device", "cpu", "--kernels", "plain", "--no-graphs"),
+            *("--device", "cpu", "--kernels", "plain", "--no-graphs", "--tensor-parallel-size", "3"),
             "--workers",
             "1",
             "--torch-threads",
@@ -146,6 +146,7 @@ def test_every_flag_reaches_its_setting():
     scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
     machine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
     machine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
+    machine |= {"tensor_parallel_size": 3}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
     assert llm.chat is False

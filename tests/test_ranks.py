@@ -31,10 +31,10 @@ def test_sums_are_the_same_on_every_rank_and_leave_what_was_given(tmp_path, size
 
 
 def test_half_precision_is_added_in_float32(tmp_path):
-    """In bfloat16, 256 + 1 + 1 is 256 from left to right."""
-    values = [256.0, 1.0, 1.0]
-    totals = on_ranks(3, tmp_path, lambda ranks: ranks.sum(torch.tensor([values[ranks.index]], dtype=torch.bfloat16)))
-    assert [(total.dtype, total.item()) for total in totals] == [(torch.bfloat16, 258.0)] * 3
+    """In bfloat16 256 + 1 is 256, and some sum begins with that, whatever the order of the ranks."""
+    mine = 1 + 255 * torch.eye(3, dtype=torch.bfloat16)
+    totals = on_ranks(3, tmp_path, lambda ranks: ranks.sum(mine[ranks.index]))
+    assert [(total.dtype, total.tolist()) for total in totals] == [(torch.bfloat16, [258.0] * 3)] * 3
 
 
 def test_gathered_is_in_the_order_of_ranks(tmp_path):

@@ -10,6 +10,7 @@ from scoutattention.attention.calibrate import Correction
 from scoutattention.errors import CacheFolderError, CalibrationError
 from scoutattention.models.calibration import default_path, find, store
 from scoutattention.models.loader import load
+from scoutattention.ranks import Alone
 
 from ..tiny import save
 from . import families
@@ -44,6 +45,7 @@ def test_what_is_stored_is_found(stored_here, decoder, corrections):
 def test_a_fingerprint_is_of_the_weights_whatever_their_format(tiny_models, tmp_path, decoder):
     path = str(tiny_models["qwen3"])
     assert load(path, "bfloat16").decoder.fingerprint == decoder.fingerprint
+    assert load(path, ranks=Alone(1, 2)).decoder.fingerprint == decoder.fingerprint
     model = families.make("qwen3")
     with torch.no_grad():
         model.model.layers[2].self_attn.v_proj.weight += 0.1

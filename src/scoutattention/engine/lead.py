@@ -60,7 +60,8 @@ class Followers:
         """Let each call a method of `Following`. Raises RankError where one has ended."""
         if self.ended:
             raise RankError(
-                f"the other {len(self._processes)} ranks were ended with a step that was broken off: make a new LLM"
+                f"the ranks beside rank 0, {len(self._processes)} of them, were ended with a step that was broken off: "
+                "make a new LLM"
             )
         with self.together():
             for process in self._processes:
