@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
-from scoutattention.bench import gpu_kernels, gpu_setup, gpu_timing
+from scoutattention.bench import gpu_decode, gpu_kernels, gpu_timing
 from scoutattention.bench.gpu_timing import Row
 from scoutattention.cli import main
+from scoutattention.engine import device, engine
 from scoutattention.models.recording import About, Recording
 
 from ..models.test_recording import make_run
@@ -110,7 +111,7 @@ def test_without_a_gpu_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert bench("--load-format", "dummy", "--shape", "tiny") == 2
     err = capsys.readouterr().err
-    assert "PyTorch finds no GPU" in err
+    assert "device='cuda' needs a GPU" in err
     assert err.count("\n") == 1
 
 
@@ -118,12 +119,11 @@ def test_without_a_gpu_one_sentence(monkeypatch, capsys):
 def test_a_wrong_kernel_is_told_and_fetching_all_is_bounded(monkeypatch, capsys, error, code):
     """On a GPU that is made up: its link brings a megabyte a second."""
     rows = [Row("partial", "B 1", error, 1e-2), Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for module in (device, engine, gpu_decode):
+        monkeypatch.setattr(module, "find_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(gpu_kernels, "survey", lambda timer, tell, *, quick: (rows, 2.0))
     monkeypatch.setattr(gpu_timing, "Timer", lambda repeats: None)
     monkeypatch.setattr(gpu_timing, "machine", lambda: {"device": "made up"})
-    make = gpu_setup.dummy_setup
-    monkeypatch.setattr(gpu_setup, "dummy_setup", lambda *args: make(*args[:-1], torch.device("cpu")))
     assert bench("--load-format", "dummy", "--shape", "tiny", *SHORT, "--json") == code
     report = json.loads(capsys.readouterr().out)
     assert report["device"] == "made up"

@@ -101,8 +101,11 @@ def test_the_cache_is_filled_with_numbers(engines):
     engine.close()
 
 
-def test_a_recording_says_what_is_resident_and_trusted():
-    """Half of the blocks were resident, fewer than there are slots; scouts were made in all layers but the first."""
+def test_a_recording_says_what_is_resident_trusted_and_chosen():
+    """Half of the blocks were resident, fewer than there are slots; scouts were made in all layers but the first.
+
+    The places are the recorded ones, since so many blocks were recorded.
+    """
     resident = torch.tensor([True, False, True, False, True, False, False, True])
     source = make_run(layers=4)._replace(resident=resident.expand(4, 2, -1).contiguous())
     trace = Recording(replace(ABOUT, context=128, block_size=16, budget=64), {"plain": source})
@@ -115,6 +118,9 @@ def test_a_recording_says_what_is_resident_and_trusted():
     held = store.slots.slot_of[:, 0, :, :8] < store.slots.size
     assert held[..., resident].all()
     assert not held.all()
+    engine.runner.attention.plan(1)
+    chosen = engine.runner.attention.chooser.choose(3, torch.zeros(1, 2, 2, 16))
+    assert torch.equal(chosen.blocks[0], source.true.blocks[0, 3].long())
     assert store.trusted[:, 0].tolist() == [False, True, True, True]
     engine.close()
 

@@ -12,6 +12,7 @@ from ..types import BlockList, Partial
 from .gpu_timing import Row, attempt
 from .measure import relative_error
 
+DEVICE = "cuda"
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LSE_LIMIT = 1e-5  # products of the pool's dtype are exact, and their sums are float32
 GARBAGE = 2**31 - 1
@@ -32,20 +33,20 @@ PARTIAL_SHAPES = [  # B, H, G, D, P, N
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Normal numbers on the device."""
-    return torch.randn(shape, device="cuda").to(dtype)
+    return torch.randn(shape, device=DEVICE).to(dtype)
 
 
 def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """NaN on the device, to be overwritten."""
-    return torch.full(shape, torch.nan, device="cuda", dtype=dtype)
+    return torch.full(shape, torch.nan, device=DEVICE, dtype=dtype)
 
 
 def lists(B: int, H: int, N: int, P: int) -> tuple[BlockList, int]:
     """Scattered slots shared by all heads, random lengths, a third of them 0; and how many slots there are."""
     slots = B * N + 1
-    index = torch.randperm(slots - 1, device="cuda").reshape(B, 1, N).to(torch.int32)
-    length = torch.randint(0, P + 1, (B, H, N), dtype=torch.int32, device="cuda")
-    length = length.masked_fill(torch.rand(B, 1, N, device="cuda") < 1 / 3, 0)
+    index = torch.randperm(slots - 1, device=DEVICE).reshape(B, 1, N).to(torch.int32)
+    length = torch.randint(0, P + 1, (B, H, N), dtype=torch.int32, device=DEVICE)
+    length = length.masked_fill(torch.rand(B, 1, N, device=DEVICE) < 1 / 3, 0)
     index = index.masked_fill((length == 0).all(1, keepdim=True), GARBAGE)
     return BlockList(index.expand(B, H, N), length), slots
 
@@ -54,6 +55,12 @@ def exact(side: Partial) -> Partial:
     """A partial in float64."""
     mean_key = None if side.mean_key is None else side.mean_key.double()
     return Partial(side.out.double(), side.lse.double(), mean_key)
+
+
+def judged(error: float, limit: float, others: dict[str, tuple[float, float]]) -> Row:
+    """A row with an error, which is infinite where one of the others is above its own limit."""
+    right = all(other <= most for other, most in others.values())
+    return Row("", "", error if right else torch.inf, limit, more={name: other for name, (other, _) in others.items()})
 
 
 def check_partial(shape: tuple[int, ...], dtype: torch.dtype, tile: PartialTile | None) -> Row:
@@ -66,7 +73,7 @@ def check_partial(shape: tuple[int, ...], dtype: torch.dtype, tile: PartialTile 
     want = reference.partial(q.double(), k.double(), v.double(), blocks, D**-0.5)
     lse_error = relative_error(out.lse, want.lse)
     error = relative_error(out.out, want.out)
-    return Row("", "", error if lse_error <= LSE_LIMIT else torch.inf, LIMITS[dtype], more={"lse error": lse_error})
+    return judged(error, LIMITS[dtype], {"lse error": (lse_error, LSE_LIMIT)})
 
 
 def check_merge(dtype: torch.dtype) -> Row:
@@ -84,24 +91,43 @@ def check_merge(dtype: torch.dtype) -> Row:
     got = triton_merge.merge(near, triton_merge.corrected(far, q, q_hat, 0.1))
     want = reference.merge(exact(near), reference.corrected(exact(far), q.double(), q_hat.double(), 0.1))
     doubts = triton_merge.doubt(far, near, q, q_hat)[3:], reference.doubt(far, near, q, q_hat)[3:]
-    return Row("", "", relative_error(got.out, want.out), 1e-5, more={"doubt": relative_error(*doubts)})
+    return judged(relative_error(got.out, want.out), 1e-5, {"doubt error": (relative_error(*doubts), 1e-4)})
 
 
 def check_choice(dtype: torch.dtype, G: int, N: int) -> Row:
     """Scores of bounds and of keys in 2 bits, and the wishes that follow from the latter; pages out of order."""
     B, H, D, S = 3, 4, 128, N + 5
     q, k = random(B, H, G, D, dtype=dtype), random(S, H, 32, D)
-    pages = torch.stack([torch.randperm(S, device="cuda")[:N] for _ in range(B)]).to(torch.int32)
+    pages = torch.stack([torch.randperm(S, device=DEVICE)[:N] for _ in range(B)]).to(torch.int32)
     bounds = reference.min_max(k).to(dtype)
     rough = triton_digest.score_digests(q, bounds, pages), reference.score_digests(q.double(), bounds.double(), pages)
     scaled, codes = q.float() * D**-0.5, reference.key_codes(k)
     scores = triton_digest.score_key_codes(scaled, *codes, pages)
-    want = reference.score_key_codes(scaled, *codes, pages)
-    closed = torch.tensor([N, N // 2, 1], device="cuda")
-    wishes = triton_rank.rank_blocks(want, closed, min(N, 63), (1, 1), largest=False)[1]
-    expected = reference.rank_blocks(want, closed, min(N, 63), (1, 1), largest=False)[1]
-    others = {"bounds": relative_error(*rough), "wishes": relative_error(wishes, expected)}
-    return Row("", "", relative_error(scores, want), 1e-3, more=others)
+    want = reference.score_key_codes(scaled.double(), *codes, pages)
+    closed = torch.tensor([N, N // 2, 1], device=DEVICE)
+    wishes = triton_rank.rank_blocks(want.float(), closed, min(N, 63), (1, 1), largest=False)[1]
+    expected = reference.rank_blocks(want.float(), closed, min(N, 63), (1, 1), largest=False)[1]
+    others = {"bounds error": (relative_error(*rough), 1e-3), "wishes error": (relative_error(wishes, expected), 1e-4)}
+    return judged(relative_error(scores, want), 1e-3, others)
+
+
+def check_passes(N: int) -> Row:
+    """What is sifted, blended and late, beside the plain twins: results that differ, in a choice of N of 2 N blocks."""
+    B, H, NB = 5, 4, 2 * N
+    mine, theirs = (torch.rand(B, H, NB, device=DEVICE).argsort(-1)[..., :N].contiguous() for _ in range(2))
+    wishes, absent = torch.rand(B, H, NB, device=DEVICE), torch.rand(2, B, H, N, device=DEVICE) < 0.6
+    asked, whole = torch.rand(2, B, device=DEVICE) < 0.7
+    slots, least = torch.randint(0, 4, (B, H, NB), device=DEVICE), torch.rand(B, device=DEVICE)
+    closed, doubts = torch.randint(0, NB + 1, (B,), device=DEVICE), torch.rand(B, H, device=DEVICE)
+    options = {"slots": (slots, 3), "rows": (asked, whole, least), "always": 1}
+    sifted = [each.sift(mine, wishes, closed, **options)[:2] for each in (triton_rank, reference)]
+    means = [slots.float(), slots.float()]
+    for each, mean in zip((triton_rank, reference), means, strict=True):
+        each.blend(mean, wishes, asked, 0.8)
+    wanted, ahead = (mine, absent[0], wishes), (theirs, absent[1])
+    late = [each.find_late(wanted, ahead, doubts, rows=asked, limit=0.6)[:2] for each in (triton_rank, reference)]
+    differ = sum(int((got != want).sum()) for pair in (sifted, late) for got, want in zip(*pair, strict=True))
+    return judged(float(differ), 0.0, {"blend error": (relative_error(*means), 1e-6)})
 
 
 def check_moves(dtype: torch.dtype, *, pinned: bool) -> Row:
@@ -111,9 +137,9 @@ def check_moves(dtype: torch.dtype, *, pinned: bool) -> Row:
     for pool, twin in zip(pools, twins, strict=True):
         twin.copy_(pool)
     token = random(B, H, 2 * D, dtype=dtype)
-    entry, fill = torch.randperm(S, device="cuda")[:B], torch.randint(0, P, (B,), device="cuda")
+    entry, fill = torch.randperm(S, device=DEVICE)[:B], torch.randint(0, P, (B,), device=DEVICE)
     host = (random(50, H, P, D, dtype=dtype), random(50, H, P, D, dtype=dtype))
-    page, place = torch.randint(0, 50, (M,), device="cuda"), torch.randperm(S * H, device="cuda")[:M]
+    page, place = torch.randint(0, 50, (M,), device=DEVICE), torch.randperm(S * H, device=DEVICE)[:M]
     reference_device.append(token[..., :D], token[..., D:], twins, entry, fill)
     reference_device.copy_blocks(host, twins, page, place // H, place % H)
     source = (host[0].cpu().pin_memory(), host[1].cpu().pin_memory()) if pinned else host
@@ -141,4 +167,7 @@ def checks() -> Iterator[Row]:
         for pinned in (False, True):
             text = f"{name} from {'pinned host memory' if pinned else 'the device'}"
             cases.append(("append, copy_blocks", text, bind(check_moves, dtype, pinned=pinned)))
+        if dtype == torch.float32:  # they have no other
+            for N in (1, 31, 255):
+                cases.append(("sift, blend, find_late", f"N {N}", bind(check_passes, N)))
         yield from (attempt(kernel, case, measure) for kernel, case, measure in cases)

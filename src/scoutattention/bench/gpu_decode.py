@@ -12,6 +12,7 @@ import torch
 
 from ..attention.base import StepStats
 from ..config import EngineConfig, ScoutConfig
+from ..engine.device import find_device, free_memory
 from ..engine.engine import Engine
 from ..engine.memory import plan_memory
 from ..errors import CapacityError
@@ -41,6 +42,7 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     results: list[Result] = []
     left_out: list[LeftOut] = []
     pace: dict[str, float] = {}
+    free()
     for batch, context in itertools.product(bench.plan.batches, bench.plan.contexts):
         ended = {left.engine for left in left_out if left.context == context}
         running = [rival for rival in engines if rival.name not in ended]
@@ -71,14 +73,16 @@ def run_together(
                 continue
             bench.watch(f"{rival.name}: {case[1]} x {case[0]} tokens")
             try:
-                engine = stack.enter_context(closing(make_engine(bench, rival, case, first)))
-                yield run(bench, rival, case, engine)
+                engine = make_engine(bench, rival, case, first)
+                with ExitStack() as own:
+                    (own if first else stack).callback(engine.close)
+                    first = first or engine
+                    yield run(bench, rival, case, engine)
             except (CapacityError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 yield LeftOut(rival.name, *case, f"memory: {str(error).splitlines()[0]}")
             else:
-                first = first or engine
                 pace[rival.name] = (time.perf_counter() - started) / tokens
 
 
@@ -87,7 +91,8 @@ def make_engine(bench: Bench, rival: Rival, case: tuple[int, int], like: Engine 
     context, batch = case
     longest = context + bench.plan.more
     machine = replace(bench.plan.machine, device_memory=rival.device_memory, max_model_len=longest, max_num_seqs=batch)
-    check_room(bench.decoder.shape, rival.scout, machine)
+    if like is None:
+        check_room(bench.decoder.shape, rival.scout, machine)
     with ExitStack() as stack:
         engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, machine, like=like)))
         if like is None:
@@ -100,7 +105,7 @@ def check_room(shape: ModelShape, scout: ScoutConfig, machine: EngineConfig) -> 
     """Raises CapacityError where the sequences do not all fit, before any memory is taken."""
     assert machine.host_memory is not None
     assert machine.max_model_len is not None
-    plan = plan_memory(shape, scout, machine, machine.host_memory)
+    plan = plan_memory(shape, scout, machine, machine.host_memory, free_memory(find_device(machine.device)))
     longest, needed = machine.max_model_len, machine.max_num_seqs * plan.blocks(machine.max_model_len)
     if plan.pages < needed or plan.lanes(machine.max_num_seqs) < machine.max_num_seqs:
         raise CapacityError(

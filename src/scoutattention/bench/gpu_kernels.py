@@ -40,7 +40,7 @@ def line(row: Row, best: float | None) -> str:
 
 
 def _more(name: str, value: float) -> str:
-    if name in {"slowdown", "lse error"}:
+    if name == "slowdown" or name.endswith("error"):
         return f" {name} {value:.3g}"
     return f" {name.removesuffix(' seconds')} {value * 1e6:.1f} us"
 

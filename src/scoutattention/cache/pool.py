@@ -1,12 +1,14 @@
 """Memory for blocks of keys and values; the host's pages and the device's slots are two pools of one kind."""
 
+from weakref import finalize
+
 import torch
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
 from ..kernels.memory import CPU, empty
 from ..kernels.packed import empty_packed
-from ..kernels.pinned import pin
+from ..kernels.pinned import pin, unpin
 from ..shape import PACKED_BITS, ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,8 +58,8 @@ class BlockPool(Entries):
         self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
 
     def pin(self) -> None:
-        """Let a GPU read and write the pool where it is; see `pinned.pin`."""
-        pin((self.k, self.v), self._knob)
+        """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""
+        finalize(self, unpin, pin((self.k, self.v), self._knob)).atexit = False
 
 
 class PackedPool(Entries):

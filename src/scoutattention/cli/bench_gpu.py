@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import EngineConfig, ScoutConfig, parse_size
-from ..errors import ConfigError, KernelError
+from ..errors import ConfigError
 from ..machine import available_memory
 from .generate import Debug
 from .numbers import read_numbers
@@ -133,8 +133,8 @@ def gpu(
     from ..bench.gpu_decode import Bench, measure  # noqa: PLC0415
     from ..bench.gpu_plan import Plan, rivals  # noqa: PLC0415
 
-    plan = Plan(lengths, numbers, EngineConfig(host_memory=host), *(QUICK_STEPS if quick else ()))
-    setup, base, facts = _prepare((model, shape, replay), budget, device, plan, quick=quick)
+    plan = Plan(lengths, numbers, EngineConfig(host_memory=host, device=device), *(QUICK_STEPS if quick else ()))
+    setup, base, facts = _prepare((model, shape, replay), budget, plan, quick=quick)
     with Console(stderr=True).status("Starting") as status:
         measured = measure(Bench(setup.decoder, setup.prompts, plan, until, status.update), rivals(base))
     _show(measured, setup, facts | {"config": asdict(base)}, plot, as_json=as_json)
@@ -143,15 +143,14 @@ def gpu(
 
 
 def _prepare(
-    source: tuple[str | None, str, Path | None], budget: int | None, device: str, plan: "Plan", *, quick: bool
+    source: tuple[str | None, str, Path | None], budget: int | None, plan: "Plan", *, quick: bool
 ) -> "tuple[Setup, ScoutConfig, dict[str, Any]]":
     """What to decode with, the settings that the engines share, and what the device is and does.
 
     source: the model, or the shape and the recording of dummy weights.
     """
-    import torch  # noqa: PLC0415
-
     from ..bench.gpu_setup import check_contexts, dummy_setup, real_setup, shared_settings  # noqa: PLC0415
+    from ..engine.device import find_device  # noqa: PLC0415
     from ..eval.text import code, prose  # noqa: PLC0415
     from ..models.recording import load_recording  # noqa: PLC0415
 
@@ -160,8 +159,8 @@ def _prepare(
     base = shared_settings(recording, budget)
     if model is None:
         check_contexts(plan.contexts, base.block_size, recording)
-    facts = _facts(device, quick=quick)
-    place, longest = torch.device(device), max(plan.contexts) + plan.more
+    place, longest = find_device(plan.machine.device), max(plan.contexts) + plan.more
+    facts = _facts(plan.machine.device, quick=quick)
     if model is None:
         return dummy_setup(shape, recording, longest, place), base, facts
     return real_setup(model, prose().text + code().text, longest, place), base, facts
@@ -169,8 +168,6 @@ def _prepare(
 
 def _facts(device: str, *, quick: bool) -> dict[str, Any]:
     """What results depend on; of a GPU, also what it and its kernels do, told as it is measured."""
-    import torch  # noqa: PLC0415
-
     from ..bench.gpu_kernels import survey  # noqa: PLC0415
     from ..bench.gpu_timing import Timer, as_json, machine  # noqa: PLC0415
     from ..bench.measure import machine_facts  # noqa: PLC0415
@@ -179,8 +176,6 @@ def _facts(device: str, *, quick: bool) -> dict[str, Any]:
     if device == "cpu":
         tell("scout: without a GPU no device kernel is checked: `scout bench kernels` does so for the CPU's")
         return {**machine_facts(), "device": "cpu"}
-    if not torch.cuda.is_available():
-        raise KernelError("PyTorch finds no GPU, and this needs one: --device cpu tries the command without")
     rows, best = survey(Timer(10 if quick else 30), tell, quick=True)
     link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
     rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}

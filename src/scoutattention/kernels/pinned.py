@@ -14,8 +14,8 @@ PORTABLE_MAPPED = 3
 """cudaHostRegisterPortable | cudaHostRegisterMapped: for every context, at an address that kernels can use."""
 
 
-def pin(tensors: tuple[Tensor, ...], knob: str) -> None:
-    """Pin contiguous CPU tensors where they are, for as long as the process lives.
+def pin(tensors: tuple[Tensor, ...], knob: str) -> tuple[int, ...]:
+    """Pin contiguous CPU tensors where they are; returns what `unpin` lets go, before their memory is given back.
 
     Raises CapacityError where the system refuses a part, naming what was pinned and the setting `knob`; what had been
     pinned is let go.
@@ -28,13 +28,21 @@ def pin(tensors: tuple[Tensor, ...], knob: str) -> None:
             address, size = tensor.data_ptr() + start, min(STEP, tensor.nbytes - start)
             error = int(runtime.cudaHostRegister(address, size, PORTABLE_MAPPED))
             if error:
-                for other in done:
-                    runtime.cudaHostUnregister(other)
+                unpin(tuple(done))
                 raise CapacityError(
                     f"the system pinned {len(done) * STEP} of {whole} bytes of host memory and refused more (CUDA "
                     f"error {error}): raise the limit on locked memory (ulimit -l) or the container's, or lower {knob}"
                 )
             done.append(address)
+    return tuple(done)
+
+
+def unpin(pinned: tuple[int, ...]) -> None:
+    """Let go of what was pinned, once the device is done with it."""
+    torch.cuda.synchronize()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    for address in pinned:
+        runtime.cudaHostUnregister(address)
 
 
 class SideStream:

@@ -79,8 +79,9 @@ def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
     q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N], any valid page where unused.
     Returns float32 [B, H, G, N]: sum over channels of max(q * kmax, q * kmin).
     """
-    bounds = torch.cat([q.float().clamp(min=0), q.float().clamp(max=0)], dim=-1)  # [B, H, G, 2D]
-    return bounds @ digests[pages.long()].permute(0, 2, 3, 1)
+    q = _wide(q)
+    bounds = torch.cat([q.clamp(min=0), q.clamp(max=0)], dim=-1)  # [B, H, G, 2D]
+    return bounds @ digests[pages.long()].permute(0, 2, 3, 1).to(q.dtype)
 
 
 def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +104,7 @@ def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> 
     keys = from_codes(from_words(codes[chosen], 2, q.shape[-1]), bounds[chosen]).permute(
         0, 2, 1, 3, 4
     )  # [B, H, N, P, D]
-    return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)
+    return torch.einsum("bhgd,bhnpd->bhgnp", _wide(q), keys.to(_wide(q).dtype)).logsumexp(-1)
 
 
 def score_exactly(q: Tensor, k: Blocks, pages: Tensor) -> Tensor:
@@ -184,3 +185,7 @@ def find_late(
     spoilt = ~(doubt <= limit) & rows[:, None]
     late = (absent & spoilt[..., None]) | (missed & (part > limit))
     return spoilt, late & rows[:, None, None]
+
+
+def _wide(q: Tensor) -> Tensor:
+    return q if q.dtype == torch.float64 else q.float()

@@ -1,0 +1,51 @@
+"""Pinned memory, on a made-up driver: it is let go where the rest is refused, and when its pool is gone."""
+
+import gc
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scoutattention.cache.pool import BlockPool
+from scoutattention.errors import CapacityError
+from scoutattention.kernels import pinned
+from scoutattention.shape import ModelShape
+
+SHAPE = ModelShape(2, 2, 2, 16, 32, 32, 32, 64)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Notes the addresses that are pinned; pins no more than `most` at a time."""
+    made = SimpleNamespace(now=[], most=100)
+
+    def register(address, size, flags):
+        if len(made.now) == made.most:
+            return 2
+        made.now.append(address)
+        return 0
+
+    runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=made.now.remove)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(pinned, "STEP", 1024)
+    return made
+
+
+def test_a_pool_is_pinned_until_it_is_no_more(driver):
+    pool = BlockPool(SHAPE, 8, 3, "host_memory")
+    pool.pin()
+    steps = -(-pool.k.nbytes // 1024)
+    assert driver.now == [t.data_ptr() + 1024 * step for t in (pool.k, pool.v) for step in range(steps)]
+    part = pool.k[0]
+    del pool
+    gc.collect()
+    assert driver.now == []
+    assert part.shape[0] == 3
+
+
+def test_what_was_pinned_before_a_refusal_is_let_go(driver):
+    driver.most = 3
+    with pytest.raises(CapacityError, match="pinned 3072 of 12288 bytes"):
+        BlockPool(SHAPE, 8, 3, "host_memory").pin()
+    assert driver.now == []
