@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from scoutattention import LLM, ConfigError, KernelError, SamplingParams, ScoutConfig
+from scoutattention import LLM, CapacityError, ConfigError, KernelError, SamplingParams, ScoutConfig
 from scoutattention.attention.far_stream import StreamedFarWork
 from scoutattention.config import EngineConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops
+from scoutattention.engine.sequence import Sequence
 from scoutattention.kernels import triton_ops
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.host_functions import InlineStream
@@ -100,6 +101,40 @@ def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, strea
     llm.engine.abort()
     assert not llm.engine.busy
     assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+
+
+def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, monkeypatch):
+    llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
+    expected = llm.generate(PROMPT, FEW)[0].token_ids
+    read = llm.engine.runner.prefill
+
+    def prefill(row, ids, progress=None):
+        if len(ids) < len(PROMPT):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(row, ids, progress)
+
+    monkeypatch.setattr(llm.engine.runner, "prefill", prefill)
+    running, refused = (Sequence(n, p, FEW, len(p) + 4, llm.tokenizer) for n, p in enumerate((PROMPT, PROMPT[:30])))
+    llm.engine.add(running)
+    llm.engine.step()
+    llm.engine.add(refused)
+    with pytest.raises(CapacityError, match="too small for reading a prompt of 30 tokens: lower device_memory"):
+        llm.engine.step()
+    while llm.engine.busy:
+        llm.engine.step()
+    assert running.output_ids == expected
+    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+
+
+def test_a_device_that_is_lost_is_one_sentence(tiny_models, monkeypatch):
+    llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
+
+    def decode(*args):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand many more lines")
+
+    monkeypatch.setattr(llm.engine.runner, "decode", decode)
+    with pytest.raises(KernelError, match=r"failed decoding 2 sequences: CUDA error: unspecified launch failure: see"):
+        llm.generate(PROMPTS, FEW)
 
 
 def test_kernels_that_do_not_run_there_are_refused(monkeypatch):

@@ -1,5 +1,7 @@
 """The device that an engine runs on, and what of the native, Triton and plain kernels it attends with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import torch
@@ -8,7 +10,7 @@ from ..attention.far import FarWork
 from ..attention.far_stream import StreamedFarWork
 from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
-from ..errors import ConfigError
+from ..errors import CapacityError, ConfigError, KernelError
 from ..kernels.cpu import Workers
 from ..kernels.host_functions import HostFunctions
 from ..kernels.ops import NativeOps, Ops
@@ -65,6 +67,23 @@ def make_far_work(store: KVStore, ops: Ops, workers: Workers, scale: float, *, c
     return StreamedFarWork(
         store, ops, workers, scale, correct=correct, functions=HostFunctions.find(), timeout_s=LONGEST_WAIT_S
     )
+
+
+@contextmanager
+def faults_named(doing: str) -> Iterator[None]:
+    """Turn what the device fails of into one sentence.   doing: what it failed in.
+
+    Raises CapacityError where its memory was too small, KernelError where it or its driver gave up.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CapacityError(
+            f"the device's memory was too small for {doing}: lower device_memory, max_num_seqs or max_model_len"
+        ) from error
+    except torch.AcceleratorError as error:
+        reason = str(error).partition("\n")[0]
+        raise KernelError(f"the device failed {doing}: {reason}: see `scout doctor`, and start anew") from error
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -22,7 +22,7 @@ from ..cache.pool import make_pages
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError, ConfigError
+from ..errors import CapacityError, ConfigError, ScoutError
 from ..kernels import reference_rows
 from ..kernels.cpu import Workers
 from ..kernels.memory import CPU
@@ -33,7 +33,7 @@ from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
 from ..models.layers import RowOps
 from ..ranks import gathered
-from .device import find_device, free_memory, make_far_work, make_ops
+from .device import faults_named, find_device, free_memory, make_far_work, make_ops
 from .memory import MemoryPlan, plan_memory
 from .runner import Progress, Runner
 from .sampler import draw
@@ -196,7 +196,13 @@ class Engine:
 
     def _prefill(self, sequence: Sequence, progress: Progress | None) -> None:
         started = time.perf_counter()
-        logits = self.runner.prefill(len(self.scheduler.running) - 1, sequence.prompt_ids, progress)
+        row, length = len(self.scheduler.running) - 1, len(sequence.prompt_ids)
+        try:
+            with faults_named(f"reading a prompt of {length} tokens"):
+                logits = self.runner.prefill(row, sequence.prompt_ids, progress)
+        except ScoutError:
+            self.scheduler.drop(row)  # the others go on
+            raise
         self._draw([sequence], logits[None])
         elapsed = time.perf_counter() - started
         self.stats = self.stats.after_prompt(len(sequence.prompt_ids), elapsed, sequence.ttft_s)
@@ -205,7 +211,8 @@ class Engine:
     def _decode(self, sequences: list[Sequence]) -> None:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
-        logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
+        with faults_named(f"decoding {len(sequences)} sequences"):
+            logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
         self._draw(sequences, logits)
         self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step.of_all(self.ranks))
         self._measure_cache()
