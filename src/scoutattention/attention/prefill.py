@@ -102,9 +102,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     group = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where it is to know of the group
     keys, values = (t.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for t in (k, v))
     queries = q.to(k.dtype).permute(1, 2, 0, 3)
-    out: Tensor = scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, scale=scale, enable_gqa=k.is_cuda
-    )
+    out: Tensor = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=k.is_cuda)
     return out.permute(2, 0, 1, 3).contiguous()
 
 
