@@ -139,6 +139,11 @@ def resident_memory(machine: Machine | None = None) -> int:
     return int(_fields(_text((machine or Machine()).proc / "self/status")).get("VmRSS", "0 kB").split()[0]) * 1024
 
 
+def peak_memory(machine: Machine | None = None) -> int:
+    """The most bytes of memory that this process has had."""
+    return int(_fields(_text((machine or Machine()).proc / "self/status")).get("VmHWM", "0 kB").split()[0]) * 1024
+
+
 def read_cpu(machine: Machine) -> tuple[str, frozenset[str]]:
     """The CPU's name and its feature flags, as the kernel spells them."""
     cpuinfo = _fields(_text(machine.proc / "cpuinfo"))

@@ -11,7 +11,7 @@ from scoutattention.bench.decode_job import Span
 from scoutattention.cli import main
 
 KEYS = {"engine", "dtype", "cache_dtype", "calibration", "context", "batch", "budget"}
-NUMBERS = {"ms_per_step", "tokens_per_s", "prefill_tokens_per_s", "rss_mib"}
+NUMBERS = {"ms_per_step", "tokens_per_s", "prefill_tokens_per_s", "rss_mib", "peak_mib"}
 SHORT = ("--engines", "scout,dense", "--rounds", "1", "--steps", "1", "--budget", "96")
 
 
@@ -24,7 +24,7 @@ def measured(monkeypatch):
         jobs.append((plan, job))
         watch("working")
         sizes = (job.dtype, "float16", "the prompt's own", len(job.prompts[0]), len(job.prompts))
-        results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 0.5) for engine in plan.engines]
+        results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 1300.0, 0.5) for engine in plan.engines]
         return Measured(results, {"scout": [Span("near attention", 0.0, 0.016), Span("step", 0.0, 0.024)]})
 
     monkeypatch.setattr(decode, "measure", measure)

@@ -1,5 +1,7 @@
+import gc
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,3 +129,10 @@ def test_a_malformed_index_is_named(folder, index):
     (folder / INDEX).write_text(index)
     with pytest.raises(ModelFileError, match=re.escape(INDEX)):
         load(str(folder))
+
+
+def test_a_loaded_model_has_its_weights_in_memory_and_lets_go_of_the_file(tiny_models):
+    model = load(str(tiny_models["llama"]))
+    gc.collect()
+    assert str(tiny_models["llama"]) not in Path("/proc/self/maps").read_text()
+    assert model.decoder.weights.embedding.isfinite().all()

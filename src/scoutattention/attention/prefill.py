@@ -95,17 +95,15 @@ class PromptAttention:
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D]."""
-    alone = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where a group shares its keys
-    out: Tensor = scaled_dot_product_attention(
-        q.to(k.dtype).flatten(1, 2).transpose(0, 1)[None],
-        k.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
-        v.transpose(0, 1).repeat_interleave(alone, dim=0)[None],
-        is_causal=True,
-        scale=scale,
-        enable_gqa=k.is_cuda,
-    )
-    return out[0].transpose(0, 1).reshape(q.shape)
+    """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D].
+
+    KV heads are the batch, so that a group's query heads read the same keys and values, and not copies of them.
+    """
+    group = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where it is to know of the group
+    keys, values = (t.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for t in (k, v))
+    queries = q.to(k.dtype).permute(1, 2, 0, 3)
+    out: Tensor = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=k.is_cuda)
+    return out.permute(2, 0, 1, 3).contiguous()
 
 
 def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:

@@ -65,7 +65,7 @@ class Result(NamedTuple):
 
     dtype, cache_dtype, calibration: see `Setup`.   budget: tokens attended to; None where it is all.
     ms_per_step: median of the counted steps.
-    tokens_per_s: of all sequences together.   rss_mib: of the engine's process after the steps.
+    tokens_per_s: of all sequences together.   rss_mib, peak_mib: of the engine's process after the steps, and at most.
     same_tokens: share of the new tokens that come before the first that is not the reference engine's, mean over the
         sequences; None where no reference ran.
     """
@@ -81,6 +81,7 @@ class Result(NamedTuple):
     tokens_per_s: float
     prefill_tokens_per_s: float
     rss_mib: float
+    peak_mib: float
     same_tokens: float | None
 
 
@@ -122,7 +123,7 @@ def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
             runs[engine].steps.extend(seconds if counted else ())
         for engine, process in processes.items():
             runs[engine].answers.extend(process.ask(Serving.answers))
-            runs[engine].resident = process.ask(Serving.resident)
+            runs[engine].memory = process.ask(Serving.memory)
         spans = {engine: process.ask(Serving.spans, plan.traced) for engine, process in processes.items()}
     reference = next((runs[engine].answers for engine in REFERENCES if engine in runs), None)
     results = [_result(engine, run, reference) for engine, run in runs.items()]
@@ -131,14 +132,14 @@ def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
 
 @dataclass
 class _Run:
-    """What became of a job: seconds of reading and of each step, new tokens, and bytes of memory at the end."""
+    """What became of a job: seconds of reading and of each step, new tokens, bytes of memory at the end and at most."""
 
     job: DecodeJob
     setup: Setup
     reading: float
     steps: list[float] = field(default_factory=list)
     answers: list[list[int]] = field(default_factory=list)
-    resident: int = 0
+    memory: tuple[int, int] = (0, 0)
 
 
 def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result:
@@ -152,7 +153,8 @@ def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result
         ms_per_step=median * 1e3,
         tokens_per_s=batch / median,
         prefill_tokens_per_s=batch * context / run.reading,
-        rss_mib=run.resident / 2**20,
+        rss_mib=run.memory[0] / 2**20,
+        peak_mib=run.memory[1] / 2**20,
         same_tokens=None if reference is None else _same(run.answers, reference),
     )
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import CapacityError, ScoutError
-from ..machine import resident_memory
+from ..machine import peak_memory, resident_memory
 from .decode_job import DecodeJob, Decoding, Setup, Span
 
 ENGINES = {
@@ -62,9 +62,9 @@ class Serving:
         """See `Decoding.setup`."""
         return self.decoding.setup()
 
-    def resident(self) -> int:
-        """Bytes of memory that the process has now."""
-        return resident_memory()
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory that the process has now, and the most that it has had."""
+        return resident_memory(), peak_memory()
 
 
 def serve(pipe: Connection, engine: str, job: DecodeJob) -> None:

@@ -45,7 +45,7 @@ Trace = Annotated[
     Path | None, typer.Option("--trace", help="Write the largest case's steps to this file, for Perfetto or Chrome.")
 ]
 
-COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Same")
+COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Peak", "Same")
 
 
 def _engines(text: str | None) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _row(result: "Result") -> tuple[str, ...]:
         *(result.engine, f"{result.context:,}", str(result.batch)),
         "all" if result.budget is None else f"{result.budget:,}",
         *(f"{result.ms_per_step:.1f}", f"{result.tokens_per_s:.1f}", f"{result.prefill_tokens_per_s:.0f}"),
-        f"{result.rss_mib:,.0f}",
+        *(f"{result.rss_mib:,.0f}", f"{result.peak_mib:,.0f}"),
         "" if result.same_tokens is None else f"{result.same_tokens:.0%}",
     )
 

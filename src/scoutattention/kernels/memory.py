@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+CACHE_LINE = 64
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
@@ -23,3 +24,23 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
     with contextlib.suppress(OSError):  # a kernel that was built without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+
+
+class Arena:
+    """Memory for many tensors that stay, in pieces much larger than they are: so they lie in large pages as well."""
+
+    def __init__(self, device: torch.device = CPU, piece: int = 64 << 20) -> None:
+        """`piece`: bytes of one, of which the system commits what is written."""
+        self._device = device
+        self._size = piece
+        self._piece = empty((0,), torch.uint8, device)
+        self._used = 0
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor; what is larger than a piece has one of its own."""
+        count = math.prod(shape) * dtype.itemsize
+        if self._used + count > self._piece.numel():
+            self._piece, self._used = empty((max(self._size, count),), torch.uint8, self._device), 0
+        start = self._used
+        self._used = -(-(start + count) // CACHE_LINE) * CACHE_LINE
+        return self._piece[start : start + count].view(dtype).view(shape)

@@ -78,6 +78,7 @@ class Decoder:
         for layer in range(self.shape.num_layers):
             q, k, v = in_rows(lambda x, cos, sin, n=layer: self.project(n, x, Rope(cos, sin)), x, *rope)
             out = attend(layer, q, k, v, x)
+            del q, k, v  # of a long prompt they are large
             (x,) = in_rows(lambda x, out, n=layer: (self.update(n, x, out),), x, out)
         return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 

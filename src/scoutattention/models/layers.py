@@ -11,7 +11,7 @@ from torch import Tensor
 from ..types import Rope
 from .config import RopeConfig
 
-ROWS = 2048  # tokens that go through a projection at once: bounds the temporaries of a long prompt
+ROWS = 1024  # tokens that go through a projection at once: bounds the temporaries of a long prompt
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import DTypeName
 from ..errors import UnsupportedModelError
+from ..kernels.memory import Arena
 from ..ranks import ALONE, Ranks
 from .checkpoint import Checkpoint, read_json
 from .config import ModelConfig, checkpoint_dtype
@@ -94,7 +95,7 @@ def read_weights(
     Refuses a checkpoint that has more than the config implies.
     """
     shape = config.shape
-    reader = _Reader(checkpoint, getattr(torch, shape.dtype), device, ranks, Fingerprint(config))
+    reader = _Reader(checkpoint, getattr(torch, shape.dtype), ranks, Fingerprint(config), Arena(device))
     table = (shape.vocab_size, shape.hidden_size)
     embedding = reader.one(_EMBEDDING, *table)
     weights = DecoderWeights(
@@ -111,28 +112,32 @@ def read_weights(
 class _Reader(NamedTuple):
     checkpoint: Tensors
     dtype: torch.dtype
-    device: torch.device
     ranks: Ranks
     fingerprint: Fingerprint
+    arena: Arena
 
     def one(self, name: str, *shape: int) -> Tensor:
-        return self._read(name, shape).to(self.device, self.dtype)
+        return self._copy(self._read(name, shape), self.dtype)
 
     def norm(self, name: str, width: int) -> Tensor:
-        return self._read(name, (width,)).to(self.device, torch.float32)
+        return self._copy(self._read(name, (width,)), torch.float32)
 
     def columns(self, name: str, *shape: int) -> Tensor:
         """Of a matrix, the columns of this rank."""
-        return self._part(self._read(name, shape), 1).to(self.device, self.dtype).contiguous()
+        return self._copy(self._part(self._read(name, shape), 1), self.dtype)
 
     def stacked(self, parts: Iterable[tuple[str, int]], *inner: int) -> Tensor:
         """One tensor of several, given as name and rows, that lie below each other: this rank's rows of each."""
         parts = tuple(parts)
         mine = [rows // self.ranks.size for _, rows in parts]
-        result = torch.empty((sum(mine), *inner), dtype=self.dtype, device=self.device)
+        result = self.arena.take((sum(mine), *inner), self.dtype)
         for (name, rows), target in zip(parts, torch.split(result, mine), strict=True):
             target.copy_(self._part(self._read(name, (rows, *inner)), 0))
         return result
+
+    def _copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """The tensor in memory of its own: what the file's pages hold can go when all of it is read."""
+        return self.arena.take(tuple(tensor.shape), dtype).copy_(tensor)
 
     def _part(self, tensor: Tensor, axis: int) -> Tensor:
         return tensor.chunk(self.ranks.size, axis)[self.ranks.index]

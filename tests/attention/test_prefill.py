@@ -1,0 +1,36 @@
+"""What memory a prompt's attention takes beside its result."""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scoutattention.attention.prefill import causal
+
+
+class Allocated(TorchDispatchMode):
+    """Counts bytes of the tensors that operations return in memory of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.seen[storage.data_ptr()] = storage.nbytes()
+        return result
+
+
+def prompt(T=200, H=3, G=5, D=16):
+    return (torch.randn(T, *shape) for shape in ((H, G, D), (H, D), (H, D)))
+
+
+def test_no_key_is_copied_for_each_query_head():
+    """What is allocated is the result, once more in another order, and its log-sum-exp."""
+    q, k, v = prompt()
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in (q, k, v)}
+    with Allocated() as allocated:
+        out = causal(q, k, v, 0.3)
+    taken = sum(size for at, size in allocated.seen.items() if at not in inputs)
+    assert out.nbytes <= taken <= 2.1 * out.nbytes
