@@ -149,12 +149,13 @@ def test_a_device_that_is_full_ends_one_row_only(monkeypatch, message):
     assert measured.left_out == [LeftOut("full", 256, 1, f"memory: {message}")]
 
 
-def test_another_error_is_not_taken_for_that(monkeypatch):
+@pytest.mark.parametrize("message", ["a bug", "CUDA error: an illegal memory access was encountered"])
+def test_another_error_is_not_taken_for_that(monkeypatch, message):
     def take(self):
-        raise RuntimeError("a bug")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(gpu_decode.Steps, "take", take)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RuntimeError, match=message):
         measure(make_bench(), rivals(BASE))
 
 

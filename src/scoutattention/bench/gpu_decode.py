@@ -171,7 +171,8 @@ def fetching_all(measured: Measured, shape: ModelShape, link: float | None) -> l
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pool, the machine or the device was too small, by what PyTorch and the driver call it."""
-    return isinstance(error, CapacityError) or "memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, CapacityError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def free() -> None:
