@@ -105,7 +105,7 @@ def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, strea
 
 def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, monkeypatch):
     llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
-    expected = llm.generate(PROMPT, FEW)[0].token_ids
+    expected = llm.generate([PROMPT, PROMPT[:30]], FEW)[0].token_ids
     read = llm.engine.runner.prefill
 
     def prefill(row, ids, progress=None):
