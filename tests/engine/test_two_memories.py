@@ -3,7 +3,7 @@
 Its tensors have no numbers, so what the host reads is given, but an operation on tensors of both memories is refused.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from scoutattention.attention import far_stream, plan
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.engine import Engine
+from scoutattention.errors import CapacityError
 from scoutattention.kernels.host_functions import InlineStream
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.dummy import dummy_decoder, shape_config
@@ -56,8 +57,9 @@ def make_engine(monkeypatch):
     machine = EngineConfig(device="cuda", kernels="plain", max_num_seqs=2, max_model_len=1024, host_memory=1 << 28)
     engines = []
 
-    def make(**options) -> Engine:
-        engines.append(Engine(meta_decoder(), ScoutConfig(budget=128, block_size=SIZE, **options), machine))
+    def make(device_memory=None, **options) -> Engine:
+        scout = ScoutConfig(budget=128, block_size=SIZE, **options)
+        engines.append(Engine(meta_decoder(), scout, replace(machine, device_memory=device_memory)))
         return engines[-1]
 
     yield make
@@ -106,3 +108,21 @@ def test_a_mistake_would_be_seen(make_engine, monkeypatch):
     monkeypatch.setattr(plan.RowTable, "put", lambda self, rows: rows)  # which leaves them on the host
     with pytest.raises(RuntimeError, match="meta"):
         test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, {})
+
+
+@pytest.mark.parametrize("digest", ["keys2", "minmax"])
+@pytest.mark.parametrize("wanted", [700_000, 1 << 20])
+def test_the_cache_takes_the_device_memory_that_it_may(make_engine, digest, wanted):
+    store = make_engine(wanted, digest=digest).store
+    held = [vars(part) for part in (store, store.slots, store.slots.pool, store.pages, store.pages.digests)]
+    tensors = [value for part in held for value in part.values() if isinstance(value, torch.Tensor)]
+    taken = sum(tensor.nbytes for tensor in tensors if tensor.device == META)
+    assert wanted * 0.98 - store.slots.pool.entry_bytes < taken < wanted * 1.02
+
+
+def test_what_does_not_fit_the_device_is_refused_before_it_is_taken(make_engine, monkeypatch):
+    monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 20)
+    with pytest.raises(CapacityError, match=r"slots of \d+ bytes .* more than the 1048576 bytes .* lower device_memory"):
+        make_engine(3 << 19)
+    with pytest.raises(CapacityError, match="below one block"):
+        make_engine(1 << 16)
