@@ -38,7 +38,7 @@ class Tapes:
     def __init__(self) -> None:
         self._tape: list[Callable[[], None]] | None = None
         self._inline = InlineStream()
-        self.played = 0
+        self.recorded = self.played = 0
 
     def queue(self, function: int, argument: int, stream: int | None) -> None:
         """Call a host function now, and again when the tape is played."""
@@ -55,6 +55,7 @@ class Tapes:
                 logits = step()
         finally:
             self._tape = None
+        self.recorded += 1
         done = [lambda: None]
 
         def replay() -> None:

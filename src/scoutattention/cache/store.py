@@ -14,13 +14,17 @@ from .pool import BlockPool
 from .slots import Moves, Slots
 
 
+GRAIN = 64
+"""Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
+
+
 @dataclass(frozen=True)
 class StepView:
     """The batch as one decode step sees it: sequences in rows 0 to B - 1, each about to append one token.
 
     closed: int64 [B], closed blocks.   fill: int64 [B], tokens in the open block before this step; both on the device,
     in memory that every step of as many sequences has.
-    counts: `closed`, for the host.   width: so many blocks have room in a table of the step; the most of them closed.
+    counts: `closed`, for the host.   width: so many blocks have room in a table of the step, at least the most closed.
     """
 
     batch: int
@@ -57,6 +61,7 @@ class KVStore:
         self.block_size = block_size
         self.ranks = ranks
         self.device = ops.device
+        self._grain = GRAIN if ops.deferred else 1
         self._ops = ops
         self.side = SideStream(ops.device)
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
@@ -214,7 +219,8 @@ class KVStore:
     def _view(self, batch: int) -> StepView:
         closed, fill, _ = self._now[:, :batch]
         counts = tuple(self.closed[:batch])
-        return StepView(batch, closed, fill, counts, max(counts, default=0))
+        width = -(-max(counts, default=0) // self._grain) * self._grain
+        return StepView(batch, closed, fill, counts, min(width, self.pages.table.shape[1]))
 
     @property
     def _heads(self) -> int:
