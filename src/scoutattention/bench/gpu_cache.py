@@ -94,5 +94,5 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
             store.trust(layer, row, bool(source.run.scouted[source.layer(layer)]))
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
     every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
-    rows, of_heads, seats = torch.cartesian_prod(*every).to(store.device).unbind(1)
+    rows, of_heads, seats = torch.cartesian_prod(*every).T.contiguous().to(store.device)
     store.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))

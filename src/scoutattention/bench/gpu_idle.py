@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-NO_WORK = ("Memcpy", "Memset", "copy_kernel", "await_kernel")
-"""How names begin of what moves data to the device, or waits for the CPU, and computes nothing."""
+COPIES = ("Memcpy", "Memset", "copy_kernel")
+"""How names begin of what moves data and computes nothing."""
 
 
 def busy_seconds(step: Callable[[], object], steps: int) -> float:
-    """Seconds of a step, the mean of `steps`, in which the GPU worked; copying and waiting alone are no work."""
+    """Seconds of a step, the mean of `steps`, in which the GPU worked; copying alone is no work."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             step()
@@ -18,7 +18,7 @@ def busy_seconds(step: Callable[[], object], steps: int) -> float:
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in profiler.events() or ()
-        if event.device_type.name == "CUDA" and not event.name.lstrip("_").startswith(NO_WORK)
+        if event.device_type.name == "CUDA" and not event.name.lstrip("_").startswith(COPIES)
     ]
     return covered(spans) / 1e6 / steps
 

@@ -1,4 +1,4 @@
-"""Replayed choices in captured steps: those of the step that is played, and not of the one that was captured."""
+"""Replayed choices as on a GPU: in captured steps those of the step that is played, and alike on any kernels."""
 
 from dataclasses import replace
 
@@ -17,13 +17,28 @@ from .test_gpu_decode import BASE, MACHINE, make_bench
 tapes = tapes_of_steps
 
 
-@pytest.mark.parametrize("name", ["compute", "scout-plain", "scout"])
-def test_captured_steps_choose_what_others_do(tapes, name):
+def a_case(name, kernels, steps):
+    """An engine's name as settings, and what it needs to run on some kernels."""
     about = replace(ABOUT, context=128, block_size=16, budget=64)
     trace = Recording(about, {kind: make_run(layers=4, seed=seed) for seed, kind in enumerate(("plain", "calibrated"))})
     (rival,) = (rival for rival in rivals(BASE) if rival.name == name)
-    bench = make_bench((256,), recorded=trace, machine=replace(MACHINE, kernels="plain"), warm_up=0, steps=12)
+    machine = replace(MACHINE, kernels=kernels)
+    return rival, make_bench((256,), recorded=trace, machine=machine, warm_up=0, steps=steps)
+
+
+@pytest.mark.parametrize("name", ["fetch", "scout"])
+def test_kernels_do_not_matter_to_what_is_chosen(name):
     made = []
+    for kernels in ("native", "triton"):
+        rival, bench = a_case(name, kernels, steps=2)
+        made += gpu_decode.measure(bench, [rival]).results
+    assert made[0].share == made[1].share > 0
+    assert made[0].link_bytes == made[1].link_bytes
+
+
+@pytest.mark.parametrize("name", ["compute", "scout-plain", "scout"])
+def test_captured_steps_choose_what_others_do(tapes, name):
+    (rival, bench), made = a_case(name, "plain", steps=12), []
     for recorder in (None, tapes):
         engine = gpu_decode.make_engine(bench, rival, (256, 2), None)
         if recorder is not None:
