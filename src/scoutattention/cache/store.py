@@ -13,7 +13,6 @@ from .pages import Pages
 from .pool import BlockPool
 from .slots import Moves, Slots
 
-
 GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
 
