@@ -12,7 +12,8 @@ import pytest
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.generate import generate
-from scoutattention.cli.report import JSON_STATS, format_bytes
+from scoutattention.cli.output import show
+from scoutattention.cli.report import JSON_STATS, format_bytes, plain_table
 from scoutattention.cli.settings import FIXED, HELP
 
 NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
@@ -368,3 +369,13 @@ def test_doctor_table_shows_the_same(capsys):
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
 def test_format_bytes(count, text):
     assert format_bytes(count) == text
+
+
+def test_a_table_is_as_wide_as_it_is_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    table = plain_table(*(f"a column named {number}" for number in range(8)))
+    table.add_row(*(f"a value of row {number}" for number in range(8)))
+    show(table)
+    out = capsys.readouterr().out
+    assert "a value of row 7" in out
+    assert "…" not in out

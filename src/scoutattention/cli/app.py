@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..doctor import examine
 from ..errors import ScoutError
@@ -18,6 +17,7 @@ from ..machine import Machine
 from . import bench, evaluate
 from .calibrate import calibrate
 from .generate import generate
+from .output import show
 from .report import plain_table
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
@@ -68,7 +68,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         table = plain_table("", "What", "Value", "What follows")
         for check in checks:
             table.add_row(MARKS[check.status], check.name, check.value, check.advice)
-        Console().print(table)
+        show(table)
     if any(check.status == "problem" for check in checks):
         raise typer.Exit(1)
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..machine import usable_cores
 from .generate import Debug, Model
 from .numbers import read_numbers
-from .output import check_drawing, check_folder, write_file
+from .output import check_drawing, check_folder, show, write_file
 from .report import plain_table
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def decode(
     if as_json:
         print(json.dumps(_report(cases, plan)), flush=True)
     else:
-        Console().print(_tables(cases, plan.traced))
+        show(_tables(cases, plan.traced))
 
 
 def _write(cases: "list[Measured]", plot: Path | None, trace: Path | None) -> None:

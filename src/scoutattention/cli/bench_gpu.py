@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..machine import available_memory
 from .generate import Debug
 from .numbers import read_numbers
-from .output import check_drawing, write_file
+from .output import check_drawing, show, write_file
 from .report import format_bytes, plain_table
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Pat
         report = {**facts, **about, "cases": cases, "fetch_all_at_best": fetch_all, "left_out": left_out}
         print(json.dumps(report), flush=True)
     else:
-        Console().print(_table(measured, bounds, setup))
+        show(_table(measured, bounds, setup))
 
 
 def _sizes(flag: str, text: str) -> tuple[int, ...]:

@@ -5,12 +5,12 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from tqdm import tqdm
 
 from ..config import parse_size
 from ..errors import ConfigError
 from .generate import Debug
+from .output import show
 from .report import plain_table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _print(timings: "list[Timing]") -> None:
             *("" if numbers[key] is None else f"{numbers[key]:.2f}x" for key in ("vs_sdpa", "vs_sdpa_grouped")),
             f"{timing.max_rel_err:.0e}",
         )
-    Console().print(table)
+    show(table)
 
 
 def kernels(

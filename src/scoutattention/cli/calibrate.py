@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ..config import DTypeName
 from ..errors import ConfigError
 from .fidelity import watched
 from .generate import AsJson, Debug, Model
+from .output import show
 from .prompt import read_file
 from .report import plain_table
 
@@ -76,7 +76,7 @@ def _print(fitted: "Fit", path: Path) -> None:
         table.add_row(str(score.layer), *numbers, "" if score.kept else "not kept")
     table.title, table.title_justify = f"{fitted.lookahead} ahead, on text that was not fitted to", "left"
     table.caption, table.caption_justify = f"Stored in {path}", "left"
-    Console().print(table)
+    show(table)
 
 
 def calibrate(

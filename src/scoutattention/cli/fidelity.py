@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from tqdm import tqdm
 
 from ..config import EngineConfig, ScoutConfig
 from ..errors import ConfigError
 from .generate import Debug, Model
-from .output import check_drawing, check_folder, write_file
+from .output import check_drawing, check_folder, show, write_file
 from .prompt import read_file
 from .report import plain_table
 from .settings import Settings, read_settings, with_settings
@@ -134,7 +133,7 @@ def _print(measured: "list[Measured]") -> None:
         table.add_row(*line, end_section=line[0] != after[0])
     used = {item.fidelity.calibration: None for item in measured}
     table.caption, table.caption_justify = f"Calibration: {', '.join(used)}", "left"
-    Console().print(table)
+    show(table)
 
 
 @with_settings(ScoutConfig, EngineConfig, device_memory="slots")

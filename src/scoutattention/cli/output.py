@@ -1,9 +1,20 @@
-"""Files that commands write: checked before minutes are spent, written after."""
+"""What commands show and write: tables on stdout, and files, checked before minutes are spent and written after."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.console import Console, RenderableType
+
 from ..errors import ConfigError
+
+WIDE = 200
+"""Characters of a line where there is no terminal, whose width nobody has to fit."""
+
+
+def show(what: RenderableType) -> None:
+    """Print a table, no wider than the terminal, if stdout is one."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(what)
 
 
 def check_folder(flag: str, file: Path) -> None:

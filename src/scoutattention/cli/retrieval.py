@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..config import EngineConfig, ScoutConfig
 from .generate import Debug, Model
 from .numbers import read_numbers
-from .output import check_drawing, write_file
+from .output import check_drawing, show, write_file
 from .report import plain_table
 from .settings import Settings, read_settings, with_settings
 
@@ -152,4 +152,4 @@ def retrieval(
         config = {"model": model, **asdict(settings.scout), **asdict(settings.engine)}
         print(json.dumps(_report(rows, about) | {"grid": asdict(grid), "config": config}), flush=True)
     else:
-        Console().print(Group(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, about["cpu_share"])))
+        show(Group(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, about["cpu_share"])))
