@@ -39,6 +39,39 @@ class BlockList(NamedTuple):
     length: Tensor
 
 
+class Sifting(NamedTuple):
+    """What a choice is sifted by.
+
+    blocks, wishes, closed: int64 [B, H, N], float32 [B, H, NB] and int64 [B]; see `reference.rank_blocks`.
+    slots: the slot of each block, int64 [B, H, NB or more], and what is none.
+    rows: bool [B], which sequences want anything; bool [B], which of them want all of it; float32 [B], what an absent
+        block must be wished for in the others, but for the `always` first.
+    """
+
+    blocks: Tensor
+    wishes: Tensor
+    closed: Tensor
+    slots: tuple[Tensor, int]
+    rows: tuple[Tensor, Tensor, Tensor]
+    always: int
+
+
+class Lateness(NamedTuple):
+    """What decides whether a scout was good enough.
+
+    wanted: blocks int64 [B, H, N] that the true query wants, which of them are absent, bool [B, H, N], and its wishes
+        [B, H, NB].   ahead: the scout's blocks, and which of them were attended to.
+    doubt: see `reference.doubt`, float32 [B, H].   rows: bool [B], the sequences that have a scout.
+    limit: of the doubt, and of the wishes for what was missed.
+    """
+
+    wanted: tuple[Tensor, Tensor, Tensor]
+    ahead: tuple[Tensor, Tensor]
+    doubt: Tensor
+    rows: Tensor
+    limit: float
+
+
 class Rope(NamedTuple):
     """Rotary tables of the positions of a step: cos and sin, float32 [T, D] each."""
 

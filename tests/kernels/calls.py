@@ -11,7 +11,7 @@ from torch import Tensor
 from scoutattention.kernels import merging, rank, reference, reference_rows, sift
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.rows import RowKernels
-from scoutattention.types import BlockList, Partial, Rope
+from scoutattention.types import BlockList, Lateness, Partial, Rope, Sifting
 
 Arguments = dict[str, Any]
 
@@ -49,6 +49,16 @@ def joined_arguments() -> Arguments:
     lse = torch.randn(2, B, H, G)
     names = ("a_out", "b_out", "q", "q_hat", "mean_key")
     return dict(zip(names, torch.randn(5, B, H, G, D), strict=True)) | {"a_lse": lse[0], "b_lse": lse[1]}
+
+
+def sifting(slot_of: Tensor, asked: Tensor, all_of_it: Tensor, least: Tensor, **choice: Tensor) -> Sifting:
+    """What `sift` takes, from single tensors."""
+    return Sifting(**choice, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1)
+
+
+def lateness(blocks: Tensor, absent: Tensor, wishes: Tensor, ahead: Tensor, served: Tensor, **rest: Any) -> Lateness:
+    """What `find_late` takes, from single tensors."""
+    return Lateness((blocks, absent, wishes), (ahead, served), **rest)
 
 
 def blended(blend: Callable[..., None], interest: Tensor, **args: Any) -> Tensor:
@@ -143,12 +153,8 @@ CALLS = {
             "all_of_it": torch.rand(B) < 0.3,
             "least": torch.rand(B),
         },
-        lambda workers, blocks, wishes, closed, slot_of, asked, all_of_it, least: sift.sift(
-            workers, blocks, wishes, closed, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1
-        )[:2],
-        lambda blocks, wishes, closed, slot_of, asked, all_of_it, least: reference.sift(
-            blocks, wishes, closed, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1
-        ),
+        lambda workers, **args: sift.sift(workers, sifting(**args))[:2],
+        lambda **args: reference.sift(sifting(**args)),
     ),
     "late": KernelCall(
         lambda: {
@@ -161,12 +167,8 @@ CALLS = {
             "rows": torch.rand(B) < 0.7,
             "limit": 0.5,
         },
-        lambda workers, blocks, absent, wishes, ahead, served, doubt, rows, limit: sift.find_late(
-            workers, (blocks, absent, wishes), (ahead, served), doubt, rows=rows, limit=limit
-        )[:2],
-        lambda blocks, absent, wishes, ahead, served, doubt, rows, limit: reference.find_late(
-            (blocks, absent, wishes), (ahead, served), doubt, rows=rows, limit=limit
-        ),
+        lambda workers, **args: sift.find_late(workers, lateness(**args))[:2],
+        lambda **args: reference.find_late(lateness(**args)),
     ),
     "blend": KernelCall(
         lambda: {

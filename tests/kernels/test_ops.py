@@ -12,7 +12,7 @@ from scoutattention.kernels.ops import Copies, NativeOps
 from scoutattention.kernels.packed import pack
 from scoutattention.kernels.plain_ops import PlainOps
 from scoutattention.kernels.triton_ops import TritonOps
-from scoutattention.types import BlockList, Partial
+from scoutattention.types import BlockList, Lateness, Partial, Sifting
 
 CPU = torch.device("cpu")
 PLAIN = PlainOps(CPU)
@@ -132,7 +132,7 @@ def test_sift(ops, sizes):
     args = chosen(s), torch.rand(s.B, s.H, s.NB), torch.randint(0, s.NB + 1, (s.B,))
     slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
     for rows in ((masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))):
-        got, want = (each.sift(*args, slots=slots, rows=rows, always=1) for each in (ops, PLAIN))
+        got, want = (each.sift(Sifting(*args, slots, rows, always=1)) for each in (ops, PLAIN))
         assert_same(got, want)
 
 
@@ -151,7 +151,7 @@ def test_late(ops, sizes):
     doubt = torch.rand(s.B, s.H)
     doubt[0, 0] = torch.nan
     for rows in (masks(s.B), masks(s.B) | True):
-        got, want = (each.find_late(wanted, ahead, doubt, rows=rows, limit=0.7) for each in (ops, PLAIN))
+        got, want = (each.find_late(Lateness(wanted, ahead, doubt, rows, limit=0.7)) for each in (ops, PLAIN))
         assert_same(got, want)
 
 

@@ -9,6 +9,7 @@ from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.sift import blend, find_late, sift
+from scoutattention.types import Lateness, Sifting
 
 WORKERS = Workers(1)
 H, BLOCKS, WIDTH, SLOTS = 2, 9, 12, 5
@@ -27,33 +28,21 @@ def sifting(B, N):
     slot_of = torch.randint(0, SLOTS + 1, (B, H, WIDTH))
     closed = torch.randint(0, BLOCKS + 1, (B,))
     rows = (flags(B), flags(B), torch.rand(B))
-    return {
-        "blocks": chosen(B, N),
-        "wishes": torch.rand(B, H, BLOCKS),
-        "closed": closed,
-        "slots": (slot_of, SLOTS),
-        "rows": rows,
-        "always": 2,
-    }
+    return Sifting(chosen(B, N), torch.rand(B, H, BLOCKS), closed, (slot_of, SLOTS), rows, always=2)
 
 
 def lateness(B, N):
     wanted = (chosen(B, N), flags(B, H, N), torch.rand(B, H, BLOCKS) / 4)
-    return {
-        "wanted": wanted,
-        "ahead": (chosen(B, N), flags(B, H, N)),
-        "doubt": torch.rand(B, H).masked_fill(torch.rand(B, H) < 0.2, torch.nan),
-        "rows": flags(B),
-        "limit": 0.5,
-    }
+    doubt = torch.rand(B, H).masked_fill(torch.rand(B, H) < 0.2, torch.nan)
+    return Lateness(wanted, (chosen(B, N), flags(B, H, N)), doubt, flags(B), limit=0.5)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.integers(1, BLOCKS), seeds)
 def test_what_is_sifted_is_the_reference(B, N, seed):
     torch.manual_seed(seed)
-    arguments = sifting(B, N)
-    got, wanted = sift(WORKERS, **arguments), reference.sift(**arguments)
+    what = sifting(B, N)
+    got, wanted = sift(WORKERS, what), reference.sift(what)
     assert torch.equal(got.valid, wanted[0])
     assert torch.equal(got.absent, wanted[1])
     assert torch.equal(got.counts, torch.stack([mask.sum((1, 2)) for mask in wanted]))
@@ -63,8 +52,8 @@ def test_what_is_sifted_is_the_reference(B, N, seed):
 @given(st.integers(1, 4), st.integers(1, BLOCKS), seeds)
 def test_what_is_late_is_the_reference(B, N, seed):
     torch.manual_seed(seed)
-    arguments = lateness(B, N)
-    got, (spoilt, late) = find_late(WORKERS, **arguments), reference.find_late(**arguments)
+    what = lateness(B, N)
+    got, (spoilt, late) = find_late(WORKERS, what), reference.find_late(what)
     assert torch.equal(got.spoilt, spoilt)
     assert torch.equal(got.late, late)
     assert torch.equal(got.counts, torch.stack([(spoilt | late.any(-1)).sum(1), late.sum((1, 2))]))
@@ -87,7 +76,7 @@ def test_heads_are_late_with_what_was_missed_if_it_is_much_and_with_everything_w
     ahead = (torch.tensor([[[3, 2, 1], [0, 1, 3]]]), torch.tensor([[[True, True, False], [False, False, True]]]))
     none, one, both = [False] * 3, [False, True, False], [False, True, True]
     for limit, doubts, late in ((0.1, (0.0, 0.0), [one, none]), (0.3, (0.0, 0.4), [none, both])):
-        got = find_late(WORKERS, wanted, ahead, torch.tensor([doubts]), rows=torch.tensor([True]), limit=limit)
+        got = find_late(WORKERS, Lateness(wanted, ahead, torch.tensor([doubts]), torch.tensor([True]), limit))
         assert got.late.tolist() == [late]
         assert got.spoilt.tolist() == [[False, doubts[1] > limit]]
 
@@ -111,10 +100,10 @@ def test_heads_are_late_with_what_was_missed_if_it_is_much_and_with_everything_w
 )
 def test_what_does_not_fit_is_refused(function, make, name, spoil):
     torch.manual_seed(1)
-    arguments = make(3, 4)
-    function(WORKERS, **arguments)
+    what = make(3, 4)
+    function(WORKERS, what)
     with pytest.raises(KernelError):
-        function(WORKERS, **(arguments | {name: spoil(arguments[name])}))
+        function(WORKERS, what._replace(**{name: spoil(getattr(what, name))}))
 
 
 def test_wishes_for_more_blocks_than_have_an_interest_are_refused():

@@ -7,6 +7,7 @@ from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.kernels.triton_digest import score_digests, score_key_codes
 from scoutattention.kernels.triton_rank import blend, find_late, rank_blocks, sift
+from scoutattention.types import Lateness, Sifting
 
 B, H, G, D, N, S = 2, 2, 3, 40, 5, 12
 
@@ -57,15 +58,15 @@ def test_bad_arguments_of_choices_are_named():
     for call, message in [
         (lambda: rank_blocks(torch.rand(B, H, G, N).double(), closed, 2, (1, 1), largest=False), "scores is"),
         (lambda: rank_blocks(torch.rand(B, H, G, N), closed.int(), 2, (1, 1), largest=False), "closed is torch.int32"),
-        (lambda: sift(blocks.int(), wishes, closed, slots=slots, rows=rows, always=1), "blocks is torch.int32"),
-        (lambda: sift(blocks, wishes[:1], closed, slots=slots, rows=rows, always=1), "wishes is"),
-        (lambda: sift(blocks, wishes, closed, slots=slots, rows=(mask, mask.int(), rows[2]), always=1), "all_of_it is"),
-        (lambda: sift(blocks, wishes, closed, slots=(slots[0].int(), 3), rows=rows, always=1), "slot_of is"),
+        (lambda: sift(Sifting(blocks.int(), wishes, closed, slots, rows, 1)), "blocks is torch.int32"),
+        (lambda: sift(Sifting(blocks, wishes[:1], closed, slots, rows, 1)), "wishes is"),
+        (lambda: sift(Sifting(blocks, wishes, closed, slots, (mask, mask.int(), rows[2]), 1)), "all_of_it is"),
+        (lambda: sift(Sifting(blocks, wishes, closed, (slots[0].int(), 3), rows, 1)), "slot_of is"),
         (lambda: blend(wishes[..., :2], wishes, mask, 0.5), "interest is"),
         (lambda: blend(wishes, wishes, mask[:1], 0.5), "rows is"),
-        (lambda: find_late((blocks, chosen, wishes), (blocks[:1], chosen), doubt, rows=mask, limit=1), "ahead is"),
-        (lambda: find_late((blocks, chosen, wishes), (blocks, chosen), doubt[:1], rows=mask, limit=1), "doubt is"),
-        (lambda: find_late((blocks, chosen.int(), wishes), (blocks, chosen), doubt, rows=mask, limit=1), "absent is"),
+        (lambda: find_late(Lateness((blocks, chosen, wishes), (blocks[:1], chosen), doubt, mask, 1)), "ahead is"),
+        (lambda: find_late(Lateness((blocks, chosen, wishes), (blocks, chosen), doubt[:1], mask, 1)), "doubt is"),
+        (lambda: find_late(Lateness((blocks, chosen.int(), wishes), (blocks, chosen), doubt, mask, 1)), "absent is"),
     ]:
         with pytest.raises(KernelError, match=message):
             call()

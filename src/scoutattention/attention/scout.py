@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cache.store import KVStore
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
-from ..types import BlockList, Partial, Rope
+from ..types import BlockList, Lateness, Partial, Rope, Sifting
 from .base import Attend, StepStats
 from .choose import Choice, Chooser
 from .far import Far, FarWork
@@ -133,7 +133,7 @@ class ScoutAttention:
         asked = (rows, self._rows.fits[0], self._thrift.least(q.shape[0]))
         slots = self._slots.of_blocks(layer, q.shape[0])
         always = self._thrift.always
-        sifted = self._ops.sift(choice.blocks, choice.wishes, self._closed, slots=slots, rows=asked, always=always)
+        sifted = self._ops.sift(Sifting(choice.blocks, choice.wishes, self._closed, slots, asked, always))
         return _Wanted(choice._replace(valid=sifted.valid), sifted.absent, sifted.counts)
 
     def _look_ahead(self, layer: int, q: Tensor, x: Tensor, wanted: _Wanted | None) -> None:
@@ -184,7 +184,7 @@ class ScoutAttention:
         assert limit is not None
         mine, theirs = (wanted.choice.blocks, wanted.absent, wanted.choice.wishes), (ahead.choice.blocks, ahead.absent)
         doubt = far.doubt(self._ops, q, near)
-        found = self._ops.find_late(mine, theirs, doubt, rows=self._rows.scouted[layer], limit=limit)
+        found = self._ops.find_late(Lateness(mine, theirs, doubt, self._rows.scouted[layer], limit))
         if not self._ops.deferred and not found.counts.any():
             return far, None
         self._seen[2] += found.counts[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..kernels import reference, reference_device, triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from ..kernels.triton_partial import PartialTile
-from ..types import BlockList, Partial
+from ..types import BlockList, Lateness, Partial, Sifting
 from .gpu_timing import Row, attempt
 from .measure import relative_error
 
@@ -119,13 +119,13 @@ def check_passes(N: int) -> Row:
     asked, whole = torch.rand(2, B, device=DEVICE) < 0.7
     slots, least = torch.randint(0, 4, (B, H, NB), device=DEVICE), torch.rand(B, device=DEVICE)
     closed, doubts = torch.randint(0, NB + 1, (B,), device=DEVICE), torch.rand(B, H, device=DEVICE)
-    options = {"slots": (slots, 3), "rows": (asked, whole, least), "always": 1}
-    sifted = [each.sift(mine, wishes, closed, **options)[:2] for each in (triton_rank, reference)]
+    sifting = Sifting(mine, wishes, closed, (slots, 3), (asked, whole, least), always=1)
+    sifted = [each.sift(sifting)[:2] for each in (triton_rank, reference)]
     means = [slots.float(), slots.float()]
     for each, mean in zip((triton_rank, reference), means, strict=True):
         each.blend(mean, wishes, asked, 0.8)
-    wanted, ahead = (mine, absent[0], wishes), (theirs, absent[1])
-    late = [each.find_late(wanted, ahead, doubts, rows=asked, limit=0.6)[:2] for each in (triton_rank, reference)]
+    lateness = Lateness((mine, absent[0], wishes), (theirs, absent[1]), doubts, asked, limit=0.6)
+    late = [each.find_late(lateness)[:2] for each in (triton_rank, reference)]
     differ = sum(int((got != want).sum()) for pair in (sifted, late) for got, want in zip(*pair, strict=True))
     return judged(float(differ), 0.0, {"blend error": (relative_error(*means), 1e-6)})
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..types import BlockList, Partial
+from ..types import BlockList, Lateness, Partial, Sifting
 from .cpu import Workers
 from .merging import corrected, doubt, merge
 from .packed import Blocks
@@ -72,16 +72,7 @@ class Ops(Protocol):
         """What KV heads want, from the scores of their query heads: see `reference.rank_blocks`."""
         ...
 
-    def sift(
-        self,
-        blocks: Tensor,
-        wishes: Tensor,
-        closed: Tensor,
-        *,
-        slots: tuple[Tensor, int],
-        rows: tuple[Tensor, Tensor, Tensor],
-        always: int,
-    ) -> Sifted:
+    def sift(self, what: Sifting) -> Sifted:
         """What of a choice is attended to, and absent: see `reference.sift`."""
         ...
 
@@ -89,15 +80,7 @@ class Ops(Protocol):
         """A running mean of wishes: see `reference.blend`."""
         ...
 
-    def find_late(
-        self,
-        wanted: tuple[Tensor, Tensor, Tensor],
-        ahead: tuple[Tensor, Tensor],
-        doubt: Tensor,
-        *,
-        rows: Tensor,
-        limit: float,
-    ) -> Late:
+    def find_late(self, what: Lateness) -> Late:
         """What a scout spoilt or missed: see `reference.find_late`."""
         ...
 
@@ -168,34 +151,17 @@ class NativeOps:
         """See `Ops.rank_blocks`."""
         return Ranked(*rank_blocks(self._workers, scores, closed, count, always, largest=largest))
 
-    def sift(
-        self,
-        blocks: Tensor,
-        wishes: Tensor,
-        closed: Tensor,
-        *,
-        slots: tuple[Tensor, int],
-        rows: tuple[Tensor, Tensor, Tensor],
-        always: int,
-    ) -> Sifted:
+    def sift(self, what: Sifting) -> Sifted:
         """See `Ops.sift`."""
-        return sift(self._workers, blocks, wishes, closed, slots=slots, rows=rows, always=always)
+        return sift(self._workers, what)
 
     def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
         """See `Ops.blend`."""
         blend(self._workers, interest, wishes, rows, kept)
 
-    def find_late(
-        self,
-        wanted: tuple[Tensor, Tensor, Tensor],
-        ahead: tuple[Tensor, Tensor],
-        doubt: Tensor,
-        *,
-        rows: Tensor,
-        limit: float,
-    ) -> Late:
+    def find_late(self, what: Lateness) -> Late:
         """See `Ops.find_late`."""
-        return find_late(self._workers, wanted, ahead, doubt, rows=rows, limit=limit)
+        return find_late(self._workers, what)
 
     def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
         """See `Ops.doubt`."""

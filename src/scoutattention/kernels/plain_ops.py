@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..types import BlockList, Partial
+from ..types import BlockList, Lateness, Partial, Sifting
 from . import reference
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks
@@ -46,35 +46,18 @@ class PlainOps:
         """See `Ops.rank_blocks`."""
         return Ranked(*reference.rank_blocks(scores, closed, count, always, largest=largest))
 
-    def sift(
-        self,
-        blocks: Tensor,
-        wishes: Tensor,
-        closed: Tensor,
-        *,
-        slots: tuple[Tensor, int],
-        rows: tuple[Tensor, Tensor, Tensor],
-        always: int,
-    ) -> Sifted:
+    def sift(self, what: Sifting) -> Sifted:
         """See `Ops.sift`."""
-        valid, absent = reference.sift(blocks, wishes, closed, slots=slots, rows=rows, always=always)
+        valid, absent = reference.sift(what)
         return Sifted(valid, absent, torch.stack([valid.sum((1, 2)), absent.sum((1, 2))]))
 
     def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
         """See `Ops.blend`."""
         reference.blend(interest, wishes, rows, kept)
 
-    def find_late(
-        self,
-        wanted: tuple[Tensor, Tensor, Tensor],
-        ahead: tuple[Tensor, Tensor],
-        doubt: Tensor,
-        *,
-        rows: Tensor,
-        limit: float,
-    ) -> Late:
+    def find_late(self, what: Lateness) -> Late:
         """See `Ops.find_late`."""
-        spoilt, late = reference.find_late(wanted, ahead, doubt, rows=rows, limit=limit)
+        spoilt, late = reference.find_late(what)
         return Late(spoilt, late, torch.stack([(spoilt | late.any(-1)).sum(1), late.sum((1, 2))]))
 
     def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:

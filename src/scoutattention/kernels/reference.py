@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..types import BlockList, Partial
+from ..types import BlockList, Lateness, Partial, Sifting
 from .packed import Blocks, from_codes, from_words, to_codes, to_words
 
 
@@ -133,26 +133,13 @@ def rank_blocks(
     return rank.topk(count).indices, wishes
 
 
-def sift(
-    blocks: Tensor,
-    wishes: Tensor,
-    closed: Tensor,
-    *,
-    slots: tuple[Tensor, int],
-    rows: tuple[Tensor, Tensor, Tensor],
-    always: int,
-) -> tuple[Tensor, Tensor]:
-    """Which of the ranked blocks are attended to, and which of these are absent: bool [B, H, N] both.
-
-    blocks, wishes, closed: see `rank_blocks`.   slots: the slot of each block, int64 [B, H, NB], and what is none.
-    rows: bool [B], which sequences want anything; bool [B], which of them want all of it; float32 [B], what an absent
-        block must be wished for in the others, but for the `always` first.
-    """
-    (slot_of, none), (asked, all_of_it, least) = slots, (t[:, None, None] for t in rows)
-    absent = slot_of.gather(-1, blocks) == none
-    first = torch.arange(blocks.shape[-1], device=blocks.device) < always
-    wished = (wishes.gather(-1, blocks) >= least) | first
-    valid = (blocks < closed[:, None, None]) & asked & (~absent | all_of_it | wished)
+def sift(what: Sifting) -> tuple[Tensor, Tensor]:
+    """Which of the ranked blocks are attended to, and which of these are absent: bool [B, H, N] both."""
+    (slot_of, none), (asked, all_of_it, least) = what.slots, (t[:, None, None] for t in what.rows)
+    absent = slot_of.gather(-1, what.blocks) == none
+    first = torch.arange(what.blocks.shape[-1], device=what.blocks.device) < what.always
+    wished = (what.wishes.gather(-1, what.blocks) >= least) | first
+    valid = (what.blocks < what.closed[:, None, None]) & asked & (~absent | all_of_it | wished)
     return valid, absent & valid
 
 
@@ -162,29 +149,20 @@ def blend(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
     part.copy_(torch.where(rows[:, None, None], kept * part + (1 - kept) * wishes, part))
 
 
-def find_late(
-    wanted: tuple[Tensor, Tensor, Tensor],
-    ahead: tuple[Tensor, Tensor],
-    doubt: Tensor,
-    *,
-    rows: Tensor,
-    limit: float,
-) -> tuple[Tensor, Tensor]:
-    """What a scout spoilt or missed, in the sequences of bool [B].
+def find_late(what: Lateness) -> tuple[Tensor, Tensor]:
+    """What a scout spoilt or missed.
 
-    wanted: blocks int64 [B, H, N] that the true query wants, which of them are absent, bool [B, H, N], and its wishes
-        [B, H, NB].   ahead: the scout's blocks, and which of them were attended to.   doubt: see `doubt`, [B, H].
-    Returns the KV heads, bool [B, H], whose doubt is above `limit`, or no number; and the blocks, bool [B, H, N], that
-    are yet to be attended to: there all absent ones; elsewhere those that the scout missed, if the wishes for them sum
-    up to more than `limit`.
+    Returns the KV heads, bool [B, H], whose doubt is above the limit, or no number; and the blocks, bool [B, H, N],
+    that are yet to be attended to: there all absent ones; elsewhere those that the scout missed, if the wishes for them
+    sum up to more than the limit.
     """
-    (blocks, absent, wishes), (scouted, served) = wanted, ahead
+    (blocks, absent, wishes), (scouted, served) = what.wanted, what.ahead
     attended = torch.zeros_like(wishes, dtype=torch.bool).scatter_(-1, scouted, served)
     missed = absent & ~attended.gather(-1, blocks)
     part = (wishes.gather(-1, blocks) * missed).sum(-1, keepdim=True)
-    spoilt = ~(doubt <= limit) & rows[:, None]
-    late = (absent & spoilt[..., None]) | (missed & (part > limit))
-    return spoilt, late & rows[:, None, None]
+    spoilt = ~(what.doubt <= what.limit) & what.rows[:, None]
+    late = (absent & spoilt[..., None]) | (missed & (part > what.limit))
+    return spoilt, late & what.rows[:, None, None]
 
 
 def _wide(q: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
+from ..types import Lateness, Sifting
 from .cpu import Workers
 
 
@@ -31,17 +32,9 @@ class Late(NamedTuple):
     counts: Tensor
 
 
-def sift(
-    workers: Workers,
-    blocks: Tensor,
-    wishes: Tensor,
-    closed: Tensor,
-    *,
-    slots: tuple[Tensor, int],
-    rows: tuple[Tensor, Tensor, Tensor],
-    always: int,
-) -> Sifted:
+def sift(workers: Workers, what: Sifting) -> Sifted:
     """See `reference.sift`."""
+    blocks, wishes, closed, slots, rows, always = what
     slot_of, none = slots
     asked, all_of_it, least = rows
     (B, H, N), (_, _, W), (_, _, width) = (_dims(tensor) for tensor in (blocks, wishes, slot_of))
@@ -69,16 +62,9 @@ def blend(workers: Workers, interest: Tensor, wishes: Tensor, rows: Tensor, kept
     workers.native.blend(pointers, (B, H, W, width), kept)
 
 
-def find_late(
-    workers: Workers,
-    wanted: tuple[Tensor, Tensor, Tensor],
-    ahead: tuple[Tensor, Tensor],
-    doubt: Tensor,
-    *,
-    rows: Tensor,
-    limit: float,
-) -> Late:
+def find_late(workers: Workers, what: Lateness) -> Late:
     """See `reference.find_late`."""
+    wanted, ahead, doubt, rows, limit = what
     blocks, absent, wishes = wanted
     (B, H, N), (_, _, W) = _dims(blocks), _dims(wishes)
     for name, tensor in (("blocks", blocks), ("ahead", ahead[0])):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, KernelError
-from ..types import BlockList, Partial
+from ..types import BlockList, Lateness, Partial, Sifting
 from . import triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks, Packed
@@ -72,34 +72,17 @@ class TritonOps:
         """See `Ops.rank_blocks`."""
         return Ranked(*triton_rank.rank_blocks(scores, closed, count, always, largest=largest))
 
-    def sift(
-        self,
-        blocks: Tensor,
-        wishes: Tensor,
-        closed: Tensor,
-        *,
-        slots: tuple[Tensor, int],
-        rows: tuple[Tensor, Tensor, Tensor],
-        always: int,
-    ) -> Sifted:
+    def sift(self, what: Sifting) -> Sifted:
         """See `Ops.sift`."""
-        return triton_rank.sift(blocks, wishes, closed, slots=slots, rows=rows, always=always)
+        return triton_rank.sift(what)
 
     def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
         """See `Ops.blend`."""
         triton_rank.blend(interest, wishes, rows, kept)
 
-    def find_late(
-        self,
-        wanted: tuple[Tensor, Tensor, Tensor],
-        ahead: tuple[Tensor, Tensor],
-        doubt: Tensor,
-        *,
-        rows: Tensor,
-        limit: float,
-    ) -> Late:
+    def find_late(self, what: Lateness) -> Late:
         """See `Ops.find_late`."""
-        return triton_rank.find_late(wanted, ahead, doubt, rows=rows, limit=limit)
+        return triton_rank.find_late(what)
 
     def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
         """See `Ops.doubt`."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..types import Lateness, Sifting
 from .sift import Late, Sifted
 from .triton_base import LN2, Launch, ceil_div, check, padded, tl, triton
 
@@ -215,20 +216,12 @@ def sift_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], none: 
     return Launch(_sift_kernel, (B,), arguments, {"N_PAD": padded(N)})
 
 
-def sift(
-    blocks: Tensor,
-    wishes: Tensor,
-    closed: Tensor,
-    *,
-    slots: tuple[Tensor, int],
-    rows: tuple[Tensor, Tensor, Tensor],
-    always: int,
-) -> Sifted:
+def sift(what: Sifting) -> Sifted:
     """What of a choice is attended to, and absent; the twin of `reference.sift`.
 
-    blocks int64 [B, H, N], wishes float32 [B, H, W] and the rest as there.   Raises KernelError where one does not fit.
+    Raises KernelError where a tensor does not fit.
     """
-    (slot_of, none), (asked, all_of_it, least) = slots, rows
+    blocks, wishes, closed, (slot_of, none), (asked, all_of_it, least), always = what
     check("blocks", blocks, (None, None, None), torch.int64, rows=3)
     B, H, _ = blocks.shape
     check("wishes", wishes, (B, H, None), torch.float32, rows=3)
@@ -271,16 +264,9 @@ def late_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], limit:
     return Launch(_late_kernel, (B,), arguments, {"N_PAD": padded(N)})
 
 
-def find_late(
-    wanted: tuple[Tensor, Tensor, Tensor],
-    ahead: tuple[Tensor, Tensor],
-    doubt: Tensor,
-    *,
-    rows: Tensor,
-    limit: float,
-) -> Late:
+def find_late(what: Lateness) -> Late:
     """What a scout spoilt or missed; the twin of `reference.find_late`.   Raises KernelError: see `check`."""
-    blocks, absent, wishes = wanted
+    (blocks, absent, wishes), ahead, doubt, rows, limit = what
     check("blocks", blocks, (None, None, None), torch.int64, rows=3)
     B, H, N = blocks.shape
     check("ahead", ahead[0], (B, H, N), torch.int64, rows=3)
