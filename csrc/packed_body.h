@@ -11,7 +11,7 @@
 // a high and a low byte, so that whole numbers are multiplied and added up.
 #pragma once
 
-#include "codes_body.h"
+#include "codes.h"
 
 namespace {
 

@@ -79,6 +79,17 @@ def test_rounding_the_query_costs_far_less_than_two_bits_do(workers, loud):
     assert kept.any(-1).float().mean() > 0.96
 
 
+@pytest.mark.parametrize("spread", [2.0**-9, 2.0**-3, 1.0])
+def test_logarithms_of_sums_are_within_a_ten_thousandth(workers, spread):
+    """Keys of alike scores, of scores a few apart, and with one far above the rest: powers are good to 1.1e-4."""
+    torch.manual_seed(0)
+    codes, bounds = make_layer(200, 1, 32, 64)
+    q, pages = make_whole_queries(1, 1, 4, 64) * spread, torch.arange(200).int()[None]
+    bounds[:, :, 0] = 0
+    want = reference.score_key_codes(q, codes, bounds, pages)
+    torch.testing.assert_close(workers.score_key_codes(q, codes, bounds, pages), want, rtol=2e-6, atol=1.3e-4)
+
+
 @pytest.mark.parametrize("q_scale", [0.0, 1e-20, 1e4])
 def test_queries_of_any_size(workers, q_scale):
     torch.manual_seed(0)
