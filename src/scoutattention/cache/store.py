@@ -68,9 +68,8 @@ class KVStore:
         self.follow(self.trusted, fresh=True)
         self.closed = [0] * rows
         self.fill = [0] * rows
-        self._now = torch.zeros(
-            (3, rows), dtype=torch.int64, device=self.device
-        )  # closed, fill, entry of the open block
+        # Of each row: closed blocks, tokens in the open block, the open block's entry.
+        self._now = torch.zeros((3, rows), dtype=torch.int64, device=self.device)
         self._head = torch.arange(pages.pool.k.shape[2], device=self.device)
         self.view = self._view(0)
         self._new_rows = self._head  # [B * H], where a layer's [S * H * P, D] gets new tokens
