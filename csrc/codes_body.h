@@ -175,7 +175,7 @@ SCOUT_INLINE void score_keys(const CodeRun& run, const CodeScratch& s, Batch bat
         for (int h = 0; h < HEADS; ++h)
             for (int v = 0; v < VECTORS; ++v) {
                 const int64_t row = (g + h) * W + i, key = first + v * W, keys = run.positions - key;
-                const Vec all = __builtin_convertvector(sums[h][v], Vec) * (s.factor[row] / kLogOf2);
+                const Vec all = __builtin_convertvector(sums[h][v], Vec) * (s.factor[row] * (1 / kLogOf2));
                 const Vec scores = keys < W ? first_lanes(all, keys) : all;
                 store(s.scores + row * s.keys + key, scores);
                 most[h] = larger(most[h], scores);
