@@ -1,9 +1,10 @@
 """What memory a prompt's attention takes beside its result."""
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoutattention.attention.prefill import causal
+from scoutattention.attention.prefill import causal, causal_by_group, causal_by_head
 
 
 class Allocated(TorchDispatchMode):
@@ -34,3 +35,13 @@ def test_no_key_is_copied_for_each_query_head():
         out = causal(q, k, v, 0.3)
     taken = sum(size for at, size in allocated.seen.items() if at not in inputs)
     assert out.nbytes <= taken <= 2.1 * out.nbytes
+
+
+@pytest.mark.parametrize("attend", [causal_by_group, causal_by_head])
+def test_each_query_head_attends_to_its_own_keys_up_to_its_own_position(attend):
+    q, k, v = prompt(T=17)
+    scores = (0.3 * torch.einsum("thgd,shd->hgts", q, k)).masked_fill(torch.ones(17, 17).triu(1).bool(), -torch.inf)
+    want = torch.einsum("hgts,shd->thgd", scores.softmax(-1), v)
+    out = attend(q, k, v, 0.3)
+    assert out.is_contiguous()
+    torch.testing.assert_close(out, want)

@@ -1,6 +1,8 @@
 """The GPU benchmark, the CPU standing in for the device: who runs, on what, and what ends an engine's row."""
 
+import gc
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from scoutattention.bench.gpu_idle import covered
 from scoutattention.bench.gpu_plan import LeftOut, Plan, rivals
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
+from scoutattention.errors import CapacityError
 from scoutattention.eval.ablation import Variant
 from scoutattention.eval.record import Recorder, recorded_variants, recording
 from scoutattention.eval.run import run
@@ -147,6 +150,29 @@ def test_a_device_that_is_full_ends_one_row_only(monkeypatch, message):
     measured = measure(make_bench(), rivals(BASE))
     assert [result.engine for result in measured.results] == NAMES[1:]
     assert measured.left_out == [LeftOut("full", 256, 1, f"memory: {message}")]
+
+
+def test_an_engine_that_failed_is_gone_before_the_next_is_made(monkeypatch):
+    """Two caches would not fit beside each other."""
+    made, alive = [], []
+
+    class Noted(Engine):
+        def __init__(self, *args, **options) -> None:
+            alive.append(sum(engine() is not None for engine in made))
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    def fill(prompts, store):
+        raise CapacityError("too small")
+
+    monkeypatch.setattr(gpu_decode, "Engine", Noted)
+    monkeypatch.setattr(DummyPrompts, "fill", fill)
+    gc.disable()
+    try:
+        assert len(measure(make_bench(), rivals(BASE)).left_out) == len(NAMES)
+    finally:
+        gc.enable()
+    assert alive == [0] * len(NAMES)
 
 
 @pytest.mark.parametrize("message", ["a bug", "CUDA error: an illegal memory access was encountered"])

@@ -7,7 +7,7 @@ import torch
 
 from scoutattention.bench import gpu_kernels
 from scoutattention.bench.gpu_partial import DecodeCase
-from scoutattention.bench.gpu_timing import Row, as_json, attempt
+from scoutattention.bench.gpu_timing import Row, as_json, attempt, driver
 from scoutattention.bench.measure import relative_error
 from scoutattention.errors import KernelError
 
@@ -65,3 +65,8 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(KernelError, match="finds no GPU"):
         gpu_kernels.main([])
+
+
+def test_a_driver_whose_program_is_missing_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert driver() == "unknown"

@@ -139,3 +139,14 @@ def test_a_block_that_fills_up_is_packed():
     page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
     assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
     assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())
+
+
+def test_a_row_is_given_back_when_nothing_writes_to_it_any_more(monkeypatch):
+    """A prompt that was broken off may still be on its way to the pages."""
+    store = KVStore(make_pages(4, 10, 2, 5, OPS), Slots(SHAPE, 4, 10, 2, 5), 4, OPS)
+    store.admit(0, 3, 2)
+    free_then = []
+    monkeypatch.setattr(store.side, "join", lambda: free_then.append(store.pages.pool.available))
+    store.release(0)
+    assert free_then == [7]
+    assert store.pages.pool.available == 10

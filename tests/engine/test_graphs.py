@@ -1,12 +1,15 @@
 """A step that is captured once and replayed does what a step that is queued anew would."""
 
+import gc
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import make_ops
-from scoutattention.engine.graphs import MOST, Captured, Graphs
+from scoutattention.engine.graphs import MOST, Captured, CudaGraphs, Graphs
 from scoutattention.engine.sequence import Sequence
 from scoutattention.kernels import reference_rows
 
@@ -106,3 +109,19 @@ def test_only_so_many_graphs_are_kept():
     assert len(made) == MOST + 3
     graphs.run(0, [1, 2], [3, 4])
     assert len(made) == MOST + 4, "the oldest was let go"
+
+
+def test_no_garbage_is_collected_while_a_step_is_captured(monkeypatch):
+    @contextmanager
+    def graph(made, pool):
+        yield
+
+    class Graph:
+        def replay(self):
+            pass
+
+    for name, fake in {"graph": graph, "CUDAGraph": Graph, "graph_pool_handle": int, "synchronize": int}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    assert gc.isenabled()
+    assert CudaGraphs().capture(gc.isenabled).logits is False
+    assert gc.isenabled()

@@ -1,5 +1,7 @@
 """Sizes of the pools."""
 
+from dataclasses import replace
+
 import pytest
 
 from scoutattention.config import EngineConfig, ScoutConfig
@@ -100,3 +102,21 @@ def test_packed_pages_on_the_device_have_slots_beside_them_for_open_blocks_alone
 def test_an_unknown_page_dtype_is_named():
     with pytest.raises(ConfigError, match="kv_dtype='int2' is not one of auto, int8, int4"):
         plan(kv_dtype="int2")
+
+
+GPU = EngineConfig(device="cuda", device_memory="all", max_num_seqs=4)
+
+
+@pytest.mark.parametrize("digest", ["minmax", "keys2"])
+def test_pages_on_a_device_leave_room_for_their_digests_and_a_step(digest):
+    """Of 20 blocks' bytes, a tenth stays free, and the digests are within the rest."""
+    pages = plan_memory(SHAPE, ScoutConfig(budget=256, digest=digest), GPU, ROOM, 20 * BLOCK).pages
+    of_page = {"minmax": 8 * 16, "keys2": 4 * 32 + 4 * 16}[digest] * 2 * 2
+    assert 16 * BLOCK < pages * (BLOCK + of_page) <= 18 * BLOCK
+
+
+def test_a_gpu_does_not_read_all_keys_of_host_pages():
+    exact = ScoutConfig(budget=256, digest="exact")
+    assert plan_memory(SHAPE, exact, GPU, ROOM, ROOM).slots is None
+    with pytest.raises(ConfigError, match="digest='exact' is made of all keys"):
+        plan_memory(SHAPE, exact, replace(GPU, device_memory="slots"), ROOM, ROOM)

@@ -17,17 +17,24 @@ SHAPE = ModelShape(2, 2, 2, 16, 32, 32, 32, 64)
 @pytest.fixture
 def driver(monkeypatch):
     """Notes the addresses that are pinned; pins no more than `most` at a time."""
-    made = SimpleNamespace(now=[], most=100)
+    made = SimpleNamespace(now=[], most=100, last_error=0)
 
     def register(address, size, flags):
         if len(made.now) == made.most:
+            made.last_error = 2
             return 2
         made.now.append(address)
         return 0
 
+    def launch(*size, device):
+        error, made.last_error = made.last_error, 0
+        if error:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
     runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=made.now.remove)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch, "ones", launch)
     monkeypatch.setattr(pinned, "STEP", 1024)
     return made
 
@@ -49,3 +56,10 @@ def test_what_was_pinned_before_a_refusal_is_let_go(driver):
     with pytest.raises(CapacityError, match="pinned 3072 of 12288 bytes"):
         BlockPool(SHAPE, 8, 3, "host_memory").pin()
     assert driver.now == []
+
+
+def test_a_refusal_is_not_left_for_the_next_kernel_to_report(driver):
+    driver.most = 3
+    with pytest.raises(CapacityError):
+        BlockPool(SHAPE, 8, 3, "host_memory").pin()
+    assert driver.last_error == 0

@@ -97,12 +97,24 @@ class PromptAttention:
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D].
 
-    KV heads are the batch, so that a group's query heads read the same keys and values, and not copies of them.
+    A group's query heads read the same keys and values, and not copies of them. What knows of groups on a GPU are its
+    kernels for 16 bits; asked for them in float32, PyTorch would make all T x T scores.
     """
-    group = 1 if k.is_cuda else q.shape[2]  # on a CPU, PyTorch is slow where it is to know of the group
-    keys, values = (t.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for t in (k, v))
-    queries = q.to(k.dtype).permute(1, 2, 0, 3)
-    out: Tensor = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=k.is_cuda)
+    attend = causal_by_group if k.is_cuda and k.dtype.itemsize == 2 else causal_by_head
+    return attend(q.to(k.dtype), k, v, scale)
+
+
+def causal_by_group(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`causal` as one sequence of H * G query heads and H KV heads."""
+    queries, keys, values = (t.transpose(0, 1)[None] for t in (q.flatten(1, 2), k, v))
+    out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+    return out[0].transpose(0, 1).contiguous().view(q.shape)
+
+
+def causal_by_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`causal` as H sequences of G heads, whose keys and values are in one place."""
+    keys, values = (t.transpose(0, 1)[:, None].expand(-1, q.shape[2], -1, -1) for t in (k, v))
+    out = scaled_dot_product_attention(q.permute(1, 2, 0, 3), keys, values, is_causal=True, scale=scale)
     return out.permute(2, 0, 1, 3).contiguous()
 
 

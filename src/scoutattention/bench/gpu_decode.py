@@ -42,7 +42,6 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     results: list[Result] = []
     left_out: list[LeftOut] = []
     pace: dict[str, float] = {}
-    free()
     for batch, context in itertools.product(bench.plan.batches, bench.plan.contexts):
         ended = {left.engine for left in left_out if left.context == context}
         running = [rival for rival in engines if rival.name not in ended]
@@ -52,7 +51,6 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
                     results.append(outcome)
                 else:
                     left_out.append(outcome)
-            free()
     return Measured(results, left_out)
 
 
@@ -67,6 +65,7 @@ def run_together(
     with ExitStack() as stack:
         first: Engine | None = None
         for rival in sharing:
+            free()  # of engines that failed, too
             started = time.perf_counter()
             if started + pace.get(rival.name, 0.0) * tokens > bench.until:
                 yield LeftOut(rival.name, *case, "time: raise --minutes")

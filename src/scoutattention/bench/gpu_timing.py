@@ -1,6 +1,7 @@
 """Timing on a GPU: CUDA graphs, events, medians, a cold L2, and the bandwidth that results are compared with."""
 
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -114,16 +115,23 @@ def _row(seconds: float, moved: int) -> Row:
 
 def machine() -> dict[str, str]:
     """Names and versions that a result depends on."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
     return {
         "device": torch.cuda.get_device_name(),
-        "driver": driver,
+        "driver": driver(),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver; unknown where its program is not installed, as with AMD's."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "unknown"
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def as_json(row: Row) -> dict[str, object]:

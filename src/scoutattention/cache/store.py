@@ -102,6 +102,7 @@ class KVStore:
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
+        self.side.join()  # of a prompt that was broken off, it may still be writing
         self.pages.release(row)
         if self.slots is not None:
             self.slots.release(row)

@@ -1,7 +1,9 @@
 """Decode steps as CUDA graphs: what is queued kernel by kernel once is replayed for every step with an equal plan."""
 
+import gc
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -41,9 +43,21 @@ class CudaGraphs:
         """See `Recorder.capture`."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with no_collection(), torch.cuda.graph(graph, pool=self._pool):
             logits = step()
         return Captured(graph.replay, logits)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Let no garbage be found meanwhile: a dead engine would let go of pinned memory, which breaks a capture off."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Graphs:

@@ -62,24 +62,26 @@ def plan_memory(
 ) -> MemoryPlan:
     """Size the pools.   free_bytes: memory that the host can still give; free_device: that a device of its own can.
 
-    Raises ConfigError for a length above the model's, or packed pages that the device would have to read;
-    CapacityError where not even one block fits, or the device has too little for the rest.
+    Raises ConfigError for a length above the model's, or pages or digests that the device would have to read and
+    cannot; CapacityError where not even one block fits, or the device has too little for the rest.
     """
     max_len = machine.max_model_len or shape.max_positions
     if max_len > shape.max_positions:
         raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
     block_bytes = shape.block_bytes(scout.block_size)
     page_bytes = shape.page_bytes(scout.block_size, machine.kv_dtype)
+    digest_bytes = 0 if free_device is None else _digest_bytes(shape, scout)
     blocks = -(-max_len // scout.block_size)
     wanted = machine.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if machine.host_memory is None else machine.host_memory
     everything = device_memory(machine, scout) == "all"
     if everything and free_device is not None:
         host_bytes = free_device * 9 // 10  # pages are on the device; the rest is for a step's own tensors
+        page_bytes += digest_bytes
     pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
-    beside = 0 if free_device is None else pages * _digest_bytes(shape, scout)
+    beside = pages * digest_bytes
     slots, most = _device_entries(scout, machine, block_bytes, blocks, beside)
     if free_device is not None and slots is not None and slots * block_bytes + beside > free_device:
         raise CapacityError(
@@ -87,17 +89,28 @@ def plan_memory(
             "that the device has left: lower device_memory, budget, max_num_seqs or host_memory"
         )
     packed = machine.kv_dtype != "auto"
-    if packed and free_device is not None and (everything or scout.digest == "twostage"):
-        raise ConfigError(
-            f"kv_dtype={machine.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
-            "'auto', or set device_memory to 'slots' and digest to 'keys2'"
-        )
     if slots is None and packed:
         slots, most = machine.max_num_seqs, 0
     elif slots is not None and slots >= wanted:
         slots = min(slots, wanted + machine.max_num_seqs) if packed else None
+    if free_device is not None:
+        _check_readable(scout, machine, on_host=slots is not None, everything=everything)
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
     return MemoryPlan(scout.block_size, max_len, pages, slots, most, min(most, least[scout.on_miss]))
+
+
+def _check_readable(scout: ScoutConfig, machine: EngineConfig, *, on_host: bool, everything: bool) -> None:
+    """Refuse what a GPU's kernels cannot read: packed pages, and all keys of pages that are `on_host`."""
+    if machine.kv_dtype != "auto" and (everything or scout.digest == "twostage"):
+        raise ConfigError(
+            f"kv_dtype={machine.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
+            "'auto', or set device_memory to 'slots' and digest to 'keys2'"
+        )
+    if scout.digest == "exact" and on_host:
+        raise ConfigError(
+            "digest='exact' is made of all keys, and here the GPU would read them from host memory: set it to "
+            "'twostage', or device_memory to 'all'"
+        )
 
 
 def device_memory(machine: EngineConfig, scout: ScoutConfig) -> int | MemoryName:

@@ -1,7 +1,7 @@
 """Host memory that a GPU reads and writes in place: pinned in steps, so that a limit is met with most of it free."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ def pin(tensors: tuple[Tensor, ...], knob: str) -> tuple[int, ...]:
             address, size = tensor.data_ptr() + start, min(STEP, tensor.nbytes - start)
             error = int(runtime.cudaHostRegister(address, size, PORTABLE_MAPPED))
             if error:
+                _forget_refusal()
                 unpin(tuple(done))
                 raise CapacityError(
                     f"the system pinned {len(done) * STEP} of {whole} bytes of host memory and refused more (CUDA "
@@ -35,6 +36,12 @@ def pin(tensors: tuple[Tensor, ...], knob: str) -> tuple[int, ...]:
                 )
             done.append(address)
     return tuple(done)
+
+
+def _forget_refusal() -> None:
+    """Have a kernel's launch report what the runtime refused last, and so take it off: else a later one would."""
+    with suppress(torch.AcceleratorError):
+        torch.ones(1, device="cuda")
 
 
 def unpin(pinned: tuple[int, ...]) -> None:
