@@ -96,7 +96,7 @@ CALLS = {
     "read": KernelCall(
         lambda: {"data": ints(1000, 4, 64, dtype=torch.int64)},
         lambda workers, data: torch.tensor(float(workers.read(data))),
-        lambda data: torch.tensor(float(int(data.flatten().view(torch.int64).sum()) % 2**64)),
+        lambda data: torch.tensor(float(int(data.flatten().view(torch.int64).sum()) % 2**64 if data.numel() else 0)),
     ),
     "linear": KernelCall(
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(7, D)},
