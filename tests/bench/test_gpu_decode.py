@@ -160,6 +160,7 @@ def test_an_engine_that_failed_is_gone_before_the_next_is_made(monkeypatch):
         def __init__(self, *args, **options) -> None:
             alive.append(sum(engine() is not None for engine in made))
             super().__init__(*args, **options)
+            self.itself = self  # as an engine whose steps are captured holds itself
             made.append(weakref.ref(self))
 
     def fill(prompts, store):
