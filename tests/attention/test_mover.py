@@ -106,3 +106,17 @@ def test_interest_begins_with_what_the_prompt_attended_to():
     rig.store.release(0)
     rig.store.admit(0, 10, 2)
     assert not rig.store.slots.interest[:, 0].any()
+
+
+def test_blocks_that_close_together_each_get_a_slot():
+    rig = Rig(scout(4, budget=40, recall_interval=0), 6, workers=WORKERS)
+    for tokens in (99, 59, 58):
+        rig.add(tokens)
+    rig.step()
+    assert rig.store.closed[:3] == [25, 15, 14]
+    for layer in range(SHAPE.num_layers):
+        resident = rig.store.slots.resident(layer, slice(3))
+        assert resident[0, :, 24].all()
+        assert resident[1, :, 14].all()
+        assert resident[2, :, 13].all()
+        assert not resident[2, :, 14].any()

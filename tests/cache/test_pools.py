@@ -150,3 +150,26 @@ def test_a_row_is_given_back_when_nothing_writes_to_it_any_more(monkeypatch):
     store.release(0)
     assert free_then == [7]
     assert store.pages.pool.available == 10
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_blocks_of_several_rows_are_closed_together(resident):
+    pages = make_pages(4, 20, 3, 5, OPS)
+    store = KVStore(pages, None if resident else Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
+    for row, begun in enumerate((0, 2, 0)):
+        store.admit(row, 5, 1)
+        store.finish_prompt(row, begun)
+    new = torch.randn(4, 3, 3, 2, 16)  # steps, layers, rows, heads
+    closed = []
+    for token in new:
+        store.plan_step(3)
+        store.begin_step()
+        for layer in range(3):
+            store.append(layer, token[layer], -token[layer])
+        closed.append(store.end_step())
+    assert closed == [[], [(1, 0)], [], [(0, 0), (2, 0)]]
+    for row in (0, 2):
+        page, block = pages.page(row, 0), new[:, :, row].permute(1, 2, 0, 3)
+        assert torch.equal(pages.pool.k[:, page], block)
+        assert torch.equal(pages.pool.v[:, page], -block)
+        assert torch.equal(pages.digests.values[:, page], min_max(block))

@@ -122,7 +122,7 @@ def test_the_cache_takes_the_device_memory_that_it_may(make_engine, digest, want
 
 def test_what_does_not_fit_the_device_is_refused_before_it_is_taken(make_engine, monkeypatch):
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 20)
-    with pytest.raises(CapacityError, match=r"slots of \d+ bytes .* than the 1048576 bytes .* lower device_memory"):
+    with pytest.raises(CapacityError, match=r"slots of \d+ bytes, .* than the 1048576 bytes .* lower device_memory"):
         make_engine(3 << 19)
     with pytest.raises(CapacityError, match="below one block"):
         make_engine(1 << 16)

@@ -75,12 +75,16 @@ class Mover:
 
     def seat(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
-        for row, block in closed:
-            content = self._slots.content[:, row]
-            worth = self._slots.worth(slice(None), row, self._always_blocks(content.new_full((1,), block + 1)))
-            here = content.new_full((*content.shape[:2], 1), block)
-            moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are layers
-            self._store.recall(moves.row, moves._replace(row=torch.full_like(moves.row, row)))
+        if not closed:
+            return
+        layers, slots = self._progress.shape[0], self._slots
+        rows, blocks = torch.tensor(closed, device=self._progress.device).T
+        layer, row = torch.arange(layers, device=rows.device).repeat_interleave(len(closed)), rows.repeat(layers)
+        block, content = blocks.repeat(layers), slots.content[layer, row]
+        worth = slots.worth(layer, row, self._always_blocks(block + 1))
+        here = block[:, None, None].expand(-1, content.shape[1], 1)
+        moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
+        self._store.recall(layer[moves.row], moves._replace(row=row[moves.row]))
 
     def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
         """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""

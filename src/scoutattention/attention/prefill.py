@@ -124,9 +124,11 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
     q: [W, H, G, D], the last W positions.   k: [T, H, D].   Returns float32 [H, T // block_size].
     """
     T, W = k.shape[0], q.shape[0]
-    scores = torch.einsum("whgd,thd->hgwt", q.float(), k.float()) * scale
     future = torch.arange(T, device=k.device) > torch.arange(T - W, T, device=k.device)[:, None]
-    weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
     full = T // block_size
-    blocks = weights[:, : full * block_size].reshape(weights.shape[0], full, block_size)
-    return blocks.sum(-1)
+    mass = []
+    for head in range(k.shape[1]):  # one by one: the scores of all of them are as large as the keys
+        scores = q[:, head].float().transpose(0, 1) @ k[:, head].float().T * scale  # [G, W, T]
+        weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((0, 1))
+        mass.append(weights[: full * block_size].reshape(full, block_size).sum(-1))
+    return torch.stack(mass)

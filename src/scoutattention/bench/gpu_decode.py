@@ -129,12 +129,13 @@ def run(bench: Bench, rival: Rival, case: tuple[int, int], engine: Engine) -> Re
         for row in range(batch):
             store.release(row)
     total, seconds = sum((stats for _, stats in timed), StepStats()), statistics.median(s for s, _ in timed)
+    mean = statistics.fmean(s for s, _ in timed)
     return Result(
         engine=rival.name,
         context=context,
         batch=batch,
         ms_per_step=seconds * 1e3,
-        tokens_per_s=batch / seconds,
+        tokens_per_s=batch / mean,
         device_idle_share=None if busy is None else max(0.0, 1 - busy / seconds),
         hidden_ms=total.hidden_s / plan.steps * 1e3,
         unhidden_ms=total.unhidden_s / plan.steps * 1e3,

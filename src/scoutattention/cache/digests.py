@@ -24,7 +24,7 @@ class Digests(Protocol):
     def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
         """Digest closed blocks.
 
-        k: [n, H, P, D] of one layer, at int64 pages [n], or [L, H, P, D] of all layers, at one page.
+        k: [n, H, P, D] of one layer, or [L, n, H, P, D] of all, at int64 pages [n].
         """
         ...
 

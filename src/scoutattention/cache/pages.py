@@ -48,9 +48,13 @@ class Pages:
         self._ops.write_blocks((k, v), (self.pool.k[layer], self.pool.v[layer]), pages)
         self.digests.put(layer, pages, k)
 
-    def close(self, row: int, block: int, k: Tensor, v: Tensor) -> None:
-        """Close one block of all layers.   k, v: [L, H, P, D]; they may be the page itself."""
-        page = self.page(row, block)
-        self.pool.k[:, page] = k
-        self.pool.v[:, page] = v
-        self.digests.put(slice(None), page, k)
+    def close(self, full: list[tuple[int, int]], k: Tensor, v: Tensor) -> None:
+        """Close blocks, given as (row, block), of all layers.   k, v: [L, n, H, P, D]."""
+        pages, pool = torch.tensor([self.page(*one) for one in full]), self.pool
+        self.digests.put(slice(None), pages, k)
+        if isinstance(pool, BlockPool):
+            every = (torch.arange(len(k))[:, None] * pool.capacity + pages).flatten()
+            target = (pool.k.flatten(0, 1), pool.v.flatten(0, 1))
+            self._ops.write_blocks((k.flatten(0, 1), v.flatten(0, 1)), target, every)
+        else:
+            pool.k[:, pages], pool.v[:, pages] = k.to(pool.k.device), v.to(pool.v.device)

@@ -198,19 +198,16 @@ class KVStore:
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
-        full = []
         for row in range(self.view.batch):
             self.fill[row] += 1
-            if self.fill[row] == self.block_size:
-                full.append((row, self.closed[row]))
-                self._close(row)
+        rows = [row for row in range(self.view.batch) if self.fill[row] == self.block_size]
+        full = [(row, self.closed[row]) for row in rows]
+        if full:
+            pool, entries = self.near_pool, [self._open_entry(*one) for one in full]
+            self.pages.close(full, pool.k[:, entries], pool.v[:, entries])
+        for row in rows:
+            self.closed[row], self.fill[row] = self.closed[row] + 1, 0
         return full
-
-    def _close(self, row: int) -> None:
-        block, pool = self.closed[row], self.near_pool
-        entry = self._open_entry(row, block)
-        self.pages.close(row, block, pool.k[:, entry], pool.v[:, entry])
-        self.closed[row], self.fill[row] = block + 1, 0
 
     def _open_entry(self, row: int, block: int) -> int:
         return self.pages.page(row, block) if self.slots is None else self.slots.open_entry(row)

@@ -34,7 +34,7 @@ from ..models.decoder import Decoder
 from ..models.layers import RowOps
 from ..ranks import gathered
 from .device import faults_named, find_device, free_memory, make_far_work, make_ops
-from .memory import MemoryPlan, plan_memory
+from .memory import MemoryPlan, digest_kind, plan_memory
 from .runner import Progress, Runner
 from .sampler import draw
 from .scheduler import Scheduler
@@ -50,7 +50,7 @@ def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan
         pool.pin()
     pages = Pages(
         pool,
-        make_digests(scout.digest, shape, pool, ops, survivors=2 * (scout.budget_blocks or blocks)),
+        make_digests(digest_kind(scout), shape, pool, ops, survivors=2 * (scout.budget_blocks or blocks)),
         rows,
         blocks,
         ops,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..config import EngineConfig, MemoryName, ScoutConfig
+from ..config import DigestName, EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
 
@@ -83,10 +83,11 @@ def plan_memory(
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     beside = pages * digest_bytes
     slots, most = _device_entries(scout, machine, block_bytes, blocks, beside)
-    if free_device is not None and slots is not None and slots * block_bytes + beside > free_device:
+    own = _correction_bytes(shape, scout) * machine.max_num_seqs
+    if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
-            f"{slots} slots of {block_bytes} bytes and {beside} bytes of digests are more than the {free_device} bytes "
-            "that the device has left: lower device_memory, budget, max_num_seqs or host_memory"
+            f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of corrections are more than "
+            f"the {free_device} bytes that the device has left: lower device_memory, budget, rank or max_num_seqs"
         )
     packed = machine.kv_dtype != "auto"
     if slots is None and packed:
@@ -139,11 +140,24 @@ def _device_entries(
     return (memory - beside) // block_bytes, blocks
 
 
+def digest_kind(scout: ScoutConfig) -> DigestName:
+    """The digests that are kept: where every block is chosen, none are asked, and "exact" keeps nothing."""
+    return "exact" if scout.budget is None else scout.digest
+
+
 def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
-    dim, of = shape.head_dim, {"minmax": 8, "exact": 0}
-    digest = of[scout.digest] * dim if scout.digest in of else 4 * (-(-dim // 16)) * scout.block_size + 4 * dim
+    kind, dim, of = digest_kind(scout), shape.head_dim, {"minmax": 8, "exact": 0}
+    digest = of[kind] * dim if kind in of else 4 * (-(-dim // 16)) * scout.block_size + 4 * dim
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
+
+
+def _correction_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
+    """Bytes of what corrects one sequence's scouts."""
+    if scout.predictor != "calibrated" or scout.lookahead == 0:
+        return 0
+    rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
+    return shape.num_layers * 2 * shape.hidden_size * rank * shape.dtype_bytes
 
 
 def _below_one_block(knob: str, size: int, block_bytes: int) -> CapacityError:

@@ -10,6 +10,7 @@ from .triton_base import LN2, Launch, ceil_div, check, padded, tl, triton
 LOG2E = tl.constexpr(1 / LN2)
 LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
 WIDE = 256  # blocks of one program
+CHUNK = 64  # blocks that others are compared with at a time
 
 
 @triton.jit
@@ -155,8 +156,9 @@ def _late_kernel(
     N: int,
     W: int,
     N_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
 ) -> None:
-    """Program (b): a sequence's KV heads. Every wanted block is compared with every block that was served."""
+    """Program (b): a sequence's KV heads. Every wanted block is compared with CHUNK that were served at a time."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, N_PAD)
     counted = tl.load(rows + b) != 0
@@ -167,10 +169,14 @@ def _late_kernel(
         place = row * N + n
         block = tl.load(blocks + place, mask=n < N, other=-1)
         gone = tl.load(absent + place, mask=n < N, other=0) != 0
-        scouted = tl.load(ahead + place, mask=n < N, other=-2)
-        attended = tl.load(served + place, mask=n < N, other=0) != 0
-        same = (block[:, None] == scouted[None, :]) & attended[None, :]
-        missed = gone & (tl.max(same.to(tl.int32), axis=1) == 0)
+        seen = tl.zeros([N_PAD], tl.int32)
+        for start in range(0, N, CHUNK):
+            m = start + tl.arange(0, CHUNK)
+            scouted = tl.load(ahead + row * N + m, mask=m < N, other=-2)
+            attended = tl.load(served + row * N + m, mask=m < N, other=0) != 0
+            same = (block[:, None] == scouted[None, :]) & attended[None, :]
+            seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
+        missed = gone & (seen == 0)
         part = tl.sum(tl.load(wishes + row * W + block, mask=missed, other=0.0), axis=0)
         bad = (tl.load(doubt + row) <= limit) == 0
         due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
@@ -261,7 +267,7 @@ def late_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], limit:
     blocks, _, wishes = tensors[:3]
     B, H, N = blocks.shape
     arguments = (*tensors, *results, limit, B, H, N, wishes.shape[-1])
-    return Launch(_late_kernel, (B,), arguments, {"N_PAD": padded(N)})
+    return Launch(_late_kernel, (B,), arguments, {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))})
 
 
 def find_late(what: Lateness) -> Late:
