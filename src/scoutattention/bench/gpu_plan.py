@@ -53,7 +53,8 @@ class Plan:
 class Result(NamedTuple):
     """One engine in one case.
 
-    ms_per_step: median of the counted steps; tokens_per_s: of all of them, those that close blocks too.   device_idle_share: of that time, when no kernel ran; None without a GPU.
+    ms_per_step: median of the counted steps.   tokens_per_s: of all of them, those that close blocks too.
+    device_idle_share: of a median step, the part in which no kernel ran; None without a GPU.
     hidden_ms, unhidden_ms, link_bytes: means over the steps: the CPU's attention that ran behind other work, and that
         was waited for; what was copied from host pages to device slots.
     share: of the chosen blocks, those that the device did not hold.
