@@ -212,3 +212,19 @@ def test_bad_requests_are_refused_with_number_limit_and_knob(tiny_models):
     assert len(small.generate(PROMPT[:5], SamplingParams(max_tokens=3, ignore_eos=True))[0].token_ids) == 3
     with pytest.raises(TypeError, match="device_memroy"):
         LLM(path, device_memroy="1GiB")
+
+
+def test_a_sequence_within_its_budget_is_attended_to_without_a_choice(tiny_models, monkeypatch):
+    """The question is first asked when a block is beyond the budget."""
+    path, asked = str(tiny_models["llama"]), []
+    llm = LLM(path, scout=ScoutConfig(budget=96, block_size=8), max_num_seqs=1)
+    choose = llm.engine.runner.attention.chooser.choose
+    monkeypatch.setattr(
+        llm.engine.runner.attention.chooser, "choose", lambda layer, q: asked.append(layer) or choose(layer, q)
+    )
+    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
+    within = 88 - len(PROMPT) + 8  # eleven closed blocks and the open one
+    assert llm.generate(PROMPT, SamplingParams(max_tokens=within, ignore_eos=True))[0].token_ids == expected[:within]
+    assert not asked
+    llm.generate(PROMPT, GREEDY)
+    assert asked

@@ -30,6 +30,11 @@ class Chooser(Protocol):
         """Plan for the batch of a step."""
         ...
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether every block of the step's sequences will be chosen, whatever the queries are."""
+        ...
+
     def choose(self, layer: int, q: Tensor) -> Choice:
         """The blocks that queries q [B, H, G, D] want of `layer`."""
         ...
@@ -57,9 +62,14 @@ class TopChooser:
         self._count = view.width if budget is None else min(budget, view.width)
         self._all: Choice | None = None
 
+    @property
+    def takes_all(self) -> bool:
+        """See `Chooser.takes_all`."""
+        return self._count == self._tables.shape[1]
+
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
-        if self._count == self._tables.shape[1]:
+        if self.takes_all:
             self._all = self._all or self._every_block(q.shape[1])
             return self._all
         scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)

@@ -30,9 +30,11 @@ class ResidentAttention:
     def plan(self, batch: int) -> Hashable:
         """See `Attention.plan`."""
         view = self._store.plan_step(batch)
+        self._chooses = self.chooser is not None
         if self.chooser is not None:
             self.chooser.begin(view)
-        return batch, view.width
+            self._chooses = self._store.slots is not None or not self.chooser.takes_all
+        return batch, view.width, self._chooses
 
     def begin(self, rope: Rope) -> Attend:
         """See `Attention.begin`."""
@@ -43,7 +45,7 @@ class ResidentAttention:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
         store.append(layer, k, v)
-        if self.chooser is None:
+        if self.chooser is None or not self._chooses:
             return self._partial(store.near_pool, layer, q, store.near(layer)).out.to(q.dtype)
         choice = self.chooser.choose(layer, q)
         if store.slots is None:

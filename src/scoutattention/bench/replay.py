@@ -106,6 +106,11 @@ class ReplayChooser:
             now.blocks.copy_(self._source.places(step, kind.blocks[step], view.counts[0]))
             now.wishes.copy_(kind.wishes[step])
 
+    @property
+    def takes_all(self) -> bool:
+        """See `Chooser.takes_all`."""
+        return False
+
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
         self._chooser.choose(layer, q)
