@@ -41,7 +41,7 @@ DOORS = {
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/decode_plot.py", "bench/gpu_plot.py"),
+    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/lines.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

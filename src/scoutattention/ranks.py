@@ -65,9 +65,8 @@ class Group:
         self.index = index
         self.size = size
         self._patience_s = patience_s
-        gloo: Any = (
-            distributed.ProcessGroupGloo
-        )  # whose stub lacks most of it; not the default group, which is a global
+        # Not the default group, which is a global; Any, since the stub lacks most of it.
+        gloo: Any = distributed.ProcessGroupGloo
         options = gloo._Options()
         options._devices = [gloo.create_device(hostname="127.0.0.1")]
         options._timeout = timedelta(seconds=patience_s)

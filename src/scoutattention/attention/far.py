@@ -1,4 +1,4 @@
-"""The CPU's share of a layer: started ahead, taken when the layer needs it. The only file where two clocks meet."""
+"""The CPU's share of a layer: started ahead, taken when the layer needs it. Here the main thread meets the workers."""
 
 from typing import NamedTuple
 

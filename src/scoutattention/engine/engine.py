@@ -34,7 +34,7 @@ from ..models.decoder import Decoder
 from ..models.layers import RowOps
 from ..ranks import gathered
 from .device import faults_named, find_device, free_memory, make_far_work, make_ops
-from .memory import MemoryPlan, digest_kind, plan_memory
+from .memory import MemoryPlan, correction_rank, digest_kind, plan_memory
 from .runner import Progress, Runner
 from .sampler import draw
 from .scheduler import Scheduler
@@ -89,7 +89,7 @@ def make_calibrated(
     if not needs_calibration(scout, store):
         return None
     shape, rows = decoder.config.shape, len(store.closed)
-    rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
+    rank = correction_rank(shape, scout)
     size, like = (shape.num_layers, rows), decoder.weights.embedding
     left = like.new_zeros(*size, rank, shape.hidden_size).mT
     right = like.new_zeros(*size, shape.hidden_size, rank)

@@ -152,12 +152,16 @@ def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
 
 
+def correction_rank(shape: ModelShape, scout: ScoutConfig) -> int:
+    """The rank of what corrects scouts: no more than a layer's query projection has."""
+    return min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
+
+
 def _correction_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of what corrects one sequence's scouts."""
     if scout.predictor != "calibrated" or scout.lookahead == 0:
         return 0
-    rank = min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
-    return shape.num_layers * 2 * shape.hidden_size * rank * shape.dtype_bytes
+    return shape.num_layers * 2 * shape.hidden_size * correction_rank(shape, scout) * shape.dtype_bytes
 
 
 def _below_one_block(knob: str, size: int, block_bytes: int) -> CapacityError:
