@@ -1,9 +1,13 @@
 """Recall while decoding: what drifts into interest comes, as often as its layer needs it, and what must stay stays."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
 
 from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.ops import NativeOps
 
 from .rig import SHAPE, Rig
 from .test_invariants import scout
@@ -88,6 +92,68 @@ def test_a_block_just_closed_gets_a_slot_and_sinks_and_recent_blocks_keep_theirs
         assert slots.resident(0, slice(1))[0, :, always].all()
         assert (slots.content[:, 0, :, :5] >= 0).all()
     assert closed == 55
+
+
+class Late(NativeOps):
+    """A stream beside the steps, as late as it may be: copies are made when they are waited for, after NaN."""
+
+    def __init__(self, workers):
+        super().__init__(workers)
+        self._beside = False
+        self._waiting = []
+        self._marks = {}
+
+    @contextmanager
+    def after(self, *tensors):
+        self._beside = True
+        yield
+        self._beside = False
+
+    def copy_blocks(self, source, target, copies):
+        if not self._beside:
+            super().copy_blocks(source, target, copies)
+            return
+        for pool in target:
+            pool[copies.layer, copies.entry, copies.head] = torch.nan
+        self._waiting.append(partial(super().copy_blocks, source, target, copies))
+
+    def mark(self, index):
+        self._marks[index] = list(self._waiting)
+
+    def wait(self, index):
+        self._copy(self._marks.pop(index, []))
+
+    def join(self):
+        self._copy(list(self._waiting))
+
+    def _copy(self, until):
+        for copy in until:
+            if copy in self._waiting:
+                self._waiting.remove(copy)
+                copy()
+
+
+@pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
+def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
+    results = []
+    for late in (False, True):
+        rig = rig_of(recall_interval=2, cpu_share=None, on_miss=on_miss, recent_blocks=0, quota=7, predictor="plain")
+        if late:
+            rig.store.side = rig.store._ops = Late(WORKERS)
+        rig.add(90)
+        steps = [rig.step() for _ in range(12)]
+        assert sum(stats.recalled_bytes for *_, stats in steps) > 0
+        results.append([out for _, outs, _ in steps for out in outs])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+
+
+def test_bytes_recalled_are_those_of_the_blocks_that_came():
+    rig, (first, second) = rig_of(recall_interval=1, cpu_share=None, tokens=201), subjects()
+    run(rig, first, 8)
+    before = rig.store.slots.resident(slice(None), 0)
+    (stats,) = run(rig, second, 1)
+    came = rig.store.slots.resident(slice(None), 0) & ~before
+    assert stats.recalled_bytes == came.sum() * 2 * 4 * 16 * 4 > 0
 
 
 def test_where_every_slot_must_stay_a_closed_block_gets_none():

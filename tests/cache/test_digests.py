@@ -29,9 +29,9 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
     by_layer, by_page = (make_digests(name, SHAPE, pool, OPS) for _ in range(2))
     k = pool.k[:, PAGES]  # [L, 3, H, P, D]
     for layer in range(LAYERS):
-        by_layer.put(layer, PAGES, k[layer])
-    for number, page in enumerate(PAGES.tolist()):
-        by_page.put(slice(None), page, k[:, number])
+        by_layer.put(k[layer], layer * 6 + PAGES)
+    for number, page in enumerate(PAGES):
+        by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page)
     q = torch.randn(1, HEADS, 3, DIM) * 3
     for layer in range(LAYERS):
         scores = by_layer.score(layer, q, PAGES.int()[None], CLOSED)
@@ -55,7 +55,7 @@ def test_two_stages_give_survivors_exact_scores_and_the_others_comparable_ones()
     closed = torch.tensor([20, 20])
     first, both = (make_digests(name, SHAPE, pool, OPS, survivors=6) for name in ("keys2", "twostage"))
     for digests in (first, both):
-        digests.put(1, torch.arange(40), pool.k[1])
+        digests.put(pool.k[1], 40 + torch.arange(40))
     exact = make_digests("exact", SHAPE, pool, OPS).score(1, q, pages, closed)
     rough, scores = (digests.score(1, q, pages, closed) for digests in (first, both))
     best = torch.zeros(2, HEADS, 20).scatter_(-1, rough.softmax(-1).mean(2).topk(6).indices, 1.0).bool()[:, :, None]
@@ -71,7 +71,7 @@ def test_when_all_blocks_survive_two_stages_are_exact():
     pool.k.normal_()
     q, pages = torch.randn(1, HEADS, 3, DIM), PAGES.int()[None]
     digests = make_digests("twostage", SHAPE, pool, OPS, survivors=64)
-    digests.put(2, PAGES, pool.k[2, PAGES])
+    digests.put(pool.k[2, PAGES], 2 * 6 + PAGES)
     torch.testing.assert_close(
         digests.score(2, q, pages, CLOSED), make_digests("exact", SHAPE, pool, OPS).score(2, q, pages, CLOSED)
     )
@@ -84,7 +84,7 @@ def test_what_lies_in_pages_of_no_block_does_not_matter_to_two_stages():
     pool.k.normal_()
     pool.k[:, 20:] *= 9
     digests = make_digests("twostage", SHAPE, pool, OPS, survivors=6)
-    digests.put(0, torch.arange(40), pool.k[0])
+    digests.put(pool.k[0], torch.arange(40))
     q, pages = torch.randn(2, HEADS, 3, DIM) * 3, torch.arange(40).int().reshape(2, 20)
     pages[0, 8:] = torch.arange(20, 32)
     beside = digests.score(0, q, pages, torch.tensor([8, 20]))[:1, ..., :8]

@@ -9,7 +9,7 @@ from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.kernels.cpu import Workers
 from scoutattention.kernels.ops import Copies, NativeOps
-from scoutattention.kernels.packed import pack
+from scoutattention.kernels.packed import from_words, pack
 from scoutattention.kernels.plain_ops import PlainOps
 from scoutattention.kernels.triton_ops import TritonOps
 from scoutattention.types import BlockList, Lateness, Partial, Sifting
@@ -98,6 +98,51 @@ def test_partial_of_packed_pages():
     assert_same(ops.partial(q, k, v, blocks, 0.2)[:2], PLAIN.partial(q, k, v, blocks, 0.2)[:2], 1e-3)
     with pytest.raises(KernelError, match="leave kv_dtype at 'auto'"):
         OPS["triton"].partial(q, k, v, blocks, 0.2)
+
+
+def test_appended_tokens(ops, sizes):
+    s = sizes
+    got = torch.zeros(2, s.S, s.H, s.P, s.D)
+    want, new = got.clone(), torch.randn(2, s.B, s.H, s.D)
+    entry, fill = torch.randperm(s.S)[: s.B], torch.randint(0, s.P, (s.B,))
+    ops.append(*new, tuple(got), entry, fill)
+    PLAIN.append(*new, tuple(want), entry, fill)
+    assert torch.equal(got, want)
+    assert torch.equal(got[0, entry[0], :, fill[0]], new[0, 0])
+
+
+def prompt_keys(s: Sizes, dtype: torch.dtype) -> torch.Tensor:
+    """Keys [N, H, P, D] as a prompt's are cut into blocks: not contiguous."""
+    return torch.randn(s.N, s.P, s.H, s.D).to(dtype).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_digests_made(ops, sizes, dtype):
+    s = sizes
+    k, pages = prompt_keys(s, dtype), torch.randperm(s.S)[: s.N]
+    got = torch.full((s.S, s.H, 2 * s.D), 7.0)
+    want = got.clone()
+    ops.put_digests(k, got, pages)
+    PLAIN.put_digests(k, want, pages)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_key_codes_made(ops, sizes, dtype):
+    s = sizes
+    k, pages = prompt_keys(s, dtype), torch.randperm(s.S)[: s.N]
+    k[0, 0, :, 0] = 0.25  # a channel that does not change
+    made = [(torch.full((s.S, s.H, -(-s.D // 16), s.P, 4), 7, dtype=torch.uint8), torch.ones(s.S, s.H, 2, s.D).half())]
+    made.append((made[0][0].clone(), made[0][1].clone()))
+    ops.put_key_codes(k, *made[0], pages)
+    PLAIN.put_key_codes(k, *made[1], pages)
+    (words, bounds), (want, same) = made
+    assert torch.equal(bounds, same)
+    apart = from_words(words, 2, s.D).int() - from_words(want, 2, s.D).int()
+    assert apart.abs().max() <= 1
+    assert (apart != 0).float().mean() < 1e-3, "only keys halfway between two codes"
+    padding = from_words(words[pages], 2, -(-s.D // 16) * 16)[..., s.D :]
+    assert not padding.any()
 
 
 def test_digest_scores(ops, sizes):

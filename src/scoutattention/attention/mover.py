@@ -37,7 +37,7 @@ class Mover:
         """Say which batch the next step is of."""
         self.recalls = 0
         self._batch = view.batch
-        self._closed = view.closed
+        self._view = view
 
     def begin(self) -> None:
         """Start counting for the step."""
@@ -51,11 +51,24 @@ class Mover:
     def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
         rows = slice(0, self._batch)
-        worth = self._slots.worth(layer, rows, self._always_blocks(self._closed))
+        worth = self._slots.worth(layer, rows, self._always_blocks(self._view.closed))
         return self._store.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
 
+    def seat(self, closed: list[tuple[int, int]]) -> None:
+        """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
+        if not closed:
+            return
+        layers, slots = self._progress.shape[0], self._slots
+        rows, blocks = torch.tensor(closed, device=self._progress.device).T
+        layer, row = torch.arange(layers, device=rows.device).repeat_interleave(len(closed)), rows.repeat(layers)
+        block, content = blocks.repeat(layers), slots.content[layer, row]
+        worth = slots.worth(layer, row, self._always_blocks(block + 1))
+        here = block[:, None, None].expand(-1, content.shape[1], 1)
+        moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
+        self._store.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
+
     def recall(self, pressure: list[float]) -> int:
-        """Recall in the layers and sequences that are due; returns the bytes copied.
+        """Recall in the layers and sequences that are due; returns the bytes to be copied.
 
         pressure: of each layer, how many times too long it waited for the CPU in this step; 1 where that is no concern.
         """
@@ -71,24 +84,11 @@ class Mover:
         if not self.recalls:
             return 0
         moves = self._proposed(layer, row)  # whose rows are those of `due`
-        return self._store.recall(layer[moves.row], moves._replace(row=row[moves.row]))
-
-    def seat(self, closed: list[tuple[int, int]]) -> None:
-        """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
-        if not closed:
-            return
-        layers, slots = self._progress.shape[0], self._slots
-        rows, blocks = torch.tensor(closed, device=self._progress.device).T
-        layer, row = torch.arange(layers, device=rows.device).repeat_interleave(len(closed)), rows.repeat(layers)
-        block, content = blocks.repeat(layers), slots.content[layer, row]
-        worth = slots.worth(layer, row, self._always_blocks(block + 1))
-        here = block[:, None, None].expand(-1, content.shape[1], 1)
-        moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
-        self._store.recall(layer[moves.row], moves._replace(row=row[moves.row]))
+        return self._store.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
 
     def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
         """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""
-        slots, closed = self._slots, self._closed[row]
+        slots, closed = self._slots, (self._view.closed + (self._view.fill + 1 == self._slots.block_size))[row]
         beyond = torch.arange(slots.interest.shape[-1], device=closed.device) >= closed[:, None, None]
         interest = slots.interest[layer, row].masked_fill(beyond, -torch.inf)
         worth = slots.worth(layer, row, self._always_blocks(closed))

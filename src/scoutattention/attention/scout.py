@@ -75,6 +75,8 @@ class ScoutAttention:
     def plan(self, batch: int) -> Hashable:
         """See `Attention.plan`."""
         view = self._store.plan_step(batch)
+        if self._config.on_miss == "fetch":
+            self._store.side.join()  # layers will move blocks themselves
         self._began = time.perf_counter()
         self._fetched = 0
         self._closed = view.closed
@@ -105,6 +107,7 @@ class ScoutAttention:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
         store.append(layer, k, v)
+        store.arrive(layer)
         wanted = self._truly_wanted(layer, q)
         self._look_ahead(layer, q, x, wanted)
         pool = store.near_pool
@@ -196,11 +199,10 @@ class ScoutAttention:
         """See `Attention.end`."""
         chosen, far, guarded = self._seen.sum(1).tolist()  # there when the step's work is done
         self.far.settle()
-        recalled = self._fetched
-        if self._config.on_miss != "fetch":
-            recalled += self._mover.recall(self._pressure())
-        self._thrift.learn(self._seen[1], self._seen[0])
         self._mover.seat(self._store.end_step())
+        recalled = self._fetched if self._config.on_miss == "fetch" else self._mover.recall(self._pressure())
+        self._store.send()
+        self._thrift.learn(self._seen[1], self._seen[0])
         return StepStats(
             chosen_blocks=chosen,
             far_blocks=far,

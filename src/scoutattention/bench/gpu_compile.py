@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from ..kernels.triton_base import Launch, ceil_div
+from ..kernels.triton_close import bounding_launch, coding_launch
 from ..kernels.triton_compile import TARGETS, compile_launch
 from ..kernels.triton_digest import bound_launch, code_launch
 from ..kernels.triton_merge import correct_launch, doubt_launch, merge_launch
@@ -45,6 +46,9 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield merge_launch(near, far, far)
     yield correct_launch(far, q, q, 0.1, far.lse)
     yield doubt_launch(far, near, q, q, some(B, H))
+    closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
+    yield bounding_launch(closed, digests, moves)
+    yield coding_launch(closed, words, bounds, moves)
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
 

@@ -12,7 +12,7 @@ from ..config import DigestName
 from ..kernels.memory import empty
 from ..kernels.ops import Ops
 from ..kernels.packed import Blocks
-from ..kernels.reference import key_codes, min_max, score_exactly
+from ..kernels.reference import key_codes, score_exactly
 from ..shape import ModelShape
 from ..types import BlockList
 from .pool import BlockPool, PackedPool
@@ -21,11 +21,8 @@ from .pool import BlockPool, PackedPool
 class Digests(Protocol):
     """What a chooser and the pages need of any kind of digest."""
 
-    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
-        """Digest closed blocks.
-
-        k: [n, H, P, D] of one layer, or [L, n, H, P, D] of all, at int64 pages [n].
-        """
+    def put(self, k: Tensor, places: Tensor) -> None:
+        """Digest closed blocks.   k: [n, H, P, D].   places: int64 [n], layer * S + page of each."""
         ...
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
@@ -51,9 +48,9 @@ class MinMaxDigests:
         self._ops = ops
         self._scale = shape.scale
 
-    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor) -> None:
         """See `Digests.put`."""
-        self.values[layers, pages] = min_max(k)
+        self._ops.put_digests(k, self.values.flatten(0, 1), places)
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
@@ -79,9 +76,9 @@ class KeyCodeDigests:
         self._ops = ops
         self._scale = shape.scale
 
-    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor) -> None:
         """See `Digests.put`."""
-        self.codes[layers, pages], self.bounds[layers, pages] = key_codes(k)
+        self._ops.put_key_codes(k, self.codes.flatten(0, 1), self.bounds.flatten(0, 1), places)
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
@@ -101,7 +98,7 @@ class ExactDigests:
         self._bytes = shape.kv_bytes_per_token / 2
         self._scale = shape.scale
 
-    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor) -> None:
         """Nothing to do: the pages hold the keys."""
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
@@ -129,9 +126,9 @@ class TwoStageDigests:
         self._survivors = survivors
         self._scale = shape.scale
 
-    def put(self, layers: int | slice, pages: Tensor | int, k: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor) -> None:
         """See `Digests.put`."""
-        self._first.put(layers, pages, k)
+        self._first.put(k, places)
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`; the others keep their first scores, less what those of the survivors were too high."""

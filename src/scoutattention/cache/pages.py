@@ -44,17 +44,16 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
-        pages = torch.tensor(self._taken[row][: k.shape[0]], dtype=torch.int64)
-        self._ops.write_blocks((k, v), (self.pool.k[layer], self.pool.v[layer]), pages)
-        self.digests.put(layer, pages, k)
+        self._write(k, v, self.table[row, : k.shape[0]].long(), layers=range(layer, layer + 1))
 
     def close(self, full: list[tuple[int, int]], k: Tensor, v: Tensor) -> None:
         """Close blocks, given as (row, block), of all layers.   k, v: [L, n, H, P, D]."""
-        pages, pool = torch.tensor([self.page(*one) for one in full]), self.pool
-        self.digests.put(slice(None), pages, k)
-        if isinstance(pool, BlockPool):
-            every = (torch.arange(len(k))[:, None] * pool.capacity + pages).flatten()
-            target = (pool.k.flatten(0, 1), pool.v.flatten(0, 1))
-            self._ops.write_blocks((k.flatten(0, 1), v.flatten(0, 1)), target, every)
-        else:
-            pool.k[:, pages], pool.v[:, pages] = k.to(pool.k.device), v.to(pool.v.device)
+        pages = torch.tensor([self.page(*one) for one in full], device=self._ops.device)
+        self._write(k.flatten(0, 1), v.flatten(0, 1), pages, layers=range(len(k)))
+
+    def _write(self, k: Tensor, v: Tensor, pages: Tensor, *, layers: range) -> None:
+        """Fill the pages, int64 [n], of these layers with blocks, [len(layers) * n, H, P, D], and digest them."""
+        pool, layer = self.pool, torch.arange(layers.start, layers.stop, device=pages.device)
+        places = (layer[:, None] * pool.capacity + pages).flatten()
+        self.digests.put(k, places)
+        self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)

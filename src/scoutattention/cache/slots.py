@@ -58,11 +58,12 @@ class Slots:
         self.near_index = torch.zeros((rows, 1 + self.size), dtype=torch.int32, device=device)
         self.near_length = torch.zeros((layers, rows, heads, 1 + self.size), dtype=torch.int32, device=device)
         self._taken: list[list[int]] = [[] for _ in range(rows)]
+        self._quota = torch.zeros(rows, dtype=torch.int64, device=device)  # for the device
 
     def admit(self, row: int, quota: int) -> None:
         """Give a row its open block's entry and `quota` empty slots."""
         entries = self._taken[row] = self.pool.take(1 + quota)
-        self.quota[row] = quota
+        self.quota[row] = self._quota[row] = quota
         self.near_index[row, : 1 + quota] = torch.tensor(entries, dtype=torch.int32)
         self.near_length[:, row] = 0
         self.content[:, row] = -1
@@ -79,7 +80,7 @@ class Slots:
         for state in (self.content, self.slot_of, self.interest, self.near_length):
             state[:, target] = state[:, source]
         self.near_index[target] = self.near_index[source]
-        self.quota[target] = self.quota[source]
+        self.quota[target], self._quota[target] = self.quota[source], self._quota[source]
         self._taken[target], self._taken[source] = self._taken[source], []
 
     def complete(self, closed: Tensor) -> Tensor:
@@ -101,8 +102,7 @@ class Slots:
         held, block = content >= 0, content.clamp(min=0)
         interest = self.interest[layer, row].gather(-1, block)
         stays = protected.expand(*content.shape[:2], -1).gather(-1, block) & held
-        quota = torch.tensor(self.quota, device=content.device)[row].reshape(-1, 1, 1)
-        own = torch.arange(self.size, device=content.device) < quota
+        own = torch.arange(self.size, device=content.device) < self._quota[row].reshape(-1, 1, 1)
         return interest.masked_fill(~held, FREE).masked_fill(stays | ~own, FULL)
 
     def open_entry(self, row: int) -> int:
@@ -128,24 +128,21 @@ class Slots:
         """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
         return self.slot_of[layer, :batch], self.size
 
-    def assign(self, layer: int | Tensor, moves: Moves, *, empty: bool) -> Tensor:
-        """Give blocks their slots, and return the pool's entries to copy them to, int64 [M]; what was there is dropped.
+    def entries(self, moves: Moves) -> Tensor:
+        """The pool's entries of slots, int64 [M]."""
+        return self.near_index[moves.row, 1 + moves.slot].long()
 
-        layer: of all moves, or int64 [M].   empty: nothing was there.
-        """
+    def fill(self, layer: int | Tensor, moves: Moves) -> None:
+        """Say that blocks are in their slots, which were empty.   layer: of all moves, or int64 [M]."""
         row, head, slot, block = moves
-        if not empty:
-            self.drop(layer, row, head, slot)
-        entry = self.near_index[row, 1 + slot].long()
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
         self.near_length[layer, row, head, 1 + slot] = self.block_size
-        return entry
 
     def drop(self, layer: int | Tensor, row: Tensor, head: Tensor, slot: Tensor) -> None:
         """Empty slots (int64 [M] each, or all of one layer); nothing is copied back: the host holds every block."""
         old = self.content[layer, row, head, slot]
-        held = old >= 0
+        (held,) = torch.nonzero(old >= 0, as_tuple=True)
         layers = layer if isinstance(layer, int) else layer[held]
         self.slot_of[layers, row[held], head[held], old[held]] = self.size
         self.content[layer, row, head, slot] = -1

@@ -1,6 +1,7 @@
 """The one object through which attention sees the cache: host pages, device slots, and the open blocks."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from .pages import Pages
 from .pool import BlockPool
 from .slots import Moves, Slots
 
+PARTS = 4
+"""Parts of the layers whose recalled blocks are waited for together."""
 GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
 
@@ -62,7 +65,10 @@ class KVStore:
         self.device = ops.device
         self._grain = GRAIN if ops.deferred else 1
         self._ops = ops
-        self.side = SideStream(ops.device)
+        layers = pages.pool.k.shape[0]
+        self._parts = range(0, layers, -(-layers // PARTS))  # first layers
+        self.side = SideStream(ops.device, marks=len(self._parts))
+        self._leaving: list[tuple[Tensor, Moves]] = []  # with their layers
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
         self._followers: list[tuple[Tensor, Tensor | float]] = []
         self.follow(self.trusted, fresh=True)
@@ -70,9 +76,7 @@ class KVStore:
         self.fill = [0] * rows
         # Of each row: closed blocks, tokens in the open block, the open block's entry.
         self._now = torch.zeros((3, rows), dtype=torch.int64, device=self.device)
-        self._head = torch.arange(pages.pool.k.shape[2], device=self.device)
         self.view = self._view(0)
-        self._new_rows = self._head  # [B * H], where a layer's [S * H * P, D] gets new tokens
         self._every_page: BlockList | None = None  # without slots, what every layer of a step attends to
 
     @property
@@ -102,7 +106,7 @@ class KVStore:
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
-        self.side.join()  # of a prompt that was broken off, it may still be writing
+        self.side.join()  # a prompt that was broken off may still be written
         self.pages.release(row)
         if self.slots is not None:
             self.slots.release(row)
@@ -151,9 +155,7 @@ class KVStore:
 
     def begin_step(self) -> None:
         """Make ready for what was planned; on the device, and from what is there."""
-        closed, fill, entry = self._now[:, : self.view.batch]
-        heads = entry[:, None] * self._heads + self._head
-        self._new_rows = (heads * self.block_size + fill[:, None]).flatten()
+        closed, fill, _ = self._now[:, : self.view.batch]
         if self.slots is None:
             blocks = torch.arange(self.view.width, device=self.device).expand(self.view.batch, self._heads, -1)
             self._every_page = self.near_pages(blocks, blocks < closed[:, None, None])
@@ -162,8 +164,8 @@ class KVStore:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Add one token's keys and values to the open blocks.   k, v: [B, H, D]."""
-        for pool, new in ((self.near_pool.k, k), (self.near_pool.v, v)):
-            pool[layer].view(-1, new.shape[-1]).index_copy_(0, self._new_rows, new.flatten(0, 1))
+        _, fill, entry = self._now[:, : self.view.batch]
+        self._ops.append(k, v, (self.near_pool.k[layer], self.near_pool.v[layer]), entry, fill)
 
     def near(self, layer: int) -> BlockList:
         """Every resident block, and the open one."""
@@ -189,12 +191,49 @@ class KVStore:
 
         layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
         """
+        self._assign(layer, moves, empty=empty)
+        return self._copy(layer, moves)
+
+    def recall_later(self, layer: Tensor, moves: Moves) -> int:
+        """The same between steps, for int64 [M] layers; the copies begin with `send`.   No slot is filled twice."""
+        self._assign(layer, moves, empty=False)
+        self._leaving.append((layer, moves))
+        return moves.row.numel() * self._head_bytes
+
+    def send(self) -> None:
+        """Begin to copy blocks to the slots they were given, beside the next step, whose layers wait in `arrive`."""
+        if not self._leaving:
+            return
+        layers, moves = zip(*self._leaving, strict=True)
+        self._leaving.clear()
+        layer, order = torch.cat(layers).sort(stable=True)
+        sorted_moves = Moves(*(torch.cat(parts)[order] for parts in zip(*moves, strict=True)))
+        ends = torch.tensor(self._parts[1:], device=layer.device)
+        cuts = [0, *torch.searchsorted(layer, ends).tolist(), layer.numel()]
+        for part, (start, end) in enumerate(pairwise(cuts)):
+            if start < end:
+                with self.side.after(layer, *sorted_moves):
+                    self._copy(layer[start:end], Moves(*(index[start:end] for index in sorted_moves)))
+                self.side.mark(part)
+
+    def arrive(self, layer: int) -> None:
+        """Let the device wait for what was sent to a layer's slots: before it reads them."""
+        if layer in self._parts:
+            self.side.wait(self._parts.index(layer))
+
+    def _assign(self, layer: int | Tensor, moves: Moves, *, empty: bool) -> None:
         assert self.slots is not None
-        pages = self.pages.table[moves.row, moves.block].long()
-        entries = self.slots.assign(layer, moves, empty=empty)
+        if not empty:
+            self.slots.drop(layer, moves.row, moves.head, moves.slot)
+        self.slots.fill(layer, moves)
+
+    def _copy(self, layer: int | Tensor, moves: Moves) -> int:
+        """Copy blocks from their pages to their slots; returns the bytes."""
+        assert self.slots is not None
         host, pool = self.pages.pool, self.slots.pool
-        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), Copies(layer, pages, entries, moves.head))
-        return moves.row.numel() * (host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes)
+        page, entry = self.pages.table[moves.row, moves.block].long(), self.slots.entries(moves)
+        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), Copies(layer, page, entry, moves.head))
+        return moves.row.numel() * self._head_bytes
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
@@ -217,6 +256,12 @@ class KVStore:
         counts = tuple(self.closed[:batch])
         width = -(-max(counts, default=0) // self._grain) * self._grain
         return StepView(batch, closed, fill, counts, min(width, self.pages.table.shape[1]))
+
+    @property
+    def _head_bytes(self) -> int:
+        """Of one head of one block, as it is copied."""
+        host = self.pages.pool
+        return host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes
 
     @property
     def _heads(self) -> int:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ..types import BlockList, Lateness, Partial, Sifting
+from . import reference
 from .cpu import Workers
 from .merging import corrected, doubt, merge
 from .packed import Blocks
 from .rank import rank_blocks
+from .reference_device import Pools, append
 from .sift import Late, Sifted, blend, find_late, sift
 
 
@@ -50,12 +52,24 @@ class Ops(Protocol):
         """Attention of queries to listed blocks: see `reference.partial`."""
         ...
 
+    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+        """Write a token of every sequence to its open block: see `reference_device.append`."""
+        ...
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-        """Write keys and values [n, H, P, D] to pages of one layer's pools, int64 [n] on the CPU."""
+        """Write keys and values [n, H, P, D] to pages of one layer's pools, int64 [n]."""
         ...
 
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         """Copy blocks from pools [L, S, H, P, D] of keys and values to the device's; no two to one place."""
+        ...
+
+    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
+        """Write bounds of blocks' keys to their pages: see `reference.put_digests`."""
+        ...
+
+    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+        """Write blocks' keys in 2 bits to their pages: see `reference.put_key_codes`."""
         ...
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
@@ -100,7 +114,7 @@ class Ops(Protocol):
 def write_blocks(blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
     """See `Ops.write_blocks`."""
     for new, pool in zip(blocks, target, strict=True):
-        pool[pages] = new.to(pool.device)
+        pool[pages.to(pool.device)] = new.to(pool.device)
 
 
 def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
@@ -129,6 +143,10 @@ class NativeOps:
         """See `Ops.partial`."""
         return self._workers.partial(q, k, v, blocks, scale)
 
+    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+        """See `Ops.append`."""
+        append(k, v, pools, entry, fill)
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`."""
         write_blocks(blocks, target, pages)
@@ -136,6 +154,14 @@ class NativeOps:
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         """See `Ops.copy_blocks`."""
         copy_blocks(source, target, copies)
+
+    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_digests`."""
+        reference.put_digests(k, digests, pages)
+
+    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_key_codes`."""
+        reference.put_key_codes(k, codes, bounds, pages)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
         """See `Ops.score_digests`."""

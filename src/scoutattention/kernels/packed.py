@@ -90,6 +90,10 @@ class Packed:
         packed = pack(blocks, self.bits, by_token=self.by_token)
         self.words[index], self.bounds[index] = packed.words, packed.bounds
 
+    def flatten(self, first: int, last: int) -> "Packed":
+        """The same memory with axes `first` to `last`, none of the last two, as one."""
+        return replace(self, words=self.words.flatten(first, last), bounds=self.bounds.flatten(first, last))
+
     def to(self, dtype: torch.dtype) -> Tensor:
         """The blocks as a tensor [..., P, D]."""
         codes = from_words(self.words, self.bits, self.rows if self.by_token else self.bounds.shape[-1])

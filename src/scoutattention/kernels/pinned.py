@@ -53,12 +53,21 @@ def unpin(pinned: tuple[int, ...]) -> None:
 
 
 class SideStream:
-    """A stream beside the current one, for copies that overlap with it; on the CPU there is but one."""
+    """A stream beside the current one, for copies that overlap with it; on the CPU there is but one.
 
-    def __init__(self, device: torch.device) -> None:
+    A mark is a place in it that the current stream can wait for. What waits may be captured in a graph: a replay waits
+    for the mark as it is then. ROCm's graphs cannot do that: there, setting a mark makes the current stream wait.
+    """
+
+    def __init__(self, device: torch.device, marks: int = 0) -> None:
         self._stream: torch.cuda.Stream | None = None
+        self._marks: list[torch.cuda.Event] = []
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            if torch.version.hip is None:
+                self._marks = [torch.cuda.Event(external=True) for _ in range(marks)]  # type: ignore[no-untyped-call]
+            for mark in self._marks:
+                mark.record(self._stream)  # one that never was is no event, and a graph would hold no wait for it
 
     @contextmanager
     def after(self, *tensors: Tensor) -> Iterator[None]:
@@ -74,6 +83,18 @@ class SideStream:
             tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             yield
+
+    def mark(self, index: int) -> None:
+        """Set a mark behind what is beside the current stream by now."""
+        if not self._marks:
+            self.join()
+        else:
+            self._marks[index].record(self._stream)
+
+    def wait(self, index: int) -> None:
+        """Let the current stream wait for what is before a mark."""
+        if self._marks:
+            self._marks[index].wait()
 
     def join(self) -> None:
         """Let the current stream wait for what is beside it."""

@@ -7,6 +7,7 @@ from ..types import BlockList, Lateness, Partial, Sifting
 from . import reference
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks
+from .reference_device import Pools, append
 from .sift import Late, Sifted
 
 
@@ -24,6 +25,10 @@ class PlainOps:
         out, lse, _ = reference.partial(q.to(here), k, v, lists, scale)
         return Partial(out.to(q.device), lse.to(q.device))
 
+    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+        """See `Ops.append`."""
+        append(k, v, pools, entry, fill)
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`."""
         write_blocks(blocks, target, pages)
@@ -31,6 +36,14 @@ class PlainOps:
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         """See `Ops.copy_blocks`."""
         copy_blocks(source, target, copies)
+
+    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_digests`."""
+        reference.put_digests(k, digests, pages)
+
+    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_key_codes`."""
+        reference.put_key_codes(k, codes, bounds, pages)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
         """See `Ops.score_digests`."""

@@ -73,6 +73,11 @@ def min_max(k: Tensor) -> Tensor:
     return torch.cat([k.amax(-2), k.amin(-2)], dim=-1).float()
 
 
+def put_digests(k: Tensor, digests: Tensor, pages: Tensor) -> None:
+    """Write the min/max digests of blocks to their pages.   k: [n, H, P, D].   digests: [S, H, 2 * D].   pages: [n]."""
+    digests[pages] = min_max(k)
+
+
 def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
     """Upper bound of q . k over the keys of each block.
 
@@ -92,6 +97,11 @@ def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
     """
     codes, bounds = to_codes(k, 2)
     return to_words(codes, 2), bounds
+
+
+def put_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+    """Write what `key_codes` makes of blocks k [n, H, P, D] to their pages, int64 [n], of one layer."""
+    codes[pages], bounds[pages] = key_codes(k)
 
 
 def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:

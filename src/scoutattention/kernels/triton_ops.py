@@ -5,9 +5,10 @@ from torch import Tensor
 
 from ..errors import ConfigError, KernelError
 from ..types import BlockList, Lateness, Partial, Sifting
-from . import triton_digest, triton_merge, triton_move, triton_partial, triton_rank
+from . import triton_close, triton_digest, triton_merge, triton_move, triton_partial, triton_rank
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks, Packed
+from .reference_device import Pools
 from .sift import Late, Sifted
 from .triton_base import INTERPRETED
 
@@ -34,6 +35,10 @@ class TritonOps:
             raise KernelError("blocks are packed, and the device's kernels read plain ones: leave kv_dtype at 'auto'")
         return triton_partial.partial(q.contiguous(), k, v, blocks, scale)
 
+    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+        """See `Ops.append`."""
+        triton_move.append(k, v, pools, entry, fill)
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`; to pages in pinned memory the device writes itself."""
         k, v = target
@@ -57,6 +62,14 @@ class TritonOps:
         here, there = layer * k.shape[1] + page, layer * target[0].shape[1] + entry
         flat = (target[0].flatten(0, 1), target[1].flatten(0, 1))
         triton_move.copy_blocks((k.flatten(0, 1), v.flatten(0, 1)), flat, here, there, head, programs=PROGRAMS)
+
+    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_digests`."""
+        triton_close.put_digests(k, digests, pages)
+
+    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+        """See `Ops.put_key_codes`."""
+        triton_close.put_key_codes(k, codes, bounds, pages)
 
     def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
         """See `Ops.score_digests`."""
