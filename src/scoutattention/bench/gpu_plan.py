@@ -19,7 +19,7 @@ class Rival(NamedTuple):
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
-    """Full attention on the device; blocks fetched when a layer asks, ahead, or all; computed by the CPU; scouts."""
+    """Full attention on the device; blocks fetched (asked for, ahead, or all), or computed by the CPU."""
     plain = replace(base, predictor="plain", calibration=None)
     return (
         Rival("full", replace(plain, budget=None), "all"),

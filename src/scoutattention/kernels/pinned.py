@@ -56,7 +56,7 @@ def unpin(pinned: tuple[int, ...]) -> None:
 def pieces(start: int, end: int, step: int) -> list[tuple[int, int]]:
     """The range from `start` to `end` of what is pinned in steps of `step`, as ranges that lie within one step each.
 
-    What one call copies must have been pinned by one call, or the driver refuses it.
+    What one call copies should have been pinned by one call: the driver may refuse it else.
     """
     cuts = range((start // step + 1) * step, end, step)
     return list(pairwise((start, *cuts, end)))
