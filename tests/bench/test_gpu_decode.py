@@ -29,7 +29,7 @@ from ..models.test_recording import ABOUT, make_run
 CPU = torch.device("cpu")
 BASE = ScoutConfig(budget=64, block_size=16)
 MACHINE = EngineConfig(host_memory=8 << 20)
-NAMES = ["full", "fetch", "fetch-ahead", "compute", "scout-plain", "scout"]
+NAMES = ["full", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
 
 
 def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **plan):
@@ -58,23 +58,26 @@ def test_rivals_are_settings():
     known = {rival.name: rival.scout for rival in rivals(BASE)}
     assert list(known) == NAMES
     assert known["full"].budget is None
-    assert [known[name].lookahead for name in NAMES[1:]] == [0, 1, 0, 1, 1]
-    assert [known[name].on_miss for name in NAMES[1:]] == ["fetch", "fetch", "compute", "compute", "compute"]
-    assert [known[name].predictor for name in NAMES[4:]] == ["plain", "calibrated"]
-    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + ["slots"] * 5
+    assert [known[name].lookahead for name in NAMES[1:]] == [0, 1, 1, 0, 1, 1]
+    assert [known[name].on_miss for name in NAMES[1:]] == ["fetch"] * 2 + ["compute"] * 4
+    assert [known[name].predictor for name in NAMES[5:]] == ["plain", "calibrated"]
+    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + ["slots"] * 6
+    assert [rival.name for rival in rivals(BASE) if rival.fetch_all] == ["fetch-all"]
 
 
 def test_every_engine_runs_every_case_smallest_batches_first(engines):
     measured = measure(make_bench((256, 512), (1, 2)), rivals(BASE))
-    assert [(r.batch, r.context) for r in measured.results[::6]] == [(1, 256), (1, 512), (2, 256), (2, 512)]
+    assert [(r.batch, r.context) for r in measured.results[::7]] == [(1, 256), (1, 512), (2, 256), (2, 512)]
     assert [result.engine for result in measured.results] == NAMES * 4
     assert measured.left_out == []
     for result in measured.results:
         assert result.tokens_per_s == pytest.approx(result.batch / result.ms_per_step * 1e3, rel=0.9)
         assert result.device_idle_share is None
-    by_name = {result.engine: result for result in measured.results[-6:]}
+    by_name = {result.engine: result for result in measured.results[-7:]}
     assert by_name["full"].link_bytes == by_name["full"].share == by_name["fetch"].unhidden_ms == 0
     assert by_name["fetch"].link_bytes > by_name["compute"].link_bytes
+    assert by_name["fetch-all"].link_bytes == engines[-1].store.pages.pool.k.nbytes * 2
+    assert by_name["fetch-all"].share == 1
     assert by_name["scout"].hidden_ms + by_name["scout"].unhidden_ms > 0
     assert all(by_name[name].share > 0.01 for name in NAMES[1:])
     assert len({id(engine.store) for engine in engines}) == 8, "one for full attention and one for the others, by case"
@@ -150,6 +153,16 @@ def test_a_device_that_is_full_ends_one_row_only(monkeypatch, message):
     measured = measure(make_bench(), rivals(BASE))
     assert [result.engine for result in measured.results] == NAMES[1:]
     assert measured.left_out == [LeftOut("full", 256, 1, f"memory: {message}")]
+
+
+def test_two_layers_that_do_not_fit_the_device_end_one_row_only(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_decode, "FetchAllAttention", full)
+    measured = measure(make_bench(), rivals(BASE))
+    assert [result.engine for result in measured.results] == [name for name in NAMES if name != "fetch-all"]
+    assert [left.engine for left in measured.left_out] == ["fetch-all"]
 
 
 def test_an_engine_that_failed_is_gone_before_the_next_is_made(monkeypatch):

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scoutattention.cache.pool import BlockPool
 from scoutattention.errors import CapacityError
@@ -63,3 +65,11 @@ def test_a_refusal_is_not_left_for_the_next_kernel_to_report(driver):
     with pytest.raises(CapacityError):
         BlockPool(SHAPE, 8, 3, "host_memory").pin()
     assert driver.last_error == 0
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 50))
+def test_pieces_are_the_range_and_none_is_in_two_steps(start, size, step):
+    made = pinned.pieces(start, start + size, step)
+    assert [place for piece in made for place in range(*piece)] == list(range(start, start + size))
+    assert all(first // step == (end - 1) // step for first, end in made)
+    assert len(made) == (start + size - 1) // step - start // step + 1, "no more than needed"

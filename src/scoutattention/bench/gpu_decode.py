@@ -1,4 +1,4 @@
-"""Decoding on a device with this engine's full attention, its rivals and itself: all are settings of one engine."""
+"""Decoding on a device with this engine's full attention, its rivals and itself: one engine, set differently."""
 
 import gc
 import itertools
@@ -12,15 +12,16 @@ import torch
 
 from ..attention.base import StepStats
 from ..config import EngineConfig, ScoutConfig
-from ..engine.device import find_device, free_memory
+from ..engine.device import find_device, free_memory, make_ops
 from ..engine.engine import Engine
 from ..engine.memory import plan_memory
 from ..errors import CapacityError
 from ..models.decoder import Decoder
 from ..shape import ModelShape
+from .fetch_all import FetchAllAttention
 from .gpu_cache import Prompts
 from .gpu_idle import busy_seconds
-from .gpu_plan import TRACED, Bound, LeftOut, Measured, Plan, Result, Rival
+from .gpu_plan import TRACED, LeftOut, Measured, Plan, Result, Rival
 
 Watch = Callable[[str], object]
 """watch(what is being done)"""
@@ -94,6 +95,9 @@ def make_engine(bench: Bench, rival: Rival, case: tuple[int, int], like: Engine 
         check_room(bench.decoder.shape, rival.scout, machine)
     with ExitStack() as stack:
         engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, machine, like=like)))
+        if rival.fetch_all:
+            ops = make_ops(machine, engine.store.device, engine.workers)
+            engine.runner.attention = FetchAllAttention(engine.store, ops, bench.decoder.shape.scale)
         if like is None:
             bench.prompts.fill(engine.store)
         stack.pop_all()
@@ -160,13 +164,6 @@ class Steps:
         self._tokens = logits.argmax(-1).tolist()
         self._position += 1
         return time.perf_counter() - started, stats
-
-
-def fetching_all(measured: Measured, shape: ModelShape, link: float | None) -> list[Bound]:
-    """For each case, the bound by a link of so many bytes a second; none where that is not known."""
-    cases = dict.fromkeys((result.context, result.batch) for result in measured.results)
-    whole = {case: shape.kv_bytes(case[0]) * case[1] for case in cases}
-    return [Bound(*case, whole[case] / link * 1e3, whole[case]) for case in cases] if link else []
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -10,20 +10,22 @@ TRACED = 3
 
 
 class Rival(NamedTuple):
-    """A design of the field, as settings."""
+    """A design of the field, as settings.   fetch_all: attends as `FetchAllAttention` does, to everything."""
 
     name: str
     scout: ScoutConfig
     device_memory: Memory = "slots"
+    fetch_all: bool = False
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
-    """Full attention on the device; blocks fetched or computed by the CPU when a layer asks; and asked for ahead."""
+    """Full attention on the device; blocks fetched (asked for, ahead, or all), or computed by the CPU."""
     plain = replace(base, predictor="plain", calibration=None)
     return (
         Rival("full", replace(plain, budget=None), "all"),
         Rival("fetch", replace(plain, on_miss="fetch", lookahead=0)),
         Rival("fetch-ahead", replace(plain, on_miss="fetch")),
+        Rival("fetch-all", plain, fetch_all=True),
         Rival("compute", replace(plain, lookahead=0, far_query="true")),
         Rival("scout-plain", plain),
         Rival("scout", replace(plain, predictor="calibrated")),
@@ -56,7 +58,7 @@ class Result(NamedTuple):
     ms_per_step: median of the counted steps.   tokens_per_s: of all of them, those that close blocks too.
     device_idle_share: of a median step, the part in which no kernel ran; None without a GPU.
     hidden_ms, unhidden_ms, link_bytes: means over the steps: the CPU's attention that ran behind other work, and that
-        was waited for; what was copied from host pages to device slots.
+        was waited for; what was copied from host pages to the device.
     share: of the chosen blocks, those that the device did not hold.
     """
 
@@ -79,15 +81,6 @@ class LeftOut(NamedTuple):
     context: int
     batch: int
     why: str
-
-
-class Bound(NamedTuple):
-    """What a step cannot be faster than that first brings a case's whole cache to the device."""
-
-    context: int
-    batch: int
-    ms_per_step: float
-    link_bytes: int
 
 
 class Measured(NamedTuple):

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from .output import check_drawing, show, write_file
 from .report import format_bytes, plain_table
 
 if TYPE_CHECKING:
-    from ..bench.gpu_plan import Bound, Measured, Plan, Result
+    from ..bench.gpu_plan import Measured, Plan, Result
     from ..bench.gpu_setup import Setup
 
 Model = Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")]
@@ -75,22 +75,15 @@ def _row(result: "Result") -> tuple[str, ...]:
     )
 
 
-def _bound_row(bound: "Bound") -> tuple[str, ...]:
-    least = (f"{bound.ms_per_step:.2f}", f"{bound.batch / bound.ms_per_step * 1e3:.1f}")
-    case = ("fetch-all, at best", f"{bound.context:,}", str(bound.batch))
-    return (*case, *least, "", "", "", format_bytes(bound.link_bytes), "")
-
-
-def _table(measured: "Measured", bounds: "list[Bound]", setup: "Setup") -> Table:
+def _table(measured: "Measured", setup: "Setup") -> Table:
     table = plain_table(*COLUMNS)
     table.title, table.title_justify = f"{setup.weights}; choices: {setup.choices}", "left"
     left = [f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.left_out]
     table.caption, table.caption_justify = "\n".join(left), "left"
-    rows = [((result.context, result.batch), _row(result)) for result in measured.results]
-    rows += [((bound.context, bound.batch), _bound_row(bound)) for bound in bounds]
-    for _, case in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
-        for _, row in case:
-            table.add_row(*row)
+    case = attrgetter("context", "batch")
+    for _, results in itertools.groupby(sorted(measured.results, key=case), key=case):
+        for result in results:
+            table.add_row(*_row(result))
         table.add_section()
     return table
 
@@ -183,9 +176,6 @@ def _facts(device: str, *, quick: bool) -> dict[str, Any]:
 
 
 def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
-    from ..bench.gpu_decode import fetching_all  # noqa: PLC0415
-
-    bounds = fetching_all(measured, setup.decoder.shape, facts.get("link_bytes_per_second"))
     if plot is not None:
         from ..bench.gpu_plot import png  # noqa: PLC0415
 
@@ -194,11 +184,10 @@ def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Pat
         cases = [result._asdict() for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         about = {"weights": setup.weights, "choices": setup.choices}
-        fetch_all = [bound._asdict() for bound in bounds]
-        report = {**facts, **about, "cases": cases, "fetch_all_at_best": fetch_all, "left_out": left_out}
+        report = {**facts, **about, "cases": cases, "left_out": left_out}
         print(json.dumps(report), flush=True)
     else:
-        show(_table(measured, bounds, setup))
+        show(_table(measured, setup))
 
 
 def _sizes(flag: str, text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,6 +51,15 @@ def unpin(pinned: tuple[int, ...]) -> None:
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for address in pinned:
         runtime.cudaHostUnregister(address)
+
+
+def pieces(start: int, end: int, step: int) -> list[tuple[int, int]]:
+    """The range from `start` to `end` of what is pinned in steps of `step`, as ranges that lie within one step each.
+
+    What one call copies should have been pinned by one call: the driver may refuse it else.
+    """
+    cuts = range((start // step + 1) * step, end, step)
+    return list(pairwise((start, *cuts, end)))
 
 
 class SideStream:
