@@ -163,6 +163,16 @@ def test_what_a_gpu_offers_is_all_right(make_machine, monkeypatch):
     assert checks[5].advice.endswith("keep --host-memory below 32.0 GiB")
 
 
+def test_several_gpus_can_share_a_model(make_machine):
+    twice, old = replace(DRIVER, gpus=(GPU, GPU)), replace(GPU, name="Old GPU", capability=(7, 5))
+    check = doctor.check_device(make_machine(), twice)[1]
+    assert (check.name, check.value, check.status) == ("GPUs", "2: Fast GPU, Fast GPU", "ok")
+    assert check.advice.startswith("--tensor-parallel-size up to 2, a divisor of a model's KV heads")
+    check = doctor.check_gpus((GPU, old, GPU))
+    assert (check.value, check.status) == ("3: Fast GPU, Old GPU, Fast GPU", "note")
+    assert check.advice.startswith("GPU 1 is older than compute capability 8.0: leave it out")
+
+
 def test_a_gpu_without_bfloat16_is_noted(make_machine):
     old = replace(DRIVER, gpus=(replace(GPU, capability=(7, 5)),))
     check = doctor.check_gpu(make_machine(), old)

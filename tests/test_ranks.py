@@ -1,11 +1,13 @@
 """Sums over ranks, which here are threads, over gloo."""
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from scoutattention import ranks
 from scoutattention.errors import ConfigError, RankError
 from scoutattention.ranks import ALONE, Group, gathered
 from scoutattention.shape import ModelShape
@@ -14,7 +16,47 @@ from scoutattention.shape import ModelShape
 def on_ranks(size, folder, work, patience_s=60.0):
     """What `work(ranks)` returns on each of `size` ranks."""
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda index: work(Group(folder, index, size, patience_s)), range(size)))
+        return list(pool.map(lambda index: work(Group(folder, index, size, patience_s=patience_s)), range(size)))
+
+
+META = torch.device("meta")
+
+
+class Gpu:
+    """Stands for NCCL, and for a GPU that is done after so many looks at it; its memory is `meta`."""
+
+    def __init__(self) -> None:
+        self.summed: list[torch.Tensor] = []
+        self.aborted = threading.Event()
+        self.capturing = False
+        self.looks = 0
+        self.fault: Exception | None = None
+
+    def allreduce(self, tensors, options) -> None:
+        assert options.asyncOp is False, "on the current stream"
+        if self.fault is not None:
+            raise self.fault
+        self.summed += tensors
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+    def record(self) -> None:
+        assert not self.capturing, "a graph cannot be waited for while it is captured"
+
+    def query(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Gpu:
+    made = Gpu()
+    monkeypatch.setattr(ranks, "_join_nccl", lambda *args: made)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: made.capturing)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: made)
+    return made
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -62,6 +104,65 @@ def test_a_silent_rank_is_an_error_in_time(tmp_path):
 def test_a_rank_that_does_not_come_is_an_error_in_time(tmp_path):
     with pytest.raises(RankError, match="rank 1 of 2 lost another rank"):
         Group(tmp_path, 1, 2, patience_s=0.2)
+
+
+def test_a_sum_is_made_where_the_tensor_is(tmp_path, gpu):
+    group = Group(tmp_path, 0, 1, META)
+    assert len(gpu.summed) == 1, "NCCL connects before anything is captured"
+    assert group.sum(torch.tensor([3, 4])).tolist() == [3, 4]
+    assert len(gpu.summed) == 1
+    total = group.sum(torch.ones((2, 3), device=META, dtype=torch.bfloat16).T)
+    assert (total.device, total.dtype, total.shape) == (META, torch.bfloat16, (3, 2))
+    assert (gpu.summed[1].dtype, gpu.summed[1].is_contiguous()) == (torch.float32, True)
+
+
+def test_a_gpu_is_waited_for_unless_its_sum_is_captured(tmp_path, gpu):
+    group = Group(tmp_path, 0, 1, META)
+    gpu.looks = 3
+    group.sum(torch.ones(1, device=META))
+    assert gpu.looks == -1
+    gpu.looks, gpu.capturing = 3, True
+    group.sum(torch.ones(1, device=META))
+    assert gpu.looks == 3
+    gpu.capturing = False
+    group.settle()
+    assert gpu.looks == -1
+
+
+@pytest.mark.parametrize(("patience_s", "ended"), [(0.05, False), (60.0, True)])
+def test_a_gpu_that_waits_for_a_lost_rank_is_let_go(tmp_path, gpu, patience_s, ended):
+    there = [True]
+    group = Group(tmp_path, 0, 1, META, patience_s=patience_s, all_there=lambda: there[0])
+    there[0], gpu.looks = not ended, 10**9
+    with pytest.raises(RankError, match=r"rank 0 of 1 lost another rank, .*: the GPU still waits for it"):
+        group.settle()
+    assert gpu.aborted.is_set()
+
+
+def test_what_nccl_says_is_one_sentence_and_a_fault_of_the_gpu_is_its_own(tmp_path, gpu):
+    group = Group(tmp_path, 0, 1, META)
+    gpu.fault = RuntimeError("NCCL error: remote process exited\nand many more lines")
+    with pytest.raises(RankError, match=r"lost another rank, .*: NCCL error: remote process exited$"):
+        group.sum(torch.ones(1, device=META))
+    gpu.fault = torch.AcceleratorError("CUDA error: unspecified launch failure")
+    with pytest.raises(torch.AcceleratorError, match="unspecified launch failure"):
+        group.sum(torch.ones(1, device=META))
+
+
+def test_nccl_lives_as_long_as_its_group(tmp_path, gpu):
+    group = Group(tmp_path, 0, 1, META)
+    assert not gpu.aborted.wait(0.05)
+    del group
+    gc.collect()
+    assert gpu.aborted.wait(5)
+
+
+def test_gpus_without_nccl_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size=2 on GPUs needs NCCL, .* set tensor_parallel_size to 1"
+    ):
+        Group(tmp_path, 0, 2, torch.device("cuda", 0), patience_s=0.2)
 
 
 def test_a_shape_is_shared_evenly_or_refused():

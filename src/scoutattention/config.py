@@ -164,7 +164,8 @@ class EngineConfig:
         block and channel. The open block and device slots keep the cache's dtype.
     workers: native threads of each rank for the CPU's attention; None is one per core, or its rank's part of them.
     torch_threads: threads of each rank for PyTorch's own operators; None is as of workers.
-    tensor_parallel_size: ranks, processes that share the model and both memories: each has its own KV heads.
+    tensor_parallel_size: ranks, processes that share the model and both memories: each has its own KV heads, and where
+        the device is "cuda" its own GPU, rank i the i-th of those that CUDA shows. Sizes are of all ranks together.
     """
 
     device_memory: Memory = None
@@ -196,11 +197,6 @@ class EngineConfig:
         _one_of("kv_dtype", self.kv_dtype, KVDTypeName)
         _one_of("device", self.device, DeviceName)
         _one_of("kernels", self.kernels, KernelsName)
-        if self.tensor_parallel_size > 1 and self.device != "cpu":
-            raise ConfigError(
-                f"tensor_parallel_size={self.tensor_parallel_size} shares a model on the CPU, not on {self.device}: "
-                "set it to 1, or device to 'cpu'"
-            )
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,19 @@ def check_gpu(machine: Machine, driver: Driver | None) -> Check:
     return Check("GPU", value, "give --device cuda to use it: without, the CPU plays the device")
 
 
+def check_gpus(gpus: tuple[Gpu, ...]) -> Check:
+    """How many GPUs can share a model; rank i takes the i-th."""
+    value = f"{len(gpus)}: {', '.join(gpu.name for gpu in gpus)}"
+    able = next((number for number, gpu in enumerate(gpus) if gpu.capability < FIRST_BFLOAT16), len(gpus))
+    if able < len(gpus):
+        advice = (
+            f"GPU {able} is older than compute capability 8.0: leave it out of CUDA_VISIBLE_DEVICES to share a model"
+        )
+        return Check("GPUs", value, advice, "note")
+    advice = f"--tensor-parallel-size up to {able}, a divisor of a model's KV heads, has so many share the model"
+    return Check("GPUs", value, advice)
+
+
 def check_driver(driver: Driver, built_for: str | None) -> Check:
     """Whether the driver runs what this PyTorch is built for; `built_for`: its version of CUDA, None for none."""
     value = "CUDA {}.{}".format(*driver.cuda)
@@ -223,6 +236,7 @@ def check_device(machine: Machine, driver: Driver | None) -> list[Check]:
         return checks
     return [
         *checks,
+        *([check_gpus(driver.gpus)] if len(driver.gpus) > 1 else []),
         check_driver(driver, torch_cuda()),
         check_device_memory(driver.gpus[0]),
         check_device_kernels(),

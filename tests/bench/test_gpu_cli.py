@@ -120,7 +120,7 @@ def test_a_wrong_kernel_is_told(monkeypatch, capsys, error, code):
     """On a GPU that is made up: its link brings a megabyte a second."""
     rows = [Row("partial", "B 1", error, 1e-2), Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
     for module in (device, engine, gpu_decode):
-        monkeypatch.setattr(module, "find_device", lambda name: torch.device("cpu"))
+        monkeypatch.setattr(module, "find_device", lambda *which: torch.device("cpu"))
     monkeypatch.setattr(gpu_kernels, "survey", lambda timer, tell, *, quick: (rows, 2.0))
     monkeypatch.setattr(gpu_timing, "Timer", lambda repeats: None)
     monkeypatch.setattr(gpu_timing, "machine", lambda: {"device": "made up"})

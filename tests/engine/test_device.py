@@ -154,9 +154,37 @@ def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
         find_device("cuda")
 
 
-def test_a_gpu_without_bfloat16_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "init", lambda: None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    with pytest.raises(ConfigError, match=r"compute capability 7\.5, and its bfloat16 needs 8\.0"):
-        find_device("cuda")
+@pytest.fixture
+def gpus(monkeypatch) -> list[tuple[int, int]]:
+    """The compute capabilities of GPUs that seem to be there."""
+    seem, current = [(9, 0), (8, 0), (9, 0)], [0]
+    for name, fake in {
+        "is_available": lambda: True,
+        "device_count": lambda: len(seem),
+        "init": lambda: None,
+        "current_device": lambda: current[0],
+        "set_device": lambda index: current.__setitem__(0, index),
+        "get_device_capability": lambda index: seem[index],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return seem
+
+
+def test_a_rank_has_the_gpu_of_its_number(gpus):
+    assert find_device("cuda", 2, 3) == torch.device("cuda", 2)
+    assert find_device("cuda") == torch.device("cuda", 2), "the current one"
+    assert find_device("cpu", 1, 2) == torch.device("cpu")
+
+
+def test_a_gpu_without_bfloat16_is_one_sentence_on_every_rank(gpus):
+    gpus[1] = (7, 5)
+    assert find_device("cuda") == torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match=r"GPU 1 has compute capability 7\.5, and its bfloat16 needs 8\.0"):
+        find_device("cuda", 0, 2)
+
+
+def test_too_few_gpus_are_one_sentence(gpus):
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size=4 on .* finds 3: set tensor_parallel_size to 3 or less"
+    ):
+        find_device("cuda", 0, 4)

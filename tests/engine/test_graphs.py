@@ -1,6 +1,7 @@
 """A step that is captured once and replayed does what a step that is queued anew would."""
 
 import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +13,7 @@ from scoutattention.engine.device import make_ops
 from scoutattention.engine.graphs import MOST, Captured, CudaGraphs, Graphs
 from scoutattention.engine.sequence import Sequence
 from scoutattention.kernels import reference_rows
+from scoutattention.ranks import Alone
 
 from .tape import Tapes
 from .test_generate import PROMPT, far_llm
@@ -90,6 +92,29 @@ def test_fetching_is_decided_as_it_goes_and_never_captured(tiny_models, tapes):
     llm = far_llm(str(tiny_models["qwen3"]), scout, 6, 2, kernels="plain")
     answers(llm, tapes)
     assert tapes.played == 0
+
+
+def test_a_replayed_step_is_waited_for_before_it_ends(tiny_models, tapes, monkeypatch):
+    class Waiting(Alone):
+        def settle(self):
+            order.append("settle")
+
+    order = []
+    llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
+    runner = llm.engine.runner
+    end = runner.attention.end
+    monkeypatch.setattr(runner.attention, "end", lambda: order.append("end") or end())
+    runner.decoder.ranks = Waiting()
+    answers(llm, tapes)
+    assert order == ["settle", "end"] * (len(order) // 2)
+
+
+def test_a_closed_engine_has_no_graphs(tiny_models, tapes):
+    llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
+    answers(llm, tapes)
+    held = weakref.ref(llm.engine.runner._graphs)
+    llm.close()
+    assert held() is None
 
 
 def test_only_so_many_graphs_are_kept():

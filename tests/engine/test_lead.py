@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from scoutattention import LLM, ConfigError, PromptError, RankError, SamplingParams, ScoutConfig
 from scoutattention.machine import Machine
@@ -65,11 +66,13 @@ def test_ranks_that_cannot_share_the_model_are_refused_before_any_starts(tiny_mo
     assert children(os.getpid()) == before
 
 
-def test_a_gpu_is_not_shared():
-    with pytest.raises(
-        ConfigError, match=r"tensor_parallel_size=2 shares a model on the CPU, not on cuda: set it to 1"
-    ):
-        LLM("smollm2", tensor_parallel_size=2, device="cuda")
+def test_gpus_that_are_too_few_are_refused_before_any_rank_starts(tiny_models, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    before = children(os.getpid())
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size=2 .* finds 1: set tensor_parallel_size to 1 or less"):
+        LLM(str(tiny_models["llama"]), tensor_parallel_size=2, device="cuda")
+    assert children(os.getpid()) == before
 
 
 @pytest.mark.slow

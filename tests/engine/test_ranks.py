@@ -1,10 +1,13 @@
 """An engine over two ranks, which are threads here, gives the tokens and the counts of an engine over one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from scoutattention import LLM, ConfigError, EngineConfig, SamplingParams, ScoutConfig
+from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
 from scoutattention.engine.force import teacher_forced
 from scoutattention.engine.sequence import Sequence
@@ -77,6 +80,39 @@ def test_ranks_draw_the_same_tokens_without_a_seed(tiny_models, tmp_path):
 
     first, second = on_ranks(2, tmp_path, work)
     assert first == second
+
+
+def test_ranks_plan_the_same_step_where_one_of_them_lacks_a_block(tiny_models, tmp_path):
+    """A graph with their sums is one that all of them capture and replay together."""
+
+    def work(ranks):
+        model = load(str(tiny_models["llama"]), ranks=ranks)
+        made = Engine(model.decoder, SCOUT, EngineConfig(tensor_parallel_size=2, **SLOTS))
+        made.add(Sequence(0, LONG[:75], SamplingParams(ignore_eos=True), 100, model.tokenizer))
+        made.step()
+        attention, plans = made.runner.attention, []
+        for lacking in (2, 1):
+            complete = torch.tensor([ranks.index != lacking])
+            made.store.slots.complete = lambda closed, complete=complete: complete
+            plans.append(attention.plan(1))
+        made.close()
+        return plans
+
+    first, second = on_ranks(2, tmp_path, work)
+    assert first == second
+    assert first[0] != first[1]
+
+
+def test_the_plan_is_made_for_what_the_poorest_rank_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "free_memory", lambda index: (900, 700)[index])
+    monkeypatch.setattr(engine, "available_memory", lambda: 5000)
+    monkeypatch.setattr(engine, "plan_memory", lambda shape, scout, machine, host, devices: (shape, host, devices))
+
+    def work(ranks):
+        decoder = SimpleNamespace(ranks=ranks, config=SimpleNamespace(shape="whole"))
+        return engine.make_plan(decoder, SCOUT, EngineConfig(tensor_parallel_size=2), ranks.index)
+
+    assert on_ranks(2, tmp_path, work) == [("whole", 5000, 1400)] * 2
 
 
 def test_ranks_cannot_be_fed_known_tokens(tiny_models, tmp_path):

@@ -49,7 +49,7 @@ class Lane:
 @pytest.fixture
 def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
-    monkeypatch.setattr(engine, "find_device", lambda name: META)
+    monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
     monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
     monkeypatch.setattr(far_stream.StreamedFarWork, "_make_lane", lambda *args, **options: Lane())

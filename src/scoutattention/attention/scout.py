@@ -87,7 +87,9 @@ class ScoutAttention:
         counts, budget = torch.tensor(view.counts), self._config.budget_blocks
         fits = torch.ones(batch, dtype=torch.bool) if budget is None else counts <= budget
         ahead = self._store.trusted[:, :batch] & self._has_scouts[:, None]
-        rows = sort_rows(~self._slots.complete(view.closed), fits, ahead, guarded=self._guards)
+        # Asked of all ranks: a graph with their sums is one that all of them capture and replay, in the same steps.
+        crowded = self._store.ranks.sum((~self._slots.complete(view.closed)).long()) > 0
+        rows = sort_rows(crowded, fits, ahead, guarded=self._guards)
         scouted, true, asked = (tuple(of.any(1).tolist()) for of in (rows.scouted, rows.true, rows.asked))
         self._rows = self._table.put(rows)
         near = 1 + max(self._slots.quota[:batch])

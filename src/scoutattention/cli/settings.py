@@ -54,7 +54,7 @@ HELP = {
     "graphs": "Replay decode steps as CUDA graphs on a GPU; without, every kernel is queued by itself.",
     "workers": "Native threads for the CPU's attention, of each rank. Without it, one per core, shared by the ranks.",
     "torch_threads": "Threads of PyTorch's own operators, of each rank. Without it, one per core, shared by the ranks.",
-    "tensor_parallel_size": "Processes (ranks) that share the model, each with its own KV heads and cores.",
+    "tensor_parallel_size": "Processes (ranks) that share the model, each with its own KV heads and cores, or GPU.",
     "max_tokens": "New tokens at most.",
     "temperature": "0 is greedy; larger is more random.",
     "top_p": "Draw from the likeliest tokens that together have this probability.",

@@ -22,8 +22,11 @@ OLDEST = (8, 0)
 """Compute capability of the first GPUs with bfloat16 in their matrix units."""
 
 
-def find_device(name: DeviceName) -> torch.device:
-    """The device of that name, checked.   Raises ConfigError where there is none that will do."""
+def find_device(name: DeviceName, index: int = 0, size: int = 1) -> torch.device:
+    """The device of that name, checked; of rank `index` of `size`, GPU `index`, which becomes the current one.
+
+    Raises ConfigError where there is none that will do, for any of the ranks.
+    """
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -31,14 +34,28 @@ def find_device(name: DeviceName) -> torch.device:
             f"device='cuda' needs a GPU, and PyTorch {torch.__version__} finds none: `scout doctor` says why, or set "
             "device to 'cpu'"
         )
+    present = torch.cuda.device_count()
+    if size > present:
+        raise ConfigError(
+            f"tensor_parallel_size={size} on device='cuda' needs a GPU for each rank, and PyTorch finds {present}: set "
+            f"tensor_parallel_size to {present} or less, or device to 'cpu'"
+        )
+    if size > 1:
+        torch.cuda.set_device(index)  # first of all: what comes next would take memory of GPU 0
     torch.cuda.init()  # type: ignore[no-untyped-call]
-    capability = torch.cuda.get_device_capability()
+    own = torch.cuda.current_device()
+    for gpu in range(size) if size > 1 else (own,):
+        _check_capability(gpu)
+    return torch.device("cuda", own)
+
+
+def _check_capability(gpu: int) -> None:
+    capability = torch.cuda.get_device_capability(gpu)
     if torch.version.hip is None and capability < OLDEST:
         raise ConfigError(
-            f"the GPU has compute capability {capability[0]}.{capability[1]}, and its bfloat16 needs {OLDEST[0]}."
+            f"GPU {gpu} has compute capability {capability[0]}.{capability[1]}, and its bfloat16 needs {OLDEST[0]}."
             f"{OLDEST[1]}: use a newer one, or set device to 'cpu'"
         )
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> Ops:

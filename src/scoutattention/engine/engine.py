@@ -42,6 +42,14 @@ from .sequence import Sequence
 from .stats import Stats
 
 
+def make_plan(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, device: torch.device) -> MemoryPlan:
+    """The plan for the whole model: from the host's memory, and from GPUs that each give what the poorest can."""
+    own = free_memory(device)
+    host, least = gathered(decoder.ranks, torch.tensor([available_memory(), own or 0])).amin(0).tolist()
+    devices = None if own is None else least * decoder.ranks.size
+    return plan_memory(decoder.config.shape, scout, machine, host, devices)
+
+
 def make_store(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, plan: MemoryPlan, ops: Ops) -> KVStore:
     """The pools of a plan."""
     shape, size, blocks, rows = decoder.shape, plan.block_size, plan.blocks(plan.max_len), machine.max_num_seqs
@@ -132,11 +140,8 @@ class Engine:
             )
         cores = max(1, usable_cores() // self.ranks.size)
         torch.set_num_threads(machine.torch_threads or cores)
-        device = find_device(machine.device)
-        free = int(gathered(self.ranks, torch.tensor(available_memory())).min())
-        self.plan: MemoryPlan = (
-            like.plan if like else plan_memory(decoder.config.shape, scout, machine, free, free_memory(device))
-        )
+        device = find_device(machine.device, self.ranks.index, self.ranks.size)
+        self.plan: MemoryPlan = like.plan if like else make_plan(decoder, scout, machine, device)
         self.workers = Workers(machine.workers or cores)
         ops = make_ops(machine, device, self.workers)
         few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
@@ -191,7 +196,8 @@ class Engine:
         self.scheduler.clear()
 
     def close(self) -> None:
-        """Stop the worker threads."""
+        """Stop the worker threads, and let go of captured steps."""
+        self.runner.close()
         self.workers.close()
 
     def _prefill(self, sequence: Sequence, progress: Progress | None) -> None:

@@ -1,6 +1,7 @@
 """A rank other than the first: a process that does what rank 0 tells it, until there is nobody to tell it anything."""
 
 import logging
+import os
 import pickle
 import signal
 import sys
@@ -13,6 +14,7 @@ from ..errors import RankError, ScoutError
 from ..models.loader import load
 from ..models.text import Tokenizer
 from ..ranks import Group
+from .device import find_device
 from .engine import Engine
 from .sequence import Sequence
 
@@ -52,8 +54,10 @@ class Following:
 
 def follow(messages: BinaryIO, job: Job) -> None:
     """Do what the messages say, until they end."""
-    ranks = Group(job.folder, job.index, job.machine.tensor_parallel_size)
-    model = load(str(job.model), job.machine.dtype, ranks=ranks)
+    size, leader = job.machine.tensor_parallel_size, os.getppid()
+    device = find_device(job.machine.device, job.index, size)
+    ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)
+    model = load(str(job.model), job.machine.dtype, device=device, ranks=ranks)
     following = Following(Engine(model.decoder, job.scout, job.machine), model.tokenizer)
     while True:
         work, arguments = pickle.load(messages)

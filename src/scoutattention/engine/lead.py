@@ -7,8 +7,11 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Concatenate, ParamSpec
+
+import torch
 
 from ..config import EngineConfig, ScoutConfig
 from ..errors import RankError
@@ -16,6 +19,7 @@ from ..models.decoder import Decoder
 from ..models.loader import LoadedModel, load, read_config
 from ..models.resolve import resolve
 from ..ranks import Group
+from .device import find_device
 from .engine import Engine
 from .follow import READY, Following, Job
 from .runner import Progress
@@ -34,18 +38,23 @@ class Followers:
     ranks: all of them, as rank 0 sees them.
     """
 
-    def __init__(self, model: Path, scout: ScoutConfig, machine: EngineConfig) -> None:
-        """Start them, and meet them. Raises RankError where one ends before."""
+    def __init__(self, model: Path, scout: ScoutConfig, machine: EngineConfig, device: torch.device) -> None:
+        """Start them, and meet them; `device` is rank 0's. Raises RankError where one ends before."""
         size, pipe = machine.tensor_parallel_size, subprocess.PIPE
+        folder = tempfile.TemporaryDirectory(prefix="scout-ranks-")
         self._processes = [subprocess.Popen(_FOLLOWER, stdin=pipe, stdout=pipe) for _ in range(1, size)]
-        self._end = weakref.finalize(self, _end, self._processes)
-        with self.together(), tempfile.TemporaryDirectory(prefix="scout-ranks-") as folder:
+        self._end = weakref.finalize(self, _end, self._processes, folder)
+        self._leave = ExitStack()
+        with self.together():
             for index, process in enumerate(self._processes, start=1):
-                _send(process, Job(Path(folder), index, model, scout, machine))
+                _send(process, Job(Path(folder.name), index, model, scout, machine))
             for index, process in enumerate(self._processes, start=1):
                 if _stream(process.stdout).readline() != READY:
                     raise RankError(f"rank {index} did not start")
-            self.ranks = Group(Path(folder), 0, size)
+            self.ranks = Group(Path(folder.name), 0, size, device, all_there=partial(_all_run, self._processes))
+            self._leave.callback(self.ranks.close)
+            if device.type == "cpu":  # NCCL looks into the folder now and then
+                folder.cleanup()
 
     @property
     def ended(self) -> bool:
@@ -53,7 +62,8 @@ class Followers:
         return not self._end.alive
 
     def close(self) -> None:
-        """End them. A second call does nothing."""
+        """End them, and what their GPUs do together. A second call does nothing."""
+        self._leave.close()
         self._end()
 
     def tell(self, work: Callable[Concatenate[Following, P], None], *arguments: P.args, **_: P.kwargs) -> None:
@@ -125,9 +135,10 @@ def lead(
     """Load a model with as many ranks as the configuration says; see `load`."""
     directory = resolve(name, machine.dtype, cache_dir)
     read_config(directory, machine.dtype).shape.split(machine.tensor_parallel_size)  # before anything is started
-    followers = Followers(directory, scout, machine)
+    device = find_device(machine.device, 0, machine.tensor_parallel_size)
+    followers = Followers(directory, scout, machine, device)
     with followers.together():
-        loaded = load(name, machine.dtype, cache_dir, ranks=followers.ranks)
+        loaded = load(name, machine.dtype, cache_dir, device=device, ranks=followers.ranks)
         return loaded, LeadingEngine(loaded.decoder, scout, machine, followers)
 
 
@@ -142,10 +153,15 @@ def _stream(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _all_run(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    return all(process.poll() is None for process in processes)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], folder: tempfile.TemporaryDirectory[str]) -> None:
     for process in processes:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
             with suppress(BrokenPipeError):  # what could not be sent
                 _stream(pipe).close()
+    folder.cleanup()

@@ -60,7 +60,7 @@ class MemoryPlan:
 def plan_memory(
     shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, free_bytes: int, free_device: int | None = None
 ) -> MemoryPlan:
-    """Size the pools.   free_bytes: memory that the host can still give; free_device: that a device of its own can.
+    """Size the pools.   free_bytes: memory that the host can still give; free_device: that devices of their own can.
 
     Raises ConfigError for a length above the model's, or pages or digests that the device would have to read and
     cannot; CapacityError where not even one block fits, or the device has too little for the rest.
@@ -83,7 +83,7 @@ def plan_memory(
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     beside = pages * digest_bytes
     slots, most = _device_entries(scout, machine, block_bytes, blocks, beside)
-    own = _correction_bytes(shape, scout) * machine.max_num_seqs
+    own = _correction_bytes(shape, scout) * machine.max_num_seqs * machine.tensor_parallel_size  # whole on every rank
     if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
             f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of corrections are more than "

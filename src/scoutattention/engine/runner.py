@@ -64,10 +64,15 @@ class Runner:
         plan = self.attention.plan(len(token_ids))
         if self._graphs is not None and plan is not None:
             logits = self._graphs.run(plan, token_ids, positions)
+            self.decoder.ranks.settle()
         else:
             tokens, places = torch.tensor([token_ids, positions], device=self.decoder.device)
             logits = self._step(tokens, places)
         return logits, self.attention.end()
+
+    def close(self) -> None:
+        """Let go of captured steps, which hold sums of ranks."""
+        self._graphs = None
 
     def _step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The logits of tokens at positions, int64 [B] each, of a step that was planned."""
