@@ -39,6 +39,19 @@ class BlockList(NamedTuple):
     length: Tensor
 
 
+class Listing(NamedTuple):
+    """Blocks of sequences, to be listed where they are in a pool.
+
+    table: int32 [B, NB], each block's page.   blocks: int64 [B, H, N].   wanted: bool [B, H, N], others are skipped.
+    size: tokens of a block.
+    """
+
+    table: Tensor
+    blocks: Tensor
+    wanted: Tensor
+    size: int
+
+
 class Sifting(NamedTuple):
     """What a choice is sifted by.
 

@@ -12,7 +12,6 @@ from scoutattention.engine import device, engine
 from scoutattention.engine.device import make_ops
 from scoutattention.engine.graphs import MOST, Captured, CudaGraphs, Graphs
 from scoutattention.engine.sequence import Sequence
-from scoutattention.kernels import reference_rows
 from scoutattention.ranks import Alone
 
 from .tape import Tapes
@@ -34,7 +33,6 @@ def tapes(monkeypatch) -> Tapes:
         return ops
 
     monkeypatch.setattr(engine, "make_ops", deferred)
-    monkeypatch.setattr(engine, "RowKernels", lambda workers: reference_rows)
     monkeypatch.setattr(device.HostFunctions, "find", lambda: made)
     return made
 

@@ -39,7 +39,7 @@ class FixedChooser:
 
 def choice(*blocks):
     chosen = torch.tensor(blocks)[None, None]
-    return Choice(chosen, torch.ones_like(chosen, dtype=torch.bool), torch.zeros(1, 1, 6))
+    return Choice(chosen, torch.tensor([6]), torch.zeros(1, 1, 6))
 
 
 def test_numbers_of_two_steps_by_hand():
@@ -47,7 +47,8 @@ def test_numbers_of_two_steps_by_hand():
     resident = torch.tensor([[[True, True, False, False, False, False]]])
     q, weight = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[0.25]]])
     for scouted, scout_query, w in (((0, 1, 2, 4), [3.0, 4.0], weight), ((0, 2, 3, 1), [2.0, 0.0], 3 * weight)):
-        watch.chose(1, torch.tensor([[[scout_query]]]), Chosen(*choice(*scouted)[:2], resident))
+        theirs = choice(*scouted)
+        watch.chose(1, torch.tensor([[[scout_query]]]), Chosen(theirs.blocks, theirs.valid, resident))
         watch.attended(0, q, FixedChooser(0), Attended(torch.zeros(1, 1, 1)))
         watch.attended(1, q, FixedChooser(0, 2, 3, 5), Attended(w, torch.tensor([[w is weight]])))
     layers = watch.result()

@@ -26,7 +26,7 @@ class ByQuery:
 
     def choose(self, layer, q):
         blocks = torch.tensor([[[int(q[0, 0, 0, 0]), 2]]])
-        return Choice(blocks, blocks >= 0, torch.arange(4.0)[None, None] / 8)
+        return Choice(blocks, torch.tensor([4]), torch.arange(4.0)[None, None] / 8)
 
 
 def look(recorder, layer, true, scout=None):

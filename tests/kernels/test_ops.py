@@ -12,7 +12,7 @@ from scoutattention.kernels.ops import Copies, NativeOps
 from scoutattention.kernels.packed import from_words, pack
 from scoutattention.kernels.plain_ops import PlainOps
 from scoutattention.kernels.triton_ops import TritonOps
-from scoutattention.types import BlockList, Lateness, Partial, Sifting
+from scoutattention.types import BlockList, Lateness, Listing, Partial, Sifting
 
 CPU = torch.device("cpu")
 PLAIN = PlainOps(CPU)
@@ -100,6 +100,24 @@ def test_partial_of_packed_pages():
         OPS["triton"].partial(q, k, v, blocks, 0.2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lists_and_what_is_handed_over(ops, sizes, dtype):
+    s = sizes
+    table = torch.randint(0, s.S, (s.B, 2 * s.NB)).int()[:, : s.NB]
+    what = Listing(table, chosen(s), masks(s.B, s.H, s.N), s.P)
+    got, want = ops.page_list(what), PLAIN.page_list(what)
+    assert_same(got, want, 0)
+    assert want.length.unique().tolist() in ([0, s.P], [0], [s.P])
+    q = queries(s).to(dtype)
+    made = [(torch.ones(q.shape), BlockList(*torch.ones((2, *what.blocks.shape), dtype=torch.int32))) for _ in range(2)]
+    ops.hand_over(q, what, made[0])
+    PLAIN.hand_over(q, what, made[1])
+    assert torch.equal(made[0][0], q.float())
+    assert_same(made[0][1], want, 0)
+    assert torch.equal(made[1][0], q.float())
+    assert_same(made[1][1], want, 0)
+
+
 def test_appended_tokens(ops, sizes):
     s = sizes
     got = torch.zeros(2, s.S, s.H, s.P, s.D)
@@ -148,7 +166,7 @@ def test_key_codes_made(ops, sizes, dtype):
 def test_digest_scores(ops, sizes):
     s = sizes
     q, digests, pages = queries(s), reference.min_max(torch.randn(s.S, s.H, s.P, s.D)), pages_of(s)
-    assert_same([ops.score_digests(q, digests, pages)], [PLAIN.score_digests(q, digests, pages)], 1e-4)
+    assert_same([ops.score_digests(q, digests, pages, 0.3)], [PLAIN.score_digests(q, digests, pages, 0.3)], 1e-4)
 
 
 def test_key_code_scores(ops, sizes):
@@ -157,7 +175,7 @@ def test_key_code_scores(ops, sizes):
     q, pages = queries(s) * s.D**-0.5, pages_of(s)
     codes, bounds = reference.key_codes(torch.randn(s.S, s.H, s.P, s.D))
     tolerance = 1e-4 if isinstance(ops, TritonOps) else 0.05
-    got, want = (each.score_key_codes(q, codes, bounds, pages) for each in (ops, PLAIN))
+    got, want = (each.score_key_codes(q, codes, bounds, pages, 0.3) for each in (ops, PLAIN))
     assert_same([got], [want], tolerance)
 
 
@@ -217,6 +235,16 @@ def test_correction_and_merge(ops, sizes):
     assert_same(got, want)
     assert_same(ops.merge(near, got)[:2], PLAIN.merge(near, want)[:2])
     assert not ops.merge(near, got).out.isnan().any()
+
+
+def test_a_merge_without_some_heads(ops, sizes):
+    a, b = partials(sizes)
+    without = masks(sizes.B, sizes.H)
+    without[0, 0] = True
+    a.out[0, 0], a.lse[0, 0, -1] = torch.nan, torch.nan
+    got, want = ops.merge(a, b, without)[:2], PLAIN.merge(a, b, without)[:2]
+    assert_same(got, want)
+    assert torch.equal(torch.stack(got[:1])[0][0, 0], b.out[0, 0])
 
 
 @pytest.mark.parametrize("packed", [False, True])

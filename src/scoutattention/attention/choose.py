@@ -13,14 +13,19 @@ from ..kernels.ops import Ops
 class Choice(NamedTuple):
     """Closed blocks, most important first.
 
-    blocks: int64 [B, H, N].   valid: bool [B, H, N], false where a sequence has fewer blocks than the budget.
+    blocks: int64 [B, H, N].   closed: int64 [B], blocks that each sequence has: those from there on are none.
     wishes: float32 [B, H, NB], the part of its attention that a KV head would give to each block, chosen or not, as far
         as the digests tell; even where all blocks are chosen, and nobody asked them.
     """
 
     blocks: Tensor
-    valid: Tensor
+    closed: Tensor
     wishes: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """Which of the blocks are any, bool [B, H, N]: not all where a sequence has fewer than the budget."""
+        return self.blocks < self.closed[:, None, None]
 
 
 class Chooser(Protocol):
@@ -76,10 +81,10 @@ class TopChooser:
         always = (self._config.sink_blocks, self._config.recent_blocks)
         largest = self._config.pooling == "max"
         blocks, wishes = self._ops.rank_blocks(scores, self._closed, self._count, always, largest=largest)
-        return Choice(blocks, blocks < self._closed[:, None, None], wishes)
+        return Choice(blocks, self._closed, wishes)
 
     def _every_block(self, heads: int) -> Choice:
         device = self._closed.device
         blocks = torch.arange(self._count, device=device).expand(len(self._closed), heads, -1).contiguous()
         wishes = torch.full(blocks.shape, 1 / max(1, self._count), device=device)
-        return Choice(blocks, blocks < self._closed[:, None, None], wishes)
+        return Choice(blocks, self._closed, wishes)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..cache.store import KVStore
@@ -29,9 +28,7 @@ class Far(NamedTuple):
 
     def but(self, ops: Ops, spoilt: Tensor, other: Partial) -> "Far":
         """Together with another partial, which replaces that of the KV heads, bool [B, H], that are spoilt."""
-        out = self.partial.out.masked_fill(spoilt[..., None, None], 0)
-        lse = self.partial.lse.masked_fill(spoilt[..., None], -torch.inf)
-        return Far(ops.merge(Partial(out, lse), other), self.scout)
+        return Far(ops.merge(self.partial, other, without=spoilt), self.scout)
 
 
 class FarWork:

@@ -13,7 +13,7 @@ from ..kernels.cpu import Workers
 from ..kernels.handover import Handover, PartialCall
 from ..kernels.host_functions import HostQueue
 from ..kernels.ops import Ops
-from ..types import BlockList, Partial
+from ..types import BlockList, Listing, Partial
 from .far import Far, FarWork
 
 Kind = Literal["scout", "true", "late"]
@@ -22,23 +22,31 @@ Kind = Literal["scout", "true", "late"]
 
 @dataclass(frozen=True)
 class _Lane:
-    """Where one kind of call of one layer goes through host memory: always the same, so that a graph can hold it."""
+    """Where one kind of call of one layer goes through host memory: always the same, so that a graph can hold it.
+
+    result: float32 numbers, those of a partial one after the other, see `_split`.
+    """
 
     q: Tensor
     pages: BlockList
-    result: Partial
+    result: Tensor
     handover: Handover
 
-    def start(self, q: Tensor, pages: BlockList) -> None:
-        for here, there in ((self.q, q), (self.pages.index, pages.index), (self.pages.length, pages.length)):
-            here.copy_(there, non_blocking=True)
+    def start(self, ops: Ops, q: Tensor, what: Listing) -> None:
+        ops.hand_over(q, what, (self.q, self.pages))
         self.handover.start()
 
     def wait(self, device: torch.device) -> Partial:
         self.handover.wait()
-        out, lse, mean_key = self.result
-        there = out.to(device, non_blocking=True), lse.to(device, non_blocking=True)
-        return Partial(*there, None if mean_key is None else mean_key.to(device, non_blocking=True))
+        with_mean_key = self.handover.result.mean_key is not None
+        return _split(self.result.to(device, non_blocking=True), self.q.shape, with_mean_key=with_mean_key)
+
+
+def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partial:
+    """Numbers as a partial of queries [B, H, G, D]: out, mean keys, lse."""
+    size, rows = shape.numel(), shape[:-1].numel()
+    out, lse = numbers[:size].view(shape), numbers[-rows:].view(shape[:-1])
+    return Partial(out, lse, numbers[size : 2 * size].view(shape) if with_mean_key else None)
 
 
 class StreamedFarWork(FarWork):
@@ -73,7 +81,7 @@ class StreamedFarWork(FarWork):
 
     def start(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor, *, predicted: bool) -> None:
         """See `FarWork.start`."""
-        lane = self._start(layer, "scout" if predicted else "true", q, self._store.page_list(blocks, absent))
+        lane = self._start(layer, "scout" if predicted else "true", q, self._store.listing(blocks, absent))
         self._under_way.setdefault(layer, []).append((lane, q if predicted else None))
 
     def take(self, layer: int, q: Tensor) -> Far | None:
@@ -86,10 +94,10 @@ class StreamedFarWork(FarWork):
 
     def attend(self, layer: int, q: Tensor, blocks: Tensor, absent: Tensor) -> Partial:
         """See `FarWork.attend`."""
-        pool, pages = self._store.pages.pool, self._store.page_list(blocks, absent)
+        pool, what = self._store.pages.pool, self._store.listing(blocks, absent)
         if isinstance(pool, PackedPool):
-            return self._start(layer, "late", q, pages).wait(self._ops.device)
-        return self._ops.partial(q, pool.k[layer], pool.v[layer], pages, self._scale)
+            return self._start(layer, "late", q, what).wait(self._ops.device)
+        return self._ops.partial(q, pool.k[layer], pool.v[layer], self._ops.page_list(what), self._scale)
 
     def settle(self) -> None:
         """See `FarWork.settle`."""
@@ -99,22 +107,23 @@ class StreamedFarWork(FarWork):
                 self.waited_s[layer] += lane.handover.waited_s
                 self.hidden_s += max(0.0, lane.handover.ran_s - lane.handover.waited_s)
 
-    def _start(self, layer: int, kind: Kind, q: Tensor, pages: BlockList) -> _Lane:
-        key = (layer, kind, q.shape[0], pages.index.shape[-1])
+    def _start(self, layer: int, kind: Kind, q: Tensor, what: Listing) -> _Lane:
+        key = (layer, kind, q.shape[0], what.blocks.shape[-1])
         if key not in self._lanes:
-            self._lanes[key] = self._make_lane(layer, q, pages, with_mean_key=kind == "scout" and self._correct)
-        self._lanes[key].start(q, pages)
+            self._lanes[key] = self._make_lane(layer, q, what, with_mean_key=kind == "scout" and self._correct)
+        self._lanes[key].start(self._ops, q, what)
         return self._lanes[key]
 
-    def _make_lane(self, layer: int, like: Tensor, pages: BlockList, *, with_mean_key: bool) -> _Lane:
+    def _make_lane(self, layer: int, like: Tensor, what: Listing, *, with_mean_key: bool) -> _Lane:
         pinned = self._ops.device.type == "cuda"
 
-        def host(shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+        def host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, pin_memory=pinned)
 
-        q, listed = host(like.shape), BlockList(*(host(table.shape, torch.int32) for table in pages))
-        result = Partial(host(like.shape), host(like.shape[:3]), host(like.shape) if with_mean_key else None)
+        q, listed = host(*like.shape), BlockList(*(host(*what.blocks.shape, dtype=torch.int32) for _ in range(2)))
+        result = host((1 + with_mean_key) * like.numel() + like[..., 0].numel())
         pool = self._store.pages.pool
         call = PartialCall(q, pool.k[layer], pool.v[layer], listed, self._scale)
-        handover = Handover(self._workers, call, result, functions=self._functions, timeout_s=self._timeout_s)
+        partial = _split(result, like.shape, with_mean_key=with_mean_key)
+        handover = Handover(self._workers, call, partial, functions=self._functions, timeout_s=self._timeout_s)
         return _Lane(q, listed, result, handover)

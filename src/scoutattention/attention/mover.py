@@ -46,7 +46,7 @@ class Mover:
     def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
         """Take note of what some sequences, bool [B], want.   counts: int64 [2, B], blocks chosen, and absent ones."""
         self._ops.blend(self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
-        self._seen[:, layer, : self._batch] += counts
+        self._seen[:, layer, : self._batch].add_(counts)
 
     def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""

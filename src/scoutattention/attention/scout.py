@@ -22,19 +22,20 @@ from .thrift import Thrift
 
 
 class _Wanted(NamedTuple):
-    """What a layer would attend to: a choice, and which of its valid blocks are absent, bool [B, H, N].
+    """What a layer would attend to: of a choice, the valid blocks, and which of them are absent, bool [B, H, N] both.
 
-    counts: int64 [2, B], of its valid and of its absent blocks.
+    counts: int64 [2, B], of them.
     """
 
     choice: Choice
+    valid: Tensor
     absent: Tensor
     counts: Tensor
 
     def of(self, rows: Tensor) -> "_Wanted":
         """The same for some rows, bool [B], alone."""
         mask = rows[:, None, None]
-        return _Wanted(self.choice._replace(valid=self.choice.valid & mask), self.absent & mask, self.counts * rows)
+        return _Wanted(self.choice, self.valid & mask, self.absent & mask, self.counts * rows)
 
 
 class ScoutAttention:
@@ -139,7 +140,7 @@ class ScoutAttention:
         slots = self._slots.of_blocks(layer, q.shape[0])
         always = self._thrift.always
         sifted = self._ops.sift(Sifting(choice.blocks, choice.wishes, self._closed, slots, asked, always))
-        return _Wanted(choice._replace(valid=sifted.valid), sifted.absent, sifted.counts)
+        return _Wanted(choice, *sifted)
 
     def _look_ahead(self, layer: int, q: Tensor, x: Tensor, wanted: _Wanted | None) -> None:
         """Start what the scouts of later layers want, and what this layer wants where only its true query will do."""
@@ -160,10 +161,10 @@ class ScoutAttention:
     def _serve(self, layer: int, q: Tensor, wanted: _Wanted, *, predicted: bool = False) -> None:
         """See to what is wanted and absent."""
         config, blocks, absent = self._config, wanted.choice.blocks, wanted.absent
-        self._seen[:2] += wanted.counts
+        self._seen[:2].add_(wanted.counts)
         if self._observer is not None:
             resident = self._slots.resident(layer, slice(q.shape[0]))
-            self._observer.chose(layer, q if predicted else None, Chosen(blocks, wanted.choice.valid, resident))
+            self._observer.chose(layer, q if predicted else None, Chosen(blocks, wanted.valid, resident))
         if predicted:
             self._ahead[layer] = wanted
         if config.on_miss == "fetch":
@@ -180,11 +181,11 @@ class ScoutAttention:
             return near
         (roomy,) = self._rows.roomy
         chosen = wanted.of(roomy)
-        self._seen[:2] += chosen.counts
-        return self._slots.keep(layer, near, chosen.choice.blocks, chosen.choice.valid, roomy[:, None, None])
+        self._seen[:2].add_(chosen.counts)
+        return self._slots.keep(layer, near, chosen.choice.blocks, chosen.valid, roomy[:, None, None])
 
     def _guard(self, layer: int, q: Tensor, wanted: _Wanted, near: Partial, far: Far) -> tuple[Far, Tensor | None]:
-        """The far part, with what a scout missed or spoilt computed now; in which KV heads, bool [B, H], if in any."""
+        """The far part, with what a scout missed or spoilt computed now; for observers, which KV heads [B, H]."""
         limit, ahead = self._config.guard, self._ahead[layer]
         assert limit is not None
         mine, theirs = (wanted.choice.blocks, wanted.absent, wanted.choice.wishes), (ahead.choice.blocks, ahead.absent)
@@ -192,10 +193,10 @@ class ScoutAttention:
         found = self._ops.find_late(Lateness(mine, theirs, doubt, self._rows.scouted[layer], limit))
         if not self._ops.deferred and not found.counts.any():
             return far, None
-        self._seen[2] += found.counts[0]
-        self._seen[:2] += found.counts[1]
+        self._seen[2].add_(found.counts[0])
+        self._seen[:2].add_(found.counts[1])
         both = far.but(self._ops, found.spoilt, self.far.attend(layer, q, wanted.choice.blocks, found.late))
-        return both, found.spoilt | found.late.any(-1)
+        return both, found.spoilt | found.late.any(-1) if self._observer is not None else None
 
     def end(self) -> StepStats:
         """See `Attention.end`."""

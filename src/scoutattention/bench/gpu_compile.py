@@ -12,11 +12,13 @@ from ..kernels.triton_base import Launch, ceil_div
 from ..kernels.triton_close import bounding_launch, coding_launch
 from ..kernels.triton_compile import TARGETS, compile_launch
 from ..kernels.triton_digest import bound_launch, code_launch
+from ..kernels.triton_list import list_launch
 from ..kernels.triton_merge import correct_launch, doubt_launch, merge_launch
 from ..kernels.triton_move import append_launch, copy_launch
 from ..kernels.triton_partial import default_tile, partial_launches
 from ..kernels.triton_rank import blend_launch, late_launch, sift_launch, wish_launch
-from ..types import BlockList, Partial
+from ..kernels.triton_rows import norm_launch, rotate_launch, swiglu_launch
+from ..types import BlockList, Listing, Partial, Rope
 
 PROCESSORS = 132
 
@@ -49,6 +51,11 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)
+    listing = Listing(pages, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
+    listed = BlockList(some(B, H, 63, dtype=torch.int32), some(B, H, 63, dtype=torch.int32))
+    yield list_launch(listing, listed)
+    yield list_launch(listing, listed, q, some(B, H, G, D))
+    yield from row_launches(H * G, D, dtype)
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
 
@@ -64,6 +71,16 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
     yield blend_launch(some(B, H, N), wishes, rows, 0.85)
     tensors = (blocks, mask, wishes, blocks, mask, some(B, H), rows)
     yield late_launch(tensors, (some(B, H, dtype=torch.bool), mask, counts), 0.02)
+
+
+def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:
+    """What a layer computes of 8 rows beside its products: norms of rows and of heads, rotary embedding, gated unit."""
+    x, width = some(8, heads, head_dim, dtype=dtype), heads * head_dim
+    row = some(8, 1, width, dtype=dtype)
+    yield norm_launch(row, some(width), 1e-5, row)
+    yield norm_launch(x, some(heads, head_dim), 1e-5, x)
+    yield rotate_launch(x, Rope(some(8, head_dim), some(8, head_dim)), x)
+    yield swiglu_launch(some(8, 8 * width, dtype=dtype), some(8, 4 * width, dtype=dtype))
 
 
 def main() -> None:

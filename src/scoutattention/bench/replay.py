@@ -99,6 +99,7 @@ class ReplayChooser:
         self._chooser.begin(view)
         self._step += 1
         self._width = view.width
+        self._closed = view.closed
         if len(self._heads) != view.batch:
             self._heads = self._source.heads(view.batch).to(self._heads.device)
         step = self._step % self._source.steps
@@ -117,7 +118,7 @@ class ReplayChooser:
         now = self._now[self._predictor.made(layer, q)]
         blocks, wishes = (part[self._source.layer(layer)][self._heads] for part in now)
         all_wishes = wishes.new_zeros(*blocks.shape[:2], self._width).scatter_(-1, blocks, wishes)
-        return Choice(blocks, torch.ones_like(blocks, dtype=torch.bool), all_wishes)
+        return Choice(blocks, self._closed, all_wishes)
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:

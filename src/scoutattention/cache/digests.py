@@ -54,7 +54,7 @@ class MinMaxDigests:
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
-        return self._ops.score_digests(q, self.values[layer], pages) * self._scale
+        return self._ops.score_digests(q, self.values[layer], pages, self._scale)
 
     def bytes_per_token(self) -> float:
         """See `Digests.bytes_per_token`."""
@@ -82,7 +82,7 @@ class KeyCodeDigests:
 
     def score(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """See `Digests.score`."""
-        return self._ops.score_key_codes(q * self._scale, self.codes[layer], self.bounds[layer], pages)
+        return self._ops.score_key_codes(q, self.codes[layer], self.bounds[layer], pages, self._scale)
 
     def bytes_per_token(self) -> float:
         """See `Digests.bytes_per_token`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..kernels.ops import Copies, Ops
 from ..kernels.pinned import SideStream
 from ..ranks import ALONE, Ranks
-from ..types import BlockList
+from ..types import BlockList, Listing
 from .pages import Pages
 from .pool import BlockPool
 from .slots import Moves, Slots
@@ -183,8 +183,11 @@ class KVStore:
 
     def page_list(self, chosen: Tensor, wanted: Tensor) -> BlockList:
         """Host pages of closed blocks.   chosen: int64 [B, H, N].   wanted: bool [B, H, N], the others are skipped."""
-        table = self.pages.table[: self.view.batch, None].expand(-1, chosen.shape[1], -1)
-        return BlockList(table.gather(-1, chosen), wanted.int() * self.block_size)
+        return self._ops.page_list(self.listing(chosen, wanted))
+
+    def listing(self, chosen: Tensor, wanted: Tensor) -> Listing:
+        """What `page_list` is made of."""
+        return Listing(self.pages.table[: self.view.batch], chosen, wanted, self.block_size)
 
     def recall(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
         """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).

@@ -1,5 +1,6 @@
 """The device that an engine runs on, and what of the native, Triton and plain kernels it attends with."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,10 +12,13 @@ from ..attention.far_stream import StreamedFarWork
 from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
 from ..errors import CapacityError, ConfigError, KernelError
+from ..kernels import reference_rows
 from ..kernels.cpu import Workers
 from ..kernels.host_functions import HostFunctions
 from ..kernels.ops import NativeOps, Ops
 from ..kernels.plain_ops import PlainOps
+from ..kernels.rows import RowKernels
+from ..models.decoder import Decoder
 
 LONGEST_WAIT_S = 10.0
 """Seconds that the device waits for the CPU before it goes on, and the step fails."""
@@ -58,19 +62,31 @@ def _check_capability(gpu: int) -> None:
         )
 
 
+def kernels_for(machine: EngineConfig, device: torch.device) -> KernelsName:
+    """What "auto" is on a device."""
+    if machine.kernels != "auto":
+        return machine.kernels
+    return "native" if device.type == "cpu" else "triton"
+
+
+def with_kernels(decoder: Decoder, machine: EngineConfig, device: torch.device, workers: Workers) -> Decoder:
+    """A decoder that computes rows with the kernels that a configuration asks for."""
+    kernels = kernels_for(machine, device)
+    if kernels == "triton":
+        return decoder.with_few_rows(import_module("scoutattention.kernels.triton_rows"), sys.maxsize)
+    return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
+
+
 def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> Ops:
     """The kernels that a configuration asks for.
 
     Raises ConfigError where they do not run on the device, KernelError where Triton is missing.
     """
-    gpu = device.type == "cuda"
-    kernels: KernelsName = machine.kernels
-    if kernels == "auto":
-        kernels = "triton" if gpu else "native"
+    kernels = kernels_for(machine, device)
     if kernels == "plain":
         return PlainOps(device)
     if kernels == "native":
-        if gpu:
+        if device.type == "cuda":
             raise ConfigError("kernels='native' are for a CPU, and the device is a GPU: set kernels to 'triton'")
         return NativeOps(workers)
     ops: Ops = import_module("scoutattention.kernels.triton_ops").TritonOps(device)  # here, since Triton is an extra

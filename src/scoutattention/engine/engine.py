@@ -12,7 +12,7 @@ from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
 from ..attention.far import FarWork
 from ..attention.observe import Observer
-from ..attention.predict import CalibratedPredictor, Linear, PlainPredictor, Predictor
+from ..attention.predict import CalibratedPredictor, PlainPredictor, Predictor
 from ..attention.prefill import PromptAttention
 from ..attention.rehearse import Rehearsal
 from ..attention.scout import ScoutAttention
@@ -23,17 +23,14 @@ from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError, ConfigError, ScoutError
-from ..kernels import reference_rows
 from ..kernels.cpu import Workers
 from ..kernels.memory import CPU
 from ..kernels.ops import Ops
-from ..kernels.rows import RowKernels
 from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
-from ..models.layers import RowOps
 from ..ranks import gathered
-from .device import faults_named, find_device, free_memory, make_far_work, make_ops
+from .device import faults_named, find_device, free_memory, make_far_work, make_ops, with_kernels
 from .memory import MemoryPlan, correction_rank, digest_kind, plan_memory
 from .runner import Progress, Runner
 from .sampler import draw
@@ -91,7 +88,7 @@ PROMPTS_OWN = "the prompt's own"
 
 
 def make_calibrated(
-    decoder: Decoder, scout: ScoutConfig, store: KVStore, stored: Calibration | None, linear: Linear
+    decoder: Decoder, scout: ScoutConfig, store: KVStore, stored: Calibration | None
 ) -> CalibratedPredictor | None:
     """A calibrated predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
     if not needs_calibration(scout, store):
@@ -102,7 +99,7 @@ def make_calibrated(
     left = like.new_zeros(*size, rank, shape.hidden_size).mT
     right = like.new_zeros(*size, shape.hidden_size, rank)
     corrections = None if stored is None else stored.corrections.to(like.dtype, like.device)
-    predictor = CalibratedPredictor(decoder, (left, right), corrections, linear)
+    predictor = CalibratedPredictor(decoder, (left, right), corrections, decoder.few_rows.linear)
     for state in (left, right, predictor.uses_stored):
         store.follow(state, fresh=0)
     return predictor
@@ -144,12 +141,11 @@ class Engine:
         self.plan: MemoryPlan = like.plan if like else make_plan(decoder, scout, machine, device)
         self.workers = Workers(machine.workers or cores)
         ops = make_ops(machine, device, self.workers)
-        few_rows: RowOps = RowKernels(self.workers) if device.type == "cpu" else reference_rows
-        decoder = decoder.with_few_rows(few_rows)
+        decoder = with_kernels(decoder, machine, device, self.workers)
         self.store: KVStore = like.store if like else make_store(decoder, scout, machine, self.plan, ops)
         scale = decoder.shape.scale
         stored = find(decoder, scout.lookahead, scout.calibration) if needs_calibration(scout, self.store) else None
-        calibrated = make_calibrated(decoder, scout, self.store, stored, few_rows.linear)
+        calibrated = make_calibrated(decoder, scout, self.store, stored)
         predictor = calibrated or PlainPredictor(decoder)
         far = partial(make_far_work, self.store, ops, self.workers, scale, correct=scout.correct_far)
         attention = make_attention(scout, self.store, ops, far, scale, predictor=predictor, observer=observer)

@@ -6,13 +6,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..types import BlockList, Lateness, Partial, Sifting
-from . import reference
+from ..types import BlockList, Lateness, Listing, Partial, Sifting
+from . import reference, reference_device
 from .cpu import Workers
 from .merging import corrected, doubt, merge
 from .packed import Blocks
 from .rank import rank_blocks
-from .reference_device import Pools, append
+from .reference_device import Pools
 from .sift import Late, Sifted, blend, find_late, sift
 
 
@@ -56,6 +56,14 @@ class Ops(Protocol):
         """Write a token of every sequence to its open block: see `reference_device.append`."""
         ...
 
+    def page_list(self, what: Listing) -> BlockList:
+        """Where blocks are in a pool: see `reference_device.page_list`."""
+        ...
+
+    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+        """Write queries and a list to the host's memory: see `reference_device.hand_over`."""
+        ...
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """Write keys and values [n, H, P, D] to pages of one layer's pools, int64 [n]."""
         ...
@@ -72,12 +80,12 @@ class Ops(Protocol):
         """Write blocks' keys in 2 bits to their pages: see `reference.put_key_codes`."""
         ...
 
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
-        """Upper bounds of products with a block's keys: see `reference.score_digests`."""
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
+        """Upper bounds of scaled products with a block's keys: see `reference.score_digests`."""
         ...
 
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
-        """Log-sum-exp over a block's keys in 2 bits: see `reference.score_key_codes`."""
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
+        """Log-sum-exp of scaled products with a block's keys in 2 bits: see `reference.score_key_codes`."""
         ...
 
     def rank_blocks(
@@ -106,8 +114,11 @@ class Ops(Protocol):
         """What a scout's partial weighs for the true query: see `reference.corrected`."""
         ...
 
-    def merge(self, a: Partial, b: Partial) -> Partial:
-        """Attention over two sets of keys: see `reference.merge`."""
+    def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
+        """Attention over two sets of keys: see `reference.merge`.
+
+        without: bool [B, H], KV heads of which a is left out, whatever it is.
+        """
         ...
 
 
@@ -145,7 +156,15 @@ class NativeOps:
 
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
         """See `Ops.append`."""
-        append(k, v, pools, entry, fill)
+        reference_device.append(k, v, pools, entry, fill)
+
+    def page_list(self, what: Listing) -> BlockList:
+        """See `Ops.page_list`."""
+        return reference_device.page_list(what)
+
+    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+        """See `Ops.hand_over`."""
+        reference_device.hand_over(q, what, to)
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`."""
@@ -163,13 +182,13 @@ class NativeOps:
         """See `Ops.put_key_codes`."""
         reference.put_key_codes(k, codes, bounds, pages)
 
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_digests`."""
-        return self._workers.score_digests(q, digests, pages)
+        return self._workers.score_digests(q * scale, digests, pages)
 
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_key_codes`."""
-        return self._workers.score_key_codes(q, codes, bounds, pages)
+        return self._workers.score_key_codes(q * scale, codes, bounds, pages)
 
     def rank_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
@@ -197,6 +216,6 @@ class NativeOps:
         """See `Ops.corrected`."""
         return corrected(self._workers, far, q, q_hat, scale)
 
-    def merge(self, a: Partial, b: Partial) -> Partial:
+    def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         """See `Ops.merge`."""
-        return merge(self._workers, a, b)
+        return merge(self._workers, a if without is None else reference.left_out(a, without), b)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..types import BlockList, Lateness, Partial, Sifting
-from . import reference
+from ..types import BlockList, Lateness, Listing, Partial, Sifting
+from . import reference, reference_device
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks
-from .reference_device import Pools, append
+from .reference_device import Pools
 from .sift import Late, Sifted
 
 
@@ -27,7 +27,15 @@ class PlainOps:
 
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
         """See `Ops.append`."""
-        append(k, v, pools, entry, fill)
+        reference_device.append(k, v, pools, entry, fill)
+
+    def page_list(self, what: Listing) -> BlockList:
+        """See `Ops.page_list`."""
+        return reference_device.page_list(what)
+
+    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+        """See `Ops.hand_over`."""
+        reference_device.hand_over(q, what, to)
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`."""
@@ -45,13 +53,13 @@ class PlainOps:
         """See `Ops.put_key_codes`."""
         reference.put_key_codes(k, codes, bounds, pages)
 
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_digests`."""
-        return reference.score_digests(q, digests, pages)
+        return reference.score_digests(q * scale, digests, pages)
 
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_key_codes`."""
-        return reference.score_key_codes(q, codes, bounds, pages)
+        return reference.score_key_codes(q * scale, codes, bounds, pages)
 
     def rank_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
@@ -81,6 +89,6 @@ class PlainOps:
         """See `Ops.corrected`."""
         return reference.corrected(far, q, q_hat, scale)
 
-    def merge(self, a: Partial, b: Partial) -> Partial:
+    def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         """See `Ops.merge`."""
-        return reference.merge(a, b)
+        return reference.merge(a if without is None else reference.left_out(a, without), b)

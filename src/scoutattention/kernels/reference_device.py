@@ -1,6 +1,8 @@
-"""Twins, in plain PyTorch, of the device kernels that move keys and values."""
+"""Twins, in plain PyTorch, of the device kernels that move keys, values and queries, or say where they are."""
 
 from torch import Tensor
+
+from ..types import BlockList, Listing
 
 Pools = tuple[Tensor, Tensor]  # keys and values of one layer, [S, H, P, D] each
 
@@ -22,3 +24,15 @@ def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head:
     """
     for here, there in zip(source, target, strict=True):
         there.index_put_((entry, head), here[page, head])
+
+
+def page_list(what: Listing) -> BlockList:
+    """Where blocks are, int32 [B, H, N] both."""
+    table = what.table[:, None].expand(-1, what.blocks.shape[1], -1)
+    return BlockList(table.gather(-1, what.blocks), what.wanted.int() * what.size)
+
+
+def hand_over(q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+    """Write queries q [B, H, G, D], and where blocks are, to the host's memory: float32 and int32, contiguous."""
+    for there, here in zip((to[0], *to[1]), (q, *page_list(what)), strict=True):
+        there.copy_(here, non_blocking=True)

@@ -16,6 +16,7 @@ def _bound_kernel(
     digests: tl.tensor,
     pages: tl.tensor,
     scores: tl.tensor,
+    scale: float,
     digests_s: int,
     digests_h: int,
     pages_b: int,
@@ -37,7 +38,7 @@ def _bound_kernel(
     n = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     place = row.to(tl.int64) * G + g
     query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
-    query = query.to(tl.float32)
+    query = query.to(tl.float32) * scale
     page = tl.load(pages + b * pages_b + n, mask=n < N, other=0).to(tl.int64)
     seen = (n < N)[:, None] & (d < D)[None, :]
     bound = digests + (page * digests_s + h * digests_h)[:, None] + d[None, :]
@@ -55,6 +56,7 @@ def _code_kernel(
     bounds: tl.tensor,
     pages: tl.tensor,
     scores: tl.tensor,
+    scale: float,
     words_s: int,
     words_h: int,
     bounds_s: int,
@@ -87,7 +89,7 @@ def _code_kernel(
     shift = 8 * (code % 4) + 2 * (code // 4)
     place = row.to(tl.int64) * G + g
     query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
-    query = query.to(tl.float32)
+    query = query.to(tl.float32) * scale
     first = tl.program_id(1) * PAGES
     for n in range(first, min(first + PAGES, N)):
         page = tl.load(pages + b * pages_b + n).to(tl.int64)
@@ -110,17 +112,17 @@ def _code_kernel(
         tl.store(scores + place * N + n, lse, mask=g < G)
 
 
-def bound_launch(q: Tensor, digests: Tensor, pages: Tensor, scores: Tensor) -> Launch:
+def bound_launch(q: Tensor, digests: Tensor, pages: Tensor, scores: Tensor, scale: float = 1.0) -> Launch:
     """The launch of `score_digests`, which fills `scores`."""
     B, H, G, D = q.shape
     N = pages.shape[1]
-    arguments = (q, digests, pages, scores, *digests.stride()[:2], pages.stride(0), H, G, N)
+    arguments = (q, digests, pages, scores, scale, *digests.stride()[:2], pages.stride(0), H, G, N)
     constants: dict[str, object] = {"D": D, "G_PAD": padded(G, 16), "D_PAD": padded(D, 16), "BLOCKS": BLOCKS}
     constants["DOT"] = arithmetic(digests.dtype)
     return Launch(_bound_kernel, (B * H, ceil_div(N, BLOCKS)), arguments, constants, warps=2 * digests.dtype.itemsize)
 
 
-def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor) -> Launch:
+def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor, scale: float = 1.0) -> Launch:
     """The launch of `score_key_codes`, which fills `scores`."""
     B, H, G, D = q.shape
     N, P = pages.shape[1], codes.shape[3]
@@ -128,12 +130,12 @@ def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores:
     strides = (*words.stride()[:2], *bounds.stride()[:2], pages.stride(0))
     sizes = {"D": D, "P": P, "G_PAD": padded(G, 16), "W_PAD": padded(ceil_div(D, 16)), "P_PAD": padded(P, 16)}
     constants = {**sizes, "PAGES": PAGES, "DOT": arithmetic(torch.bfloat16)}
-    arguments = (q, words, bounds, pages, scores, *strides, H, G, N)
+    arguments = (q, words, bounds, pages, scores, scale, *strides, H, G, N)
     return Launch(_code_kernel, (B * H, ceil_div(N, PAGES)), arguments, constants, warps=4, stages=2)
 
 
-def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
-    """Upper bounds of q . k over the keys of each block: float32 [B, H, G, N]; the twin of `reference.score_digests`.
+def score_digests(q: Tensor, digests: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+    """Upper bounds of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_digests`.
 
     q: [B, H, G, D], contiguous; rounded to the digests' dtype for the products.   digests: one layer, [S, H, 2 * D].
     pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
@@ -143,14 +145,14 @@ def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
     check("digests", digests, (None, H, 2 * D), *TL_DTYPES)
     check("pages", pages, (B, None), torch.int32)
     scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
-    bound_launch(q, digests, pages, scores).run()
+    bound_launch(q, digests, pages, scores, scale).run()
     return scores
 
 
-def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
-    """Log-sum-exp of q . k over each block's keys: float32 [B, H, G, N]; the twin of `reference.score_key_codes`.
+def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+    """Log-sum-exp of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_key_codes`.
 
-    q: [B, H, G, D], scaled, contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
+    q: [B, H, G, D], contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
     pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
     B, H, G, D = q.shape
@@ -159,5 +161,5 @@ def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> 
     check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16, rows=2)
     check("pages", pages, (B, None), torch.int32)
     scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
-    code_launch(q, codes, bounds, pages, scores).run()
+    code_launch(q, codes, bounds, pages, scores, scale).run()
     return scores

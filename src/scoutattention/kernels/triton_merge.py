@@ -16,12 +16,15 @@ def _merge_kernel(
     a_lse: tl.tensor,
     b_out: tl.tensor,
     b_lse: tl.tensor,
+    without: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
     rows: int,
+    G: int,
     D: tl.constexpr,
     D_PAD: tl.constexpr,
     ROWS: tl.constexpr,
+    WITHOUT: tl.constexpr,
 ) -> None:
     """Program (n): ROWS query heads."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -31,13 +34,18 @@ def _merge_kernel(
     place = row.to(tl.int64)[:, None] * D + d[None, :]
     a = tl.load(a_lse + row, mask=listed, other=0.0)
     b = tl.load(b_lse + row, mask=listed, other=0.0)
+    there = seen
+    if WITHOUT:
+        left = tl.load(without + row // G, mask=listed, other=0) != 0
+        a = tl.where(left, float("-inf"), a)
+        there = seen & (left == 0)[:, None]
     base = tl.maximum(a, b)
     base = tl.where(base == float("-inf"), 0.0, base)
     a_weight = tl.exp(a - base)
     b_weight = tl.exp(b - base)
     total = a_weight + b_weight
     some = tl.where(total > 0, total, 1.0)
-    a_part = tl.load(a_out + place, mask=seen, other=0.0) * (a_weight / some)[:, None]
+    a_part = tl.load(a_out + place, mask=there, other=0.0) * (a_weight / some)[:, None]
     b_part = tl.load(b_out + place, mask=seen, other=0.0) * (b_weight / some)[:, None]
     tl.store(out + place, a_part + b_part, mask=seen)
     tl.store(lse + row, tl.where(total > 0, base + tl.log(some), float("-inf")), mask=listed)
@@ -98,11 +106,12 @@ def _doubt_kernel(
     tl.store(most + head, tl.where(unknown, float("nan"), largest))
 
 
-def merge_launch(a: Partial, b: Partial, result: Partial) -> Launch:
+def merge_launch(a: Partial, b: Partial, result: Partial, without: Tensor | None = None) -> Launch:
     """The launch of `merge`, which fills `result`."""
-    rows, D = a.lse.numel(), a.out.shape[-1]
-    arguments = (*a[:2], *b[:2], *result[:2], rows)
-    return Launch(_merge_kernel, (ceil_div(rows, ROWS),), arguments, {"D": D, "D_PAD": padded(D), "ROWS": ROWS})
+    rows, (G, D) = a.lse.numel(), a.out.shape[-2:]
+    arguments = (*a[:2], *b[:2], a.lse if without is None else without, *result[:2], rows, G)
+    constants = {"D": D, "D_PAD": padded(D), "ROWS": ROWS, "WITHOUT": without is not None}
+    return Launch(_merge_kernel, (ceil_div(rows, ROWS),), arguments, constants)
 
 
 def correct_launch(far: Partial, q: Tensor, q_hat: Tensor, scale: float, lse: Tensor) -> Launch:
@@ -119,12 +128,17 @@ def doubt_launch(far: Partial, near: Partial, q: Tensor, q_hat: Tensor, most: Te
     return Launch(_doubt_kernel, (most.numel(),), (far.lse, near.lse, q, q_hat, most), constants, warps=1)
 
 
-def merge(a: Partial, b: Partial) -> Partial:
-    """Attention over two disjoint sets of keys; the twin of `reference.merge`.   Raises KernelError: see `check`."""
+def merge(a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
+    """Attention over two disjoint sets of keys; the twin of `reference.merge`.   Raises KernelError: see `check`.
+
+    without: bool [B, H], the KV heads of which a is left out, or None for none.
+    """
     _check_partial("a", a, tuple(a.out.shape))
     _check_partial("b", b, tuple(a.out.shape))
+    if without is not None:
+        check("without", without, tuple(a.out.shape[:2]), torch.bool, rows=2)
     result = Partial(torch.empty_like(a.out), torch.empty_like(a.lse))
-    merge_launch(a, b, result).run()
+    merge_launch(a, b, result, without).run()
     return result
 
 

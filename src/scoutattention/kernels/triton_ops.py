@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, KernelError
-from ..types import BlockList, Lateness, Partial, Sifting
-from . import triton_close, triton_digest, triton_merge, triton_move, triton_partial, triton_rank
+from ..types import BlockList, Lateness, Listing, Partial, Sifting
+from . import triton_close, triton_digest, triton_list, triton_merge, triton_move, triton_partial, triton_rank
 from .ops import Copies, Ranked, copy_blocks, write_blocks
 from .packed import Blocks, Packed
 from .reference_device import Pools
@@ -39,6 +39,14 @@ class TritonOps:
         """See `Ops.append`."""
         triton_move.append(k, v, pools, entry, fill)
 
+    def page_list(self, what: Listing) -> BlockList:
+        """See `Ops.page_list`."""
+        return triton_list.page_list(what)
+
+    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+        """See `Ops.hand_over`."""
+        triton_list.hand_over(q.contiguous(), what, to)
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """See `Ops.write_blocks`; to pages in pinned memory the device writes itself."""
         k, v = target
@@ -71,13 +79,13 @@ class TritonOps:
         """See `Ops.put_key_codes`."""
         triton_close.put_key_codes(k, codes, bounds, pages)
 
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_digests`."""
-        return triton_digest.score_digests(q.contiguous(), digests, pages)
+        return triton_digest.score_digests(q.contiguous(), digests, pages, scale)
 
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
         """See `Ops.score_key_codes`."""
-        return triton_digest.score_key_codes(q.contiguous(), codes, bounds, pages)
+        return triton_digest.score_key_codes(q.contiguous(), codes, bounds, pages, scale)
 
     def rank_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
@@ -105,6 +113,6 @@ class TritonOps:
         """See `Ops.corrected`."""
         return triton_merge.corrected(far, q.contiguous(), q_hat.contiguous(), scale)
 
-    def merge(self, a: Partial, b: Partial) -> Partial:
+    def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         """See `Ops.merge`."""
-        return triton_merge.merge(a, b)
+        return triton_merge.merge(a, b, without)

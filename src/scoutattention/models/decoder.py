@@ -15,7 +15,7 @@ from .config import ModelConfig
 from .layers import LayerWeights, RowOps, in_rows, inverse_frequencies
 
 FEW_ROWS = 16
-"""Rows up to which a decoder that was given kernels for few rows uses them; beyond, PyTorch's products are faster."""
+"""Rows up to which the native kernels for few rows are used; beyond, PyTorch's products are faster."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,29 @@ class Decoder:
     """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens.
 
     config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
+    few_rows: the kernels that compute few rows.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: DecoderWeights, few_rows: RowOps = reference_rows, ranks: Ranks = ALONE
+        self,
+        config: ModelConfig,
+        weights: DecoderWeights,
+        few_rows: RowOps = reference_rows,
+        most: int = FEW_ROWS,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`few_rows`: what computes at most FEW_ROWS rows.   ranks: who has the other parts of the layers."""
+        """`few_rows`: what computes at most `most` rows.   ranks: who has the other parts of the layers."""
         self.config = config
         self.shape = config.shape.split(ranks.size)
         self.weights = weights
         self.ranks = ranks
-        self._few_rows = few_rows
+        self.few_rows = few_rows
+        self._most = most
         self._inverse = inverse_frequencies(config.rope, config.shape.head_dim).to(weights.norm.device)
 
-    def with_few_rows(self, few_rows: RowOps) -> "Decoder":
-        """The same decoder, with other kernels for few rows."""
-        return Decoder(self.config, self.weights, few_rows, self.ranks)
+    def with_few_rows(self, few_rows: RowOps, most: int = FEW_ROWS) -> "Decoder":
+        """The same decoder, with other kernels for at most so many rows."""
+        return Decoder(self.config, self.weights, few_rows, most, self.ranks)
 
     @property
     def fingerprint(self) -> str:
@@ -88,9 +95,10 @@ class Decoder:
         queries, kv = shape.num_query_heads, shape.num_kv_heads
         normed = self._ops(x).rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
         heads = self._heads(weights, normed, queries + 2 * kv)
-        placed = self._place(weights, heads[:, : queries + kv], rope)
-        q = placed[:, :queries].view(-1, kv, shape.group_size, shape.head_dim)
-        return q, placed[:, queries:].to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
+        normed = self._norm(weights, heads[:, : queries + kv])
+        q, k = self._ops(x).rotate(normed[:, :queries], rope), self._ops(x).rotate(normed[:, queries:], rope)
+        q = q.view(-1, kv, shape.group_size, shape.head_dim)
+        return q, k.to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
 
     def update(self, layer: int, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
@@ -123,7 +131,7 @@ class Decoder:
         weights, shape = self.weights.layers[layer], self.shape
         normed = self.normed_input(layer, x)
         heads = self._heads(weights, normed if adjust is None else adjust(normed), shape.num_query_heads)
-        placed = self._place(weights, heads, rope)
+        placed = self._ops(x).rotate(self._norm(weights, heads), rope)
         return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
     def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
@@ -134,11 +142,11 @@ class Decoder:
             heads += weights.qkv_bias[:rows]
         return heads.view(-1, count, self.shape.head_dim)
 
-    def _place(self, weights: LayerWeights, heads: Tensor, rope: Rope) -> Tensor:
-        """Query heads, and key heads after them, normalised if the model does and rotated to their positions."""
-        if weights.qk_norm is not None:
-            heads = self._ops(heads).rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
-        return self._ops(heads).rotate(heads, rope)
+    def _norm(self, weights: LayerWeights, heads: Tensor) -> Tensor:
+        """Query heads, and key heads after them, normalised if the model does that."""
+        if weights.qk_norm is None:
+            return heads
+        return self._ops(heads).rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
 
     def _ops(self, x: Tensor) -> RowOps:
-        return self._few_rows if x.shape[0] <= FEW_ROWS else reference_rows
+        return self.few_rows if x.shape[0] <= self._most else reference_rows
