@@ -8,8 +8,9 @@
 namespace scout {
 
 void sift(const SiftCall& call) {
-    std::fill(call.counts, call.counts + 2 * call.B, 0);
-    for (int64_t row = 0; row < call.B * call.H; ++row) {
+    const int64_t rows = call.B * call.H;
+    std::fill(call.counts, call.counts + 2 * rows, 0);
+    for (int64_t row = 0; row < rows; ++row) {
         const int64_t b = row / call.H;
         for (int64_t n = 0; n < call.N; ++n) {
             const int64_t block = call.blocks[row * call.N + n];
@@ -19,8 +20,8 @@ void sift(const SiftCall& call) {
             const bool valid = call.asked[b] && block < call.closed[b] && (!absent || call.all[b] || wished);
             call.valid[row * call.N + n] = valid;
             call.absent[row * call.N + n] = valid && absent;
-            call.counts[b] += valid;
-            call.counts[call.B + b] += valid && absent;
+            call.counts[row] += valid;
+            call.counts[rows + row] += valid && absent;
         }
     }
 }
@@ -37,8 +38,9 @@ void blend(const BlendCall& call) {
 
 void find_late(const LateCall& call) {
     thread_local std::vector<uint8_t> attended;
-    std::fill(call.counts, call.counts + 2 * call.B, 0);
-    for (int64_t row = 0; row < call.B * call.H; ++row) {
+    const int64_t rows = call.B * call.H;
+    std::fill(call.counts, call.counts + 2 * rows, 0);
+    for (int64_t row = 0; row < rows; ++row) {
         const int64_t b = row / call.H, first = row * call.N;
         attended.assign(call.W, 0);
         for (int64_t n = first; n < first + call.N; ++n) {
@@ -57,8 +59,8 @@ void find_late(const LateCall& call) {
             late += call.late[n];
         }
         call.spoilt[row] = spoilt;
-        call.counts[b] += spoilt || late;
-        call.counts[call.B + b] += late;
+        call.counts[row] = spoilt || late;
+        call.counts[rows + row] = late;
     }
 }
 

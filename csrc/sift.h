@@ -18,7 +18,7 @@ struct SiftCall {
     const float* least;             // [B], what an absent block must be wished for
     int64_t always;                 // so many first blocks of a choice are worth it in any case
     uint8_t *valid, *absent;        // [B, H, N]
-    int64_t* counts;                // [2, B], of both
+    int64_t* counts;                // [2, B, H], of both
 };
 void sift(const SiftCall& call);
 
@@ -43,7 +43,7 @@ struct LateCall {
     const uint8_t* asked;           // [B]
     float limit;
     uint8_t *spoilt, *late;         // [B, H], [B, H, N]
-    int64_t* counts;                // [2, B], KV heads with either, and late blocks
+    int64_t* counts;                // [2, B, H], whether a head has either, and late blocks
 };
 void find_late(const LateCall& call);
 

@@ -162,7 +162,8 @@ class EngineConfig:
     dtype: dtype of weights and KV cache; "auto" is the checkpoint's.
     kv_dtype: of pages: "auto" is that of the KV cache; "int8" and "int4" are 8 and 4 bits a channel, on a scale of each
         block and channel. The open block and device slots keep the cache's dtype.
-    workers: native threads of each rank for the CPU's attention; None is one per core, or its rank's part of them.
+    workers: native threads of each rank for the CPU's attention; None is one per core, or its rank's part of them, and
+        two fewer beside a GPU, whose stream and main thread need cores as well.
     torch_threads: threads of each rank for PyTorch's own operators; None is as of workers.
     tensor_parallel_size: ranks, processes that share the model and both memories: each has its own KV heads, and where
         the device is "cuda" its own GPU, rank i the i-th of those that CUDA shows. Sizes are of all ranks together.

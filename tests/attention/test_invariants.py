@@ -31,7 +31,8 @@ def drop_random(rig: Rig) -> None:
     slots = rig.store.slots
     for layer in range(SHAPE.num_layers):
         held = slots.content[layer] >= 0
-        slots.drop(layer, *torch.nonzero(held & (torch.rand(held.shape) < 0.5), as_tuple=True))
+        rows = torch.nonzero(held & (torch.rand(held.shape) < 0.5), as_tuple=True)
+        slots.drop(torch.full_like(rows[0], layer), *rows)
 
 
 @few

@@ -117,6 +117,9 @@ class Late(NativeOps):
             pool[copies.layer, copies.entry, copies.head] = torch.nan
         self._waiting.append(partial(super().copy_blocks, source, target, copies))
 
+    def join_unmarked(self):
+        pass
+
     def mark(self, index):
         self._marks[index] = list(self._waiting)
 
@@ -145,6 +148,21 @@ def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
         assert sum(stats.recalled_bytes for *_, stats in steps) > 0
         results.append([out for _, outs, _ in steps for out in outs])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+
+
+def test_no_slot_is_filled_twice_between_two_steps(monkeypatch):
+    """Not even one of a block that was just seated, and is no recent one."""
+    rig = rig_of(recall_interval=1, cpu_share=None, recent_blocks=0, quota=7)
+    sent = []
+    monkeypatch.setattr(rig.store, "_copies", lambda layer, moves: sent.append((layer, moves)) or copies(layer, moves))
+    copies = type(rig.store)._copies.__get__(rig.store)
+    for seed in range(24):
+        torch.manual_seed(seed)
+        rig.step()
+    places = [torch.stack([layer, *moves[:3]]) for layer, moves in sent]
+    assert sum(each.shape[1] for each in places) > 24
+    for each in places:
+        assert each.unique(dim=1).shape == each.shape
 
 
 def test_bytes_recalled_are_those_of_the_blocks_that_came():

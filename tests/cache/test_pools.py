@@ -173,3 +173,14 @@ def test_blocks_of_several_rows_are_closed_together(resident):
         assert torch.equal(pages.pool.k[:, page], block)
         assert torch.equal(pages.pool.v[:, page], -block)
         assert torch.equal(pages.digests.values[:, page], min_max(block))
+
+
+@pytest.mark.parametrize(("closed", "width"), [(0, 64), (63, 64), (64, 128), (127, 128), (299, 300)])
+def test_tables_of_captured_steps_have_room_for_the_next_block(closed, width):
+    """Else the step after it is closed would be of another plan."""
+    ops = NativeOps(Workers(1))
+    ops.deferred = True
+    store = KVStore(make_pages(4, 300, 1, 300, ops), Slots(SHAPE, 4, 10, 1, 300), 4, ops)
+    store.admit(0, 300, 2)
+    store.closed[0] = closed
+    assert store.plan_step(1).width == width

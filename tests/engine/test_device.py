@@ -83,6 +83,17 @@ def test_a_stream_starts_and_awaits_the_cpu(tiny_models, streamed, kv_dtype):
     assert steps.unhidden_s > 0
 
 
+@pytest.mark.parametrize("options", [{"pooling": "max"}, {"far_query": "true"}], ids=str)
+def test_device_kernels_take_activations_of_half_precision(tiny_models, streamed, options):
+    """As they are on a GPU: nothing on the way has widened them."""
+    far = {"budget": 40, "block_size": 8, "recall_interval": 2, "guard": 0.001, "true_query_layers": ()}
+    scout = ScoutConfig(**far, digest="minmax", **options)
+    llm = far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels="triton", dtype="bfloat16")
+    assert [len(tokens) for tokens in answers(llm)] == [FEW.max_tokens] * len(PROMPTS)
+    assert llm.stats().steps.far_blocks > 0
+    assert llm.stats().steps.guarded_heads > 0
+
+
 def test_streamed_and_threaded_far_work_give_the_same_tokens(tiny_models, monkeypatch, request):
     scout = ScoutConfig(budget=40, block_size=8, recall_interval=2, digest="minmax")
     path = str(tiny_models["qwen3"])

@@ -97,7 +97,7 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
     assert attention._plan.roomy
     tokens = torch.zeros(2, dtype=torch.int64, device=META)
     assert made.runner._step(tokens, tokens).device == META
-    attention._thrift.learn(attention._seen[1], attention._seen[0])
+    attention._thrift.learn(attention._seen[1].sum(-1), attention._seen[0].sum(-1))
     pairs = torch.zeros(3, dtype=torch.int64, device=META)
     protected = attention._mover._always_blocks(store.view.closed[pairs])
     assert store.slots.worth(pairs, pairs, protected).device == META

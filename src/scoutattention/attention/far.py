@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..cache.store import KVStore
@@ -23,7 +24,7 @@ class Far(NamedTuple):
     def doubt(self, ops: Ops, q: Tensor, near: Partial) -> Tensor:
         """How much a wrong scout may have spoilt each KV head, [B, H]: see `reference.doubt`; 0 without a scout."""
         if self.scout is None:
-            return q.new_zeros(q.shape[:2])
+            return q.new_zeros(q.shape[:2], dtype=torch.float32)
         return ops.doubt(self.partial, near, q, self.scout)
 
     def but(self, ops: Ops, spoilt: Tensor, other: Partial) -> "Far":

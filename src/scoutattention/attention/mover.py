@@ -30,7 +30,8 @@ class Mover:
         store.follow(self._progress, fresh=torch.arange(layers, device=store.device) / layers)  # so layers take turns
         budget = config.budget_blocks
         self._most = slots.size if budget is None else max(1, budget // PART)
-        self._seen = torch.zeros((2, layers, rows), dtype=torch.int64, device=store.device)  # blocks chosen, and absent
+        size = (2, layers, rows, store.heads)
+        self._seen = torch.zeros(size, dtype=torch.int64, device=store.device)  # blocks chosen, and absent
         self.plan(store.view)
 
     def plan(self, view: StepView) -> None:
@@ -44,7 +45,7 @@ class Mover:
         self._seen.zero_()
 
     def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
-        """Take note of what some sequences, bool [B], want.   counts: int64 [2, B], blocks chosen, and absent ones."""
+        """Take note of what some sequences, bool [B], want.   counts: int64 [2, B, H], chosen and absent."""
         self._ops.blend(self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
         self._seen[:, layer, : self._batch].add_(counts)
 
@@ -74,7 +75,7 @@ class Mover:
         """
         config, rows = self._config, slice(0, self._batch)
         hurry = torch.tensor(pressure, device=self._seen.device).clamp(1, MOST_PRESSURE)[:, None]
-        chosen, far = self._store.ranks.sum(self._seen[:, :, rows])
+        chosen, far = self._store.ranks.sum(self._seen[:, :, rows].sum(-1))
         steps = progress(far, chosen, config.cpu_share, config.recall_interval)
         self._progress[:, rows] += steps * hurry
         due = self._progress[:, rows] >= 1
@@ -91,7 +92,10 @@ class Mover:
         slots, closed = self._slots, (self._view.closed + (self._view.fill + 1 == self._slots.block_size))[row]
         beyond = torch.arange(slots.interest.shape[-1], device=closed.device) >= closed[:, None, None]
         interest = slots.interest[layer, row].masked_fill(beyond, -torch.inf)
-        worth = slots.worth(layer, row, self._always_blocks(closed))
+        newest = (
+            torch.arange(interest.shape[-1], device=closed.device) == closed[:, None, None] - 1
+        )  # may be just seated
+        worth = slots.worth(layer, row, self._always_blocks(closed) | newest)
         return propose_interesting(interest, slots.resident(layer, row), worth, self._most)
 
     def _always_blocks(self, closed: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from .thrift import Thrift
 class _Wanted(NamedTuple):
     """What a layer would attend to: of a choice, the valid blocks, and which of them are absent, bool [B, H, N] both.
 
-    counts: int64 [2, B], of them.
+    counts: int64 [2, B, H], of them.
     """
 
     choice: Choice
@@ -35,7 +35,7 @@ class _Wanted(NamedTuple):
     def of(self, rows: Tensor) -> "_Wanted":
         """The same for some rows, bool [B], alone."""
         mask = rows[:, None, None]
-        return _Wanted(self.choice, self.valid & mask, self.absent & mask, self.counts * rows)
+        return _Wanted(self.choice, self.valid & mask, self.absent & mask, self.counts * rows[:, None])
 
 
 class ScoutAttention:
@@ -71,7 +71,7 @@ class ScoutAttention:
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(self._sources)])
         self._targets = [[t for t in range(layers) if self._sources[t] == s != t] for s in range(layers)]
         self._table = RowTable(layers, rows, store.device)
-        self._tally = torch.zeros((3, rows), dtype=torch.int64, device=store.device)  # see `_seen`
+        self._tally = torch.zeros((3, rows, store.heads), dtype=torch.int64, device=store.device)  # see `_seen`
 
     def plan(self, batch: int) -> Hashable:
         """See `Attention.plan`."""
@@ -81,7 +81,7 @@ class ScoutAttention:
         self._began = time.perf_counter()
         self._fetched = 0
         self._closed = view.closed
-        self._seen = self._tally[:, :batch]  # int64 [3, B]: blocks chosen, absent ones, KV heads guarded
+        self._seen = self._tally[:, :batch]  # int64 [3, B, H]: blocks chosen, absent ones, whether guarded
         self.far.reset()
         self._mover.plan(view)
         self.chooser.begin(view)
@@ -200,12 +200,12 @@ class ScoutAttention:
 
     def end(self) -> StepStats:
         """See `Attention.end`."""
-        chosen, far, guarded = self._seen.sum(1).tolist()  # there when the step's work is done
+        chosen, far, guarded = self._seen.sum((1, 2)).tolist()  # there when the step's work is done
         self.far.settle()
         self._mover.seat(self._store.end_step())
         recalled = self._fetched if self._config.on_miss == "fetch" else self._mover.recall(self._pressure())
         self._store.send()
-        self._thrift.learn(self._seen[1], self._seen[0])
+        self._thrift.learn(self._seen[1].sum(-1), self._seen[0].sum(-1))
         return StepStats(
             chosen_blocks=chosen,
             far_blocks=far,

@@ -64,7 +64,7 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
     """What is made of scores [B, H, G, N]: 63 blocks of a KV head."""
     B, H, _, N = scores.shape
     blocks, mask, wishes = some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), some(B, H, N)
-    closed, rows, counts = some(B, dtype=torch.int64), some(B, dtype=torch.bool), some(2, B, dtype=torch.int64)
+    closed, rows, counts = some(B, dtype=torch.int64), some(B, dtype=torch.bool), some(2, B, H, dtype=torch.int64)
     yield wish_launch(scores, closed, wishes, wishes, (1, 1), largest=False)
     slots = some(B, H, N, dtype=torch.int64)
     yield sift_launch((blocks, wishes, closed, slots, rows, rows, some(B)), (mask, mask, counts), 128, 2)

@@ -132,18 +132,17 @@ class Slots:
         """The pool's entries of slots, int64 [M]."""
         return self.near_index[moves.row, 1 + moves.slot].long()
 
-    def fill(self, layer: int | Tensor, moves: Moves) -> None:
-        """Say that blocks are in their slots, which were empty.   layer: of all moves, or int64 [M]."""
+    def fill(self, layer: Tensor, moves: Moves) -> None:
+        """Say that blocks are in their slots, which were empty.   layer: int64 [M]."""
         row, head, slot, block = moves
         self.content[layer, row, head, slot] = block
         self.slot_of[layer, row, head, block] = slot
         self.near_length[layer, row, head, 1 + slot] = self.block_size
 
-    def drop(self, layer: int | Tensor, row: Tensor, head: Tensor, slot: Tensor) -> None:
-        """Empty slots (int64 [M] each, or all of one layer); nothing is copied back: the host holds every block."""
+    def drop(self, layer: Tensor, row: Tensor, head: Tensor, slot: Tensor) -> None:
+        """Empty slots, int64 [M] each; nothing is copied back: the host holds every block."""
         old = self.content[layer, row, head, slot]
         (held,) = torch.nonzero(old >= 0, as_tuple=True)
-        layers = layer if isinstance(layer, int) else layer[held]
-        self.slot_of[layers, row[held], head[held], old[held]] = self.size
+        self.slot_of[layer[held], row[held], head[held], old[held]] = self.size
         self.content[layer, row, head, slot] = -1
         self.near_length[layer, row, head, 1 + slot] = 0

@@ -63,7 +63,7 @@ class KVStore:
         self.block_size = block_size
         self.ranks = ranks
         self.device = ops.device
-        self._grain = GRAIN if ops.deferred else 1
+        self._captured = ops.deferred
         self._ops = ops
         layers = pages.pool.k.shape[0]
         self._parts = range(0, layers, -(-layers // PARTS))  # first layers
@@ -157,7 +157,7 @@ class KVStore:
         """Make ready for what was planned; on the device, and from what is there."""
         closed, fill, _ = self._now[:, : self.view.batch]
         if self.slots is None:
-            blocks = torch.arange(self.view.width, device=self.device).expand(self.view.batch, self._heads, -1)
+            blocks = torch.arange(self.view.width, device=self.device).expand(self.view.batch, self.heads, -1)
             self._every_page = self.near_pages(blocks, blocks < closed[:, None, None])
         else:
             self.slots.near_length[:, : self.view.batch, :, 0] = (fill + 1)[:, None]
@@ -177,8 +177,8 @@ class KVStore:
     def near_pages(self, chosen: Tensor, valid: Tensor) -> BlockList:
         """Some closed blocks where every page is resident, and the open one.   chosen, valid: [B, H, N]."""
         blocks = self.page_list(chosen, valid)
-        opened = self._now[2, : self.view.batch, None, None].int().expand(-1, self._heads, 1)
-        filled = (self.view.fill + 1).int()[:, None, None].expand(-1, self._heads, 1)
+        opened = self._now[2, : self.view.batch, None, None].int().expand(-1, self.heads, 1)
+        filled = (self.view.fill + 1).int()[:, None, None].expand(-1, self.heads, 1)
         return BlockList(torch.cat([opened, blocks.index], -1), torch.cat([filled, blocks.length], -1))
 
     def page_list(self, chosen: Tensor, wanted: Tensor) -> BlockList:
@@ -194,8 +194,10 @@ class KVStore:
 
         layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
         """
+        layer = torch.full_like(moves.row, layer) if isinstance(layer, int) else layer
         self._assign(layer, moves, empty=empty)
-        return self._copy(layer, moves)
+        self._copy(self._copies(layer, moves))
+        return moves.row.numel() * self._head_bytes
 
     def recall_later(self, layer: Tensor, moves: Moves) -> int:
         """The same between steps, for int64 [M] layers; the copies begin with `send`.   No slot is filled twice."""
@@ -210,33 +212,38 @@ class KVStore:
         layers, moves = zip(*self._leaving, strict=True)
         self._leaving.clear()
         layer, order = torch.cat(layers).sort(stable=True)
-        sorted_moves = Moves(*(torch.cat(parts)[order] for parts in zip(*moves, strict=True)))
+        each = Moves(*(torch.cat(parts)[order] for parts in zip(*moves, strict=True)))
         ends = torch.tensor(self._parts[1:], device=layer.device)
         cuts = [0, *torch.searchsorted(layer, ends).tolist(), layer.numel()]
-        for part, (start, end) in enumerate(pairwise(cuts)):
-            if start < end:
-                with self.side.after(layer, *sorted_moves):
-                    self._copy(layer[start:end], Moves(*(index[start:end] for index in sorted_moves)))
-                self.side.mark(part)
+        with self.side.after(layer, *each):
+            copies = self._copies(layer, each)
+            for part, (start, end) in enumerate(pairwise(cuts)):
+                if start < end:
+                    self._copy(Copies(*(index[start:end] for index in copies)))
+                    self.side.mark(part)
+        self.side.join_unmarked()
 
     def arrive(self, layer: int) -> None:
         """Let the device wait for what was sent to a layer's slots: before it reads them."""
         if layer in self._parts:
             self.side.wait(self._parts.index(layer))
 
-    def _assign(self, layer: int | Tensor, moves: Moves, *, empty: bool) -> None:
+    def _assign(self, layer: Tensor, moves: Moves, *, empty: bool) -> None:
         assert self.slots is not None
         if not empty:
             self.slots.drop(layer, moves.row, moves.head, moves.slot)
         self.slots.fill(layer, moves)
 
-    def _copy(self, layer: int | Tensor, moves: Moves) -> int:
-        """Copy blocks from their pages to their slots; returns the bytes."""
+    def _copies(self, layer: Tensor, moves: Moves) -> Copies:
+        """Where blocks are copied from, and to."""
         assert self.slots is not None
-        host, pool = self.pages.pool, self.slots.pool
-        page, entry = self.pages.table[moves.row, moves.block].long(), self.slots.entries(moves)
-        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), Copies(layer, page, entry, moves.head))
-        return moves.row.numel() * self._head_bytes
+        page = self.pages.table[moves.row, moves.block].long()
+        return Copies(layer, page, self.slots.entries(moves), moves.head)
+
+    def _copy(self, copies: Copies) -> None:
+        """Copy blocks from pages to slots."""
+        host, pool = self.pages.pool, self.near_pool
+        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), copies)
 
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
@@ -257,7 +264,9 @@ class KVStore:
     def _view(self, batch: int) -> StepView:
         closed, fill, _ = self._now[:, :batch]
         counts = tuple(self.closed[:batch])
-        width = -(-max(counts, default=0) // self._grain) * self._grain
+        width = max(counts, default=0)
+        if self._captured:  # room for the next block too, or a graph would last no longer than the open one
+            width = (width // GRAIN + 1) * GRAIN
         return StepView(batch, closed, fill, counts, min(width, self.pages.table.shape[1]))
 
     @property
@@ -267,5 +276,6 @@ class KVStore:
         return host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes
 
     @property
-    def _heads(self) -> int:
+    def heads(self) -> int:
+        """KV heads."""
         return self.pages.pool.k.shape[2]

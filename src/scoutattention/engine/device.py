@@ -18,7 +18,7 @@ from ..kernels.host_functions import HostFunctions
 from ..kernels.ops import NativeOps, Ops
 from ..kernels.plain_ops import PlainOps
 from ..kernels.rows import RowKernels
-from ..models.decoder import Decoder
+from ..models.decoder import FEW_ROWS, Decoder
 
 LONGEST_WAIT_S = 10.0
 """Seconds that the device waits for the CPU before it goes on, and the step fails."""
@@ -73,7 +73,8 @@ def with_kernels(decoder: Decoder, machine: EngineConfig, device: torch.device, 
     """A decoder that computes rows with the kernels that a configuration asks for."""
     kernels = kernels_for(machine, device)
     if kernels == "triton":
-        return decoder.with_few_rows(import_module("scoutattention.kernels.triton_rows"), sys.maxsize)
+        most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
+        return decoder.with_few_rows(import_module("scoutattention.kernels.triton_rows"), most)
     return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
 
 

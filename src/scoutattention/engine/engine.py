@@ -38,6 +38,9 @@ from .scheduler import Scheduler
 from .sequence import Sequence
 from .stats import Stats
 
+SPARE_CORES = 2
+"""Cores that workers leave free beside a GPU: its host functions run on one, and the main thread waits on another."""
+
 
 def make_plan(decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, device: torch.device) -> MemoryPlan:
     """The plan for the whole model: from the host's memory, and from GPUs that each give what the poorest can."""
@@ -139,7 +142,7 @@ class Engine:
         torch.set_num_threads(machine.torch_threads or cores)
         device = find_device(machine.device, self.ranks.index, self.ranks.size)
         self.plan: MemoryPlan = like.plan if like else make_plan(decoder, scout, machine, device)
-        self.workers = Workers(machine.workers or cores)
+        self.workers = Workers(machine.workers or (cores if device.type == "cpu" else max(1, cores - SPARE_CORES)))
         ops = make_ops(machine, device, self.workers)
         decoder = with_kernels(decoder, machine, device, self.workers)
         self.store: KVStore = like.store if like else make_store(decoder, scout, machine, self.plan, ops)

@@ -26,11 +26,15 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
     return torch.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
 
+PIECE = 64 << 20
+"""Bytes of a piece of memory for many tensors, of which the system commits what is written."""
+
+
 class Arena:
     """Memory for many tensors that stay, in pieces much larger than they are: so they lie in large pages as well."""
 
-    def __init__(self, device: torch.device = CPU, piece: int = 64 << 20) -> None:
-        """`piece`: bytes of one, of which the system commits what is written."""
+    def __init__(self, device: torch.device = CPU, piece: int = PIECE) -> None:
+        """`piece`: bytes of one; 0 gives every tensor its own."""
         self._device = device
         self._size = piece
         self._piece = empty((0,), torch.uint8, device)

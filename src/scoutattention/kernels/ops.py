@@ -24,9 +24,9 @@ class Ranked(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M], or `layer` of all."""
+    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M] each."""
 
-    layer: int | Tensor
+    layer: Tensor
     page: Tensor
     entry: Tensor
     head: Tensor
@@ -132,8 +132,7 @@ def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], co
     """See `Ops.copy_blocks`."""
     layer, page, entry, head = copies
     for here, there in zip(source, target, strict=True):
-        index = (layer, page, head)
-        blocks = here[tuple(i if isinstance(i, int) else i.to(here.device) for i in index)]
+        blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
         there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
 
 

@@ -16,7 +16,7 @@ PORTABLE_MAPPED = 3
 
 
 def pin(tensors: tuple[Tensor, ...], knob: str) -> tuple[int, ...]:
-    """Pin contiguous CPU tensors where they are; returns what `unpin` lets go, before their memory is given back.
+    """Pin contiguous CPU tensors where they are, zeros from then on; returns what `unpin` lets go, before they end.
 
     Raises CapacityError where the system refuses a part, naming what was pinned and the setting `knob`; what had been
     pinned is let go.
@@ -27,6 +27,9 @@ def pin(tensors: tuple[Tensor, ...], knob: str) -> tuple[int, ...]:
     for tensor in tensors:
         for start in range(0, tensor.nbytes, STEP):
             address, size = tensor.data_ptr() + start, min(STEP, tensor.nbytes - start)
+            tensor.view(-1).view(torch.uint8)[
+                start : start + size
+            ].zero_()  # commits it, by all threads; a driver has one
             error = int(runtime.cudaHostRegister(address, size, PORTABLE_MAPPED))
             if error:
                 _forget_refusal()
@@ -66,7 +69,7 @@ class SideStream:
     """A stream beside the current one, for copies that overlap with it; on the CPU there is but one.
 
     A mark is a place in it that the current stream can wait for. What waits may be captured in a graph: a replay waits
-    for the mark as it is then. ROCm's graphs cannot do that: there, setting a mark makes the current stream wait.
+    for the mark as it is then. ROCm's graphs cannot do that, and there are no marks: see `join_unmarked`.
     """
 
     def __init__(self, device: torch.device, marks: int = 0) -> None:
@@ -96,15 +99,18 @@ class SideStream:
 
     def mark(self, index: int) -> None:
         """Set a mark behind what is beside the current stream by now."""
-        if not self._marks:
-            self.join()
-        else:
+        if self._marks:
             self._marks[index].record(self._stream)
 
     def wait(self, index: int) -> None:
         """Let the current stream wait for what is before a mark."""
         if self._marks:
             self._marks[index].wait()
+
+    def join_unmarked(self) -> None:
+        """Where there are no marks to wait for later, let the current stream wait now."""
+        if not self._marks:
+            self.join()
 
     def join(self) -> None:
         """Let the current stream wait for what is beside it."""

@@ -70,7 +70,7 @@ class PlainOps:
     def sift(self, what: Sifting) -> Sifted:
         """See `Ops.sift`."""
         valid, absent = reference.sift(what)
-        return Sifted(valid, absent, torch.stack([valid.sum((1, 2)), absent.sum((1, 2))]))
+        return Sifted(valid, absent, torch.stack([valid.sum(-1), absent.sum(-1)]))
 
     def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
         """See `Ops.blend`."""
@@ -79,7 +79,7 @@ class PlainOps:
     def find_late(self, what: Lateness) -> Late:
         """See `Ops.find_late`."""
         spoilt, late = reference.find_late(what)
-        return Late(spoilt, late, torch.stack([(spoilt | late.any(-1)).sum(1), late.sum((1, 2))]))
+        return Late(spoilt, late, torch.stack([(spoilt | late.any(-1)).long(), late.sum(-1)]))
 
     def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
         """See `Ops.doubt`."""

@@ -14,7 +14,7 @@ from .cpu import Workers
 
 
 class Sifted(NamedTuple):
-    """See `reference.sift`.   valid, absent: bool [B, H, N].   counts: int64 [2, B], of both."""
+    """See `reference.sift`.   valid, absent: bool [B, H, N].   counts: int64 [2, B, H], of both."""
 
     valid: Tensor
     absent: Tensor
@@ -24,7 +24,7 @@ class Sifted(NamedTuple):
 class Late(NamedTuple):
     """See `reference.find_late`.   spoilt: bool [B, H].   late: bool [B, H, N].
 
-    counts: int64 [2, B], KV heads with either, and late blocks.
+    counts: int64 [2, B, H], 1 where there is either, and late blocks.
     """
 
     spoilt: Tensor
@@ -46,7 +46,7 @@ def sift(workers: Workers, what: Sifting) -> Sifted:
     _check("least", least, torch.float32, (B,))
     _check("blocks", blocks, torch.int64, (B, H, N))
     valid, absent = torch.empty((2, B, H, N), dtype=torch.bool)
-    counts = closed.new_empty(2, B)
+    counts = closed.new_empty(2, B, H)
     tensors = (blocks, wishes, closed, slot_of, asked, all_of_it, least, valid, absent, counts)
     workers.native.sift(tuple(t.data_ptr() for t in tensors), (B, H, N, W, width, none, always))
     return Sifted(valid, absent, counts)
@@ -75,7 +75,7 @@ def find_late(workers: Workers, what: Lateness) -> Late:
     _check("doubt", doubt, torch.float32, (B, H))
     _check("rows", rows, torch.bool, (B,))
     spoilt, late = torch.empty((B, H), dtype=torch.bool), torch.empty_like(absent)
-    counts = blocks.new_empty(2, B)
+    counts = blocks.new_empty(2, B, H)
     tensors = (blocks, absent, wishes, *ahead, doubt, rows, spoilt, late, counts)
     workers.native.late(tuple(t.data_ptr() for t in tensors), (B, H, N, W), limit)
     return Late(spoilt, late, counts)

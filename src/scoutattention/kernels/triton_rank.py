@@ -87,34 +87,28 @@ def _sift_kernel(
     slots_h: int,
     none: int,
     always: int,
-    B: int,
     H: int,
     N: int,
     W: int,
     N_PAD: tl.constexpr,
 ) -> None:
-    """Program (b): the choices of a sequence's KV heads."""
-    b = tl.program_id(0).to(tl.int64)
+    """Program (row): the choice of one sequence and KV head."""
+    row = tl.program_id(0).to(tl.int64)
+    b = row // H
     n = tl.arange(0, N_PAD)
-    end = tl.load(closed + b)
+    place = row * N + n
+    block = tl.load(blocks + place, mask=n < N, other=0)
+    wish = tl.load(wishes + row * W + block, mask=n < N, other=0.0)
+    slot = tl.load(slot_of + b * slots_b + row % H * slots_h + block, mask=n < N, other=0)
+    gone = slot == none
     wants = tl.load(asked + b) != 0
     whole = tl.load(all_of_it + b) != 0
-    limit = tl.load(least + b)
-    attended = tl.zeros([], tl.int64)
-    missing = tl.zeros([], tl.int64)
-    for h in range(H):
-        place = (b * H + h) * N + n
-        block = tl.load(blocks + place, mask=n < N, other=0)
-        wish = tl.load(wishes + (b * H + h) * W + block, mask=n < N, other=0.0)
-        slot = tl.load(slot_of + b * slots_b + h * slots_h + block, mask=n < N, other=0)
-        gone = slot == none
-        chosen = (n < N) & (block < end) & wants & ((~gone) | whole | (wish >= limit) | (n < always))
-        tl.store(valid + place, chosen, mask=n < N)
-        tl.store(absent + place, chosen & gone, mask=n < N)
-        attended += tl.sum(chosen.to(tl.int64), axis=0)
-        missing += tl.sum((chosen & gone).to(tl.int64), axis=0)
-    tl.store(counts + b, attended)
-    tl.store(counts + B + b, missing)
+    wished = (wish >= tl.load(least + b)) | (n < always)
+    chosen = (n < N) & (block < tl.load(closed + b)) & wants & ((~gone) | whole | wished)
+    tl.store(valid + place, chosen, mask=n < N)
+    tl.store(absent + place, chosen & gone, mask=n < N)
+    tl.store(counts + row, tl.sum(chosen.to(tl.int64), axis=0))
+    tl.store(counts + tl.num_programs(0) + row, tl.sum((chosen & gone).to(tl.int64), axis=0))
 
 
 @triton.jit
@@ -151,43 +145,36 @@ def _late_kernel(
     late: tl.tensor,
     counts: tl.tensor,
     limit: float,
-    B: int,
     H: int,
     N: int,
     W: int,
     N_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Program (b): a sequence's KV heads. Every wanted block is compared with CHUNK that were served at a time."""
-    b = tl.program_id(0).to(tl.int64)
+    """Program (row): one sequence and KV head. Every wanted block is compared with CHUNK that were served at a time."""
+    row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, N_PAD)
-    counted = tl.load(rows + b) != 0
-    heads = tl.zeros([], tl.int64)
-    found = tl.zeros([], tl.int64)
-    for h in range(H):
-        row = b * H + h
-        place = row * N + n
-        block = tl.load(blocks + place, mask=n < N, other=-1)
-        gone = tl.load(absent + place, mask=n < N, other=0) != 0
-        seen = tl.zeros([N_PAD], tl.int32)
-        for start in range(0, N, CHUNK):
-            m = start + tl.arange(0, CHUNK)
-            scouted = tl.load(ahead + row * N + m, mask=m < N, other=-2)
-            attended = tl.load(served + row * N + m, mask=m < N, other=0) != 0
-            same = (block[:, None] == scouted[None, :]) & attended[None, :]
-            seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
-        missed = gone & (seen == 0)
-        part = tl.sum(tl.load(wishes + row * W + block, mask=missed, other=0.0), axis=0)
-        bad = (tl.load(doubt + row) <= limit) == 0
-        due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
-        due = due & (n < tl.where(counted, N, 0))
-        number = tl.sum(due.to(tl.int64), axis=0)
-        tl.store(spoilt + row, bad & counted)
-        tl.store(late + place, due, mask=n < N)
-        heads += ((bad & counted) | (number > 0)).to(tl.int64)
-        found += number
-    tl.store(counts + b, heads)
-    tl.store(counts + B + b, found)
+    counted = tl.load(rows + row // H) != 0
+    place = row * N + n
+    block = tl.load(blocks + place, mask=n < N, other=-1)
+    gone = tl.load(absent + place, mask=n < N, other=0) != 0
+    seen = tl.zeros([N_PAD], tl.int32)
+    for start in range(0, N, CHUNK):
+        m = start + tl.arange(0, CHUNK)
+        scouted = tl.load(ahead + row * N + m, mask=m < N, other=-2)
+        attended = tl.load(served + row * N + m, mask=m < N, other=0) != 0
+        same = (block[:, None] == scouted[None, :]) & attended[None, :]
+        seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
+    missed = gone & (seen == 0)
+    part = tl.sum(tl.load(wishes + row * W + block, mask=missed, other=0.0), axis=0)
+    bad = (tl.load(doubt + row) <= limit) == 0
+    due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
+    due = due & (n < tl.where(counted, N, 0))
+    number = tl.sum(due.to(tl.int64), axis=0)
+    tl.store(spoilt + row, bad & counted)
+    tl.store(late + place, due, mask=n < N)
+    tl.store(counts + row, ((bad & counted) | (number > 0)).to(tl.int64))
+    tl.store(counts + tl.num_programs(0) + row, number)
 
 
 def wish_launch(
@@ -218,8 +205,8 @@ def sift_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], none: 
     """The launch of `sift`, which fills `results`."""
     blocks, wishes, _, slot_of = tensors[:4]
     (B, H, N), W = blocks.shape, wishes.shape[-1]
-    arguments = (*tensors, *results, *slot_of.stride()[:2], none, always, B, H, N, W)
-    return Launch(_sift_kernel, (B,), arguments, {"N_PAD": padded(N)})
+    arguments = (*tensors, *results, *slot_of.stride()[:2], none, always, H, N, W)
+    return Launch(_sift_kernel, (B * H,), arguments, {"N_PAD": padded(N)})
 
 
 def sift(what: Sifting) -> Sifted:
@@ -237,7 +224,7 @@ def sift(what: Sifting) -> Sifted:
         check(name, mask, (B,), torch.bool)
     check("least", least, (B,), torch.float32)
     valid, absent = torch.empty((2, *blocks.shape), dtype=torch.bool, device=blocks.device)
-    counts = blocks.new_empty(2, B)
+    counts = blocks.new_empty(2, B, H)
     tensors = (blocks, wishes, closed, slot_of, asked, all_of_it, least)
     sift_launch(tensors, (valid, absent, counts), none, always).run()
     return Sifted(valid, absent, counts)
@@ -266,8 +253,8 @@ def late_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], limit:
     """The launch of `find_late`, which fills `results`."""
     blocks, _, wishes = tensors[:3]
     B, H, N = blocks.shape
-    arguments = (*tensors, *results, limit, B, H, N, wishes.shape[-1])
-    return Launch(_late_kernel, (B,), arguments, {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))})
+    arguments = (*tensors, *results, limit, H, N, wishes.shape[-1])
+    return Launch(_late_kernel, (B * H,), arguments, {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))})
 
 
 def find_late(what: Lateness) -> Late:
@@ -282,6 +269,6 @@ def find_late(what: Lateness) -> Late:
     check("doubt", doubt, (B, H), torch.float32, rows=2)
     check("rows", rows, (B,), torch.bool)
     spoilt = torch.empty((B, H), dtype=torch.bool, device=blocks.device)
-    late, counts = torch.empty_like(absent), blocks.new_empty(2, B)
+    late, counts = torch.empty_like(absent), blocks.new_empty(2, B, H)
     late_launch((blocks, absent, wishes, *ahead, doubt, rows), (spoilt, late, counts), limit).run()
     return Late(spoilt, late, counts)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import DTypeName
 from ..errors import UnsupportedModelError
-from ..kernels.memory import Arena
+from ..kernels.memory import PIECE, Arena
 from ..ranks import ALONE, Ranks
 from .checkpoint import Checkpoint, read_json
 from .config import ModelConfig, checkpoint_dtype
@@ -95,7 +95,13 @@ def read_weights(
     Refuses a checkpoint that has more than the config implies.
     """
     shape = config.shape
-    reader = _Reader(checkpoint, getattr(torch, shape.dtype), ranks, Fingerprint(config), Arena(device))
+    reader = _Reader(
+        checkpoint,
+        getattr(torch, shape.dtype),
+        ranks,
+        Fingerprint(config),
+        Arena(device, PIECE if device.type == "cpu" else 0),
+    )
     table = (shape.vocab_size, shape.hidden_size)
     embedding = reader.one(_EMBEDDING, *table)
     weights = DecoderWeights(
