@@ -1,0 +1,77 @@
+"""How much a layer of a decode step queues on a device: each kernel costs time to begin, however small it is."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from scoutattention import ScoutConfig
+from scoutattention.config import EngineConfig
+from scoutattention.engine import device, engine
+from scoutattention.engine.device import make_ops
+from scoutattention.engine.engine import Engine
+from scoutattention.kernels.host_functions import InlineStream
+from scoutattention.kernels.triton_base import Launch
+from scoutattention.models.dummy import dummy_decoder, shape_config
+
+CPU = torch.device("cpu")
+PROMPT = [token % 250 for token in range(400)]
+MOST = 42
+"""Kernels and copies of a layer whose scout, far part and guard are all at work."""
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations that are more than another view of their input, and what Triton is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.queued = 0
+        run = Launch.run
+
+        def counted(launch: Launch) -> None:
+            self.queued += 1
+            with _disable_current_modes():
+                run(launch)
+
+        monkeypatch.setattr(Launch, "run", counted)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.queued += func._schema.is_mutable or (not _is_view(out, args) and "empty" not in str(func))
+        return out
+
+
+def _is_view(out: object, args: tuple) -> bool:
+    given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+    made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    return all(leaf.untyped_storage().data_ptr() in given for leaf in made)
+
+
+def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of one step of two sequences."""
+    decoder = dummy_decoder({**shape_config("tiny"), "num_hidden_layers": layers}, 512, CPU)
+    scout = ScoutConfig(budget=128, block_size=16, true_query_layers=(0,), digest="minmax")
+    machine = EngineConfig(kernels="triton", device_memory="slots", max_model_len=512, max_num_seqs=2)
+    made = Engine(decoder, scout, machine)
+    for row in range(2):
+        made.store.admit(row, made.plan.blocks(512), made.plan.quota(2, 512))
+        made.runner.prefill(row, PROMPT)
+    made.runner.decode([1, 2], [400, 400])
+    plan = made.runner.attention.plan(2)
+    assert plan.scouted == (False,) + (layers - 1) * (True,)
+    with torch.inference_mode(), Counting(monkeypatch) as counting:
+        made.runner._step(torch.tensor([1, 2]), torch.tensor([401, 401]))
+    made.close()
+    return counting.queued
+
+
+def test_a_layer_queues_few_kernels(monkeypatch):
+    def deferred(*args):
+        ops = make_ops(*args)
+        ops.deferred = True
+        return ops
+
+    monkeypatch.setattr(engine, "make_ops", deferred)
+    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
+    assert queued(5, monkeypatch) - queued(4, monkeypatch) <= MOST
