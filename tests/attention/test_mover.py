@@ -142,7 +142,8 @@ def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
     for late in (False, True):
         rig = rig_of(recall_interval=2, cpu_share=None, on_miss=on_miss, recent_blocks=0, quota=7, predictor="plain")
         if late:
-            rig.store.side = rig.store._ops = Late(WORKERS)
+            late_copies = Late(WORKERS)
+            rig.store.side = rig.store.transfers._side = rig.store.transfers._ops = late_copies
         rig.add(90)
         steps = [rig.step() for _ in range(12)]
         assert sum(stats.recalled_bytes for *_, stats in steps) > 0
@@ -154,8 +155,10 @@ def test_no_slot_is_filled_twice_between_two_steps(monkeypatch):
     """Not even one of a block that was just seated, and is no recent one."""
     rig = rig_of(recall_interval=1, cpu_share=None, recent_blocks=0, quota=7)
     sent = []
-    monkeypatch.setattr(rig.store, "_copies", lambda layer, moves: sent.append((layer, moves)) or copies(layer, moves))
-    copies = type(rig.store)._copies.__get__(rig.store)
+    monkeypatch.setattr(
+        rig.store.transfers, "_copies", lambda layer, moves: sent.append((layer, moves)) or copies(layer, moves)
+    )
+    copies = type(rig.store.transfers)._copies.__get__(rig.store.transfers)
     for seed in range(24):
         torch.manual_seed(seed)
         rig.step()

@@ -48,7 +48,7 @@ def test_filling_a_slot_drops_what_was_there():
     for block in (3, 4):
         moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
         page = pages.table[1, block]
-        store.recall(2, moves)
+        store.transfers.recall(2, moves)
         entry = int(slots.near_index[1, 2])
         assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
         assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])
@@ -103,7 +103,7 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
         store.write_prompt(layer, 1, k, v)
     store.finish_prompt(1, 11)
     one = torch.tensor([1])
-    moved = store.recall(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
+    moved = store.transfers.recall(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
     keys, values = k[4:8].transpose(0, 1), v[4:8].transpose(0, 1)
     kept = pack(keys, bits, by_token=False), pack(values, bits, by_token=True)
     assert moved == sum(part[0].nbytes for part in kept)

@@ -23,7 +23,9 @@ class Mover:
     def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, ops: Ops) -> None:
         self._config = config
         self._ops = ops
+        assert store.transfers is not None
         self._store = store
+        self._transfers = store.transfers
         self._slots = slots
         layers, rows = store.trusted.shape
         self._progress = torch.zeros(layers, rows, device=store.device)  # to the next recall, see `recall.progress`
@@ -53,7 +55,7 @@ class Mover:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
         rows = slice(0, self._batch)
         worth = self._slots.worth(layer, rows, self._always_blocks(self._view.closed))
-        return self._store.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
+        return self._transfers.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
 
     def seat(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
@@ -66,7 +68,7 @@ class Mover:
         worth = slots.worth(layer, row, self._always_blocks(block + 1))
         here = block[:, None, None].expand(-1, content.shape[1], 1)
         moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
-        self._store.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
+        self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
 
     def recall(self, pressure: list[float]) -> int:
         """Recall in the layers and sequences that are due; returns the bytes to be copied.
@@ -85,7 +87,7 @@ class Mover:
         if not self.recalls:
             return 0
         moves = self._proposed(layer, row)  # whose rows are those of `due`
-        return self._store.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
+        return self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
 
     def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
         """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""

@@ -83,7 +83,9 @@ class PromptAttention:
     def _seat(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
         """Give slots to the blocks that the prompt's last queries q [<= VOTERS, H, G, D] attended to most."""
         slots, size = self._store.slots, self._store.block_size
+        transfers = self._store.transfers
         assert slots is not None
+        assert transfers is not None
         mass = block_mass(q, k, size, self._scale)
         slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
@@ -91,7 +93,7 @@ class PromptAttention:
         head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
         slot = torch.arange(count, device=blocks.device).repeat(heads)
         moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
-        self._store.recall(layer, moves, empty=True)
+        transfers.recall(layer, moves, empty=True)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -54,6 +54,8 @@ class ScoutAttention:
         observer: Observer | None = None,
     ) -> None:
         assert store.slots is not None
+        assert store.transfers is not None
+        self._transfers = store.transfers
         self._config = config
         self._store = store
         self._slots = store.slots
@@ -110,7 +112,7 @@ class ScoutAttention:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         store = self._store
         store.append(layer, k, v)
-        store.arrive(layer)
+        self._transfers.arrive(layer)
         wanted = self._truly_wanted(layer, q)
         self._look_ahead(layer, q, x, wanted)
         pool = store.near_pool
@@ -204,7 +206,7 @@ class ScoutAttention:
         self.far.settle()
         self._mover.seat(self._store.end_step())
         recalled = self._fetched if self._config.on_miss == "fetch" else self._mover.recall(self._pressure())
-        self._store.send()
+        self._transfers.send()
         self._thrift.learn(self._seen[1].sum(-1), self._seen[0].sum(-1))
         return StepStats(
             chosen_blocks=chosen,

@@ -86,6 +86,7 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
     """Give slots to as many blocks as there are slots: what a recording held, then others.   sizes: B, NB."""
     slots, (batch, closed) = store.slots, sizes
     assert slots is not None
+    assert store.transfers is not None
     heads = slots.content.shape[2]
     worth = torch.rand((batch, heads, closed), generator=torch.Generator().manual_seed(layer))
     if source is not None:
@@ -95,4 +96,4 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
     every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
     rows, of_heads, seats = torch.cartesian_prod(*every).T.contiguous().to(store.device)
-    store.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))
+    store.transfers.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))

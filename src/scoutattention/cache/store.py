@@ -1,21 +1,19 @@
 """The one object through which attention sees the cache: host pages, device slots, and the open blocks."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..kernels.ops import Copies, Ops
+from ..kernels.ops import Ops
 from ..kernels.pinned import SideStream
 from ..ranks import ALONE, Ranks
 from ..types import BlockList, Listing
 from .pages import Pages
 from .pool import BlockPool
-from .slots import Moves, Slots
+from .slots import Slots
+from .transfers import PARTS, Transfers
 
-PARTS = 4
-"""Parts of the layers whose recalled blocks are waited for together."""
 GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
 
@@ -43,7 +41,7 @@ class KVStore:
     Without, there is one pool: every page is on the device, all blocks are resident, and nothing is ever copied.
     Packed pages that are on the device have slots beside them for the open blocks alone.
 
-    resident: every page is on the device.   ranks: who holds the other KV heads.
+    resident: every page is on the device.   ranks: who holds the other KV heads.   transfers: what fills the slots.
     """
 
     def __init__(
@@ -65,10 +63,8 @@ class KVStore:
         self.device = ops.device
         self._captured = ops.deferred
         self._ops = ops
-        layers = pages.pool.k.shape[0]
-        self._parts = range(0, layers, -(-layers // PARTS))  # first layers
-        self.side = SideStream(ops.device, marks=len(self._parts))
-        self._leaving: list[tuple[Tensor, Moves]] = []  # with their layers
+        self.side = SideStream(ops.device, marks=PARTS)
+        self.transfers = None if slots is None else Transfers(pages, slots, self.side, ops)
         self.trusted = torch.ones((pages.pool.k.shape[0], rows), dtype=torch.bool)  # [L, R], see `trust`
         self._followers: list[tuple[Tensor, Tensor | float]] = []
         self.follow(self.trusted, fresh=True)
@@ -106,7 +102,9 @@ class KVStore:
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
-        self.side.join()  # a prompt that was broken off may still be written
+        if self.transfers is not None:
+            self.transfers.send()  # what a step that was broken off left
+        self.side.join()  # or a prompt
         self.pages.release(row)
         if self.slots is not None:
             self.slots.release(row)
@@ -189,62 +187,6 @@ class KVStore:
         """What `page_list` is made of."""
         return Listing(self.pages.table[: self.view.batch], chosen, wanted, self.block_size)
 
-    def recall(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
-        """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
-
-        layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
-        """
-        layer = torch.full_like(moves.row, layer) if isinstance(layer, int) else layer
-        self._assign(layer, moves, empty=empty)
-        self._copy(self._copies(layer, moves))
-        return moves.row.numel() * self._head_bytes
-
-    def recall_later(self, layer: Tensor, moves: Moves) -> int:
-        """The same between steps, for int64 [M] layers; the copies begin with `send`.   No slot is filled twice."""
-        self._assign(layer, moves, empty=False)
-        self._leaving.append((layer, moves))
-        return moves.row.numel() * self._head_bytes
-
-    def send(self) -> None:
-        """Begin to copy blocks to the slots they were given, beside the next step, whose layers wait in `arrive`."""
-        if not self._leaving:
-            return
-        layers, moves = zip(*self._leaving, strict=True)
-        self._leaving.clear()
-        layer, order = torch.cat(layers).sort(stable=True)
-        each = Moves(*(torch.cat(parts)[order] for parts in zip(*moves, strict=True)))
-        ends = torch.tensor(self._parts[1:], device=layer.device)
-        cuts = [0, *torch.searchsorted(layer, ends).tolist(), layer.numel()]
-        with self.side.after(layer, *each):
-            copies = self._copies(layer, each)
-            for part, (start, end) in enumerate(pairwise(cuts)):
-                if start < end:
-                    self._copy(Copies(*(index[start:end] for index in copies)))
-                    self.side.mark(part)
-        self.side.join_unmarked()
-
-    def arrive(self, layer: int) -> None:
-        """Let the device wait for what was sent to a layer's slots: before it reads them."""
-        if layer in self._parts:
-            self.side.wait(self._parts.index(layer))
-
-    def _assign(self, layer: Tensor, moves: Moves, *, empty: bool) -> None:
-        assert self.slots is not None
-        if not empty:
-            self.slots.drop(layer, moves.row, moves.head, moves.slot)
-        self.slots.fill(layer, moves)
-
-    def _copies(self, layer: Tensor, moves: Moves) -> Copies:
-        """Where blocks are copied from, and to."""
-        assert self.slots is not None
-        page = self.pages.table[moves.row, moves.block].long()
-        return Copies(layer, page, self.slots.entries(moves), moves.head)
-
-    def _copy(self, copies: Copies) -> None:
-        """Copy blocks from pages to slots."""
-        host, pool = self.pages.pool, self.near_pool
-        self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), copies)
-
     def end_step(self) -> list[tuple[int, int]]:
         """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
         for row in range(self.view.batch):
@@ -268,12 +210,6 @@ class KVStore:
         if self._captured:  # room for the next block too, or a graph would last no longer than the open one
             width = (width // GRAIN + 1) * GRAIN
         return StepView(batch, closed, fill, counts, min(width, self.pages.table.shape[1]))
-
-    @property
-    def _head_bytes(self) -> int:
-        """Of one head of one block, as it is copied."""
-        host = self.pages.pool
-        return host.k[0, 0, 0].nbytes + host.v[0, 0, 0].nbytes
 
     @property
     def heads(self) -> int:

@@ -52,7 +52,7 @@ HELP = {
     "device": "Where the model runs: 'cpu', or 'cuda' for a GPU.",
     "kernels": "What a step's attention runs on; 'auto' is native on a CPU and triton on a GPU, plain is PyTorch.",
     "graphs": "Replay decode steps as CUDA graphs on a GPU; without, every kernel is queued by itself.",
-    "workers": "Native threads for the CPU's attention, of each rank. Without it, one per core, shared by the ranks.",
+    "workers": "Native threads for the CPU's attention, of each rank. Without it, one a core, and two fewer on a GPU.",
     "torch_threads": "Threads of PyTorch's own operators, of each rank. Without it, one per core, shared by the ranks.",
     "tensor_parallel_size": "Processes (ranks) that share the model, each with its own KV heads and cores, or GPU.",
     "max_tokens": "New tokens at most.",
