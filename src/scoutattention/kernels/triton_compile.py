@@ -63,7 +63,8 @@ def _source(launch: Launch) -> object:
 def _type(value: object) -> str:
     if isinstance(value, torch.Tensor):
         dtype = TL_DTYPES.get(value.dtype)
-        return f"*{dtype}" if dtype else f"*i{8 * value.dtype.itemsize}"
+        bits = 1 if value.dtype == torch.bool else 8 * value.dtype.itemsize
+        return f"*{dtype}" if dtype else f"*i{bits}"
     if isinstance(value, int):
         return "i32" if abs(value) < 2**31 else "i64"
     return "fp32"

@@ -38,7 +38,7 @@ def _bound_kernel(
     n = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     place = row.to(tl.int64) * G + g
     query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
-    query = query.to(tl.float32) * scale
+    query = query.to(tl.float32)
     page = tl.load(pages + b * pages_b + n, mask=n < N, other=0).to(tl.int64)
     seen = (n < N)[:, None] & (d < D)[None, :]
     bound = digests + (page * digests_s + h * digests_h)[:, None] + d[None, :]
@@ -46,7 +46,7 @@ def _bound_kernel(
     low = tl.load(bound + D, mask=seen, other=0.0).to(DOT)
     score = tl.dot(tl.maximum(query, 0.0).to(DOT), tl.trans(high), input_precision="ieee")
     score = tl.dot(tl.minimum(query, 0.0).to(DOT), tl.trans(low), score, input_precision="ieee")
-    tl.store(scores + place[:, None] * N + n[None, :], score, mask=(g < G)[:, None] & (n < N)[None, :])
+    tl.store(scores + place[:, None] * N + n[None, :], score * scale, mask=(g < G)[:, None] & (n < N)[None, :])
 
 
 @triton.jit
