@@ -73,7 +73,8 @@ def _swiglu_kernel(x: tl.tensor, out: tl.tensor, width: int, CHANNELS: tl.conste
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     gate = tl.load(x + 2 * t * width + c, mask=c < width, other=0.0).to(tl.float32)
     up = tl.load(x + (2 * t + 1) * width + c, mask=c < width, other=0.0).to(tl.float32)
-    tl.store(out + t * width + c, gate / (1 + tl.exp(-gate)) * up, mask=c < width)
+    small = tl.exp(-tl.abs(gate))
+    tl.store(out + t * width + c, gate * tl.where(gate >= 0, 1.0, small) / (1 + small) * up, mask=c < width)
 
 
 def norm_launch(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Launch:
