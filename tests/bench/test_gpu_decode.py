@@ -3,12 +3,14 @@
 import gc
 import time
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scoutattention.bench import gpu_decode
+from scoutattention.bench import gpu_decode, gpu_idle
 from scoutattention.bench.gpu_cache import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu_decode import Bench, measure
 from scoutattention.bench.gpu_idle import covered
@@ -239,6 +241,31 @@ def test_a_real_models_prompts_are_read_and_each_is_another(tiny_models, engines
     pool, table = engines[0].store.pages.pool, engines[0].store.pages.table
     first, second = (pool.k[:, table[row, 0]] for row in range(2))
     assert float((first - second).abs().max()) > 0.01
+
+
+def profiled(monkeypatch, events):
+    """A profiler that saw these (device, name, start, end), in microseconds."""
+    seen = [
+        SimpleNamespace(
+            device_type=SimpleNamespace(name=device), name=name, time_range=SimpleNamespace(start=start, end=end)
+        )
+        for device, name, start, end in events
+    ]
+    monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return gpu_idle.busy_seconds(lambda: None, 2)
+
+
+def test_a_device_works_where_kernels_run(monkeypatch):
+    """Copies are events too: a step of nothing else is idle."""
+    copy, host = ("CUDA", "Memcpy HtoD", 0.0, 9.0), ("CPU", "launch", 0.0, 9.0)
+    assert profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]) == pytest.approx(2e-6)
+    assert profiled(monkeypatch, [copy]) == 0
+
+
+def test_a_profile_without_the_device_says_nothing(monkeypatch):
+    assert profiled(monkeypatch, []) is None
+    assert profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]) is None
 
 
 def test_overlapping_spans_count_once():
