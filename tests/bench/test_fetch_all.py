@@ -98,6 +98,22 @@ def test_what_a_step_queues_beside_it_ends_in_it(monkeypatch):
     assert told == ["after"] + (["join"] + ["after", "join"] * 3 + ["after"]) * STEPS
 
 
+def test_a_step_that_fails_leaves_no_copy_beside_it(monkeypatch):
+    """Else a capture would tell of that copy, and not of what failed."""
+
+    def fail(*args):
+        raise ValueError("a kernel")
+
+    monkeypatch.setattr(fetch_all, "SideStream", LateStream)
+    engine = an_engine("fetch-all", 4)
+    attention = engine.runner.attention
+    monkeypatch.setattr(attention._ops, "partial", fail)
+    with pytest.raises(ValueError, match="a kernel"):
+        logits_of(engine)
+    engine.close()
+    assert attention._side.told == ["after", "join", "after", "join"]
+
+
 def test_replayed_steps_give_the_logits_of_others(tapes):
     made = []
     for recorder in (None, tapes):

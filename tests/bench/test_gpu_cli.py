@@ -1,6 +1,7 @@
 """`scout bench gpu`, with the CPU standing in for the device."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from scoutattention.bench import gpu_decode, gpu_kernels, gpu_timing
+from scoutattention.bench.gpu_cache import DummyPrompts
 from scoutattention.bench.gpu_timing import Row
 from scoutattention.cli import main
 from scoutattention.engine import device, engine
@@ -17,8 +19,8 @@ from ..models.test_recording import make_run
 
 TINY = ("--device", "cpu", "--load-format", "dummy", "--shape", "tiny")
 SHORT = ("--contexts", "256", "--batches", "1", "--quick")
-KEYS = {"engine", "context", "batch", "ms_per_step", "tokens_per_s", "device_idle_share", "hidden_ms", "unhidden_ms"}
-NAMES = ["full", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
+KEYS = {"engine", "context", "batch", "steps", "ms_per_step", "tokens_per_s", "device_idle_share", "hidden_ms"}
+NAMES = ["full", "fits", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
 
 
 def bench(*args):
@@ -37,10 +39,12 @@ def recording(tmp_path):
 def test_json_and_plot(tmp_path, capsys):
     plot = tmp_path / "p.png"
     assert bench(*TINY, *SHORT, "--budget", "192", "--json", "--plot", str(plot)) == 0
-    report = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert [json.loads(line) for line in err.splitlines()[1:]] == report["cases"], "as they came"
     assert [case["engine"] for case in report["cases"]] == NAMES
-    assert set(report["cases"][0]) == KEYS | {"link_bytes", "share"}
-    assert (report["device"], report["left_out"]) == ("cpu", [])
+    assert set(report["cases"][0]) == KEYS | {"unhidden_ms", "link_bytes", "share"}
+    assert (report["device"], report["left_out"], report["not_started"]) == ("cpu", [], 0)
     assert report["config"]["budget"] == 192
     assert report["choices"] == "those of random queries"
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -55,6 +59,55 @@ def test_the_table_says_what_is_replayed_and_what_was_left_out(recording, monkey
     assert all(name in out for name in NAMES)
     assert "left out: full, 2 x 256: memory: 2 sequences of 307 tokens need 78 blocks of 8 tokens, and 62 fit" in out
     assert "no device kernel is checked" in err
+
+
+def test_what_is_given_is_run_in_its_order(capsys):
+    assert bench(*TINY, "--contexts", "128,256,64", "--batches", "1,2", "--quick", "--json") == 0
+    cases = json.loads(capsys.readouterr().out)["cases"][:: len(NAMES)]
+    assert [(case["batch"], case["context"]) for case in cases] == [(n, c) for n in (2, 1) for c in (128, 256, 64)]
+
+
+def test_what_was_not_started_is_one_line(capsys):
+    assert bench(*TINY, "--contexts", "256", "--batches", "1,2", "--minutes", "0") == 0
+    out, err = capsys.readouterr()
+    assert "16 cases were not started: raise --minutes" in out
+    assert "left out" not in out + err
+
+
+def test_an_engine_that_failed_is_told_at_once_and_by_the_exit_code(monkeypatch, capsys):
+    place = DummyPrompts.place
+
+    def placed(prompts, engine, scout, context, batch):
+        if scout.on_miss == "fetch":
+            raise RuntimeError("a bug")
+        return place(prompts, engine, scout, context, batch)
+
+    monkeypatch.setattr(DummyPrompts, "place", placed)
+    assert bench(*TINY, *SHORT) == 1
+    out, err = capsys.readouterr()
+    assert "left out: fetch-ahead, 1 x 256: failed: RuntimeError: a bug" in out
+    assert '{"engine": "fetch", "context": 256, "batch": 1, "why": "failed: RuntimeError: a bug"}' in err.splitlines()
+    assert "scout-plain" in out
+
+
+def test_what_was_told_before_an_interruption_stays(monkeypatch, capsys):
+    def placed(prompts, engine, scout, context, batch):
+        if scout.on_miss == "fetch":
+            raise KeyboardInterrupt
+        return place(prompts, engine, scout, context, batch)
+
+    place = DummyPrompts.place
+    monkeypatch.setattr(DummyPrompts, "place", placed)
+    assert bench(*TINY, *SHORT) == 130
+    told = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["engine"] for line in told[1:-1]] == ["full", "fits"]
+
+
+def test_the_profiler_is_told_to_let_go(monkeypatch):
+    monkeypatch.setenv("TEARDOWN_CUPTI", "")
+    monkeypatch.delenv("TEARDOWN_CUPTI")
+    assert bench(*TINY, *SHORT, "--minutes", "0") == 0
+    assert os.environ["TEARDOWN_CUPTI"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -115,17 +168,32 @@ def test_without_a_gpu_one_sentence(monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (0.5, 1)])
-def test_a_wrong_kernel_is_told(monkeypatch, capsys, error, code):
-    """On a GPU that is made up: its link brings a megabyte a second."""
-    rows = [Row("partial", "B 1", error, 1e-2), Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
+@pytest.fixture
+def made_up(monkeypatch):
+    """A GPU that is the CPU. What its kernels are found to do: its link brings a megabyte a second."""
+    rows = [Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
     for module in (device, engine, gpu_decode):
         monkeypatch.setattr(module, "find_device", lambda *which: torch.device("cpu"))
     monkeypatch.setattr(gpu_kernels, "survey", lambda timer, tell, *, quick: (rows, 2.0))
     monkeypatch.setattr(gpu_timing, "Timer", lambda repeats: None)
     monkeypatch.setattr(gpu_timing, "machine", lambda: {"device": "made up"})
-    assert bench("--load-format", "dummy", "--shape", "tiny", *SHORT, "--json") == code
+    return rows
+
+
+@pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (0.5, 1)])
+def test_a_wrong_kernel_is_told(made_up, capsys, error, code):
+    made_up.insert(0, Row("partial", "B 1", error, 1e-2))
+    assert bench(*TINY[2:], *SHORT, "--json") == code
     report = json.loads(capsys.readouterr().out)
     assert report["device"] == "made up"
     assert report["kernels"][0]["right"] == (code == 0)
     assert report["link_bytes_per_second"] == 1 << 20
+
+
+def test_kernels_can_be_left_out(made_up, capsys):
+    made_up.append(Row("partial", "B 1", 0.5, 1e-2))
+    assert bench(*TINY[2:], *SHORT, "--json", "--no-kernels") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"] == "made up"
+    assert not {"kernels", "link_bytes_per_second"} & set(report)
+    assert len(report["cases"]) == len(NAMES)

@@ -3,16 +3,20 @@
 import gc
 import time
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scoutattention.bench import gpu_decode
+from scoutattention.bench import gpu_decode, gpu_idle
+from scoutattention.bench.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu_cache import DummyPrompts, RealPrompts
-from scoutattention.bench.gpu_decode import Bench, measure
+from scoutattention.bench.gpu_decode import Bench
 from scoutattention.bench.gpu_idle import covered
 from scoutattention.bench.gpu_plan import LeftOut, Plan, rivals
+from scoutattention.bench.gpu_rounds import measure
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
@@ -20,6 +24,7 @@ from scoutattention.eval.ablation import Variant
 from scoutattention.eval.record import Recorder, recorded_variants, recording
 from scoutattention.eval.run import run
 from scoutattention.eval.text import Text
+from scoutattention.kernels.triton_base import TritonError
 from scoutattention.models.dummy import dummy_decoder, shape_config
 from scoutattention.models.loader import load
 from scoutattention.models.recording import Recording
@@ -29,7 +34,7 @@ from ..models.test_recording import ABOUT, make_run
 CPU = torch.device("cpu")
 BASE = ScoutConfig(budget=64, block_size=16)
 MACHINE = EngineConfig(host_memory=8 << 20)
-NAMES = ["full", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
+NAMES = ["full", "fits", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
 
 
 def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **plan):
@@ -58,29 +63,33 @@ def test_rivals_are_settings():
     known = {rival.name: rival.scout for rival in rivals(BASE)}
     assert list(known) == NAMES
     assert known["full"].budget is None
-    assert [known[name].lookahead for name in NAMES[1:]] == [0, 1, 1, 0, 1, 1]
-    assert [known[name].on_miss for name in NAMES[1:]] == ["fetch"] * 2 + ["compute"] * 4
-    assert [known[name].predictor for name in NAMES[5:]] == ["plain", "calibrated"]
-    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] + ["slots"] * 6
+    assert known["fits"] == known["scout-plain"]
+    assert [known[name].lookahead for name in NAMES[2:]] == [0, 1, 1, 0, 1, 1]
+    assert [known[name].on_miss for name in NAMES[2:]] == ["fetch"] * 2 + ["compute"] * 4
+    assert [known[name].predictor for name in NAMES[6:]] == ["plain", "calibrated"]
+    assert [rival.device_memory for rival in rivals(BASE)] == ["all"] * 2 + ["slots"] * 6
     assert [rival.name for rival in rivals(BASE) if rival.fetch_all] == ["fetch-all"]
+    assert len({rival.store for rival in rivals(BASE)}) == 3
 
 
-def test_every_engine_runs_every_case_smallest_batches_first(engines):
-    measured = measure(make_bench((256, 512), (1, 2)), rivals(BASE))
-    assert [(r.batch, r.context) for r in measured.results[::7]] == [(1, 256), (1, 512), (2, 256), (2, 512)]
+def test_every_engine_runs_every_case_largest_batches_first(engines):
+    measured = measure(make_bench((512, 256), (1, 2)), rivals(BASE))
+    assert [(r.batch, r.context) for r in measured.results[::8]] == [(2, 512), (2, 256), (1, 512), (1, 256)]
     assert [result.engine for result in measured.results] == NAMES * 4
-    assert measured.left_out == []
+    assert (measured.left_out, measured.not_started) == ([], 0)
     for result in measured.results:
+        assert result.steps == 4
         assert result.tokens_per_s == pytest.approx(result.batch / result.ms_per_step * 1e3, rel=0.9)
         assert result.device_idle_share is None
-    by_name = {result.engine: result for result in measured.results[-7:]}
-    assert by_name["full"].link_bytes == by_name["full"].share == by_name["fetch"].unhidden_ms == 0
+    by_name = {result.engine: result for result in measured.results[8:16]}
+    for name in ("full", "fits"):
+        assert by_name[name].link_bytes == by_name[name].share == by_name["fetch"].unhidden_ms == 0
     assert by_name["fetch"].link_bytes > by_name["compute"].link_bytes
-    assert by_name["fetch-all"].link_bytes == engines[-1].store.pages.pool.k.nbytes * 2
+    assert by_name["fetch-all"].link_bytes == engines[21].store.pages.pool.k.nbytes * 2
     assert by_name["fetch-all"].share == 1
     assert by_name["scout"].hidden_ms + by_name["scout"].unhidden_ms > 0
-    assert all(by_name[name].share > 0.01 for name in NAMES[1:])
-    assert len({id(engine.store) for engine in engines}) == 8, "one for full attention and one for the others, by case"
+    assert all(by_name[name].share > 0.01 for name in NAMES[2:])
+    assert len({id(engine.store) for engine in engines}) == 12, "of full attention, of a budget, of slots: by case"
     assert all(engine.store.pages.pool.available == engine.plan.pages for engine in engines)
 
 
@@ -132,12 +141,21 @@ def test_a_recording_says_what_is_resident_trusted_and_chosen():
 
 
 def test_a_row_ends_where_memory_does():
-    """Full attention has no less room here than the others, as a device would; so all of them end alike."""
+    """On the CPU the device's memory is the host's: so all of them have as much room."""
     few = replace(MACHINE, host_memory=30 * 16 * 1024)  # pages for one sequence of 256 tokens, and not for two
     measured = measure(make_bench((256,), (1, 2, 4), machine=few), rivals(BASE))
     assert [result.engine for result in measured.results] == NAMES
     assert [(left.engine, left.batch) for left in measured.left_out] == [(name, 2) for name in NAMES]
-    assert "memory: 2 sequences of 265 tokens need 34 blocks" in measured.left_out[0].why
+    said = "memory: 2 sequences of 265 tokens need 34 blocks of 16 tokens, and 30 fit the host's memory: raise"
+    assert all(left.why.startswith(said) for left in measured.left_out)
+
+
+def test_room_is_the_devices_where_everything_is_there(monkeypatch):
+    monkeypatch.setattr(gpu_decode, "free_memory", lambda device: 30 * 16 * 1024)
+    bench = make_bench((256,), (1,), machine=replace(MACHINE, host_memory=1 << 40))
+    for rival in rivals(BASE)[:2]:
+        with pytest.raises(CapacityError, match="fit the device: lower --batches or --contexts"):
+            gpu_decode.check_room(bench, rival, (256, 4))
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried", "CUDA error: out of memory"])
@@ -151,8 +169,8 @@ def test_a_device_that_is_full_ends_one_row_only(monkeypatch, message):
 
     monkeypatch.setattr(gpu_decode.Steps, "take", take)
     measured = measure(make_bench(), rivals(BASE))
-    assert [result.engine for result in measured.results] == NAMES[1:]
-    assert measured.left_out == [LeftOut("full", 256, 1, f"memory: {message}")]
+    assert [result.engine for result in measured.results] == NAMES[2:]
+    assert measured.left_out == [LeftOut(name, 256, 1, f"memory: {message}") for name in NAMES[:2]]
 
 
 def test_two_layers_that_do_not_fit_the_device_end_one_row_only(monkeypatch):
@@ -165,53 +183,94 @@ def test_two_layers_that_do_not_fit_the_device_end_one_row_only(monkeypatch):
     assert [left.engine for left in measured.left_out] == ["fetch-all"]
 
 
-def test_an_engine_that_failed_is_gone_before_the_next_is_made(monkeypatch):
-    """Two caches would not fit beside each other."""
-    made, alive = [], []
+@pytest.fixture
+def alive(monkeypatch):
+    """How many engines there were whenever one was made; garbage is collected by nobody but the benchmark."""
+    made, counts = [], []
 
     class Noted(Engine):
         def __init__(self, *args, **options) -> None:
-            alive.append(sum(engine() is not None for engine in made))
+            counts.append(sum(engine() is not None for engine in made))
             super().__init__(*args, **options)
             self.itself = self  # as an engine whose steps are captured holds itself
             made.append(weakref.ref(self))
 
+    monkeypatch.setattr(gpu_decode, "Engine", Noted)
+    gc.disable()
+    yield counts
+    gc.enable()
+
+
+def test_an_engine_that_failed_is_gone_before_the_next_is_made(monkeypatch, alive):
+    """Two caches would not fit beside each other."""
+
     def fill(prompts, store):
         raise CapacityError("too small")
 
-    monkeypatch.setattr(gpu_decode, "Engine", Noted)
     monkeypatch.setattr(DummyPrompts, "fill", fill)
-    gc.disable()
-    try:
-        assert len(measure(make_bench(), rivals(BASE)).left_out) == len(NAMES)
-    finally:
-        gc.enable()
-    assert alive == [0] * len(NAMES)
+    left = measure(make_bench(), rivals(BASE)).left_out
+    assert [(one.engine, one.why) for one in left] == [(name, "memory: too small") for name in NAMES]
+    assert alive == [0, 0, 0]
 
 
-@pytest.mark.parametrize("message", ["a bug", "CUDA error: an illegal memory access was encountered"])
-def test_another_error_is_not_taken_for_that(monkeypatch, message):
+def test_an_engine_is_gone_before_the_next_is_made(alive):
+    """But for the one that keeps the store."""
+    assert len(measure(make_bench(), rivals(BASE)).results) == len(NAMES)
+    assert alive == [0, 1] * 2 + [0] + [1] * 6
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, TritonError])
+def test_an_engine_that_fails_is_left_out_and_the_others_run(monkeypatch, error):
+    decode = gpu_decode.Steps.take
+
     def take(self):
-        raise RuntimeError(message)
+        if isinstance(self._runner.attention, FetchAllAttention):
+            raise error("a bug\nand more")
+        return decode(self)
 
     monkeypatch.setattr(gpu_decode.Steps, "take", take)
-    with pytest.raises(RuntimeError, match=message):
-        measure(make_bench(), rivals(BASE))
+    measured = measure(make_bench(), rivals(BASE))
+    assert [result.engine for result in measured.results] == [name for name in NAMES if name != "fetch-all"]
+    assert measured.left_out == [LeftOut("fetch-all", 256, 1, f"failed: {error.__name__}: a bug")]
+    assert measured.left_out[0].failed
 
 
-def test_no_case_starts_when_time_is_over():
-    measured = measure(make_bench(until=time.perf_counter()), rivals(BASE))
-    assert measured.results == []
-    assert {left.why for left in measured.left_out} == {"time: raise --minutes"}
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_a_host_that_is_full_is_no_failure(error):
+    def full():
+        raise error
+
+    assert gpu_decode.tried(full).startswith("memory: ")
 
 
-def test_a_case_that_would_take_too_long_is_left_out(monkeypatch):
-    """By what a token of the last case took: here one second, and there is time for half of the next case."""
-    now = iter([0.0, 256.0])
-    monkeypatch.setattr(gpu_decode.time, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(gpu_decode, "make_engine", lambda *args: pytest.fail("not again"))
-    outcomes = gpu_decode.run_together(make_bench(until=500.0), [rivals(BASE)[0]], (256, 2), {"full": 1.0})
-    assert [outcome.why for outcome in outcomes] == ["time: raise --minutes"]
+def test_no_case_starts_when_time_is_over(engines):
+    measured = measure(make_bench((256, 512), until=time.perf_counter()), rivals(BASE))
+    assert (measured.results, measured.left_out, engines) == ([], [], [])
+    assert measured.not_started == 2 * len(NAMES)
+
+
+def test_time_that_ends_while_a_store_is_used_ends_the_run(monkeypatch):
+    bench = make_bench(until=50.0)
+    monkeypatch.setattr(gpu_decode, "make_engine", lambda *args: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(gpu_decode, "run_beside", lambda bench, rival, case, keeper: rival.name)
+    clock = iter([48.0, 49.0, 50.0])
+    monkeypatch.setattr(gpu_decode.time, "perf_counter", lambda: next(clock))
+    made = list(gpu_decode.run_together(bench, list(rivals(BASE)[2:]), (256, 1)))
+    assert len(made) == 2
+
+
+def test_slow_steps_are_fewer(monkeypatch):
+    """Of two seconds each: three begin within five seconds, which is one less than are needed."""
+    clock = iter(range(100))
+    monkeypatch.setattr(gpu_decode.time, "perf_counter", lambda: next(clock) * 1.0)
+    steps = object.__new__(gpu_decode.Steps)
+    steps.take = lambda: (next(clock), "taken")
+    assert len(steps.take_some(1, 32)) == 3
+    assert len(steps.take_some(4, 32)) == 4
+    assert len(steps.take_some(4, 2)) == 2
 
 
 def test_replayed_shares_are_those_of_the_recorded_model(tiny_models):
@@ -239,6 +298,31 @@ def test_a_real_models_prompts_are_read_and_each_is_another(tiny_models, engines
     pool, table = engines[0].store.pages.pool, engines[0].store.pages.table
     first, second = (pool.k[:, table[row, 0]] for row in range(2))
     assert float((first - second).abs().max()) > 0.01
+
+
+def profiled(monkeypatch, events):
+    """A profiler that saw these (device, name, start, end), in microseconds."""
+    seen = [
+        SimpleNamespace(
+            device_type=SimpleNamespace(name=device), name=name, time_range=SimpleNamespace(start=start, end=end)
+        )
+        for device, name, start, end in events
+    ]
+    monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return gpu_idle.busy_seconds(lambda: None, 2)
+
+
+def test_a_device_works_where_kernels_run(monkeypatch):
+    """Copies are events too: a step of nothing else is idle."""
+    copy, host = ("CUDA", "Memcpy HtoD", 0.0, 9.0), ("CPU", "launch", 0.0, 9.0)
+    assert profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]) == pytest.approx(2e-6)
+    assert profiled(monkeypatch, [copy]) == 0
+
+
+def test_a_profile_without_the_device_says_nothing(monkeypatch):
+    assert profiled(monkeypatch, []) is None
+    assert profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]) is None
 
 
 def test_overlapping_spans_count_once():

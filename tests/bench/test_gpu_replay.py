@@ -7,6 +7,7 @@ import torch
 
 from scoutattention.bench import gpu_decode
 from scoutattention.bench.gpu_plan import rivals
+from scoutattention.bench.gpu_rounds import measure
 from scoutattention.engine.graphs import Graphs
 from scoutattention.models.recording import Recording
 
@@ -31,7 +32,7 @@ def test_kernels_do_not_matter_to_what_is_chosen(name):
     made = []
     for kernels in ("native", "triton"):
         rival, bench = a_case(name, kernels, steps=2)
-        made += gpu_decode.measure(bench, [rival]).results
+        made += measure(bench, [rival]).results
     assert made[0].share == made[1].share > 0
     assert made[0].link_bytes == made[1].link_bytes
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoutattention.bench.replay import MarkedPredictor, Replay, ReplayChooser
 from scoutattention.cache.store import StepView
@@ -52,9 +53,9 @@ def test_a_prompts_blocks_keep_their_relative_places():
 
 def test_depth_is_stretched_and_heads_go_round():
     source = make_replay(layers=5)
-    assert [source.layer(layer) for layer in range(5)] == [0, 0, 1, 2, 2]
+    assert source.layers.tolist() == [0, 0, 1, 2, 2]
     assert source.heads(3).tolist() == [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
-    assert make_replay(layers=1).layer(0) == 0
+    assert make_replay(layers=1).layers.tolist() == [0]
 
 
 def test_what_was_resident_is_resident():
@@ -102,3 +103,42 @@ def test_scouts_get_what_scouts_chose_and_true_queries_what_they_did(asked):
             assert torch.equal(choice.wishes.gather(-1, choice.blocks)[0], wished)
             assert float(choice.wishes.sum()) == pytest.approx(2 * float(wished.sum()), rel=1e-5)
     assert asked.calls == ["begin", 1, 1, 1] * 7
+
+
+class Queued(TorchDispatchMode):
+    """The names of operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_steps_choices_are_made_before_it_for_all_layers(asked):
+    """A layer is given views of what every step of as many sequences and the same width has."""
+    run, predictor, places = make_run(), MarkedPredictor(asked), {}
+    source = make_replay(20, run, layers=5)
+    chooser = ReplayChooser(source, CPU, chooser=asked, predictor=predictor)
+    for step in range(12):
+        now = view(step, 20, batch=2 + step % 2)
+        chooser.begin(now)
+        for layer in range(5):
+            q = torch.zeros(now.batch, 4, 1, 16)
+            for query, kind in ((predictor.predict(layer, q, None), run.scouts), (q, run.true)):
+                with Queued() as queued:
+                    choice = chooser.choose(layer, query)
+                assert queued.names <= {"select"}
+                of_layer = (part[step % 5][source.layers[layer]][source.heads(now.batch)] for part in kind)
+                recorded, wishes = of_layer
+                blocks, wishes = source.places(step % 5, recorded.long(), now.counts[0]), wishes.float()
+                assert torch.equal(choice.blocks, blocks)
+                assert torch.equal(choice.wishes, torch.zeros(now.batch, 4, now.width).scatter_(-1, blocks, wishes))
+                assert choice.blocks.is_contiguous()
+                assert choice.wishes.is_contiguous()
+                where = (choice.blocks.data_ptr(), choice.wishes.data_ptr())
+                key = (now.batch, now.width, layer, kind is run.true)
+                assert places.setdefault(key, where) == where
+    assert len(places) == 2 * 2 * 5 * 2

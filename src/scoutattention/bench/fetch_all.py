@@ -1,6 +1,7 @@
 """Exact attention over a cache in host memory: every layer's whole cache is copied to the device, a layer ahead."""
 
 from collections.abc import Hashable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -56,14 +57,18 @@ class FetchAllAttention:
         ops, store, pool, here = self._ops, self._store, self._store.near_pool, layer % 2
         if layer > 0:
             self._side.join()
-        if layer + 1 < len(self._pages.k):
-            self._fetch(layer + 1)
-        store.append(layer, k, v)
-        closed = ops.partial(q, self._k[here], self._v[here], self._closed, self._scale)
-        near = store.near(layer)  # the open block first
-        only = BlockList(near.index[..., :1], near.length[..., :1])
-        opened = ops.partial(q, pool.k[layer], pool.v[layer], only, self._scale)
-        return ops.merge(closed, opened).out.to(q.dtype)
+        with ExitStack() as failing:
+            failing.callback(self._side.join)  # a capture that ends with a copy beside it hides what was raised
+            if layer + 1 < len(self._pages.k):
+                self._fetch(layer + 1)
+            store.append(layer, k, v)
+            closed = ops.partial(q, self._k[here], self._v[here], self._closed, self._scale)
+            near = store.near(layer)  # the open block first
+            only = BlockList(near.index[..., :1], near.length[..., :1])
+            opened = ops.partial(q, pool.k[layer], pool.v[layer], only, self._scale)
+            merged = ops.merge(closed, opened)
+            failing.pop_all()
+        return merged.out.to(q.dtype)
 
     def end(self) -> StepStats:
         """See `Attention.end`."""

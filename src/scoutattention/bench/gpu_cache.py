@@ -92,7 +92,7 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
     if source is not None:
         worth += source.residents(layer, batch)
         for row in range(batch):
-            store.trust(layer, row, bool(source.run.scouted[source.layer(layer)]))
+            store.trust(layer, row, bool(source.run.scouted[source.layers[layer]]))
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
     every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
     rows, of_heads, seats = torch.cartesian_prod(*every).T.contiguous().to(store.device)

@@ -9,18 +9,20 @@ COPIES = ("Memcpy", "Memset", "copy_kernel")
 """How names begin of what moves data and computes nothing."""
 
 
-def busy_seconds(step: Callable[[], object], steps: int) -> float:
-    """Seconds of a step, the mean of `steps`, in which the GPU worked; copying alone is no work."""
+def busy_seconds(step: Callable[[], object], steps: int) -> float | None:
+    """Seconds of a step, the mean of `steps`, in which the GPU worked; copying alone is no work.
+
+    None where the profiler saw nothing of the GPU, as where a container keeps it from doing so.
+    """
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             step()
         torch.cuda.synchronize()
-    spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in profiler.events() or ()
-        if event.device_type.name == "CUDA" and not event.name.lstrip("_").startswith(COPIES)
-    ]
-    return covered(spans) / 1e6 / steps
+    seen = [event for event in profiler.events() or () if event.device_type.name == "CUDA"]
+    if not seen:
+        return None
+    works = (event for event in seen if not event.name.lstrip("_").startswith(COPIES))
+    return covered((event.time_range.start, event.time_range.end) for event in works) / 1e6 / steps
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

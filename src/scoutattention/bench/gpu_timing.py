@@ -51,7 +51,12 @@ def attempt(kernel: str, case: str, measure: Callable[[], Row]) -> Row:
     try:
         return replace(measure(), kernel=kernel, case=case)
     except FAILURES as error:
-        return Row(kernel, case, failure=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+        return Row(kernel, case, failure=f"{type(error).__name__}: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, and not more of it than a line of results can take."""
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:

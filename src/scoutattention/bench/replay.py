@@ -1,5 +1,7 @@
 """Choosing what a recording chose: attention patterns of a real model for weights that have none of their own."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from ..types import Rope
 class Replay:
     """A run of a recording, in a model of another shape, batch and context.
 
+    layers: the recorded layer of each layer, int64 [L].
+
     Depth is stretched: the first layer is the first, the last the last. Heads go round, each sequence beginning with
     another. A prompt's blocks keep their relative places, and blocks that came later, or are recent, their distance.
     """
@@ -23,16 +27,13 @@ class Replay:
         """`context`: tokens of every prompt, a whole number of blocks, at least as many as were recorded."""
         self.run = run
         self.steps, layers, self._recorded_heads, _ = run.true.blocks.shape
-        self._layers = [round(layer * (layers - 1) / max(1, shape.num_layers - 1)) for layer in range(shape.num_layers)]
+        depth = shape.num_layers
+        self.layers = torch.tensor([round(layer * (layers - 1) / max(1, depth - 1)) for layer in range(depth)])
         self._kv_heads = shape.num_kv_heads
         self._block_size = about.block_size
         self._recent = about.recent_blocks
         self._recorded = about.context // about.block_size  # closed blocks of the prompts
         self._closed = context // about.block_size
-
-    def layer(self, layer: int) -> int:
-        """The recorded layer of a layer."""
-        return self._layers[layer]
 
     def heads(self, batch: int) -> Tensor:
         """The recorded heads of each sequence's heads, int64 [B, H]."""
@@ -48,7 +49,7 @@ class Replay:
     def residents(self, layer: int, batch: int) -> Tensor:
         """Where the blocks are that had slots when the recording began: bool [B, H, NB], NB blocks of a prompt."""
         places = self._prompt_places(torch.arange(self._recorded))
-        held = self.run.resident[self.layer(layer)][self.heads(batch)]
+        held = self.run.resident[self.layers[layer]][self.heads(batch)]
         stretched = torch.zeros((*held.shape[:2], self._closed), dtype=torch.bool)
         stretched[..., places] = held
         return stretched
@@ -78,8 +79,9 @@ class ReplayChooser:
     """Asks another chooser, so that its work is done, and answers with what the recording chose.
 
     Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
-    are equally long. After the recording's last step its first one follows. A step's choices are in memory that the
-    next one's overwrite, as a graph of a step wants them.
+    are equally long. After the recording's last step its first one follows. The choices of all layers are made before
+    a step, so that the step queues nothing for them; they are in memory that is overwritten by the next step of as many
+    sequences and the same width, as a graph of such steps wants them.
     """
 
     def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
@@ -88,24 +90,22 @@ class ReplayChooser:
         self._chooser = chooser
         self._predictor = predictor
         self._kinds = [
-            Choices(kind.blocks.long(), kind.wishes.float()) for kind in (source.run.true, source.run.scouts)
+            Choices(kind.blocks.to(device, torch.int64), kind.wishes.to(device, torch.float32))
+            for kind in (source.run.true, source.run.scouts)
         ]
-        self._now = [Choices(*(part[0].to(device, copy=True) for part in kind)) for kind in self._kinds]
-        self._heads = source.heads(0).to(device)
+        self._made: dict[tuple[int, int], _OfStep] = {}
         self._step = -1
 
     def begin(self, view: StepView) -> None:
         """See `Chooser.begin`."""
         self._chooser.begin(view)
         self._step += 1
-        self._width = view.width
         self._closed = view.closed
-        if len(self._heads) != view.batch:
-            self._heads = self._source.heads(view.batch).to(self._heads.device)
-        step = self._step % self._source.steps
-        for now, kind in zip(self._now, self._kinds, strict=True):
-            now.blocks.copy_(self._source.places(step, kind.blocks[step], view.counts[0]))
-            now.wishes.copy_(kind.wishes[step])
+        sizes = view.batch, view.width
+        if sizes not in self._made:
+            self._made[sizes] = _OfStep.empty(self._source, sizes, self._kinds[0])
+        self._now = self._made[sizes]
+        self._now.write(self._source, self._step % self._source.steps, self._kinds, view.counts[0])
 
     @property
     def takes_all(self) -> bool:
@@ -115,10 +115,39 @@ class ReplayChooser:
     def choose(self, layer: int, q: Tensor) -> Choice:
         """See `Chooser.choose`."""
         self._chooser.choose(layer, q)
-        now = self._now[self._predictor.made(layer, q)]
-        blocks, wishes = (part[self._source.layer(layer)][self._heads] for part in now)
-        all_wishes = wishes.new_zeros(*blocks.shape[:2], self._width).scatter_(-1, blocks, wishes)
-        return Choice(blocks, self._closed, all_wishes)
+        now = self._now.choices[self._predictor.made(layer, q)]
+        return Choice(now.blocks[layer], self._closed, now.wishes[layer])
+
+
+class _OfStep(NamedTuple):
+    """A step's choices in all layers.
+
+    choices: of true queries and of scouts: blocks, int64 [L, B, H, N], and the wishes for all, float32 [L, B, H, NB].
+    places: the recorded layer of each layer, int64 [L, 1, 1], and head of each sequence's heads, int64 [B, H].
+    """
+
+    choices: tuple[Choices, Choices]
+    places: tuple[Tensor, Tensor]
+
+    @classmethod
+    def empty(cls, source: Replay, sizes: tuple[int, int], recorded: Choices) -> "_OfStep":
+        """Memory for steps of a batch and width, beside what was recorded."""
+        (batch, width), device = sizes, recorded.blocks.device
+        layers, heads = source.layers.to(device)[:, None, None], source.heads(batch).to(device)
+        shape = len(layers), *heads.shape
+        first, second = (
+            Choices(
+                recorded.blocks.new_empty(*shape, recorded.blocks.shape[-1]), recorded.wishes.new_empty(*shape, width)
+            )
+            for _ in range(2)
+        )
+        return cls((first, second), (layers, heads))
+
+    def write(self, source: Replay, step: int, kinds: list[Choices], closed: int) -> None:
+        """What a recorded step chose, for sequences of `closed` blocks."""
+        for now, kind in zip(self.choices, kinds, strict=True):
+            now.blocks.copy_(source.places(step, kind.blocks[step], closed)[self.places])
+            now.wishes.zero_().scatter_(-1, now.blocks, kind.wishes[step][self.places])
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:

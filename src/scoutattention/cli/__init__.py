@@ -9,8 +9,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run `scout` with `args`, by default the process's own, and return its exit code.
 
     0 is success, 2 an error in what was asked, with one sentence on stderr, 130 an interruption by Ctrl-C, and 1 that
-    the reader of stdout left or that `scout doctor`
-    or `scout bench kernels` found a problem.
+    the reader of stdout left or that `scout doctor`, `scout bench kernels` or `scout bench gpu` found a problem.
     """
     # OpenMP threads that spin while they wait take the cores from the native workers. PyTorch reads this when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..config import EngineConfig, ScoutConfig, parse_size
@@ -23,7 +23,7 @@ from .output import check_drawing, show, write_file
 from .report import format_bytes, plain_table
 
 if TYPE_CHECKING:
-    from ..bench.gpu_plan import Measured, Plan, Result
+    from ..bench.gpu_plan import LeftOut, Measured, Plan, Result
     from ..bench.gpu_setup import Setup
 
 Model = Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")]
@@ -40,26 +40,31 @@ Replay = Annotated[
 ]
 Device = Annotated[Literal["cuda", "cpu"], typer.Option("--device", help="'cpu' tries the command without a GPU.")]
 Contexts = Annotated[
-    str | None, typer.Option("--contexts", help="Lengths of the prompts in tokens. Without it, 8k, 32k and 128k.")
+    str | None,
+    typer.Option("--contexts", help="Tokens of the prompts, the first first. Without it, 64k, 32k, 128k and 8k."),
 ]
 Batches = Annotated[
-    str | None, typer.Option("--batches", help="Sequences decoded at once. Without it, doubled until memory is full.")
+    str | None, typer.Option("--batches", help="Sequences decoded at once, the most first. Without it, 1 to 256.")
 ]
 Budget = Annotated[
     int | None, typer.Option("--budget", help="Tokens attended per layer and KV head. Without it, the recording's.")
 ]
 HostMemory = Annotated[
-    str | None, typer.Option("--host-memory", help="For the cache, as in 64GiB. Without it, half of what is free.")
+    str | None,
+    typer.Option("--host-memory", help="For the cache, as in 64GiB. Without it, three quarters of what is free."),
 ]
 Minutes = Annotated[
-    float | None, typer.Option("--minutes", min=0, help="When to start no more cases. Without it, 10, and 2 if quick.")
+    float | None,
+    typer.Option("--minutes", min=0, help="Of decoding, after which no case starts. Without it, 7, and 2 if quick."),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer repeats, contexts, batches and steps: two minutes.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer repeats, contexts, batches and steps.")]
+NoKernels = Annotated[bool, typer.Option("--no-kernels", help="Do not check and time the device kernels first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the results into this PNG file.")]
 
-CONTEXTS, QUICK_CONTEXTS = "8192,32768,131072", "8192,32768"
-BATCHES, QUICK_BATCHES = "1,2,4,8,16,32,64,128,256", "1,4"
+CONTEXTS, QUICK_CONTEXTS = "65536,32768,131072,8192", "32768,8192"
+BATCHES, QUICK_BATCHES = "1,2,4,6,8,12,16,24,32,48,64,96,128,192,256", "1,8"
+MINUTES, QUICK_MINUTES = 7.0, 2.0
 QUICK_STEPS = (8, 16)
 COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
 
@@ -78,8 +83,12 @@ def _row(result: "Result") -> tuple[str, ...]:
 def _table(measured: "Measured", setup: "Setup") -> Table:
     table = plain_table(*COLUMNS)
     table.title, table.title_justify = f"{setup.weights}; choices: {setup.choices}", "left"
-    left = [f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.left_out]
-    table.caption, table.caption_justify = "\n".join(left), "left"
+    left = (
+        f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
+    )
+    waiting = measured.not_started
+    late = [f"{waiting} cases were not started: raise --minutes"] if waiting else []
+    table.caption, table.caption_justify = "\n".join([*left, *late]), "left"
     case = attrgetter("context", "batch")
     for _, results in itertools.groupby(sorted(measured.results, key=case), key=case):
         for result in results:
@@ -102,6 +111,7 @@ def gpu(
     host_memory: HostMemory = None,
     minutes: Minutes = None,
     quick: Quick = False,
+    no_kernels: NoKernels = False,
     as_json: AsJson = False,
     plot: Plot = None,
     debug: Debug = False,
@@ -109,10 +119,10 @@ def gpu(
     """Check and time the device kernels, then decode: full attention, fetching, computing when asked, and scouts.
 
     Needs no network. With --load-format dummy it needs no model either: weights and cache are random, and which blocks
-    are chosen is replayed from a recording of a real model. Exit code 1 if a kernel is wrong.
+    are chosen is replayed from a recording of a real model. Every outcome is told on stderr as it comes. Exit code 1 if
+    a kernel is wrong or an engine failed.
     """
     context.obj.debug = debug
-    until = time.perf_counter() + 60 * (minutes if minutes is not None else 2 if quick else 10)
     if (model is None) == (load_format == "auto"):
         raise ConfigError("give either a model, or --load-format dummy with a --shape")
     if replay is not None and model is not None:
@@ -121,26 +131,33 @@ def gpu(
         check_drawing("--plot", plot)
     lengths = _sizes("--contexts", contexts or (QUICK_CONTEXTS if quick else CONTEXTS))
     numbers = _sizes("--batches", batches or (QUICK_BATCHES if quick else BATCHES))
-    host = available_memory() // 2 if host_memory is None else parse_size(host_memory)
+    host = available_memory() * 3 // 4 if host_memory is None else parse_size(host_memory)
+    # A profile leaves CUPTI attached, which slows every later engine by 10 to 20 % (pytorch/pytorch#146604), unless
+    # this is set before the first one.
+    os.environ.setdefault("TEARDOWN_CUPTI", "1")
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
-    from ..bench.gpu_decode import Bench, measure  # noqa: PLC0415
+    from ..bench.gpu_decode import Bench  # noqa: PLC0415
     from ..bench.gpu_plan import Plan, rivals  # noqa: PLC0415
+    from ..bench.gpu_rounds import measure  # noqa: PLC0415
 
     plan = Plan(lengths, numbers, EngineConfig(host_memory=host, device=device), *(QUICK_STEPS if quick else ()))
-    setup, base, facts = _prepare((model, shape, replay), budget, plan, quick=quick)
-    with Console(stderr=True).status("Starting") as status:
-        measured = measure(Bench(setup.decoder, setup.prompts, plan, until, status.update), rivals(base))
+    repeats = 0 if no_kernels else 10 if quick else 30
+    setup, base, facts = _prepare((model, shape, replay), budget, plan, repeats)
+    given = (QUICK_MINUTES if quick else MINUTES) if minutes is None else minutes
+    bench = Bench(setup.decoder, setup.prompts, plan, time.perf_counter() + 60 * given, _tell)
+    measured = measure(bench, rivals(base))
     _show(measured, setup, facts | {"config": asdict(base)}, plot, as_json=as_json)
-    if not all(row["right"] for row in facts.get("kernels", ())):
+    wrong = not all(row["right"] for row in facts.get("kernels", ()))
+    if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
 
 
 def _prepare(
-    source: tuple[str | None, str, Path | None], budget: int | None, plan: "Plan", *, quick: bool
+    source: tuple[str | None, str, Path | None], budget: int | None, plan: "Plan", repeats: int
 ) -> "tuple[Setup, ScoutConfig, dict[str, Any]]":
     """What to decode with, the settings that the engines share, and what the device is and does.
 
-    source: the model, or the shape and the recording of dummy weights.
+    source: the model, or the shape and the recording of dummy weights.   repeats: see `_facts`.
     """
     from ..bench.gpu_setup import check_contexts, dummy_setup, real_setup, shared_settings  # noqa: PLC0415
     from ..engine.device import find_device  # noqa: PLC0415
@@ -153,14 +170,17 @@ def _prepare(
     if model is None:
         check_contexts(plan.contexts, base.block_size, recording)
     place, longest = find_device(plan.machine.device), max(plan.contexts) + plan.more
-    facts = _facts(plan.machine.device, quick=quick)
+    facts = _facts(plan.machine.device, repeats)
     if model is None:
         return dummy_setup(shape, recording, longest, place), base, facts
     return real_setup(model, prose().text + code().text, longest, place), base, facts
 
 
-def _facts(device: str, *, quick: bool) -> dict[str, Any]:
-    """What results depend on; of a GPU, also what it and its kernels do, told as it is measured."""
+def _facts(device: str, repeats: int) -> dict[str, Any]:
+    """What results depend on; of a GPU, also what it and its kernels do, told as it is measured.
+
+    repeats: of each kernel; 0 leaves the kernels out.
+    """
     from ..bench.gpu_kernels import survey  # noqa: PLC0415
     from ..bench.gpu_timing import Timer, as_json, machine  # noqa: PLC0415
     from ..bench.measure import machine_facts  # noqa: PLC0415
@@ -169,7 +189,9 @@ def _facts(device: str, *, quick: bool) -> dict[str, Any]:
     if device == "cpu":
         tell("scout: without a GPU no device kernel is checked: `scout bench kernels` does so for the CPU's")
         return {**machine_facts(), "device": "cpu"}
-    rows, best = survey(Timer(10 if quick else 30), tell, quick=True)
+    if not repeats:
+        return {**machine_facts(), **machine()}
+    rows, best = survey(Timer(repeats), tell, quick=True)
     link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
     rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}
     return {**machine_facts(), **machine(), **rates, "kernels": [as_json(row) for row in rows]}
@@ -184,15 +206,19 @@ def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Pat
         cases = [result._asdict() for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         about = {"weights": setup.weights, "choices": setup.choices}
-        report = {**facts, **about, "cases": cases, "left_out": left_out}
+        report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
         print(json.dumps(report), flush=True)
     else:
         show(_table(measured, setup))
 
 
+def _tell(outcome: "Result | LeftOut") -> None:
+    """An outcome as a line of JSON: what follows may be interrupted, and this is not lost."""
+    print(json.dumps(outcome._asdict()), file=sys.stderr, flush=True)
+
+
 def _sizes(flag: str, text: str) -> tuple[int, ...]:
-    """The numbers of a flag, the smallest first."""
-    numbers = tuple(sorted(read_numbers(flag, text)))
-    if numbers[0] < 1:
-        raise ConfigError(f"{flag}={text!r}: {numbers[0]} is below the least value 1")
+    numbers = read_numbers(flag, text)
+    if min(numbers) < 1:
+        raise ConfigError(f"{flag}={text!r}: {min(numbers)} is below the least value 1")
     return numbers
