@@ -11,7 +11,6 @@ from scoutattention.engine.device import find_device, make_ops
 from scoutattention.engine.sequence import Sequence
 from scoutattention.kernels import triton_ops
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.host_functions import InlineStream
 
 from .test_generate import PROMPT, far_llm
 
@@ -53,19 +52,6 @@ def test_any_kernels_give_the_same_tokens_where_everything_is_resident(tiny_mode
         llm = LLM(str(tiny_models["llama"]), scout=ScoutConfig(budget=budget, block_size=8), kernels=kernels)
         made.append(answers(llm))
     assert made[0] == made[1]
-
-
-@pytest.fixture
-def streamed(monkeypatch):
-    """Engines of device kernels queue host functions, on a stream that calls them at once."""
-
-    def deferred(*args):
-        ops = make_ops(*args)
-        ops.deferred = True
-        return ops
-
-    monkeypatch.setattr(engine, "make_ops", deferred)
-    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
 
 
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])

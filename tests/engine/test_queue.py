@@ -8,10 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from scoutattention import ScoutConfig
 from scoutattention.config import EngineConfig
-from scoutattention.engine import device, engine
-from scoutattention.engine.device import make_ops
 from scoutattention.engine.engine import Engine
-from scoutattention.kernels.host_functions import InlineStream
 from scoutattention.kernels.triton_base import Launch
 from scoutattention.models.dummy import dummy_decoder, shape_config
 
@@ -66,12 +63,5 @@ def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return counting.queued
 
 
-def test_a_layer_queues_few_kernels(monkeypatch):
-    def deferred(*args):
-        ops = make_ops(*args)
-        ops.deferred = True
-        return ops
-
-    monkeypatch.setattr(engine, "make_ops", deferred)
-    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
+def test_a_layer_queues_few_kernels(streamed, monkeypatch):
     assert queued(5, monkeypatch) - queued(4, monkeypatch) <= MOST

@@ -92,11 +92,9 @@ class Mover:
     def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
         """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""
         slots, closed = self._slots, (self._view.closed + (self._view.fill + 1 == self._slots.block_size))[row]
-        beyond = torch.arange(slots.interest.shape[-1], device=closed.device) >= closed[:, None, None]
-        interest = slots.interest[layer, row].masked_fill(beyond, -torch.inf)
-        newest = (
-            torch.arange(interest.shape[-1], device=closed.device) == closed[:, None, None] - 1
-        )  # may be just seated
+        block, end = torch.arange(slots.interest.shape[-1], device=closed.device), closed[:, None, None]
+        interest = slots.interest[layer, row].masked_fill(block >= end, -torch.inf)
+        newest = block == end - 1  # it may just have been seated
         worth = slots.worth(layer, row, self._always_blocks(closed) | newest)
         return propose_interesting(interest, slots.resident(layer, row), worth, self._most)
 

@@ -1,0 +1,20 @@
+"""Engines whose kernels only queue work, as a device's do."""
+
+import pytest
+
+from scoutattention.engine import device, engine
+from scoutattention.engine.device import make_ops
+from scoutattention.kernels.host_functions import InlineStream
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Engines of device kernels queue host functions, on a stream that calls them at once."""
+
+    def deferred(*args):
+        ops = make_ops(*args)
+        ops.deferred = True
+        return ops
+
+    monkeypatch.setattr(engine, "make_ops", deferred)
+    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
