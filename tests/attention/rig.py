@@ -20,7 +20,8 @@ from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.config import DigestName, ScoutConfig
 from scoutattention.kernels.cpu import Job, Workers
-from scoutattention.kernels.ops import NativeOps, Ops
+from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.ops import Ops
 from scoutattention.shape import ModelShape
 from scoutattention.types import BlockList, Partial, Rope
 

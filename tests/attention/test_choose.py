@@ -7,7 +7,7 @@ from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.prefill import block_mass
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 
 from .rig import Rig
 

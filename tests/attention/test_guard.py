@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scoutattention.attention.far import Far
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.types import Partial
 

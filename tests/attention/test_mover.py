@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 
 from .rig import SHAPE, Rig
 from .test_invariants import scout

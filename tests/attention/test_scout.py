@@ -11,7 +11,7 @@ from scoutattention.attention.scout import source_layers
 from scoutattention.config import ScoutConfig
 from scoutattention.errors import ConfigError
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 
 from .rig import SHAPE, Rig
 from .test_invariants import drop_random, scout

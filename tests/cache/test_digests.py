@@ -7,7 +7,7 @@ from scoutattention.cache.digests import make_digests
 from scoutattention.cache.pool import BlockPool
 from scoutattention.kernels import reference
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 
 from ..attention.rig import SHAPE
 

@@ -10,7 +10,7 @@ from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import NativeOps
+from scoutattention.kernels.native_ops import NativeOps
 from scoutattention.kernels.packed import pack
 from scoutattention.kernels.reference import min_max
 

@@ -8,7 +8,8 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.ops import Copies, NativeOps
+from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.ops import Copies
 from scoutattention.kernels.packed import from_words, pack
 from scoutattention.kernels.plain_ops import PlainOps
 from scoutattention.kernels.triton_ops import TritonOps

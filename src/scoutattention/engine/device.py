@@ -15,7 +15,8 @@ from ..errors import CapacityError, ConfigError, KernelError
 from ..kernels import reference_rows
 from ..kernels.cpu import Workers
 from ..kernels.host_functions import HostFunctions
-from ..kernels.ops import NativeOps, Ops
+from ..kernels.native_ops import NativeOps
+from ..kernels.ops import Ops
 from ..kernels.plain_ops import PlainOps
 from ..kernels.rows import RowKernels
 from ..models.decoder import FEW_ROWS, Decoder

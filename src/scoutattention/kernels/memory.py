@@ -9,6 +9,8 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 CACHE_LINE = 64
+PIECE = 64 << 20
+"""Bytes of a piece of memory for many tensors, of which the system commits what is written."""
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
@@ -24,10 +26,6 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
     with contextlib.suppress(OSError):  # a kernel that was built without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
-
-
-PIECE = 64 << 20
-"""Bytes of a piece of memory for many tensors, of which the system commits what is written."""
 
 
 class Arena:

@@ -1,19 +1,14 @@
-"""What attention asks of the processor that it runs on: one protocol, and its native implementation for a CPU."""
+"""What attention asks of the processor that it runs on."""
 
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..types import BlockList, Lateness, Listing, Partial, Sifting
-from . import reference, reference_device
-from .cpu import Workers
-from .merging import corrected, doubt, merge
 from .packed import Blocks
-from .rank import rank_blocks
 from .reference_device import Pools
-from .sift import Late, Sifted, blend, find_late, sift
+from .sift import Late, Sifted
 
 
 class Ranked(NamedTuple):
@@ -65,7 +60,7 @@ class Ops(Protocol):
         ...
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-        """Write keys and values [n, H, P, D] to pages of one layer's pools, int64 [n]."""
+        """Write keys and values [n, H, P, D] to places of pools [S, H, P, D], int64 [n]."""
         ...
 
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
@@ -120,101 +115,3 @@ class Ops(Protocol):
         without: bool [B, H], KV heads of which a is left out, whatever it is.
         """
         ...
-
-
-def write_blocks(blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-    """See `Ops.write_blocks`."""
-    for new, pool in zip(blocks, target, strict=True):
-        pool[pages.to(pool.device)] = new.to(pool.device)
-
-
-def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-    """See `Ops.copy_blocks`."""
-    layer, page, entry, head = copies
-    for here, there in zip(source, target, strict=True):
-        blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
-        there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
-
-
-class NativeOps:
-    """The native kernels, on the threads of `workers`."""
-
-    deferred = False
-
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
-
-    def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
-        """See `Ops.partial`."""
-        return self._workers.partial(q, k, v, blocks, scale)
-
-    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
-        """See `Ops.append`."""
-        reference_device.append(k, v, pools, entry, fill)
-
-    def page_list(self, what: Listing) -> BlockList:
-        """See `Ops.page_list`."""
-        return reference_device.page_list(what)
-
-    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
-        """See `Ops.hand_over`."""
-        reference_device.hand_over(q, what, to)
-
-    def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-        """See `Ops.write_blocks`."""
-        write_blocks(blocks, target, pages)
-
-    def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-        """See `Ops.copy_blocks`."""
-        copy_blocks(source, target, copies)
-
-    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
-        """See `Ops.put_digests`."""
-        reference.put_digests(k, digests, pages)
-
-    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        """See `Ops.put_key_codes`."""
-        reference.put_key_codes(k, codes, bounds, pages)
-
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """See `Ops.score_digests`."""
-        return self._workers.score_digests(q * scale, digests, pages)
-
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """See `Ops.score_key_codes`."""
-        return self._workers.score_key_codes(q * scale, codes, bounds, pages)
-
-    def rank_blocks(
-        self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
-    ) -> Ranked:
-        """See `Ops.rank_blocks`."""
-        return Ranked(*rank_blocks(self._workers, scores, closed, count, always, largest=largest))
-
-    def sift(self, what: Sifting) -> Sifted:
-        """See `Ops.sift`."""
-        return sift(self._workers, what)
-
-    def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        """See `Ops.blend`."""
-        blend(self._workers, interest, wishes, rows, kept)
-
-    def find_late(self, what: Lateness) -> Late:
-        """See `Ops.find_late`."""
-        return find_late(self._workers, what)
-
-    def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
-        """See `Ops.doubt`."""
-        return doubt(self._workers, far, near, q, q_hat)
-
-    def corrected(self, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
-        """See `Ops.corrected`."""
-        return corrected(self._workers, far, q, q_hat, scale)
-
-    def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
-        """See `Ops.merge`."""
-        return merge(self._workers, a if without is None else reference.left_out(a, without), b)

@@ -5,10 +5,24 @@ from torch import Tensor
 
 from ..types import BlockList, Lateness, Listing, Partial, Sifting
 from . import reference, reference_device
-from .ops import Copies, Ranked, copy_blocks, write_blocks
+from .ops import Copies, Ranked
 from .packed import Blocks
 from .reference_device import Pools
 from .sift import Late, Sifted
+
+
+def write_blocks(blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
+    """See `Ops.write_blocks`."""
+    for new, pool in zip(blocks, target, strict=True):
+        pool[pages.to(pool.device)] = new.to(pool.device)
+
+
+def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
+    """See `Ops.copy_blocks`."""
+    layer, page, entry, head = copies
+    for here, there in zip(source, target, strict=True):
+        blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
+        there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
 
 
 class PlainOps:

@@ -43,14 +43,8 @@ def list_launch(what: Listing, to: BlockList, q: Tensor | None = None, q_out: Te
     """The launch of `page_list`, which fills `to`; with q, that of `hand_over`."""
     B, H, N = what.blocks.shape
     size = 0 if q is None else q.shape[2] * q.shape[3]
-    tensors = (
-        what.table,
-        what.blocks,
-        what.wanted,
-        *to,
-        to.length if q is None else q,
-        to.length if q is None else q_out,
-    )
+    queries = (to.length, to.length) if q is None else (q, q_out)
+    tensors = (*what[:3], *to, *queries)
     constants = {"CHUNK": min(CHUNK, padded(N)), "Q": size, "Q_PAD": padded(max(1, size))}
     parts = ceil_div(N, CHUNK)
     return Launch(_list_kernel, (B * H, parts), (*tensors, what.table.stride(0), H, N, what.size), constants, warps=1)

@@ -6,8 +6,9 @@ from torch import Tensor
 from ..errors import ConfigError, KernelError
 from ..types import BlockList, Lateness, Listing, Partial, Sifting
 from . import triton_close, triton_digest, triton_list, triton_merge, triton_move, triton_partial, triton_rank
-from .ops import Copies, Ranked, copy_blocks, write_blocks
+from .ops import Copies, Ranked
 from .packed import Blocks, Packed
+from .plain_ops import copy_blocks, write_blocks
 from .reference_device import Pools
 from .sift import Late, Sifted
 from .triton_base import INTERPRETED
