@@ -16,7 +16,7 @@ TORCH_PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 GPU := $(wildcard /dev/nvidia0 /proc/driver/nvidia)$(shell command -v nvidia-smi)
-BUILT_FROM := pyproject.toml $(wildcard CMakeLists.txt csrc/*)
+BUILT_FROM := pyproject.toml CMakeLists.txt $(shell find csrc -type f) $(shell find src -name __init__.py)
 CHECKED := src tests examples
 
 # Waiting OpenMP threads must sleep, or they take the cores of the native workers.

@@ -4,10 +4,10 @@ import time
 
 import torch
 
-from scoutattention.bench.measure import interleaved
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.handover import Handover, PartialCall
-from scoutattention.kernels.host_functions import InlineStream
+from scoutattention.bench.common.measure import interleaved
+from scoutattention.runtime.handover import Handover, PartialCall
+from scoutattention.runtime.host_functions import InlineStream
+from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Partial
 
 SHAPES = ((1, 3, 3, 64), (8, 8, 5, 128), (32, 8, 5, 128))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.rows import RowKernels
-from scoutattention.machine import usable_cores
+from scoutattention.hardware.host import usable_cores
+from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.runtime.workers import Workers
 
 LAYER = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 HEAD = (49152, 576)

@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from scoutattention.bench.measure import interleaved
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.packed import Blocks, empty_packed
+from scoutattention.bench.common.measure import interleaved
+from scoutattention.runtime.packed import Blocks, empty_packed
+from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList
 
 HEADS, BLOCK_SIZE, MEMORY, ROUNDS = 8, 32, 192 << 20, 9

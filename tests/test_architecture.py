@@ -13,35 +13,41 @@ import scoutattention
 ROOT = Path(scoutattention.__file__).parent
 
 FLOORS = {
-    **dict.fromkeys(("errors", "shape", "config", "types", "machine", "gpu", "ranks"), 0),
-    "kernels": 1,
-    "cache": 2,
-    "attention": 3,
-    "models": 4,
-    "engine": 5,
-    "bench": 6,
-    "eval": 6,
-    "integrations": 6,
-    "doctor": 6,
-    "cli": 7,
+    **dict.fromkeys(("errors", "shape", "config", "types"), 0),
+    "hardware": 1,
+    "runtime": 2,
+    "kernels": 3,
+    "cache": 4,
+    "attention": 5,
+    "models": 6,
+    "engine": 7,
+    "bench": 8,
+    "eval": 8,
+    "integrations": 8,
+    "cli": 9,
 }
 DOORS = {
-    "scoutattention._native": ("kernels/cpu.py", "doctor.py"),
-    "transformers": ("bench/decode_transformers.py",),
-    "llama_cpp": ("bench/decode_llama.py",),
-    "gguf": ("models/gguf.py",),
-    "tokenizers": ("models/text.py", "models/gguf_tokenizer.py"),
+    "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
+    "transformers": ("bench/decode/transformers.py",),
+    "llama_cpp": ("bench/decode/llama_cpp.py",),
+    "gguf": ("models/formats/gguf.py",),
+    "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),
     "jinja2": ("models/chat.py",),
-    "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py",),
-    "safetensors": ("models/checkpoint.py", "models/gguf.py", "models/calibration.py", "models/recording.py"),
-    "torch.distributed": ("ranks.py",),
-    "triton": ("kernels/triton_",),
+    "huggingface_hub": ("models/formats/hub.py",),
+    "httpx": ("models/formats/hub.py",),
+    "safetensors": (
+        "models/formats/safetensors.py",
+        "models/formats/gguf.py",
+        "models/calibration.py",
+        "models/recording.py",
+    ),
+    "torch.distributed": ("runtime/ranks.py",),
+    "triton": ("kernels/triton/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/plot.py", "eval/retrieval_plot.py", "bench/lines.py"),
+    "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/common/lines.py"),
 }
 PUBLIC_NAMES = [
     "LLM",
@@ -64,7 +70,7 @@ PUBLIC_NAMES = [
     "Stats",
     "UnsupportedModelError",
 ]
-ENVIRONMENT = ("cli/", "models/resolve.py")  # the command's settings, and where the cache folder is
+ENVIRONMENT = ("cli/", "models/formats/hub.py")  # the command's settings, and where the cache folder is
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 

@@ -10,18 +10,18 @@ from scoutattention.attention.choose import TopChooser
 from scoutattention.attention.dense import ResidentAttention
 from scoutattention.attention.far import FarWork
 from scoutattention.attention.predict import Adjust
-from scoutattention.attention.prefill import PromptAttention
-from scoutattention.attention.rehearse import Rehearsal
+from scoutattention.attention.prompt.prefill import PromptAttention
+from scoutattention.attention.prompt.trial import Rehearsal
 from scoutattention.attention.scout import ScoutAttention
-from scoutattention.cache.digests import make_digests
+from scoutattention.cache.digests.kinds import make_digests
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
 from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.config import DigestName, ScoutConfig
-from scoutattention.kernels.cpu import Job, Workers
-from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.ops import Ops
+from scoutattention.runtime.workers import Job, Workers
 from scoutattention.shape import ModelShape
 from scoutattention.types import BlockList, Partial, Rope
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import TopChooser
-from scoutattention.attention.prefill import block_mass
+from scoutattention.attention.prompt.prefill import block_mass
 from scoutattention.config import ScoutConfig
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.runtime.workers import Workers
 
 from .rig import Rig
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoutattention.config import ScoutConfig
-from scoutattention.kernels.cpu import Workers
+from scoutattention.runtime.workers import Workers
 
 from .rig import SHAPE, RecordingWorkers, Rig, attended
 

@@ -1,87 +1,209 @@
-"""Recall policies are pure: wishes and residency in, moves out."""
+"""Recall while decoding: what drifts into interest comes, as often as its layer needs it, and what must stay stays."""
 
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from scoutattention.attention.recall import (
-    MARGIN,
-    first_residents,
-    progress,
-    propose_interesting,
-    propose_wanted,
-)
-from scoutattention.cache.slots import FREE, FULL
+from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.runtime.workers import Workers
+
+from .rig import SHAPE, Rig
+from .test_invariants import scout
+
+WORKERS = Workers(2)
+STEPS_TO_RECOVER = 12
 
 
-def test_chosen_blocks_come_where_least_is_lost_and_present_ones_stay():
-    worth, content = torch.tensor([[[0.1, 0.2, 0.9, 0.3, FULL]]]), torch.tensor([[[20, 11, 21, 22, -1]]])
-    chosen, absent = torch.tensor([[[11, 10, 20, 12]]]), torch.tensor([[[False, True, False, True]]])
-    moves = propose_wanted(worth, chosen, absent, content)
-    assert (moves.slot.tolist(), moves.block.tolist()) == ([3, 2], [10, 12])
-
-
-def test_a_chosen_block_finds_no_slot_where_all_hold_chosen_ones():
-    moves = propose_wanted(
-        torch.tensor([[[0.1, 0.2]]]), torch.tensor([[[1, 2, 3]]]), torch.tensor([[[False, False, True]]]),
-        torch.tensor([[[2, 1]]]),
-    )  # fmt: skip
-    assert moves.slot.numel() == 0
-
-
-def test_empty_slots_are_filled_before_any_block_leaves():
-    worth, content = torch.tensor([[[0.5, FREE, 0.0]]]), torch.tensor([[[3, -1, 4]]])
-    assert propose_wanted(worth, torch.tensor([[[7]]]), torch.tensor([[[True]]]), content).slot.tolist() == [1]
-    resident = torch.tensor([[[False, False, False, True, True]]])
-    moves = propose_interesting(torch.tensor([[[0.0, 0.2, 0.1, 0.5, 0.0]]]), resident, worth, 9)
-    assert (moves.slot.tolist(), moves.block.tolist()) == ([1, 2], [1, 2])
-
-
-def test_what_comes_must_interest_clearly_more_than_what_leaves():
-    resident = torch.tensor([[[True, True, False, False]]])
-    for factor, count in ((0.99, 0), (1.01, 1)):
-        interest = torch.tensor([[[0.1, 0.3, 0.1 * MARGIN * factor, 0.1]]])
-        moves = propose_interesting(interest, resident, torch.tensor([[[0.3, 0.1]]]), 2)
-        assert moves.block.tolist() == [2] * count
-        assert moves.slot.tolist() == [1] * count
-
-
-def test_a_recall_moves_only_so_many_and_the_most_interesting_first():
-    resident = torch.zeros(1, 2, 5, dtype=torch.bool)
-    interest = torch.tensor([[[0.1, 0.5, 0.2, 0.4, 0.3], [0.0, 0.0, 0.9, 0.0, 0.0]]])
-    moves = propose_interesting(
-        interest.masked_fill(interest == 0, -torch.inf), resident, torch.full((1, 2, 4), FREE), 2
+def rig_of(quota=8, tokens=200, **options):
+    rig = Rig(
+        scout(4, **({"predictor": "oracle", "budget": 24, "most_share": None} | options)),
+        quota,
+        seed=1,
+        workers=WORKERS,
     )
-    assert list(zip(moves.head.tolist(), moves.block.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]
+    rig.add(tokens)
+    return rig
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 6), st.integers(0, 8), st.integers(0, 2**31))
-def test_moves_never_share_a_slot_and_never_use_a_full_one(slots, blocks, seed):
-    torch.manual_seed(seed)
-    worth = torch.rand(2, 3, slots)
-    worth = worth.masked_fill(worth < 0.2, FREE).masked_fill(worth > 0.8, FULL)
-    content = torch.full((2, 3, slots), -1)
-    chosen = torch.rand(2, 3, blocks).argsort(-1)
-    absent = torch.rand(2, 3, blocks) < 0.5
-    moves = propose_wanted(worth, chosen, absent, content)
-    places = list(zip(moves.row.tolist(), moves.head.tolist(), moves.slot.tolist(), strict=True))
-    assert len(places) == len(set(places))
-    assert all(worth[place] < FULL for place in places)
-    assert len(places) == sum(
-        min(int(absent[b, h].sum()), int((worth[b, h] < FULL).sum())) for b in range(2) for h in range(3)
+def run(rig, q, steps):
+    """Steps whose every query is q [1, H, G, D] and whose new keys are zero; their numbers."""
+    stats = []
+    for _ in range(steps):
+        attend, nothing = rig.begin(), torch.zeros(1, 2, 16)
+        for layer in range(SHAPE.num_layers):
+            attend(layer, q, nothing, nothing, torch.zeros(1, SHAPE.hidden_size))
+        stats.append(rig.attention.end())
+    return stats
+
+
+def share(stats):
+    return stats.far_blocks / stats.chosen_blocks
+
+
+def subjects():
+    return 2 * torch.randn(2, 1, 2, 3, 16, generator=torch.Generator().manual_seed(3))
+
+
+def test_an_abrupt_change_of_subject_raises_the_share_and_recall_lowers_it_again():
+    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    settled = run(rig, first, 20)[-1]
+    after = run(rig, second, STEPS_TO_RECOVER)
+    assert share(settled) <= 0.1
+    assert share(after[0]) > 0.25
+    assert share(after[-1]) <= 0.1
+    never = rig_of(recall_interval=0)
+    run(never, first, 20)
+    assert share(run(never, second, STEPS_TO_RECOVER)[-1]) > 0.25
+
+
+def test_recalls_come_sooner_after_the_change_than_before():
+    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    calm = sum(stats.recalls for stats in run(rig, first, 32)[16:])
+    hasty = sum(stats.recalls for stats in run(rig, second, 4))
+    assert hasty >= 4
+    assert calm / 16 < hasty / 4
+
+
+def test_without_a_share_layers_recall_by_the_clock_and_in_turns():
+    rig = rig_of(recall_interval=3, cpu_share=None)
+    recalls = [stats.recalls for stats in run(rig, subjects()[0], 9)]
+    assert recalls == [1] * 9
+
+
+@pytest.mark.parametrize(("wait_share", "sooner"), [(None, False), (1e-6, True)])
+def test_waiting_for_the_cpu_makes_recalls_come_sooner(wait_share, sooner):
+    with Workers(2, delay_s=0.002) as slow:
+        rig = rig_of(recall_interval=8, cpu_share=None, wait_share=wait_share, quota=2)
+        rig.attention.far._workers = slow
+        recalls = sum(stats.recalls for stats in run(rig, subjects()[0], 8))
+    assert recalls == (8 * SHAPE.num_layers // 2 if sooner else SHAPE.num_layers)
+
+
+def test_a_block_just_closed_gets_a_slot_and_sinks_and_recent_blocks_keep_theirs():
+    rig = rig_of(recall_interval=1, sink_blocks=2, recent_blocks=2, quota=5)
+    slots = rig.store.slots
+    slots.interest[:, 0, :, [0, 1]] = 0
+    for _ in range(20):
+        run(rig, subjects()[0], 1)
+        closed = rig.store.closed[0]
+        always = torch.tensor([0, 1, closed - 2, closed - 1])
+        assert slots.resident(0, slice(1))[0, :, always].all()
+        assert (slots.content[:, 0, :, :5] >= 0).all()
+    assert closed == 55
+
+
+class Late(NativeOps):
+    """A stream beside the steps, as late as it may be: copies are made when they are waited for, after NaN."""
+
+    def __init__(self, workers):
+        super().__init__(workers)
+        self._beside = False
+        self._waiting = []
+        self._marks = {}
+
+    @contextmanager
+    def after(self, *tensors):
+        self._beside = True
+        yield
+        self._beside = False
+
+    def copy_blocks(self, source, target, copies):
+        if not self._beside:
+            super().copy_blocks(source, target, copies)
+            return
+        for pool in target:
+            pool[copies.layer, copies.entry, copies.head] = torch.nan
+        self._waiting.append(partial(super().copy_blocks, source, target, copies))
+
+    def join_unmarked(self):
+        pass
+
+    def mark(self, index):
+        self._marks[index] = list(self._waiting)
+
+    def wait(self, index):
+        self._copy(self._marks.pop(index, []))
+
+    def join(self):
+        self._copy(list(self._waiting))
+
+    def _copy(self, until):
+        for copy in until:
+            if copy in self._waiting:
+                self._waiting.remove(copy)
+                copy()
+
+
+@pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
+def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
+    results = []
+    for late in (False, True):
+        rig = rig_of(recall_interval=2, cpu_share=None, on_miss=on_miss, recent_blocks=0, quota=7, predictor="plain")
+        if late:
+            late_copies = Late(WORKERS)
+            rig.store.side = rig.store.transfers._side = rig.store.transfers._ops = late_copies
+        rig.add(90)
+        steps = [rig.step() for _ in range(12)]
+        assert sum(stats.recalled_bytes for *_, stats in steps) > 0
+        results.append([out for _, outs, _ in steps for out in outs])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+
+
+def test_no_slot_is_filled_twice_between_two_steps(monkeypatch):
+    """Not even one of a block that was just seated, and is no recent one."""
+    rig = rig_of(recall_interval=1, cpu_share=None, recent_blocks=0, quota=7)
+    sent = []
+    monkeypatch.setattr(
+        rig.store.transfers, "_copies", lambda layer, moves: sent.append((layer, moves)) or copies(layer, moves)
     )
+    copies = type(rig.store.transfers)._copies.__get__(rig.store.transfers)
+    for seed in range(24):
+        torch.manual_seed(seed)
+        rig.step()
+    places = [torch.stack([layer, *moves[:3]]) for layer, moves in sent]
+    assert sum(each.shape[1] for each in places) > 24
+    for each in places:
+        assert each.unique(dim=1).shape == each.shape
 
 
-def test_recalls_come_in_proportion_to_the_share():
-    far, chosen = torch.tensor([[2, 4, 0, 0]]), torch.tensor([[20, 20, 20, 0]])
-    assert progress(far, chosen, 0.1, 8).tolist() == [[1 / 8, 1 / 4, 0.0, 0.0]]
-    assert progress(far, chosen, None, 8).tolist() == [[1 / 8] * 4]
-    assert progress(far, chosen, 0.1, 0).tolist() == [[0.0] * 4]
+def test_bytes_recalled_are_those_of_the_blocks_that_came():
+    rig, (first, second) = rig_of(recall_interval=1, cpu_share=None, tokens=201), subjects()
+    run(rig, first, 8)
+    before = rig.store.slots.resident(slice(None), 0)
+    (stats,) = run(rig, second, 1)
+    came = rig.store.slots.resident(slice(None), 0) & ~before
+    assert stats.recalled_bytes == came.sum() * 2 * 4 * 16 * 4 > 0
 
 
-def test_the_first_residents_are_sink_recent_and_the_most_attended():
-    mass = torch.tensor([[0.1, 0.0, 30.0, 20.0, 40.0, 0.0]])
-    assert set(first_residents(mass, 4, sink=1, recent=1)[0].tolist()) == {0, 5, 4, 2}
-    assert first_residents(mass, 9, sink=1, recent=1).shape == (1, 6)
-    assert first_residents(mass, 0, sink=1, recent=1).shape == (1, 0)
+def test_where_every_slot_must_stay_a_closed_block_gets_none():
+    rig = rig_of(sink_blocks=2, recent_blocks=0, quota=2, tokens=203)
+    run(rig, subjects()[0], 1)
+    assert rig.store.closed[0] == 51
+    assert not rig.store.slots.resident(0, slice(1))[0, :, 50].any()
+    assert rig.store.slots.resident(0, slice(1))[0, :, :2].all()
+
+
+def test_interest_begins_with_what_the_prompt_attended_to():
+    rig = rig_of()
+    interest = rig.store.slots.interest[:, 0, :, :50]
+    assert (interest.sum(-1) < 1 + 1e-5).all()
+    assert (interest.sum(-1) > 0.8).all()
+    rig.store.release(0)
+    rig.store.admit(0, 10, 2)
+    assert not rig.store.slots.interest[:, 0].any()
+
+
+def test_blocks_that_close_together_each_get_a_slot():
+    rig = Rig(scout(4, budget=40, recall_interval=0), 6, workers=WORKERS)
+    for tokens in (99, 59, 58):
+        rig.add(tokens)
+    rig.step()
+    assert rig.store.closed[:3] == [25, 15, 14]
+    for layer in range(SHAPE.num_layers):
+        resident = rig.store.slots.resident(layer, slice(3))
+        assert resident[0, :, 24].all()
+        assert resident[1, :, 14].all()
+        assert resident[2, :, 13].all()
+        assert not resident[2, :, 14].any()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scoutattention.attention.scout import source_layers
 from scoutattention.config import ScoutConfig
 from scoutattention.errors import ConfigError
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.runtime.workers import Workers
 
 from .rig import SHAPE, Rig
 from .test_invariants import drop_random, scout

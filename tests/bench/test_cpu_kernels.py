@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from scoutattention.bench import cpu_kernels
-from scoutattention.bench.cpu_problems import Case, Problem, make_problem
-from scoutattention.bench.measure import interleaved, relative_error
+from scoutattention.bench.common.measure import interleaved, relative_error
+from scoutattention.bench.kernels import native as cpu_kernels
+from scoutattention.bench.kernels.problems import Case, Problem, make_problem
 from scoutattention.cli import main
-from scoutattention.kernels.cpu import Workers, isa_levels
+from scoutattention.runtime.workers import Workers, isa_levels
 
 CASE = Case("partial", "portable", "bfloat16", 64, 4, "scattered", 1)
 KEYS = {"kernel", "isa", "dtype", "head_dim", "group", "layout", "threads"}

@@ -10,13 +10,14 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from scoutattention.bench import decode, decode_process
-from scoutattention.bench.decode import Plan, Result, measure, missing
-from scoutattention.bench.decode_job import DecodeJob, Setup
-from scoutattention.bench.decode_ours import OurDecoding, SlotsDecoding
-from scoutattention.bench.decode_plot import png
-from scoutattention.bench.decode_process import EngineProcess, Serving
-from scoutattention.bench.decode_transformers import StaticTransformersDecoding, TransformersDecoding
+from scoutattention.bench.decode import measure as decode
+from scoutattention.bench.decode import process as decode_process
+from scoutattention.bench.decode.job import DecodeJob, Setup
+from scoutattention.bench.decode.measure import Plan, Result, measure, missing
+from scoutattention.bench.decode.plot import png
+from scoutattention.bench.decode.process import EngineProcess, Serving
+from scoutattention.bench.decode.scout import OurDecoding, SlotsDecoding
+from scoutattention.bench.decode.transformers import StaticTransformersDecoding, TransformersDecoding
 from scoutattention.errors import CapacityError, ConfigError
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
@@ -151,7 +152,8 @@ def test_an_engine_that_dies_is_reported(job):
 
 
 def test_only_an_engines_own_process_loads_what_it_needs():
-    code = "import sys, scoutattention.bench.decode; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    loaded = "[m for m in ('torch', 'transformers') if m in sys.modules]"
+    code = f"import sys, scoutattention.bench.decode.measure; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
 

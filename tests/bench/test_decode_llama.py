@@ -8,10 +8,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from scoutattention.bench.decode_job import DecodeJob, Setup
+from scoutattention.bench.decode.job import DecodeJob, Setup
 from scoutattention.errors import ModelFileError
 
-NAME = "scoutattention.bench.decode_llama"
+NAME = "scoutattention.bench.decode.llama_cpp"
 VOCAB = 1000
 JOB = DecodeJob(
     Path(), Path("m.gguf"), "bfloat16", (tuple(range(600)), tuple(range(300, 900))), max_len=620, budget=None, threads=2

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoutattention.bench import fetch_all, gpu_decode
-from scoutattention.bench.fetch_all import FetchAllAttention, copy_layer
-from scoutattention.bench.gpu_plan import rivals
-from scoutattention.engine.graphs import Graphs
-from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu import fetch_all
+from scoutattention.bench.gpu.cases import rivals
+from scoutattention.bench.gpu.fetch_all import FetchAllAttention, copy_layer
+from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.runtime.graphs import Graphs
 
-from ..engine.test_graphs import tapes as tapes_of_steps
 from ..engine.test_two_memories import META
 from ..engine.test_two_memories import make_engine as engines_on_meta
+from ..runtime.test_graphs import tapes as tapes_of_steps
 from .test_gpu_decode import BASE, CPU, MACHINE, make_bench
 
 tapes, make_engine = tapes_of_steps, engines_on_meta

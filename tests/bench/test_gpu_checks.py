@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from scoutattention.bench import gpu_checks
-from scoutattention.bench.gpu_checks import check_choice, check_merge, check_partial, check_passes
-from scoutattention.kernels import triton_digest, triton_merge, triton_rank
-from scoutattention.kernels.triton_base import INTERPRETED
+from scoutattention.bench.gpu import checks as gpu_checks
+from scoutattention.bench.gpu.checks import check_choice, check_merge, check_partial, check_passes
+from scoutattention.kernels.triton import choice as triton_rank
+from scoutattention.kernels.triton import merge as triton_merge
+from scoutattention.kernels.triton import score_digests as triton_digest
+from scoutattention.kernels.triton.base import INTERPRETED
 
 CHECKS = {
     "partial": lambda: check_partial((2, 2, 4, 16, 8, 3), torch.float32, None),

@@ -10,22 +10,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scoutattention.bench import gpu_decode, gpu_idle
-from scoutattention.bench.fetch_all import FetchAllAttention
-from scoutattention.bench.gpu_cache import DummyPrompts, RealPrompts
-from scoutattention.bench.gpu_decode import Bench
-from scoutattention.bench.gpu_idle import covered
-from scoutattention.bench.gpu_plan import LeftOut, Plan, rivals
-from scoutattention.bench.gpu_rounds import measure
+from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu import idle as gpu_idle
+from scoutattention.bench.gpu.cases import LeftOut, Plan, rivals
+from scoutattention.bench.gpu.decode import Bench
+from scoutattention.bench.gpu.fetch_all import FetchAllAttention
+from scoutattention.bench.gpu.idle import covered
+from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
+from scoutattention.bench.gpu.rounds import measure
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
-from scoutattention.eval.ablation import Variant
-from scoutattention.eval.record import Recorder, recorded_variants, recording
-from scoutattention.eval.run import run
+from scoutattention.eval.fidelity.ablation import Variant
+from scoutattention.eval.fidelity.recorder import Recorder, recorded_variants, recording
+from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import Text
-from scoutattention.kernels.triton_base import TritonError
-from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.kernels.triton.base import TritonError
+from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 from scoutattention.models.loader import load
 from scoutattention.models.recording import Recording
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from scoutattention.bench import gpu_kernels
-from scoutattention.bench.gpu_partial import DecodeCase
-from scoutattention.bench.gpu_timing import Row, as_json, attempt, driver
-from scoutattention.bench.measure import relative_error
+from scoutattention.bench.common.measure import relative_error
+from scoutattention.bench.gpu import kernels as gpu_kernels
+from scoutattention.bench.gpu.partial import DecodeCase
+from scoutattention.bench.gpu.timing import Row, as_json, attempt, driver
 from scoutattention.errors import KernelError
 
 

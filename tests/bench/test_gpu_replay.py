@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scoutattention.bench import gpu_decode
-from scoutattention.bench.gpu_plan import rivals
-from scoutattention.bench.gpu_rounds import measure
-from scoutattention.engine.graphs import Graphs
+from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu.cases import rivals
+from scoutattention.bench.gpu.rounds import measure
 from scoutattention.models.recording import Recording
+from scoutattention.runtime.graphs import Graphs
 
-from ..engine.test_graphs import tapes as tapes_of_steps
 from ..models.test_recording import ABOUT, make_run
+from ..runtime.test_graphs import tapes as tapes_of_steps
 from .test_gpu_decode import BASE, MACHINE, make_bench
 
 tapes = tapes_of_steps

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from scoutattention.bench import gpu_rounds
-from scoutattention.bench.gpu_plan import LeftOut, Measured, Result, rivals
-from scoutattention.bench.gpu_rounds import measure
+from scoutattention.bench.gpu import rounds as gpu_rounds
+from scoutattention.bench.gpu.cases import LeftOut, Measured, Result, rivals
+from scoutattention.bench.gpu.rounds import measure
 
 from .test_gpu_decode import BASE, NAMES, make_bench
 

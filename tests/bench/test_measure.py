@@ -1,7 +1,7 @@
 """What every measurement shares."""
 
-from scoutattention.bench import measure
-from scoutattention.bench.measure import interleaved
+from scoutattention.bench.common import measure
+from scoutattention.bench.common.measure import interleaved
 
 
 def test_calls_take_turns_and_the_first_round_is_not_counted(monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoutattention.bench.replay import MarkedPredictor, Replay, ReplayChooser
+from scoutattention.bench.gpu.replay import MarkedPredictor, Replay, ReplayChooser
 from scoutattention.cache.store import StepView
 from scoutattention.models.recording import About
 from scoutattention.shape import ModelShape

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
-from scoutattention.bench.decode_job import Span
-from scoutattention.bench.stages import exclusive, watch_engine
+from scoutattention.bench.decode.job import Span
+from scoutattention.bench.decode.stages import exclusive, watch_engine
 from scoutattention.models.loader import load
 from scoutattention.types import BlockList
 

@@ -2,8 +2,8 @@
 
 import json
 
-from scoutattention.bench.decode_job import Span
-from scoutattention.bench.trace import trace
+from scoutattention.bench.decode.job import Span
+from scoutattention.bench.decode.trace import trace
 from scoutattention.cli import main
 from scoutattention.models.loader import load
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from scoutattention.cache.digests import make_digests
+from scoutattention.cache.digests.kinds import make_digests
 from scoutattention.cache.pool import BlockPool
 from scoutattention.kernels import reference
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.runtime.workers import Workers
 
 from ..attention.rig import SHAPE
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from scoutattention.cache.digests import make_digests
+from scoutattention.cache.digests.kinds import make_digests
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.native_ops import NativeOps
-from scoutattention.kernels.packed import pack
+from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.reference import min_max
+from scoutattention.runtime.packed import pack
+from scoutattention.runtime.workers import Workers
 
 from ..attention.rig import SHAPE, make_pages
 

@@ -4,7 +4,7 @@ import pytest
 
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import make_ops
-from scoutattention.kernels.host_functions import InlineStream
+from scoutattention.runtime.host_functions import InlineStream
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scoutattention.engine.graphs import Captured
-from scoutattention.kernels.host_functions import InlineStream
+from scoutattention.runtime.graphs import Captured
+from scoutattention.runtime.host_functions import InlineStream
 
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
 """Operations whose result the host has to wait for: none of them may be in a graph."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, CalibrationError, ScoutConfig
-from scoutattention.attention.calibrate import fit_low_rank
+from scoutattention.attention.prompt.correction import fit_low_rank
 from scoutattention.engine import calibrate as module
 from scoutattention.engine.calibrate import LEAST_WINDOWS, WINDOW, calibrate
 from scoutattention.engine.engine import PROMPTS_OWN

@@ -9,8 +9,8 @@ from scoutattention.config import EngineConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops
 from scoutattention.engine.sequence import Sequence
-from scoutattention.kernels import triton_ops
-from scoutattention.kernels.cpu import Workers
+from scoutattention.kernels.triton import ops as triton_ops
+from scoutattention.runtime.workers import Workers
 
 from .test_generate import PROMPT, far_llm
 

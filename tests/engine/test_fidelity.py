@@ -3,9 +3,9 @@
 import pytest
 
 from scoutattention.config import EngineConfig, ScoutConfig
-from scoutattention.eval.ablation import ablation
-from scoutattention.eval.fidelity import Fidelity
-from scoutattention.eval.run import run
+from scoutattention.eval.fidelity.ablation import ablation
+from scoutattention.eval.fidelity.measure import Fidelity
+from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import prose
 from scoutattention.models.loader import load
 

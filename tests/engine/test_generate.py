@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scoutattention import LLM, CapacityError, ConfigError, PromptError, SamplingParams, ScoutConfig
-from scoutattention.engine.force import teacher_forced
-from scoutattention.models.resolve import resolve
+from scoutattention.engine.teacher_forcing import teacher_forced
+from scoutattention.models.formats.hub import resolve
 
 FAMILIES = ("llama", "llama-llama3", "mistral", "qwen2", "qwen3")
 DENSE = ScoutConfig(budget=None, block_size=8)

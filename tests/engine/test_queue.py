@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 from scoutattention import ScoutConfig
 from scoutattention.config import EngineConfig
 from scoutattention.engine.engine import Engine
-from scoutattention.kernels.triton_base import Launch
-from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.kernels.triton.base import Launch
+from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 
 CPU = torch.device("cpu")
 PROMPT = [token % 250 for token in range(400)]

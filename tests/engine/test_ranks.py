@@ -9,11 +9,11 @@ import torch
 from scoutattention import LLM, ConfigError, EngineConfig, SamplingParams, ScoutConfig
 from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
-from scoutattention.engine.force import teacher_forced
 from scoutattention.engine.sequence import Sequence
+from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.loader import load
 
-from ..test_ranks import on_ranks
+from ..runtime.test_ranks import on_ranks
 
 LONG = [(5 * i * i + 11 * i) % 89 for i in range(600)]
 PROMPTS = [LONG[:75], LONG[:3], LONG[200:250], LONG]

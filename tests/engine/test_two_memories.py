@@ -8,14 +8,15 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from scoutattention.attention import far_stream, plan
+from scoutattention.attention import far_stream
+from scoutattention.attention import rows as plan
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
-from scoutattention.kernels.host_functions import InlineStream
 from scoutattention.models.decoder import Decoder, DecoderWeights
-from scoutattention.models.dummy import dummy_decoder, shape_config
+from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.runtime.host_functions import InlineStream
 from scoutattention.types import Partial
 
 META = torch.device("meta")

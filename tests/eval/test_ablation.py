@@ -3,7 +3,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from scoutattention.config import ConfigError, ScoutConfig
-from scoutattention.eval.ablation import LITERAL, ROWS, SET_BY_ROWS, ablation
+from scoutattention.eval.fidelity.ablation import LITERAL, ROWS, SET_BY_ROWS, ablation
 
 from ..attention.rig import SHAPE
 

@@ -8,11 +8,11 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from scoutattention.config import ConfigError, EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
-from scoutattention.engine.force import teacher_forced
+from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.errors import PromptError
-from scoutattention.eval.ablation import Variant
-from scoutattention.eval.fidelity import check_lengths, measure, read
-from scoutattention.eval.run import run
+from scoutattention.eval.fidelity.ablation import Variant
+from scoutattention.eval.fidelity.measure import check_lengths, measure, read
+from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import Text, code, first_tokens, mixed, prose
 from scoutattention.models.loader import load
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import Choice
-from scoutattention.attention.observe import Attended, Chosen
+from scoutattention.attention.observer import Attended, Chosen
 from scoutattention.attention.scout import ScoutAttention
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
-from scoutattention.engine.force import teacher_forced
-from scoutattention.eval.layers import LayerWatch
+from scoutattention.engine.teacher_forcing import teacher_forced
+from scoutattention.eval.fidelity.layers import LayerWatch
 from scoutattention.models.loader import load
 
 from ..attention.rig import SHAPE, RandomPredictor, Rig

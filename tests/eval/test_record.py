@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import Choice
-from scoutattention.attention.observe import Attended, Chosen
+from scoutattention.attention.observer import Attended, Chosen
 from scoutattention.cli import main
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.errors import ConfigError
-from scoutattention.eval.ablation import Variant
-from scoutattention.eval.record import Recorder, recorded_variants
-from scoutattention.eval.run import run
+from scoutattention.eval.fidelity.ablation import Variant
+from scoutattention.eval.fidelity.recorder import Recorder, recorded_variants
+from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import Text
 from scoutattention.models.loader import load
 from scoutattention.models.recording import load_recording

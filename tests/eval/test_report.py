@@ -5,13 +5,13 @@ from html.parser import HTMLParser
 import pytest
 
 from scoutattention.config import ScoutConfig
-from scoutattention.eval.ablation import Variant
-from scoutattention.eval.fidelity import Fidelity
-from scoutattention.eval.html import page
-from scoutattention.eval.layers import Layers
-from scoutattention.eval.plot import draw, png
-from scoutattention.eval.report import SCALARS, Measured, report
-from scoutattention.eval.table import HEADINGS, rows
+from scoutattention.eval.fidelity.ablation import Variant
+from scoutattention.eval.fidelity.html import page
+from scoutattention.eval.fidelity.layers import Layers
+from scoutattention.eval.fidelity.measure import Fidelity
+from scoutattention.eval.fidelity.plot import draw, png
+from scoutattention.eval.fidelity.report import SCALARS, Measured, report
+from scoutattention.eval.fidelity.table import HEADINGS, rows
 
 LAYERS = Layers([None, 0.9], [None, 0.5], [0.0, 0.1], [None, 0.0], [0.0, 0.01], [0.0, 0.02])
 ONE = Fidelity(0.5, 0.9, 0.1, 0.75, 0.2, 8.0, 0.8, 0.1, 100.0, 2.0**21, 0.25, 7.0, [0.4, 0.6], [0.1, 0.3], LAYERS, None)

@@ -8,7 +8,7 @@ import pytest
 from scoutattention import ConfigError, EngineConfig, PromptError, ScoutConfig
 from scoutattention.cache.pool import PackedPool
 from scoutattention.cli import main
-from scoutattention.eval.retrieval import (
+from scoutattention.eval.retrieval.measure import (
     Cell,
     Grid,
     Pair,
@@ -20,8 +20,8 @@ from scoutattention.eval.retrieval import (
     share_prompts,
     summarise,
 )
-from scoutattention.eval.retrieval_plot import draw_heatmaps
-from scoutattention.eval.retrieval_tasks import TASKS, Puzzle
+from scoutattention.eval.retrieval.plot import draw_heatmaps
+from scoutattention.eval.retrieval.tasks import TASKS, Puzzle
 from scoutattention.models.loader import load
 
 ROWS = [
@@ -100,7 +100,9 @@ def test_the_picture_shows_what_was_measured():
 
 def test_scores_stand_in_the_column_of_their_engine(monkeypatch):
     """Here an engine is how many of the answers it gives."""
-    monkeypatch.setattr("scoutattention.eval.retrieval.answer", lambda n, _t, _i, puzzle: " ".join(puzzle.answers[:n]))
+    monkeypatch.setattr(
+        "scoutattention.eval.retrieval.measure.answer", lambda n, _t, _i, puzzle: " ".join(puzzle.answers[:n])
+    )
     pair = Pair(load("smollm2").tokenizer, full=4, scout=1)
     grid = Grid(lengths=(400,), depths=(50,), tasks=("multivalue",))
     assert measure(pair, grid) == [Row("multivalue", 400, 50, full=1.0, scout=0.25)]

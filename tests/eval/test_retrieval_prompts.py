@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoutattention import PromptError
-from scoutattention.eval.retrieval_prompt import exact, write
-from scoutattention.eval.retrieval_tasks import TASKS, around, common, hide, multikey, single
-from scoutattention.eval.retrieval_words import prose
+from scoutattention.eval.retrieval.prompt import exact, write
+from scoutattention.eval.retrieval.tasks import TASKS, around, common, hide, multikey, single
+from scoutattention.eval.retrieval.words import prose
 from scoutattention.models.loader import load
 from scoutattention.models.text import Tokenizer
 

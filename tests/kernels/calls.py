@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoutattention.kernels import merging, rank, reference, reference_rows, sift
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.rows import RowKernels
+from scoutattention.kernels import reference, reference_rows
+from scoutattention.kernels.native import choice as sift
+from scoutattention.kernels.native import merge as merging
+from scoutattention.kernels.native import top_blocks as rank
+from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Lateness, Partial, Rope, Sifting
 
 Arguments = dict[str, Any]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from scoutattention.errors import KernelError
-from scoutattention.kernels import cpu, reference
+from scoutattention.kernels import reference
+from scoutattention.runtime import workers as cpu
 
 
 @pytest.fixture(scope="module", params=cpu.isa_levels())

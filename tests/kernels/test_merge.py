@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.kernels import cpu, reference
+from scoutattention.kernels import reference
 from scoutattention.kernels.reference import merge
+from scoutattention.runtime import workers as cpu
 from scoutattention.types import BlockList, Partial
 
 from .cases import Case, exact, make_call

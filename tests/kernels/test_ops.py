@@ -7,12 +7,12 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.native_ops import NativeOps
+from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.ops import Copies
-from scoutattention.kernels.packed import from_words, pack
-from scoutattention.kernels.plain_ops import PlainOps
-from scoutattention.kernels.triton_ops import TritonOps
+from scoutattention.kernels.plain import PlainOps
+from scoutattention.kernels.triton.ops import TritonOps
+from scoutattention.runtime.packed import from_words, pack
+from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Lateness, Listing, Partial, Sifting
 
 CPU = torch.device("cpu")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scoutattention.attention.calibrate import Correction
+from scoutattention.attention.prompt.correction import Correction
 from scoutattention.errors import CacheFolderError, CalibrationError
 from scoutattention.models.calibration import default_path, find, store
 from scoutattention.models.loader import load
-from scoutattention.ranks import Alone
+from scoutattention.runtime.ranks import Alone
 
 from ..tiny import save
 from . import families

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from scoutattention.kernels.cpu import Workers
-from scoutattention.kernels.rows import RowKernels
+from scoutattention.kernels.native.rows import RowKernels
 from scoutattention.models import layers
 from scoutattention.models.decoder import FEW_ROWS
 from scoutattention.models.layers import in_rows
 from scoutattention.models.loader import load
+from scoutattention.runtime.workers import Workers
 
 from ..tiny import save
 from . import families

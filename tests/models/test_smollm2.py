@@ -9,9 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from scoutattention.models.gguf_config import tensor_name
+from scoutattention.models.formats.gguf_config import tensor_name
+from scoutattention.models.formats.hub import _bundled
 from scoutattention.models.loader import load
-from scoutattention.models.resolve import _bundled
 
 from .dense import prompt_logits
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scoutattention.errors import ModelFileError, PromptError
 from scoutattention.models import text
-from scoutattention.models.checkpoint import read_json
+from scoutattention.models.formats.safetensors import read_json
 
 CHAT = [
     {"role": "system", "content": "Be <brief> & kind."},

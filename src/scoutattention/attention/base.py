@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..ranks import Ranks
+from ..runtime.ranks import Ranks
 from ..types import Rope
 
 Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..cache.store import KVStore
-from ..kernels.cpu import Job, Workers
 from ..kernels.ops import Ops
+from ..runtime.workers import Job, Workers
 from ..types import Partial
 
 

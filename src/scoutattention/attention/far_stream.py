@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..cache.pool import PackedPool
 from ..cache.store import KVStore
-from ..kernels.cpu import Workers
-from ..kernels.handover import Handover, PartialCall
-from ..kernels.host_functions import HostQueue
 from ..kernels.ops import Ops
+from ..runtime.handover import Handover, PartialCall
+from ..runtime.host_functions import HostQueue
+from ..runtime.workers import Workers
 from ..types import BlockList, Listing, Partial
 from .far import Far, FarWork
 

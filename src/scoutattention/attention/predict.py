@@ -10,7 +10,7 @@ from ..config import ScoutConfig
 from ..errors import ConfigError
 from ..kernels import reference_rows
 from ..types import Rope
-from .calibrate import Correction
+from .prompt.correction import Correction
 
 Adjust = Callable[[Tensor], Tensor]
 Linear = Callable[[Tensor, Tensor], Tensor]

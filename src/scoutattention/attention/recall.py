@@ -1,74 +1,107 @@
-"""Which absent blocks get slots, which blocks leave, and when: pure functions of residency and of what was wished for.
-
-A block's interest is the running mean of the wishes for it. It keeps more of the right blocks than the time of their
-last choice does: docs/fidelity.md has the comparison.
-"""
+"""Moves blocks between the tiers while decoding: keeps the policies' state, and carries out what they propose."""
 
 import torch
 from torch import Tensor
 
-from ..cache.slots import FULL, Moves
+from ..cache.slots import Moves, Slots
+from ..cache.store import KVStore, StepView
+from ..config import ScoutConfig
+from ..kernels.ops import Ops
+from .choose import Choice
+from .recall_policy import KEPT, PART, progress, propose_interesting, propose_wanted
 
-KEPT = 0.85
-"""Of a block's interest, what a step leaves of it; the rest is the step's wish."""
-MARGIN = 1.3
-"""How many times the interest in what leaves the interest in what comes must be, so that equals do not swap."""
-PART = 4
-"""A recall moves at most one in so many of a KV head's budget, so that the link carries a steady trickle."""
+MOST_PRESSURE = 4.0
+"""Recalls come at most so many times sooner because the CPU was waited for."""
 
 
-def propose_wanted(worth: Tensor, chosen: Tensor, absent: Tensor, content: Tensor) -> Moves:
-    """Moves for the absent blocks of a choice, the most important first, wherever a slot may be emptied.
+class Mover:
+    """Recalls blocks that drifted into interest, in a layer of a sequence when its share of absent blocks asks for it.
 
-    worth: float32 [B, H, S], of the slots.   chosen: int64 [B, H, N].   absent: bool [B, H, N].
-    content: int64 [B, H, S]; the present ones of the chosen blocks stay in their slots.
+    recalls: how many this step made.
     """
-    present = chosen.masked_fill(absent, -1)
-    stay = (content[..., None] == present[..., None, :]).any(-1) & (content >= 0)
-    order = absent.to(torch.int8).argsort(stable=True, dim=-1, descending=True)
-    first = absent.gather(-1, order)
-    return _matched(torch.where(first, torch.inf, -torch.inf), chosen.gather(-1, order), worth.masked_fill(stay, FULL))
 
+    def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, ops: Ops) -> None:
+        self._config = config
+        self._ops = ops
+        assert store.transfers is not None
+        self._store = store
+        self._transfers = store.transfers
+        self._slots = slots
+        layers, rows = store.trusted.shape
+        self._progress = torch.zeros(layers, rows, device=store.device)  # to the next recall, see `recall.progress`
+        store.follow(self._progress, fresh=torch.arange(layers, device=store.device) / layers)  # so layers take turns
+        budget = config.budget_blocks
+        self._most = slots.size if budget is None else max(1, budget // PART)
+        size = (2, layers, rows, store.heads)
+        self._seen = torch.zeros(size, dtype=torch.int64, device=store.device)  # blocks chosen, and absent
+        self.plan(store.view)
 
-def propose_interesting(interest: Tensor, resident: Tensor, worth: Tensor, most: int) -> Moves:
-    """Moves of at most `most` blocks per KV head, where an absent block interests more than one that has a slot.
+    def plan(self, view: StepView) -> None:
+        """Say which batch the next step is of."""
+        self.recalls = 0
+        self._batch = view.batch
+        self._view = view
 
-    interest: float32 [B, H, NB], -inf for what may not come.   resident: bool [B, H, NB].   worth: float32 [B, H, S].
-    """
-    wanted = interest.masked_fill(resident, -torch.inf)
-    best = wanted.topk(min(most, wanted.shape[-1]))
-    return _matched(best.values, best.indices, torch.where(worth > 0, worth * MARGIN, worth))
+    def begin(self) -> None:
+        """Start counting for the step."""
+        self._seen.zero_()
 
+    def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
+        """Take note of what some sequences, bool [B], want.   counts: int64 [2, B, H], chosen and absent."""
+        self._ops.blend(self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
+        self._seen[:, layer, : self._batch].add_(counts)
 
-def _matched(wanted: Tensor, blocks: Tensor, worth: Tensor) -> Moves:
-    """The most wanted block into the slot of least worth, the next into the next, as long as it is wanted more.
+    def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
+        """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
+        rows = slice(0, self._batch)
+        worth = self._slots.worth(layer, rows, self._always_blocks(self._view.closed))
+        return self._transfers.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
 
-    wanted, blocks: [B, H, N], most wanted first.   worth: [B, H, S], FREE where a slot is empty, FULL where its block
-        stays.
-    """
-    count = min(wanted.shape[-1], worth.shape[-1])
-    least = worth.topk(count, largest=False)
-    row, head, n = torch.nonzero((wanted[..., :count] > least.values) & (least.values < FULL), as_tuple=True)
-    return Moves(row, head, least.indices[row, head, n], blocks[row, head, n])
+    def seat(self, closed: list[tuple[int, int]]) -> None:
+        """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
+        if not closed:
+            return
+        layers, slots = self._progress.shape[0], self._slots
+        rows, blocks = torch.tensor(closed, device=self._progress.device).T
+        layer, row = torch.arange(layers, device=rows.device).repeat_interleave(len(closed)), rows.repeat(layers)
+        block, content = blocks.repeat(layers), slots.content[layer, row]
+        worth = slots.worth(layer, row, self._always_blocks(block + 1))
+        here = block[:, None, None].expand(-1, content.shape[1], 1)
+        moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
+        self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
 
+    def recall(self, pressure: list[float]) -> int:
+        """Recall in the layers and sequences that are due; returns the bytes to be copied.
 
-def progress(far: Tensor, chosen: Tensor, share: float | None, interval: int) -> Tensor:
-    """How much of the way to its next recall a step brings a layer, for each sequence; it recalls at 1.
+        pressure: of each layer, how many times too long it waited for the CPU in this step; 1 where that is no concern.
+        """
+        config, rows = self._config, slice(0, self._batch)
+        hurry = torch.tensor(pressure, device=self._seen.device).clamp(1, MOST_PRESSURE)[:, None]
+        chosen, far = self._store.ranks.sum(self._seen[:, :, rows].sum(-1))
+        steps = progress(far, chosen, config.cpu_share, config.recall_interval)
+        self._progress[:, rows] += steps * hurry
+        due = self._progress[:, rows] >= 1
+        self._progress[:, rows] = self._progress[:, rows].masked_fill(due, 0)
+        layer, row = torch.nonzero(due, as_tuple=True)
+        self.recalls = layer.numel()
+        if not self.recalls:
+            return 0
+        moves = self._proposed(layer, row)  # whose rows are those of `due`
+        return self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
 
-    far, chosen: int64 [L, B], absent and all chosen blocks of the step.   With a part `share` of them absent it takes
-    `interval` steps, with twice that part half as many; without `share` always so many. An interval of 0 is never.
-    """
-    if interval == 0 or share is None:
-        return torch.full_like(far, 1 / interval if interval else 0.0, dtype=torch.float32)
-    return far / (chosen * (share * interval)).clamp(min=1e-9)
+    def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
+        """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""
+        slots, closed = self._slots, (self._view.closed + (self._view.fill + 1 == self._slots.block_size))[row]
+        block, end = torch.arange(slots.interest.shape[-1], device=closed.device), closed[:, None, None]
+        interest = slots.interest[layer, row].masked_fill(block >= end, -torch.inf)
+        newest = block == end - 1  # it may just have been seated
+        worth = slots.worth(layer, row, self._always_blocks(closed) | newest)
+        return propose_interesting(interest, slots.resident(layer, row), worth, self._most)
 
-
-def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:
-    """The blocks that get slots after a prompt, most important first.
-
-    mass: [H, NB], attention that the last prompt positions gave to each block.   Returns int64 [H, min(count, NB)].
-    """
-    ranked = mass.clone()
-    ranked[:, :sink] = torch.inf
-    ranked[:, max(0, ranked.shape[-1] - recent) :] = torch.inf
-    return ranked.topk(min(count, ranked.shape[-1])).indices
+    def _always_blocks(self, closed: Tensor) -> Tensor:
+        """Sink and recent blocks, bool [B, 1, NB]."""
+        blocks = torch.arange(self._slots.interest.shape[-1], device=closed.device)
+        closed = closed[:, None, None]
+        return (blocks < self._config.sink_blocks) | (
+            (blocks >= closed - self._config.recent_blocks) & (blocks < closed)
+        )

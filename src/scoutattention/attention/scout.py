@@ -14,11 +14,11 @@ from ..types import BlockList, Lateness, Partial, Rope, Sifting
 from .base import Attend, StepStats
 from .choose import Choice, Chooser
 from .far import Far, FarWork
-from .mover import Mover
-from .observe import Attended, Chosen, Observer
-from .plan import Plan, RowTable, sort_rows
+from .limit import Thrift
+from .observer import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
-from .thrift import Thrift
+from .recall import Mover
+from .rows import Plan, RowTable, sort_rows
 
 
 class _Wanted(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
-from .digests import Digests
+from .digests.kinds import Digests
 from .pool import BlockPool, PackedPool
 
 

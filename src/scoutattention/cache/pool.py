@@ -6,9 +6,9 @@ import torch
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
-from ..kernels.memory import CPU, empty
-from ..kernels.packed import empty_packed
-from ..kernels.pinned import pin, unpin
+from ..runtime.memory import CPU, empty
+from ..runtime.packed import empty_packed
+from ..runtime.pinned import pin, unpin
 from ..shape import PACKED_BITS, ModelShape
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

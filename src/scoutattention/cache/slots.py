@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.memory import CPU
+from ..runtime.memory import CPU
 from ..shape import ModelShape
 from ..types import BlockList
 from .pool import BlockPool

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
-from ..kernels.pinned import SideStream
-from ..ranks import ALONE, Ranks
+from ..runtime.pinned import SideStream
+from ..runtime.ranks import ALONE, Ranks
 from ..types import BlockList, Listing
 from .pages import Pages
 from .pool import BlockPool

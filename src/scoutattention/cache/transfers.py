@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Copies, Ops
-from ..kernels.pinned import SideStream
+from ..runtime.pinned import SideStream
 from .pages import Pages
 from .slots import Moves, Slots
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from ..doctor import examine
 from ..errors import ScoutError
-from ..machine import Machine
+from ..hardware.doctor import examine
+from ..hardware.host import Machine
 from . import bench, evaluate
 from .calibrate import calibrate
 from .generate import generate

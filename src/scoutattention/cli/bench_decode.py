@@ -12,15 +12,15 @@ from rich.table import Table
 
 from ..config import DTypeName, ScoutConfig
 from ..errors import ConfigError
-from ..machine import usable_cores
+from ..hardware.host import usable_cores
 from .generate import Debug, Model
 from .numbers import read_numbers
 from .output import check_drawing, check_folder, show, write_file
 from .report import plain_table
 
 if TYPE_CHECKING:
-    from ..bench.decode import Measured, Plan, Result
-    from ..bench.decode_job import DecodeJob, Span
+    from ..bench.decode.job import DecodeJob, Span
+    from ..bench.decode.measure import Measured, Plan, Result
 
 Contexts = Annotated[str, typer.Option("--contexts", help="Lengths of the prompts in tokens.")]
 Batches = Annotated[str, typer.Option("--batches", help="Sequences decoded at once, each with a prompt of its own.")]
@@ -49,7 +49,7 @@ COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Promp
 
 
 def _engines(text: str | None) -> tuple[str, ...]:
-    from ..bench.decode_process import ENGINES  # noqa: PLC0415
+    from ..bench.decode.process import ENGINES  # noqa: PLC0415
 
     names = tuple(ENGINES) if text is None else tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
@@ -60,10 +60,10 @@ def _engines(text: str | None) -> tuple[str, ...]:
 
 def _jobs(model: str, plan: "Plan", dtype: DTypeName, budget: int) -> "list[DecodeJob]":
     """A job for each case; every sequence of a batch reads another part of the text."""
-    from ..bench.decode_job import DecodeJob  # noqa: PLC0415
+    from ..bench.decode.job import DecodeJob  # noqa: PLC0415
     from ..eval.text import Text, code, first_tokens, prose  # noqa: PLC0415
+    from ..models.formats.hub import gguf_file, resolve  # noqa: PLC0415
     from ..models.loader import stored_dtype  # noqa: PLC0415
-    from ..models.resolve import gguf_file, resolve  # noqa: PLC0415
     from ..models.text import Tokenizer  # noqa: PLC0415
 
     directory = resolve(model, dtype)
@@ -87,7 +87,7 @@ def _jobs(model: str, plan: "Plan", dtype: DTypeName, budget: int) -> "list[Deco
 
 def _without_missing(plan: "Plan", job: "DecodeJob", *, asked: bool) -> "Plan":
     """The plan for engines that can run. Raises ConfigError where another was asked for by name."""
-    from ..bench.decode import missing  # noqa: PLC0415
+    from ..bench.decode.measure import missing  # noqa: PLC0415
 
     reasons = {engine: reason for engine in plan.engines if (reason := missing(engine, job)) is not None}
     for reason in reasons.values():
@@ -114,7 +114,7 @@ def _note(result: "Result") -> str:
 
 
 def _stage_table(result: "Result", spans: "list[Span]", steps: int) -> Table:
-    from ..bench.stages import exclusive  # noqa: PLC0415
+    from ..bench.decode.stages import exclusive  # noqa: PLC0415
 
     table = plain_table(f"{result.engine}, {result.batch} x {result.context:,} tokens", "ms/step", "Share")
     stages = exclusive(spans)
@@ -141,8 +141,8 @@ def _tables(cases: "list[Measured]", steps: int) -> Group:
 
 
 def _report(cases: "list[Measured]", plan: "Plan") -> dict[str, object]:
-    from ..bench.measure import machine_facts  # noqa: PLC0415
-    from ..bench.stages import exclusive  # noqa: PLC0415
+    from ..bench.common.measure import machine_facts  # noqa: PLC0415
+    from ..bench.decode.stages import exclusive  # noqa: PLC0415
 
     def stages(case: "Measured", engine: str) -> dict[str, float]:
         return {name: s / plan.traced * 1e3 for name, s in exclusive(case.spans.get(engine, ())).items()}
@@ -183,7 +183,7 @@ def decode(
     if trace is not None:
         check_folder("--trace", trace)
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
-    from ..bench.decode import Plan, measure  # noqa: PLC0415
+    from ..bench.decode.measure import Plan, measure  # noqa: PLC0415
 
     lengths, sizes = read_numbers("--contexts", contexts), read_numbers("--batches", batches)
     plan = Plan(lengths, sizes, _engines(engines), rounds, steps, most_tokens=largest)
@@ -205,10 +205,10 @@ def decode(
 
 def _write(cases: "list[Measured]", plot: Path | None, trace: Path | None) -> None:
     if plot is not None:
-        from ..bench.decode_plot import png  # noqa: PLC0415
+        from ..bench.decode.plot import png  # noqa: PLC0415
 
         write_file(plot, png([result for case in cases for result in case.results]))
     if trace is not None:
-        from ..bench.trace import trace as trace_json  # noqa: PLC0415
+        from ..bench.decode.trace import trace as trace_json  # noqa: PLC0415
 
         write_file(trace, trace_json(cases[-1].spans).encode())

@@ -16,15 +16,15 @@ from rich.table import Table
 
 from ..config import EngineConfig, ScoutConfig, parse_size
 from ..errors import ConfigError
-from ..machine import available_memory
+from ..hardware.host import available_memory
 from .generate import Debug
 from .numbers import read_numbers
 from .output import check_drawing, show, write_file
 from .report import format_bytes, plain_table
 
 if TYPE_CHECKING:
-    from ..bench.gpu_plan import LeftOut, Measured, Plan, Result
-    from ..bench.gpu_setup import Setup
+    from ..bench.gpu.cases import LeftOut, Measured, Plan, Result
+    from ..bench.gpu.setup import Setup
 
 Model = Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")]
 LoadFormat = Annotated[
@@ -136,9 +136,9 @@ def gpu(
     # this is set before the first one.
     os.environ.setdefault("TEARDOWN_CUPTI", "1")
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
-    from ..bench.gpu_decode import Bench  # noqa: PLC0415
-    from ..bench.gpu_plan import Plan, rivals  # noqa: PLC0415
-    from ..bench.gpu_rounds import measure  # noqa: PLC0415
+    from ..bench.gpu.cases import Plan, rivals  # noqa: PLC0415
+    from ..bench.gpu.decode import Bench  # noqa: PLC0415
+    from ..bench.gpu.rounds import measure  # noqa: PLC0415
 
     plan = Plan(lengths, numbers, EngineConfig(host_memory=host, device=device), *(QUICK_STEPS if quick else ()))
     repeats = 0 if no_kernels else 10 if quick else 30
@@ -159,7 +159,7 @@ def _prepare(
 
     source: the model, or the shape and the recording of dummy weights.   repeats: see `_facts`.
     """
-    from ..bench.gpu_setup import check_contexts, dummy_setup, real_setup, shared_settings  # noqa: PLC0415
+    from ..bench.gpu.setup import check_contexts, dummy_setup, real_setup, shared_settings  # noqa: PLC0415
     from ..engine.device import find_device  # noqa: PLC0415
     from ..eval.text import code, prose  # noqa: PLC0415
     from ..models.recording import load_recording  # noqa: PLC0415
@@ -181,9 +181,9 @@ def _facts(device: str, repeats: int) -> dict[str, Any]:
 
     repeats: of each kernel; 0 leaves the kernels out.
     """
-    from ..bench.gpu_kernels import survey  # noqa: PLC0415
-    from ..bench.gpu_timing import Timer, as_json, machine  # noqa: PLC0415
-    from ..bench.measure import machine_facts  # noqa: PLC0415
+    from ..bench.common.measure import machine_facts  # noqa: PLC0415
+    from ..bench.gpu.kernels import survey  # noqa: PLC0415
+    from ..bench.gpu.timing import Timer, as_json, machine  # noqa: PLC0415
 
     tell = partial(print, file=sys.stderr, flush=True)
     if device == "cpu":
@@ -199,7 +199,7 @@ def _facts(device: str, repeats: int) -> dict[str, Any]:
 
 def _show(measured: "Measured", setup: "Setup", facts: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
     if plot is not None:
-        from ..bench.gpu_plot import png  # noqa: PLC0415
+        from ..bench.gpu.plot import png  # noqa: PLC0415
 
         write_file(plot, png(measured.results))
     if as_json:

@@ -14,7 +14,7 @@ from .output import show
 from .report import plain_table
 
 if TYPE_CHECKING:
-    from ..bench.cpu_kernels import Timing
+    from ..bench.kernels.native import Timing
 
 LEAST_SIZE = 1 << 20
 
@@ -60,8 +60,8 @@ def kernels(
     if data < LEAST_SIZE:
         raise ConfigError(f"--size {size} is below the least value {LEAST_SIZE >> 20}MiB")
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
-    from ..bench.cpu_kernels import measure, timed_cases, wrong  # noqa: PLC0415
-    from ..bench.measure import machine_facts  # noqa: PLC0415
+    from ..bench.common.measure import machine_facts  # noqa: PLC0415
+    from ..bench.kernels.native import measure, timed_cases, wrong  # noqa: PLC0415
 
     bad = list(wrong(quick=quick))
     for case, error in bad:

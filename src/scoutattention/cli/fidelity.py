@@ -21,8 +21,8 @@ from .report import plain_table
 from .settings import Settings, read_settings, with_settings
 
 if TYPE_CHECKING:
-    from ..eval.fidelity import Watch
-    from ..eval.report import Measured
+    from ..eval.fidelity.measure import Watch
+    from ..eval.fidelity.report import Measured
     from ..eval.text import Text
 
 TextFiles = Annotated[
@@ -75,9 +75,9 @@ def _measure(
 ) -> "list[Measured]":
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
     from ..engine.device import find_device  # noqa: PLC0415
-    from ..eval.ablation import Variant, ablation  # noqa: PLC0415
-    from ..eval.record import Recorder, recorded_variants, recording  # noqa: PLC0415
-    from ..eval.run import run  # noqa: PLC0415
+    from ..eval.fidelity.ablation import Variant, ablation  # noqa: PLC0415
+    from ..eval.fidelity.recorder import Recorder, recorded_variants, recording  # noqa: PLC0415
+    from ..eval.fidelity.run import run  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
     scout, machine = settings.scout, settings.engine
@@ -105,7 +105,7 @@ def _check_record(context: typer.Context, record: Path, files: list[Path] | None
 
 
 def _reject_what_rows_set(context: typer.Context) -> None:
-    from ..eval.ablation import SET_BY_ROWS  # noqa: PLC0415
+    from ..eval.fidelity.ablation import SET_BY_ROWS  # noqa: PLC0415
 
     for name in SET_BY_ROWS:
         source = context.get_parameter_source(name)
@@ -114,8 +114,8 @@ def _reject_what_rows_set(context: typer.Context) -> None:
 
 
 def _draw(measured: "list[Measured]", plot: Path | None, html: Path | None, settings: dict[str, Any]) -> None:
-    from ..eval.html import page  # noqa: PLC0415
-    from ..eval.plot import png  # noqa: PLC0415
+    from ..eval.fidelity.html import page  # noqa: PLC0415
+    from ..eval.fidelity.plot import png  # noqa: PLC0415
 
     picture = png(measured)
     if plot is not None:
@@ -125,7 +125,7 @@ def _draw(measured: "list[Measured]", plot: Path | None, html: Path | None, sett
 
 
 def _print(measured: "list[Measured]") -> None:
-    from ..eval.table import HEADINGS, rows  # noqa: PLC0415
+    from ..eval.fidelity.table import HEADINGS, rows  # noqa: PLC0415
 
     table = plain_table(*HEADINGS)
     lines = rows(measured)
@@ -171,7 +171,7 @@ def fidelity(
     if plot is not None or html is not None:
         _draw(measured, plot, html, about | asdict(settings.scout) | asdict(settings.engine))
     if as_json:
-        from ..eval.report import report  # noqa: PLC0415
+        from ..eval.fidelity.report import report  # noqa: PLC0415
 
         print(json.dumps(report(measured, about, ablate=ablate or record is not None)), flush=True)
     else:

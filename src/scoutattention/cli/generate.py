@@ -82,8 +82,8 @@ def _traced(llm: "LLM", file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    from ..bench.stages import watch_engine  # noqa: PLC0415
-    from ..bench.trace import trace  # noqa: PLC0415
+    from ..bench.decode.stages import watch_engine  # noqa: PLC0415
+    from ..bench.decode.trace import trace  # noqa: PLC0415
 
     stages = watch_engine(llm.engine)
     try:

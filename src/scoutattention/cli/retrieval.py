@@ -23,7 +23,7 @@ from .settings import Settings, read_settings, with_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..eval.retrieval import Grid, Row
+    from ..eval.retrieval.measure import Grid, Row
 
 Lengths = Annotated[str, typer.Option("--lengths", help="Prompt lengths in tokens, template and question included.")]
 Depths = Annotated[str, typer.Option("--depths", help="Where the answer is, in percent of the text before it.")]
@@ -39,8 +39,8 @@ MAPS = {"full": "Full attention", "scout": "Scout", "difference": "Difference"}
 
 
 def _grid(lengths: str, depths: str, tasks: str | None, samples: int, seed: int) -> "Grid":
-    from ..eval.retrieval import Grid  # noqa: PLC0415
-    from ..eval.retrieval_tasks import TASKS  # noqa: PLC0415
+    from ..eval.retrieval.measure import Grid  # noqa: PLC0415
+    from ..eval.retrieval.tasks import TASKS  # noqa: PLC0415
 
     names = tuple(TASKS) if tasks is None else tuple(dict.fromkeys(task.strip() for task in tasks.split(",")))
     return Grid(read_numbers("--lengths", lengths), read_numbers("--depths", depths), names, samples, seed)
@@ -62,7 +62,7 @@ def _measure(model: str, grid: "Grid", settings: Settings) -> "tuple[list[Row], 
     """The rows; the CPU's share of the blocks that the method chose, and the calibration that it used."""
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
     from ..engine.device import find_device  # noqa: PLC0415
-    from ..eval.retrieval import measure, open_pair  # noqa: PLC0415
+    from ..eval.retrieval.measure import measure, open_pair  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
     errors = Console(stderr=True)
@@ -90,7 +90,7 @@ def _cell(name: str, score: float | None) -> str:
 
 
 def _heatmap(rows: "list[Row]", name: str, title: str) -> Table:
-    from ..eval.retrieval import heatmap  # noqa: PLC0415
+    from ..eval.retrieval.measure import heatmap  # noqa: PLC0415
 
     lines = heatmap(rows, name)
     depths = list(dict.fromkeys(row.depth for row in rows))
@@ -102,7 +102,7 @@ def _heatmap(rows: "list[Row]", name: str, title: str) -> Table:
 
 
 def _summary(rows: "list[Row]", share: float) -> Table:
-    from ..eval.retrieval import summarise  # noqa: PLC0415
+    from ..eval.retrieval.measure import summarise  # noqa: PLC0415
 
     summary: dict[str, Any] = summarise(rows)
     table = plain_table("Mean of", "Rows", *MAPS.values())
@@ -114,7 +114,7 @@ def _summary(rows: "list[Row]", share: float) -> Table:
 
 
 def _report(rows: "list[Row]", about: dict[str, Any]) -> dict[str, object]:
-    from ..eval.retrieval import as_dict, summarise  # noqa: PLC0415
+    from ..eval.retrieval.measure import as_dict, summarise  # noqa: PLC0415
 
     return {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
 
@@ -145,7 +145,7 @@ def retrieval(
     grid = _grid(lengths, depths, tasks, samples, seed)
     rows, about = _measure(model, grid, settings)
     if plot is not None:
-        from ..eval.retrieval_plot import png  # noqa: PLC0415
+        from ..eval.retrieval.plot import png  # noqa: PLC0415
 
         write_file(plot, png(rows))
     if as_json:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..attention.calibrate import Correction, fit_low_rank
 from ..attention.predict import Adjust
-from ..attention.prefill import causal
+from ..attention.prompt.correction import Correction, fit_low_rank
+from ..attention.prompt.prefill import causal
 from ..errors import CalibrationError
 from ..models.decoder import Decoder
 from ..types import Rope

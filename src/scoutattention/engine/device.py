@@ -13,13 +13,13 @@ from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
 from ..errors import CapacityError, ConfigError, KernelError
 from ..kernels import reference_rows
-from ..kernels.cpu import Workers
-from ..kernels.host_functions import HostFunctions
-from ..kernels.native_ops import NativeOps
+from ..kernels.native.ops import NativeOps
+from ..kernels.native.rows import RowKernels
 from ..kernels.ops import Ops
-from ..kernels.plain_ops import PlainOps
-from ..kernels.rows import RowKernels
+from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
+from ..runtime.host_functions import HostFunctions
+from ..runtime.workers import Workers
 
 LONGEST_WAIT_S = 10.0
 """Seconds that the device waits for the CPU before it goes on, and the step fails."""
@@ -75,7 +75,7 @@ def with_kernels(decoder: Decoder, machine: EngineConfig, device: torch.device, 
     kernels = kernels_for(machine, device)
     if kernels == "triton":
         most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
-        return decoder.with_few_rows(import_module("scoutattention.kernels.triton_rows"), most)
+        return decoder.with_few_rows(import_module("scoutattention.kernels.triton.rows"), most)
     return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
 
 
@@ -91,7 +91,7 @@ def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> O
         if device.type == "cuda":
             raise ConfigError("kernels='native' are for a CPU, and the device is a GPU: set kernels to 'triton'")
         return NativeOps(workers)
-    ops: Ops = import_module("scoutattention.kernels.triton_ops").TritonOps(device)  # here, since Triton is an extra
+    ops: Ops = import_module("scoutattention.kernels.triton.ops").TritonOps(device)  # here, since Triton is an extra
     return ops
 
 

@@ -11,27 +11,27 @@ from ..attention.base import Attention
 from ..attention.choose import TopChooser
 from ..attention.dense import ResidentAttention
 from ..attention.far import FarWork
-from ..attention.observe import Observer
+from ..attention.observer import Observer
 from ..attention.predict import CalibratedPredictor, PlainPredictor, Predictor
-from ..attention.prefill import PromptAttention
-from ..attention.rehearse import Rehearsal
+from ..attention.prompt.prefill import PromptAttention
+from ..attention.prompt.trial import Rehearsal
 from ..attention.scout import ScoutAttention
-from ..cache.digests import make_digests
+from ..cache.digests.kinds import make_digests
+from ..cache.memory_plan import MemoryPlan, correction_rank, digest_kind, plan_memory
 from ..cache.pages import Pages
 from ..cache.pool import make_pages
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError, ConfigError, ScoutError
-from ..kernels.cpu import Workers
-from ..kernels.memory import CPU
+from ..hardware.host import available_memory, usable_cores
 from ..kernels.ops import Ops
-from ..machine import available_memory, usable_cores
 from ..models.calibration import Calibration, find
 from ..models.decoder import Decoder
-from ..ranks import gathered
+from ..runtime.memory import CPU
+from ..runtime.ranks import gathered
+from ..runtime.workers import Workers
 from .device import faults_named, find_device, free_memory, make_far_work, make_ops, with_kernels
-from .memory import MemoryPlan, correction_rank, digest_kind, plan_memory
 from .runner import Progress, Runner
 from .sampler import draw
 from .scheduler import Scheduler

@@ -21,7 +21,7 @@ from ..errors import ConfigError, PromptError
 from ..models.loader import load
 from .device import find_device
 from .engine import Engine
-from .lead import lead
+from .leader import lead
 from .runner import Progress
 from .sequence import Sequence as Request
 from .stats import Stats

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..attention.base import Attention, StepStats
-from ..attention.prefill import PromptAttention, PromptLayer
+from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..models.decoder import Decoder
-from .graphs import CudaGraphs, Graphs
+from ..runtime.graphs import CudaGraphs, Graphs
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""

@@ -2,8 +2,8 @@
 
 from collections import deque
 
+from ..cache.memory_plan import MemoryPlan
 from ..cache.store import KVStore
-from .memory import MemoryPlan
 from .sequence import Sequence
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..config import SamplingParams
-from ..engine.force import fed
 from ..engine.llm import LLM
+from ..engine.teacher_forcing import fed
 from ..errors import ConfigError, PromptError
 
 try:

@@ -5,10 +5,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..runtime.packed import Blocks
 from ..types import BlockList, Lateness, Listing, Partial, Sifting
-from .packed import Blocks
-from .reference_device import Pools
-from .sift import Late, Sifted
+from .native.choice import Late, Sifted
+from .reference_pools import Pools
 
 
 class Ranked(NamedTuple):
@@ -48,15 +48,15 @@ class Ops(Protocol):
         ...
 
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
-        """Write a token of every sequence to its open block: see `reference_device.append`."""
+        """Write a token of every sequence to its open block: see `reference_pools.append`."""
         ...
 
     def page_list(self, what: Listing) -> BlockList:
-        """Where blocks are in a pool: see `reference_device.page_list`."""
+        """Where blocks are in a pool: see `reference_pools.page_list`."""
         ...
 
     def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
-        """Write queries and a list to the host's memory: see `reference_device.hand_over`."""
+        """Write queries and a list to the host's memory: see `reference_pools.hand_over`."""
         ...
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..runtime.packed import Blocks, from_codes, from_words, to_codes, to_words
 from ..types import BlockList, Lateness, Partial, Sifting
-from .packed import Blocks, from_codes, from_words, to_codes, to_words
 
 
 def partial(

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..attention.calibrate import Correction
+from ..attention.prompt.correction import Correction
 from ..errors import CacheFolderError, CalibrationError
 from .decoder import Decoder
-from .resolve import default_cache_dir
+from .formats.hub import default_cache_dir
 
 OFF = "run `scout calibrate` again, or pass calibration=None (--calibration off)"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..attention.base import Attend
 from ..attention.predict import Adjust
 from ..kernels import reference_rows
-from ..ranks import ALONE, Ranks, gathered
+from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
 from .layers import LayerWeights, RowOps, in_rows, inverse_frequencies

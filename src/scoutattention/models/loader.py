@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..config import DTypeName
 from ..errors import UnsupportedModelError
-from ..kernels.memory import PIECE, Arena
-from ..ranks import ALONE, Ranks
-from .checkpoint import Checkpoint, read_json
+from ..runtime.memory import PIECE, Arena
+from ..runtime.ranks import ALONE, Ranks
 from .config import ModelConfig, checkpoint_dtype
 from .decoder import Decoder, DecoderWeights
 from .fingerprint import Fingerprint
+from .formats.hub import resolve
+from .formats.safetensors import Checkpoint, read_json
 from .layers import LayerWeights
-from .resolve import resolve
 from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -9,8 +9,8 @@ from tokenizers.decoders import DecodeStream
 
 from ..errors import ModelFileError, PromptError
 from .chat import ChatTemplate
-from .checkpoint import read_json
 from .config import token_ids
+from .formats.safetensors import read_json
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 

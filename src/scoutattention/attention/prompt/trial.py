@@ -1,0 +1,111 @@
+"""Trying scouts on a prompt, whose true queries are known: which layers can be trusted, and what would help them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ...config import ScoutConfig
+from ...runtime.ranks import ALONE, Ranks
+from ...types import Rope
+from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
+from .correction import Correction, fit_low_rank
+
+TRIED = (2048, 8192)
+"""Prompt positions on which scouts are tried and corrections fitted; one in four costs a twentieth of the prefill."""
+HELD_OUT = 8
+"""One of so many tried positions judges, and is not fitted to."""
+LEAST_FITTED = 512
+"""Tried positions below which nothing is fitted: they would say too little, and the plain predictor is tried alone."""
+
+
+class Trial(NamedTuple):
+    """A layer's input x [n, E], true queries q [n, H, G, D] and rotary tables at some positions of a prompt."""
+
+    x: Tensor
+    q: Tensor
+    rope: Rope
+
+    def held_out(self) -> "Trial":
+        """The positions that judge."""
+        cos, sin = self.rope
+        return Trial(self.x[::HELD_OUT], self.q[::HELD_OUT], Rope(cos[::HELD_OUT], sin[::HELD_OUT]))
+
+
+class Rehearsal:
+    """Predicts a prompt's queries layer by layer and compares them with the true ones. Layers come in order.
+
+    Only the first layers of the models we know cannot be predicted without a correction, but which and how many depends
+    on the model and on how far ahead one looks, so it is measured and not listed.
+    """
+
+    def __init__(
+        self,
+        config: ScoutConfig,
+        num_layers: int,
+        model: QueryModel,
+        calibrated: CalibratedPredictor | None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._sources = source_layers(config, num_layers)
+        self._rank = config.rank
+        self._model = model
+        self._calibrated = calibrated
+        self._ranks = ranks
+        self._inputs: dict[int, Tensor] = {}
+
+    def cosine(self, row: int, layer: int, trial: Trial) -> float:
+        """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
+
+        1 for a layer without scouts. NaN where the model's numbers are not finite.
+        """
+        self._inputs[layer] = trial.x
+        source = self._sources[layer]
+        seen = self._inputs[source]
+        still_needed = self._sources[layer + 1 :]
+        self._inputs = {before: x for before, x in self._inputs.items() if before in still_needed}
+        return 1.0 if source == layer else self._try(row, layer, trial, seen)
+
+    def _try(self, row: int, layer: int, trial: Trial, seen: Tensor) -> float:
+        """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
+
+        The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
+        """
+        judge, shown, calibrated = trial.held_out(), seen[::HELD_OUT], self._calibrated
+
+        def cosine(adjust: Adjust | None = None) -> float:
+            scouts = self._model.project_query(layer, shown, judge.rope, adjust)
+            mine = cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean()
+            return float(self._ranks.sum(mine) / self._ranks.size)
+
+        best, base = cosine(), None
+        if calibrated is None:
+            return best
+        if calibrated.stored is not None:
+            stored = calibrated.stored.of(layer)
+            if (corrected := cosine(stored.apply)) > best:
+                best, base = corrected, stored
+        calibrated.set(layer, row, None, uses_stored=base is not None)
+        if seen.shape[0] < LEAST_FITTED or not (seen.isfinite().all() and trial.x.isfinite().all()):
+            return best
+        own = self._fit(layer, seen, trial.x, base)
+        corrected = cosine((own if base is None else own.joined(base)).apply)
+        if not corrected > best:  # nor where it is NaN
+            return best
+        calibrated.set(layer, row, own, uses_stored=base is not None)
+        return corrected
+
+    def _fit(self, layer: int, seen: Tensor, true: Tensor, base: Correction | None) -> Correction:
+        """The sequence's own correction, on top of `base`."""
+        fitted = torch.arange(seen.shape[0]) % HELD_OUT != 0
+        z = self._model.normed_input(layer, seen[fitted])
+        change = self._model.normed_input(layer, true[fitted]) - (z if base is None else base.apply(z))
+        return fit_low_rank(z, change, self._model.query_weight(layer), self._rank).to(z.dtype)
+
+
+def sample_positions(num_tokens: int) -> Tensor:
+    """Positions of a prompt, evenly spread, int64: one in four, but not fewer or more than TRIED, if possible."""
+    least, most = TRIED
+    wanted = min(max(least, num_tokens // 4), most)
+    return torch.arange(0, num_tokens, -(-num_tokens // wanted))

@@ -1,0 +1,1 @@
+"""Decoding beside other engines, each in a process of its own."""

@@ -1,0 +1,68 @@
+"""What every engine of the decode benchmark is given and must do. No PyTorch: llama.cpp's process does without."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ...config import DTypeName
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Some prompts to read and go on from, each sequence with its own.
+
+    directory: the model in the layout of Hugging Face.   gguf: the file it came from, if it did.
+    dtype: of weights and KV cache, in engines that do not keep the file's; not "auto".
+    prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
+    budget: of the engines that have one.   threads: that may be used.
+    """
+
+    directory: Path
+    gguf: Path | None
+    dtype: DTypeName
+    prompts: tuple[tuple[int, ...], ...]
+    max_len: int
+    budget: int | None
+    threads: int
+
+
+class Span(NamedTuple):
+    """A part of a step: its stage, its start and length in seconds, which thread's it is, and the layer it is for."""
+
+    stage: str
+    start: float
+    seconds: float
+    thread: str = "main"
+    layer: int | None = None
+
+
+class Setup(NamedTuple):
+    """What an engine runs with: the formats of its weights and cache.   calibration: see `Engine`; None elsewhere."""
+
+    dtype: str
+    cache_dtype: str
+    calibration: str | None = None
+
+
+class Decoding(Protocol):
+    """An engine with its sequences."""
+
+    def setup(self) -> Setup:
+        """What it runs with."""
+        ...
+
+    def read(self) -> None:
+        """Read every prompt, and know each sequence's first new token."""
+        ...
+
+    def step(self) -> None:
+        """Feed each sequence's last token, and choose its next, the likeliest."""
+        ...
+
+    def answers(self) -> list[list[int]]:
+        """The new tokens of each sequence so far."""
+        ...
+
+    def traced_step(self) -> list[Span]:
+        """A step, and where its time went; empty where the engine does not tell."""
+        ...

@@ -1,0 +1,174 @@
+"""Decoding with this engine and with others: tokens a second and memory, against context length and batch size."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from .job import DecodeJob, Setup, Span
+from .process import ENGINES, EngineProcess, Serving
+
+REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
+"""Engines that attend to everything; the first that runs says what the tokens should be."""
+
+PACKAGES = {
+    "transformers": ("transformers", "transformers"),
+    "transformers-static": ("transformers", "transformers"),
+    "llama.cpp": ("llama_cpp", "llama-cpp-python"),
+    "llama.cpp-converted": ("llama_cpp", "llama-cpp-python"),
+}
+"""Modules that engines need, and what installs them."""
+
+Watch = Callable[[str], None]
+"""watch(what is being done)"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    contexts, batches: every pair is a case; those of more than `most_tokens` in all sequences are left out.
+    rounds, steps: of each engine in turn, and steps in a round; one more round comes first and is not counted.
+    traced: steps that follow, to see where time goes.
+    """
+
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    engines: tuple[str, ...] = tuple(ENGINES)
+    rounds: int = 5
+    steps: int = 6
+    traced: int = 8
+    most_tokens: int = 16384
+
+    def cases(self) -> list[tuple[int, int]]:
+        """The (context, batch) pairs to run, the shortest context first."""
+        return [case for case in self._pairs() if case[0] * case[1] <= self.most_tokens]
+
+    def left_out(self) -> list[tuple[int, int]]:
+        """The pairs that are too large."""
+        return [case for case in self._pairs() if case[0] * case[1] > self.most_tokens]
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that each sequence gets: the prompt's first, and one of every step."""
+        return 1 + (self.rounds + 1) * self.steps + self.traced
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        return sorted(itertools.product(self.contexts, self.batches))
+
+
+class Result(NamedTuple):
+    """One engine in one case.
+
+    dtype, cache_dtype, calibration: see `Setup`.   budget: tokens attended to; None where it is all.
+    ms_per_step: median of the counted steps.
+    tokens_per_s: of all sequences together.   rss_mib, peak_mib: of the engine's process after the steps, and at most.
+    same_tokens: share of the new tokens that come before the first that is not the reference engine's, mean over the
+        sequences; None where no reference ran.
+    """
+
+    engine: str
+    dtype: str
+    cache_dtype: str
+    calibration: str | None
+    context: int
+    batch: int
+    budget: int | None
+    ms_per_step: float
+    tokens_per_s: float
+    prefill_tokens_per_s: float
+    rss_mib: float
+    peak_mib: float
+    same_tokens: float | None
+
+
+class Measured(NamedTuple):
+    """A case: the result of each engine, and where the time of further steps went, of engines that tell."""
+
+    results: list[Result]
+    spans: dict[str, list[Span]]
+
+
+def missing(engine: str, job: DecodeJob) -> str | None:
+    """Why an engine cannot run a job here, or None where it can."""
+    module, package = PACKAGES.get(engine, (None, None))
+    if module is not None and find_spec(module) is None:
+        return f"{engine} is not installed: pip install {package}"
+    if module == "llama_cpp" and job.gguf is None:
+        return f"{engine} needs a model that comes as a .gguf file"
+    return None
+
+
+def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
+    """Every engine in one case, each in its own process.
+
+    They work one at a time: each reads its prompts, then they decode in turns of `plan.steps` steps.
+    """
+    case = f"{len(job.prompts)} x {len(job.prompts[0])} tokens"
+    with ExitStack() as stack:
+        processes: dict[str, EngineProcess] = {}
+        runs: dict[str, _Run] = {}
+        for engine in plan.engines:
+            watch(f"{case}: {engine} reads")
+            own = replace(job, budget=None) if engine in REFERENCES else job
+            processes[engine] = stack.enter_context(closing(EngineProcess(engine, own)))
+            setup = processes[engine].ask(Serving.setup)
+            runs[engine] = _Run(own, setup, processes[engine].ask(Serving.read))
+        for counted, engine in _turns(plan):
+            watch(f"{case}: {engine} decodes")
+            seconds = processes[engine].ask(Serving.steps, plan.steps)
+            runs[engine].steps.extend(seconds if counted else ())
+        for engine, process in processes.items():
+            runs[engine].answers.extend(process.ask(Serving.answers))
+            runs[engine].memory = process.ask(Serving.memory)
+        spans = {engine: process.ask(Serving.spans, plan.traced) for engine, process in processes.items()}
+    reference = next((runs[engine].answers for engine in REFERENCES if engine in runs), None)
+    results = [_result(engine, run, reference) for engine, run in runs.items()]
+    return Measured(results, {engine: parts for engine, parts in spans.items() if parts})
+
+
+@dataclass
+class _Run:
+    """What became of a job: seconds of reading and of each step, new tokens, bytes of memory at the end and at most."""
+
+    job: DecodeJob
+    setup: Setup
+    reading: float
+    steps: list[float] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
+    memory: tuple[int, int] = (0, 0)
+
+
+def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result:
+    batch, context, median = len(run.job.prompts), len(run.job.prompts[0]), statistics.median(run.steps)
+    return Result(
+        engine=engine,
+        **run.setup._asdict(),
+        context=context,
+        batch=batch,
+        budget=run.job.budget,
+        ms_per_step=median * 1e3,
+        tokens_per_s=batch / median,
+        prefill_tokens_per_s=batch * context / run.reading,
+        rss_mib=run.memory[0] / 2**20,
+        peak_mib=run.memory[1] / 2**20,
+        same_tokens=None if reference is None else _same(run.answers, reference),
+    )
+
+
+def _turns(plan: Plan) -> Iterator[tuple[bool, str]]:
+    """Whether it counts, and which engine it is; every round begins with another."""
+    for number in range(plan.rounds + 1):
+        first = number % len(plan.engines)
+        for engine in (*plan.engines[first:], *plan.engines[:first]):
+            yield number > 0, engine
+
+
+def _same(answers: list[list[int]], reference: list[list[int]]) -> float:
+    return statistics.fmean(
+        sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(mine, theirs, strict=True))) / len(mine)
+        for mine, theirs in zip(answers, reference, strict=True)
+    )

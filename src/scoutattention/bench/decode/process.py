@@ -1,0 +1,123 @@
+"""One process for each engine, so that its memory is its own; they take turns, so that its time is, too."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ...errors import CapacityError, ScoutError
+from ...hardware.host import peak_memory, resident_memory
+from .job import DecodeJob, Decoding, Setup, Span
+
+ENGINES = {
+    "scout": ("scout", "OurDecoding"),
+    "scout-slots": ("scout", "SlotsDecoding"),
+    "dense": ("scout", "OurDecoding"),
+    "transformers": ("transformers", "TransformersDecoding"),
+    "transformers-static": ("transformers", "StaticTransformersDecoding"),
+    "llama.cpp": ("llama_cpp", "LlamaDecoding"),
+    "llama.cpp-converted": ("llama_cpp", "ConvertedLlamaDecoding"),
+}
+"""Where each engine is. Only its own process imports it: what one engine needs would count as memory of the others."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would carry over the parent's memory and its threads' locks
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What can be asked of a process; a message is one of these methods and its arguments."""
+
+    decoding: Decoding
+
+    def read(self) -> float:
+        """Read the prompts; seconds that it took."""
+        start = time.perf_counter()
+        self.decoding.read()
+        return time.perf_counter() - start
+
+    def steps(self, count: int) -> list[float]:
+        """Seconds of each of some steps."""
+        times = []
+        for _ in range(count):
+            start = time.perf_counter()
+            self.decoding.step()
+            times.append(time.perf_counter() - start)
+        return times
+
+    def spans(self, count: int) -> list[Span]:
+        """Where the time of some more steps went."""
+        return [span for _ in range(count) for span in self.decoding.traced_step()]
+
+    def answers(self) -> list[list[int]]:
+        """See `Decoding.answers`."""
+        return self.decoding.answers()
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return self.decoding.setup()
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory that the process has now, and the most that it has had."""
+        return resident_memory(), peak_memory()
+
+
+def serve(pipe: Connection, engine: str, job: DecodeJob) -> None:
+    """Answer messages until the other end closes. A ScoutError is the answer where there was one."""
+    module, name = ENGINES[engine]
+    try:
+        serving = Serving(getattr(import_module(f"{__package__}.{module}"), name)(job))
+        pipe.send(None)
+        while True:
+            work, arguments = pipe.recv()
+            pipe.send(work(serving, *arguments))
+    except ScoutError as error:
+        pipe.send(error)
+    except EOFError:
+        return
+
+
+class EngineProcess:
+    """An engine in a process of its own. It works only while it is asked something."""
+
+    def __init__(self, engine: str, job: DecodeJob) -> None:
+        """Start it, and wait until the model is loaded. Raises what the engine raises, and what `ask` does."""
+        self._engine = engine
+        self._pipe, child = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=serve, args=(child, engine, job), daemon=True)
+        self._process.start()
+        child.close()
+        self._exchange()
+
+    def ask(self, work: Callable[Concatenate[Serving, P], R], *arguments: P.args, **_: P.kwargs) -> R:
+        """What a method of `Serving` returns there.
+
+        Raises the ScoutError that it raised, and CapacityError where the process has ended.
+        """
+        answer: R = self._exchange((work, arguments))
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+    def _exchange(self, *messages: object) -> Any:  # noqa: ANN401  # what the other end sends
+        try:
+            for message in messages:
+                self._pipe.send(message)
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise CapacityError(
+                f"the process of {self._engine} ended with exit code {self._process.exitcode} (-9: memory was short): "
+                "lower --contexts or --batches, or leave it out with --engines"
+            ) from None
+        if isinstance(answer, ScoutError):
+            raise answer
+        return answer

@@ -1,0 +1,64 @@
+"""The engine of this project in the decode benchmark: with a budget, with slots as well, or with full attention."""
+
+from ...config import Memory, SamplingParams, ScoutConfig
+from ...engine.llm import LLM
+from ...engine.sequence import Sequence
+from .job import DecodeJob, Setup, Span
+from .stages import Stages, watch_engine
+
+
+class OurDecoding:
+    """With the device memory that is the default; `budget=None` in the job is full attention."""
+
+    device_memory: Memory = None
+
+    def __init__(self, job: DecodeJob) -> None:
+        self._job = job
+        self._llm = LLM(
+            str(job.directory),
+            scout=ScoutConfig(budget=job.budget),
+            device_memory=self.device_memory,
+            max_model_len=job.max_len,
+            max_num_seqs=len(job.prompts),
+            dtype=job.dtype,
+            workers=job.threads,
+            torch_threads=job.threads,
+        )
+        params = SamplingParams(max_tokens=job.max_len, ignore_eos=True)
+        self._sequences = [
+            Sequence(row, list(prompt), params, job.max_len, self._llm.tokenizer)
+            for row, prompt in enumerate(job.prompts)
+        ]
+        self._stages: Stages | None = None
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return Setup(self._job.dtype, self._job.dtype, self._llm.engine.calibration)
+
+    def read(self) -> None:
+        """See `Decoding.read`."""
+        for sequence in self._sequences:
+            self._llm.engine.add(sequence)
+        self._llm.engine.step()
+
+    def step(self) -> None:
+        """See `Decoding.step`."""
+        self._llm.engine.step()
+
+    def answers(self) -> list[list[int]]:
+        """See `Decoding.answers`."""
+        return [sequence.output_ids for sequence in self._sequences]
+
+    def traced_step(self) -> list[Span]:
+        """See `Decoding.traced_step`."""
+        if self._stages is None:
+            self._stages = watch_engine(self._llm.engine)
+        before = len(self._stages.spans)
+        self._llm.engine.step()
+        return self._stages.spans[before:]
+
+
+class SlotsDecoding(OurDecoding):
+    """With slots of twice the budget, as on a device that has memory of its own."""
+
+    device_memory = "slots"

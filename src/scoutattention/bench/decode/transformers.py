@@ -1,0 +1,58 @@
+"""Hugging Face transformers in the decode benchmark, with SDPA and either of its caches."""
+
+import torch
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
+from transformers.utils import logging
+
+from ...cache.pool import TORCH_DTYPES
+from .job import DecodeJob, Setup, Span
+
+
+class TransformersDecoding:
+    """All prompts, which are of one length, are one batch. The cache is the one that `generate` takes, and grows."""
+
+    def __init__(self, job: DecodeJob) -> None:
+        self._job = job
+        torch.set_num_threads(job.threads)
+        torch.set_grad_enabled(False)
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._prompts = torch.tensor(job.prompts)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            job.directory, dtype=TORCH_DTYPES[job.dtype], attn_implementation="sdpa"
+        )
+        self._cache = self._make_cache(job)
+        self._tokens: list[torch.Tensor] = []
+
+    def setup(self) -> Setup:
+        """See `Decoding.setup`."""
+        return Setup(self._job.dtype, self._job.dtype)
+
+    def read(self) -> None:
+        """See `Decoding.read`."""
+        self._forward(self._prompts)
+
+    def step(self) -> None:
+        """See `Decoding.step`."""
+        self._forward(self._tokens[-1][:, None])
+
+    def answers(self) -> list[list[int]]:
+        """See `Decoding.answers`."""
+        return torch.stack(self._tokens, 1).tolist()
+
+    def traced_step(self) -> list[Span]:
+        """See `Decoding.traced_step`."""
+        return []
+
+    def _make_cache(self, job: DecodeJob) -> Cache:
+        return DynamicCache(config=self._model.config)
+
+    def _forward(self, ids: torch.Tensor) -> None:
+        out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._tokens.append(out.logits[:, -1].argmax(-1))
+
+
+class StaticTransformersDecoding(TransformersDecoding):
+    """With a cache that has its full length from the start."""
+
+    def _make_cache(self, job: DecodeJob) -> Cache:
+        return StaticCache(self._model.config, max_cache_len=job.max_len)

@@ -1,0 +1,1 @@
+"""Decoding on a GPU beside full attention and other designs, in one engine."""

@@ -1,0 +1,109 @@
+"""What the GPU benchmark runs, and what it reports."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ...config import EngineConfig, Memory, ScoutConfig
+
+TRACED = 3
+"""Steps that follow the timed ones, to see when the device works."""
+
+
+class Rival(NamedTuple):
+    """A design of the field, as settings.   fetch_all: attends as `FetchAllAttention` does, to everything."""
+
+    name: str
+    scout: ScoutConfig
+    device_memory: Memory = "slots"
+    fetch_all: bool = False
+
+    @property
+    def store(self) -> tuple[Memory, bool]:
+        """Equal for rivals that can share a store: full attention keeps no digests."""
+        return self.device_memory, self.scout.budget is None
+
+
+def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
+    """Everything on the device, with and without a budget; blocks fetched (asked for, ahead, or all), or computed."""
+    plain = replace(base, predictor="plain", calibration=None)
+    return (
+        Rival("full", replace(plain, budget=None), "all"),
+        Rival("fits", plain, "all"),
+        Rival("fetch", replace(plain, on_miss="fetch", lookahead=0)),
+        Rival("fetch-ahead", replace(plain, on_miss="fetch")),
+        Rival("fetch-all", plain, fetch_all=True),
+        Rival("compute", replace(plain, lookahead=0, far_query="true")),
+        Rival("scout-plain", plain),
+        Rival("scout", replace(plain, predictor="calibrated")),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    contexts, batches: every pair is a case, the first context the one to begin with.   machine: with the host's memory.
+    warm_up, steps: of each engine in each case at most, not counted and counted.
+    """
+
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    machine: EngineConfig
+    warm_up: int = 16
+    steps: int = 32
+
+    @property
+    def more(self) -> int:
+        """Tokens that a sequence gets at most."""
+        return self.warm_up + self.steps + TRACED
+
+
+class Result(NamedTuple):
+    """One engine in one case.
+
+    steps: that were counted.   ms_per_step: their median.   tokens_per_s: of all of them, those that close blocks too.
+    device_idle_share: of a median step, the part in which no kernel ran; None where no GPU was seen.
+    hidden_ms, unhidden_ms, link_bytes: means over the steps: the CPU's attention that ran behind other work, and that
+        was waited for; what was copied from host pages to the device.
+    share: of the chosen blocks, those that the device did not hold.
+    """
+
+    engine: str
+    context: int
+    batch: int
+    steps: int
+    ms_per_step: float
+    tokens_per_s: float
+    device_idle_share: float | None
+    hidden_ms: float
+    unhidden_ms: float
+    link_bytes: float
+    share: float
+
+
+class LeftOut(NamedTuple):
+    """An engine that did not run a case.   why: "memory: ..." or "failed: ..."."""
+
+    engine: str
+    context: int
+    batch: int
+    why: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether something other than room was missing."""
+        return self.why.startswith("failed")
+
+
+class Measured(NamedTuple):
+    """Everything that ran, what did not, and how many cases there was no time for."""
+
+    results: list[Result]
+    left_out: list[LeftOut]
+    not_started: int
+
+    @property
+    def smallest_left_out(self) -> list[LeftOut]:
+        """Of each engine and context the smallest batch that did not fit, and the smallest that failed."""
+        falling = sorted(self.left_out, key=lambda left: -left.batch)
+        return list({(left.engine, left.context, left.failed): left for left in falling}.values())

@@ -1,0 +1,201 @@
+"""Decoding on a device with this engine's full attention, its rivals and itself: one engine, set differently."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from ...attention.base import StepStats
+from ...cache.memory_plan import plan_memory
+from ...config import EngineConfig
+from ...engine.device import find_device, free_memory, make_ops
+from ...engine.engine import Engine
+from ...errors import CapacityError
+from ...models.decoder import Decoder
+from .cases import TRACED, LeftOut, Plan, Result, Rival
+from .fetch_all import FetchAllAttention
+from .idle import busy_seconds
+from .prompts import Prompts
+from .timing import FAILURES, first_line
+
+LONGEST_S = 5.0
+"""Seconds after which a case warms up no more, and is timed no more."""
+LEAST_WARM_UP, LEAST_TIMED = 3, 4
+"""Steps that are taken all the same: the first is queued kernel by kernel, the second captured, the third replayed."""
+
+T = TypeVar("T")
+Case = tuple[int, int]
+"""Context and batch."""
+Taken = tuple[float, StepStats]
+"""A step's seconds, and what it did."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every case needs.
+
+    until: when to start no more cases, by `time.perf_counter`.   tell: is told every outcome as it comes.
+    """
+
+    decoder: Decoder
+    prompts: Prompts
+    plan: Plan
+    until: float
+    tell: Callable[[Result | LeftOut], object]
+
+
+def run_together(bench: Bench, sharing: list[Rival], case: Case) -> Iterator[Result | LeftOut]:
+    """Engines of the same sizes, one after the other; they share a store, which takes long to fill.
+
+    An engine that fails is left out. None starts when the time is over.
+    """
+    with ExitStack() as stack:
+        keeper = tried(partial(make_engine, bench, sharing[0], case, None))
+        if isinstance(keeper, str):
+            yield from (LeftOut(rival.name, *case, keeper) for rival in sharing)
+            return
+        stack.callback(keeper.close)
+        for rival in sharing:
+            if time.perf_counter() >= bench.until:
+                return
+            outcome = tried(partial(run_beside, bench, rival, case, keeper))
+            yield LeftOut(rival.name, *case, outcome) if isinstance(outcome, str) else outcome
+
+
+def tried(call: Callable[[], T]) -> T | str:
+    """What a call returns, or why it failed: for want of memory, or otherwise."""
+    try:
+        return call()
+    except (*FAILURES, OSError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return f"memory: {first_line(error)}"
+        return f"failed: {type(error).__name__}: {first_line(error)}"
+
+
+def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> Engine:
+    """An engine for a case, its cache filled or that of another engine. Raises CapacityError where it does not fit."""
+    free()  # of the engine before, and of those that failed
+    machine = machine_for(bench, rival, case)
+    if like is None:
+        check_room(bench, rival, case)
+    with ExitStack() as stack:
+        engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, machine, like=like)))
+        if rival.fetch_all:
+            ops = make_ops(machine, engine.store.device, engine.workers)
+            engine.runner.attention = FetchAllAttention(engine.store, ops, bench.decoder.shape.scale)
+        if like is None:
+            bench.prompts.fill(engine.store)
+        stack.pop_all()
+    return engine
+
+
+def machine_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
+    """The machine with the sizes of a case."""
+    longest, memory = case[0] + bench.plan.more, rival.device_memory
+    return replace(bench.plan.machine, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+
+
+def check_room(bench: Bench, rival: Rival, case: Case) -> None:
+    """Raises CapacityError where the sequences do not all fit, before any memory is taken."""
+    machine = machine_for(bench, rival, case)
+    assert machine.host_memory is not None
+    assert machine.max_model_len is not None
+    free_device = free_memory(find_device(machine.device))
+    plan = plan_memory(bench.decoder.shape, rival.scout, machine, machine.host_memory, free_device)
+    needed = machine.max_num_seqs * plan.blocks(machine.max_model_len)
+    if plan.pages < needed:
+        on_device = rival.device_memory == "all" and free_device is not None
+        where = "the device: lower --batches or --contexts" if on_device else "the host's memory: raise --host-memory"
+        raise CapacityError(
+            f"{machine.max_num_seqs} sequences of {machine.max_model_len} tokens need {needed} blocks of "
+            f"{plan.block_size} tokens, and {plan.pages} fit {where}"
+        )
+
+
+def run_beside(bench: Bench, rival: Rival, case: Case, keeper: Engine) -> Result:
+    """Make a rival's engine, on the store of another, and time its steps."""
+    with closing(make_engine(bench, rival, case, keeper)) as engine:
+        return run(bench, rival, case, engine)
+
+
+def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
+    """Time an engine's steps."""
+    timed, busy = time_steps(bench, rival, case, engine)
+    total = sum((stats for _, stats in timed), StepStats())
+    median, mean = (of(seconds for seconds, _ in timed) for of in (statistics.median, statistics.fmean))
+    return Result(
+        engine=rival.name,
+        context=case[0],
+        batch=case[1],
+        steps=len(timed),
+        ms_per_step=median * 1e3,
+        tokens_per_s=case[1] / mean,
+        device_idle_share=None if busy is None else max(0.0, 1 - busy / median),
+        hidden_ms=total.hidden_s / len(timed) * 1e3,
+        unhidden_ms=total.unhidden_s / len(timed) * 1e3,
+        link_bytes=total.recalled_bytes / len(timed),
+        share=total.far_blocks / max(1, total.chosen_blocks),
+    )
+
+
+def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], float | None]:
+    """The counted steps of an engine, and the seconds of a step in which the device worked, if that is seen."""
+    (context, batch), plan, store = case, bench.plan, engine.store
+    blocks = engine.plan.blocks(engine.plan.max_len)
+    for row in range(batch):
+        store.admit(row, blocks, engine.plan.quota(batch, engine.plan.max_len))
+    try:
+        steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
+        steps.take_some(LEAST_WARM_UP, plan.warm_up)
+        timed = steps.take_some(LEAST_TIMED, plan.steps)
+        busy = busy_seconds(steps.take, TRACED) if bench.decoder.device.type == "cuda" else None
+    finally:
+        for row in range(batch):
+            store.release(row)
+    return timed, busy
+
+
+class Steps:
+    """Greedy decoding of sequences that were placed in an engine."""
+
+    def __init__(self, engine: Engine, tokens: list[int], context: int) -> None:
+        """`tokens`: of each sequence, the next to be fed."""
+        self._runner = engine.runner
+        self._tokens = tokens
+        self._position = context
+
+    def take_some(self, least: int, most: int) -> list[Taken]:
+        """`most` steps, or at least `least` of them where they take longer than `LONGEST_S`."""
+        taken: list[Taken] = []
+        until = time.perf_counter() + LONGEST_S
+        while len(taken) < most and (len(taken) < least or time.perf_counter() < until):
+            taken.append(self.take())
+        return taken
+
+    def take(self) -> Taken:
+        """One step."""
+        started = time.perf_counter()
+        logits, stats = self._runner.decode(self._tokens, [self._position] * len(self._tokens))
+        self._tokens = logits.argmax(-1).tolist()
+        self._position += 1
+        return time.perf_counter() - started, stats
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a pool, the machine or the device was too small, by what PyTorch and the driver call it."""
+    said = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, CapacityError | MemoryError) or any(word in said for word in words)
+
+
+def free() -> None:
+    """Give back what the engines of a case held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

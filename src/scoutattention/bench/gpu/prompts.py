@@ -1,0 +1,99 @@
+"""Long prompts for the GPU benchmark: read by a real model, or made up, where the weights are dummies."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+
+from ...attention.recall_policy import first_residents
+from ...attention.scout import ScoutAttention
+from ...cache.slots import Moves
+from ...cache.store import KVStore
+from ...config import ScoutConfig
+from ...engine.engine import Engine
+from ...models.recording import Recording
+from .replay import Replay, replay
+
+
+class Prompts(Protocol):
+    """What puts prompts into engines."""
+
+    def fill(self, store: KVStore) -> None:
+        """Prepare a store that has no sequences yet; engines may share it."""
+        ...
+
+    def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
+        """Put `batch` prompts of `context` tokens into rows that were admitted; returns each one's next token."""
+        ...
+
+
+class RealPrompts(NamedTuple):
+    """Parts of a text, each sequence's its own, that the model reads.   tokens: the text, which goes round."""
+
+    tokens: list[int]
+
+    def fill(self, store: KVStore) -> None:
+        """See `Prompts.fill`."""
+
+    def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
+        """See `Prompts.place`."""
+        first = []
+        for row in range(batch):
+            start = row * context % len(self.tokens)
+            around = self.tokens[start:] + self.tokens * (context // len(self.tokens) + 1)
+            first.append(int(engine.runner.prefill(row, around[:context]).argmax()))
+        return first
+
+
+class DummyPrompts(NamedTuple):
+    """Random keys and values that were never computed.
+
+    recording: whose choices are replayed and whose residents are resident; without one the blocks that random queries
+    want are chosen, and random ones are resident.
+    """
+
+    recording: Recording | None
+
+    def fill(self, store: KVStore) -> None:
+        """See `Prompts.fill`. What is written stays in the pages when other rows take them."""
+        layers, _, heads, size, dim = store.pages.pool.k.shape
+        rows, blocks = store.pages.table.shape
+        generator = torch.Generator(store.device).manual_seed(0)
+        numbers = torch.randn((2, blocks, heads, size, dim), generator=generator, device=store.device)
+        k, v = numbers.to(store.near_pool.k.dtype)
+        for row in range(rows):
+            store.pages.admit(row, blocks)
+            for layer in range(layers):
+                store.pages.write_prompt(layer, row, k, v)
+        for row in range(rows):
+            store.pages.release(row)
+
+    def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
+        """See `Prompts.place`."""
+        attention, shape, store = engine.runner.attention, engine.runner.decoder.shape, engine.store
+        if isinstance(attention, ScoutAttention):
+            source = None
+            if self.recording is not None:
+                source = Replay(self.recording.about, self.recording.runs[scout.predictor], shape, context)
+                replay(attention, source, store.device)
+            for layer in range(shape.num_layers):
+                _seat(store, scout, layer, (batch, context // scout.block_size), source)
+        for row in range(batch):
+            store.finish_prompt(row, context)
+        return list(range(batch))
+
+
+def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int], source: Replay | None) -> None:
+    """Give slots to as many blocks as there are slots: what a recording held, then others.   sizes: B, NB."""
+    slots, (batch, closed) = store.slots, sizes
+    assert slots is not None
+    assert store.transfers is not None
+    heads = slots.content.shape[2]
+    worth = torch.rand((batch, heads, closed), generator=torch.Generator().manual_seed(layer))
+    if source is not None:
+        worth += source.residents(layer, batch)
+        for row in range(batch):
+            store.trust(layer, row, bool(source.run.scouted[source.layers[layer]]))
+    blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
+    every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
+    rows, of_heads, seats = torch.cartesian_prod(*every).T.contiguous().to(store.device)
+    store.transfers.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))

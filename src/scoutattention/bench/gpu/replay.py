@@ -1,0 +1,157 @@
+"""Choosing what a recording chose: attention patterns of a real model for weights that have none of their own."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...attention.choose import Choice, Chooser
+from ...attention.predict import Predictor
+from ...attention.scout import ScoutAttention
+from ...cache.store import StepView
+from ...models.recording import About, Choices, Run
+from ...shape import ModelShape
+from ...types import Rope
+
+
+class Replay:
+    """A run of a recording, in a model of another shape, batch and context.
+
+    layers: the recorded layer of each layer, int64 [L].
+
+    Depth is stretched: the first layer is the first, the last the last. Heads go round, each sequence beginning with
+    another. A prompt's blocks keep their relative places, and blocks that came later, or are recent, their distance.
+    """
+
+    def __init__(self, about: About, run: Run, shape: ModelShape, context: int) -> None:
+        """`context`: tokens of every prompt, a whole number of blocks, at least as many as were recorded."""
+        self.run = run
+        self.steps, layers, self._recorded_heads, _ = run.true.blocks.shape
+        depth = shape.num_layers
+        self.layers = torch.tensor([round(layer * (layers - 1) / max(1, depth - 1)) for layer in range(depth)])
+        self._kv_heads = shape.num_kv_heads
+        self._block_size = about.block_size
+        self._recent = about.recent_blocks
+        self._recorded = about.context // about.block_size  # closed blocks of the prompts
+        self._closed = context // about.block_size
+
+    def heads(self, batch: int) -> Tensor:
+        """The recorded heads of each sequence's heads, int64 [B, H]."""
+        return (torch.arange(batch)[:, None] + torch.arange(self._kv_heads)) % self._recorded_heads
+
+    def places(self, step: int, blocks: Tensor, closed: int) -> Tensor:
+        """Where the blocks, int64 of any shape, of a recorded step are when `closed` blocks are."""
+        recorded = self._recorded + step // self._block_size
+        stretched = self._prompt_places(blocks)
+        placed = torch.where(blocks < self._recorded, stretched, self._closed + blocks - self._recorded)
+        return torch.where(blocks >= recorded - self._recent, closed - recorded + blocks, placed)
+
+    def residents(self, layer: int, batch: int) -> Tensor:
+        """Where the blocks are that had slots when the recording began: bool [B, H, NB], NB blocks of a prompt."""
+        places = self._prompt_places(torch.arange(self._recorded))
+        held = self.run.resident[self.layers[layer]][self.heads(batch)]
+        stretched = torch.zeros((*held.shape[:2], self._closed), dtype=torch.bool)
+        stretched[..., places] = held
+        return stretched
+
+    def _prompt_places(self, blocks: Tensor) -> Tensor:
+        return blocks * self._closed // self._recorded
+
+
+class MarkedPredictor:
+    """Another predictor, whose last scout of each layer can be told from a true query."""
+
+    def __init__(self, inner: Predictor) -> None:
+        self._inner = inner
+        self._made: dict[int, Tensor] = {}
+
+    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+        """See `Predictor.predict`."""
+        self._made[layer] = self._inner.predict(layer, x, rope)
+        return self._made[layer]
+
+    def made(self, layer: int, q: Tensor) -> bool:
+        """Whether q is the layer's scout."""
+        return self._made.get(layer) is q
+
+
+class ReplayChooser:
+    """Asks another chooser, so that its work is done, and answers with what the recording chose.
+
+    Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
+    are equally long. After the recording's last step its first one follows. The choices of all layers are made before
+    a step, so that the step queues nothing for them; they are in memory that is overwritten by the next step of as many
+    sequences and the same width, as a graph of such steps wants them.
+    """
+
+    def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
+        """`chooser`: the one that is asked.   device: where choices are made."""
+        self._source = source
+        self._chooser = chooser
+        self._predictor = predictor
+        self._kinds = [
+            Choices(kind.blocks.to(device, torch.int64), kind.wishes.to(device, torch.float32))
+            for kind in (source.run.true, source.run.scouts)
+        ]
+        self._made: dict[tuple[int, int], _OfStep] = {}
+        self._step = -1
+
+    def begin(self, view: StepView) -> None:
+        """See `Chooser.begin`."""
+        self._chooser.begin(view)
+        self._step += 1
+        self._closed = view.closed
+        sizes = view.batch, view.width
+        if sizes not in self._made:
+            self._made[sizes] = _OfStep.empty(self._source, sizes, self._kinds[0])
+        self._now = self._made[sizes]
+        self._now.write(self._source, self._step % self._source.steps, self._kinds, view.counts[0])
+
+    @property
+    def takes_all(self) -> bool:
+        """See `Chooser.takes_all`."""
+        return False
+
+    def choose(self, layer: int, q: Tensor) -> Choice:
+        """See `Chooser.choose`."""
+        self._chooser.choose(layer, q)
+        now = self._now.choices[self._predictor.made(layer, q)]
+        return Choice(now.blocks[layer], self._closed, now.wishes[layer])
+
+
+class _OfStep(NamedTuple):
+    """A step's choices in all layers.
+
+    choices: of true queries and of scouts: blocks, int64 [L, B, H, N], and the wishes for all, float32 [L, B, H, NB].
+    places: the recorded layer of each layer, int64 [L, 1, 1], and head of each sequence's heads, int64 [B, H].
+    """
+
+    choices: tuple[Choices, Choices]
+    places: tuple[Tensor, Tensor]
+
+    @classmethod
+    def empty(cls, source: Replay, sizes: tuple[int, int], recorded: Choices) -> "_OfStep":
+        """Memory for steps of a batch and width, beside what was recorded."""
+        (batch, width), device = sizes, recorded.blocks.device
+        layers, heads = source.layers.to(device)[:, None, None], source.heads(batch).to(device)
+        shape = len(layers), *heads.shape
+        first, second = (
+            Choices(
+                recorded.blocks.new_empty(*shape, recorded.blocks.shape[-1]), recorded.wishes.new_empty(*shape, width)
+            )
+            for _ in range(2)
+        )
+        return cls((first, second), (layers, heads))
+
+    def write(self, source: Replay, step: int, kinds: list[Choices], closed: int) -> None:
+        """What a recorded step chose, for sequences of `closed` blocks."""
+        for now, kind in zip(self.choices, kinds, strict=True):
+            now.blocks.copy_(source.places(step, kind.blocks[step], closed)[self.places])
+            now.wishes.zero_().scatter_(-1, now.blocks, kind.wishes[step][self.places])
+
+
+def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:
+    """Make an attention choose what was recorded; `device` is where it chooses."""
+    predictor = MarkedPredictor(attention.predictor)
+    attention.chooser = ReplayChooser(source, device, chooser=attention.chooser, predictor=predictor)
+    attention.predictor = predictor

@@ -1,0 +1,92 @@
+"""In which order the GPU benchmark's cases run: what tells most first, until the time is over."""
+
+import gc
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
+
+from .cases import LeftOut, Measured, Result, Rival
+from .decode import Bench, check_room, free, run_together, tried
+
+
+class Queue(NamedTuple):
+    """Rivals that share a store, at one context.   batches: those that did not run yet, the largest last."""
+
+    context: int
+    sharing: list[Rival]
+    batches: list[int]
+
+    @property
+    def cases(self) -> int:
+        """One for each rival and batch."""
+        return len(self.sharing) * len(self.batches)
+
+
+def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
+    """Cases in rounds; each outcome is told as it comes.
+
+    In a round those that share a store take, at every context, their next smaller batch: the first one is of the
+    largest that fit.
+    """
+    groups = [list(sharing) for _, sharing in itertools.groupby(engines, key=attrgetter("store"))]
+    queues: list[Queue] = []
+    results: list[Result] = []
+    left_out: list[LeftOut] = []
+    with little_garbage():
+        for context, sharing in itertools.product(bench.plan.contexts, groups):
+            queue, without = with_room(bench, context, sharing)
+            queues.append(queue)
+            left_out += without
+        for left in left_out:
+            bench.tell(left)
+        waiting = sum(queue.cases for queue in queues)
+        for outcome in rounds(bench, queues):
+            bench.tell(outcome)
+            waiting -= 1
+            if isinstance(outcome, Result):
+                results.append(outcome)
+            else:
+                left_out.append(outcome)
+    return Measured(results, left_out, waiting)
+
+
+@contextmanager
+def little_garbage() -> Iterator[None]:
+    """Have garbage looked for in what is made from here on alone: all modules take as long as a short case."""
+    free()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def with_room(bench: Bench, context: int, sharing: list[Rival]) -> tuple[Queue, list[LeftOut]]:
+    """The batches for which there is memory, and why there is none for the next larger one."""
+    fitting: list[int] = []
+    for batch in sorted(bench.plan.batches):
+        why = tried(partial(check_room, bench, sharing[0], (context, batch)))
+        if why is not None:
+            return Queue(context, sharing, fitting), [LeftOut(rival.name, context, batch, why) for rival in sharing]
+        fitting.append(batch)
+    return Queue(context, sharing, fitting), []
+
+
+def rounds(bench: Bench, queues: list[Queue]) -> Iterator[Result | LeftOut]:
+    """The outcomes of the queues' cases, those that begin in time."""
+    while any(queue.batches for queue in queues) and time.perf_counter() < bench.until:
+        for queue in queues:
+            yield from next_batch(bench, queue)
+
+
+def next_batch(bench: Bench, queue: Queue) -> Iterator[Result | LeftOut]:
+    """The outcomes of a queue's largest batch; where none of its rivals had the memory after all, of the next, too."""
+    fits = False
+    while queue.batches and not fits and time.perf_counter() < bench.until:
+        for outcome in run_together(bench, queue.sharing, (queue.context, queue.batches.pop())):
+            fits = fits or isinstance(outcome, Result) or outcome.failed
+            yield outcome

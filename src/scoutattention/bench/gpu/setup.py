@@ -1,0 +1,70 @@
+"""What the GPU benchmark decodes with: a model that reads a text, or dummy weights that choose what was recorded."""
+
+from typing import NamedTuple, cast
+
+import torch
+
+from ...config import DigestName, ScoutConfig
+from ...errors import ConfigError
+from ...models.decoder import Decoder
+from ...models.formats.dummy import dummy_decoder, shape_config
+from ...models.loader import load
+from ...models.recording import Recording
+from .prompts import DummyPrompts, Prompts, RealPrompts
+
+
+class Setup(NamedTuple):
+    """weights, choices: what reports call the weights, and where it comes from which blocks are chosen."""
+
+    decoder: Decoder
+    prompts: Prompts
+    weights: str
+    choices: str
+
+
+def shared_settings(recording: Recording | None, budget: int | None) -> ScoutConfig:
+    """The settings that all engines start from. Raises ConfigError where the recording's budget is another."""
+    if recording is None:
+        return ScoutConfig() if budget is None else ScoutConfig(budget=budget)
+    about = recording.about
+    if budget not in (None, about.budget):
+        raise ConfigError(f"--budget={budget} is not the recording's {about.budget}: leave it out, or record again")
+    return ScoutConfig(
+        budget=about.budget,
+        block_size=about.block_size,
+        recent_blocks=about.recent_blocks,
+        lookahead=about.lookahead,
+        digest=cast(DigestName, about.digest),
+    )
+
+
+def check_contexts(contexts: tuple[int, ...], block_size: int, recording: Recording | None) -> None:
+    """Raises ConfigError where dummy prompts would not be of whole blocks, or be shorter than the recorded one."""
+    least = block_size if recording is None else recording.about.context
+    for context in contexts:
+        if context % block_size:
+            raise ConfigError(
+                f"--contexts: dummy prompts are of whole blocks, and {context} tokens are not a multiple of "
+                f"block_size={block_size}"
+            )
+        if context < least:
+            raise ConfigError(f"--contexts: {context} tokens are fewer than {least}, those of the recording or a block")
+
+
+def dummy_setup(shape: str, recording: Recording | None, longest: int, device: torch.device) -> Setup:
+    """Random weights on a device, for sequences of up to `longest` tokens."""
+    choices = "those of random queries"
+    if recording is not None:
+        about = recording.about
+        choices = f"recorded from {about.model} reading {about.context} tokens of {about.text}"
+    decoder = dummy_decoder(shape_config(shape), longest, device)
+    return Setup(decoder, DummyPrompts(recording), f"dummy weights of {shape}", choices)
+
+
+def real_setup(model: str, text: str, longest: int, device: torch.device) -> Setup:
+    """A model on a device, to read parts of a text. Raises ConfigError where it cannot take `longest` tokens."""
+    loaded = load(model, device=device)
+    limit = loaded.decoder.shape.max_positions
+    if longest > limit:
+        raise ConfigError(f"--contexts: with steps {longest} tokens, above the model's own limit of {limit}")
+    return Setup(loaded.decoder, RealPrompts(loaded.tokenizer.encode(text)), model, "its own")

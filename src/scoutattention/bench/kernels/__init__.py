@@ -1,0 +1,1 @@
+"""The native kernels, checked and timed."""

@@ -1,0 +1,83 @@
+"""A rank other than the first: a process that does what rank 0 tells it, until there is nobody to tell it anything."""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..config import EngineConfig, SamplingParams, ScoutConfig
+from ..errors import RankError, ScoutError
+from ..models.loader import load
+from ..models.text import Tokenizer
+from ..runtime.ranks import Group
+from .device import find_device
+from .engine import Engine
+from .sequence import Sequence
+
+READY = b"ready\n"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank starts with.   folder: where ranks meet.   model: the directory of a model."""
+
+    folder: Path
+    index: int
+    model: Path
+    scout: ScoutConfig
+    machine: EngineConfig
+
+
+@dataclass(frozen=True)
+class Following:
+    """What a rank can be told: a message is one of these methods and its arguments."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+    def add(self, number: int, prompt_ids: list[int], params: SamplingParams, limit: int) -> None:
+        """Queue a request, which rank 0 has accepted."""
+        self.engine.add(Sequence(number, prompt_ids, params, limit, self.tokenizer))
+
+    def step(self) -> None:
+        """Take a step."""
+        self.engine.step()
+
+    def abort(self) -> None:
+        """Forget every request."""
+        self.engine.abort()
+
+
+def follow(messages: BinaryIO, job: Job) -> None:
+    """Do what the messages say, until they end."""
+    size, leader = job.machine.tensor_parallel_size, os.getppid()
+    device = find_device(job.machine.device, job.index, size)
+    ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)
+    model = load(str(job.model), job.machine.dtype, device=device, ranks=ranks)
+    following = Following(Engine(model.decoder, job.scout, job.machine), model.tokenizer)
+    while True:
+        work, arguments = pickle.load(messages)
+        work(following, *arguments)
+
+
+def main() -> int:
+    """Follow rank 0, at the other ends of stdin and stdout; a ScoutError that it does not have is its last word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends rank 0, and that ends this
+    logging.disable()  # rank 0 says the same
+    try:
+        job = pickle.load(sys.stdin.buffer)
+        sys.stdout.buffer.write(READY)
+        sys.stdout.buffer.flush()
+        follow(sys.stdin.buffer, job)
+    except (EOFError, pickle.UnpicklingError):  # rank 0 has ended between two messages, or in one
+        return 0
+    except RankError:
+        return 1
+    except ScoutError as error:
+        print(error, flush=True)
+        return 2
+    return 0

@@ -1,0 +1,1 @@
+"""How close the method stays to full attention, token by token, on real text."""

@@ -1,0 +1,1 @@
+"""Whether facts hidden in a long prompt are still found."""

@@ -1,0 +1,1 @@
+"""What this computer offers: cores, memory, GPUs, and the report of `scout doctor`."""

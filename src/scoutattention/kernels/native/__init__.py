@@ -1,0 +1,1 @@
+"""The kernels of an ordinary CPU: C++ behind checks of every argument."""

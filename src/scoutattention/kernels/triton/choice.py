@@ -1,0 +1,274 @@
+"""Which blocks KV heads want, on the device: wishes from scores, what is absent, and what a scout missed."""
+
+import torch
+from torch import Tensor
+
+from ...types import Lateness, Sifting
+from ..native.choice import Late, Sifted
+from .base import LN2, Launch, ceil_div, check, padded, tl, triton
+
+LOG2E = tl.constexpr(1 / LN2)
+LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
+WIDE = 256  # blocks of one program
+CHUNK = 64  # blocks that others are compared with at a time
+
+
+@triton.jit
+def _wish_kernel(
+    scores: tl.tensor,
+    closed: tl.tensor,
+    wishes: tl.tensor,
+    ranks: tl.tensor,
+    H: int,
+    N: int,
+    sink: int,
+    recent: int,
+    G: tl.constexpr,
+    G_PAD: tl.constexpr,
+    LARGEST: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> None:
+    """Program (row, tile): wishes for WIDE blocks of one sequence and KV head, and what they are ranked by."""
+    row = tl.program_id(0).to(tl.int64)
+    end = tl.load(closed + row // H)
+    g = tl.arange(0, G_PAD)
+    best = tl.full([G_PAD], LOWEST, tl.float32)
+    total = tl.zeros([G_PAD], tl.float32)
+    for start in range(0, N, WIDE):
+        score = _scores_of(scores, row, start + tl.arange(0, WIDE), end, N, G, G_PAD, LARGEST)
+        higher = tl.maximum(best, tl.max(score, axis=1))
+        total = total * tl.exp2(best - higher) + tl.sum(tl.exp2(score - higher[:, None]), axis=1)
+        best = higher
+    n = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    score = _scores_of(scores, row, n, end, N, G, G_PAD, LARGEST)
+    heads = 1 if LARGEST else G
+    weight = tl.exp2(score - best[:, None]) / (tl.where(total > 0, total, 1.0) * heads)[:, None]
+    wish = tl.sum(tl.where((g < heads)[:, None], weight, 0.0), axis=0)
+    wish = tl.where(n < end, wish, 0.0)
+    first = (n < sink) | (n >= end - recent)
+    rank = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
+    tl.store(wishes + row * N + n, wish, mask=n < N)
+    tl.store(ranks + row * N + n, rank, mask=n < N)
+
+
+@triton.jit
+def _scores_of(
+    scores: tl.tensor,
+    row: tl.tensor,
+    n: tl.tensor,
+    end: tl.tensor,
+    N: int,
+    G: tl.constexpr,
+    G_PAD: tl.constexpr,
+    LARGEST: tl.constexpr,
+) -> tl.tensor:
+    """The scores of blocks n, base two: [G_PAD, blocks], -inf where there is none; LARGEST: in the first row alone."""
+    g = tl.arange(0, G_PAD)
+    there = (g < G)[:, None] & ((n < N) & (n < end))[None, :]
+    score = tl.load(scores + (row * G + g)[:, None] * N + n[None, :], mask=there, other=float("-inf")) * LOG2E
+    if LARGEST:
+        score = tl.where((g == 0)[:, None], tl.max(score, axis=0)[None, :], float("-inf"))
+    return score
+
+
+@triton.jit
+def _sift_kernel(
+    blocks: tl.tensor,
+    wishes: tl.tensor,
+    closed: tl.tensor,
+    slot_of: tl.tensor,
+    asked: tl.tensor,
+    all_of_it: tl.tensor,
+    least: tl.tensor,
+    valid: tl.tensor,
+    absent: tl.tensor,
+    counts: tl.tensor,
+    slots_b: int,
+    slots_h: int,
+    none: int,
+    always: int,
+    H: int,
+    N: int,
+    W: int,
+    N_PAD: tl.constexpr,
+) -> None:
+    """Program (row): the choice of one sequence and KV head."""
+    row = tl.program_id(0).to(tl.int64)
+    b = row // H
+    n = tl.arange(0, N_PAD)
+    place = row * N + n
+    block = tl.load(blocks + place, mask=n < N, other=0)
+    wish = tl.load(wishes + row * W + block, mask=n < N, other=0.0)
+    slot = tl.load(slot_of + b * slots_b + row % H * slots_h + block, mask=n < N, other=0)
+    gone = slot == none
+    wants = tl.load(asked + b) != 0
+    whole = tl.load(all_of_it + b) != 0
+    wished = (wish >= tl.load(least + b)) | (n < always)
+    chosen = (n < N) & (block < tl.load(closed + b)) & wants & ((~gone) | whole | wished)
+    tl.store(valid + place, chosen, mask=n < N)
+    tl.store(absent + place, chosen & gone, mask=n < N)
+    tl.store(counts + row, tl.sum(chosen.to(tl.int64), axis=0))
+    tl.store(counts + tl.num_programs(0) + row, tl.sum((chosen & gone).to(tl.int64), axis=0))
+
+
+@triton.jit
+def _blend_kernel(
+    interest: tl.tensor,
+    wishes: tl.tensor,
+    rows: tl.tensor,
+    kept: float,
+    interest_b: int,
+    interest_h: int,
+    H: int,
+    N: int,
+    WIDE: tl.constexpr,
+) -> None:
+    """Program (row, tile): WIDE blocks of one sequence and KV head."""
+    row = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    changed = n < tl.where(tl.load(rows + row // H) != 0, N, 0)
+    at = interest + row // H * interest_b + row % H * interest_h + n
+    wish = tl.load(wishes + row * N + n, mask=changed, other=0.0)
+    tl.store(at, kept * tl.load(at, mask=changed, other=0.0) + (1.0 - kept) * wish, mask=changed)
+
+
+@triton.jit
+def _late_kernel(
+    blocks: tl.tensor,
+    absent: tl.tensor,
+    wishes: tl.tensor,
+    ahead: tl.tensor,
+    served: tl.tensor,
+    doubt: tl.tensor,
+    rows: tl.tensor,
+    spoilt: tl.tensor,
+    late: tl.tensor,
+    counts: tl.tensor,
+    limit: float,
+    H: int,
+    N: int,
+    W: int,
+    N_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Program (row): one sequence and KV head. Every wanted block is compared with CHUNK that were served at a time."""
+    row = tl.program_id(0).to(tl.int64)
+    n = tl.arange(0, N_PAD)
+    counted = tl.load(rows + row // H) != 0
+    place = row * N + n
+    block = tl.load(blocks + place, mask=n < N, other=-1)
+    gone = tl.load(absent + place, mask=n < N, other=0) != 0
+    seen = tl.zeros([N_PAD], tl.int32)
+    for start in range(0, N, CHUNK):
+        m = start + tl.arange(0, CHUNK)
+        scouted = tl.load(ahead + row * N + m, mask=m < N, other=-2)
+        attended = tl.load(served + row * N + m, mask=m < N, other=0) != 0
+        same = (block[:, None] == scouted[None, :]) & attended[None, :]
+        seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
+    missed = gone & (seen == 0)
+    part = tl.sum(tl.load(wishes + row * W + block, mask=missed, other=0.0), axis=0)
+    bad = (tl.load(doubt + row) <= limit) == 0
+    due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
+    due = due & (n < tl.where(counted, N, 0))
+    number = tl.sum(due.to(tl.int64), axis=0)
+    tl.store(spoilt + row, bad & counted)
+    tl.store(late + place, due, mask=n < N)
+    tl.store(counts + row, ((bad & counted) | (number > 0)).to(tl.int64))
+    tl.store(counts + tl.num_programs(0) + row, number)
+
+
+def wish_launch(
+    scores: Tensor, closed: Tensor, wishes: Tensor, ranks: Tensor, always: tuple[int, int], *, largest: bool
+) -> Launch:
+    """The launch that fills `wishes` and `ranks`, float32 [B, H, N]."""
+    B, H, G, N = scores.shape
+    constants = {"G": G, "G_PAD": padded(G), "LARGEST": largest, "WIDE": WIDE}
+    return Launch(_wish_kernel, (B * H, ceil_div(N, WIDE)), (scores, closed, wishes, ranks, H, N, *always), constants)
+
+
+def rank_blocks(
+    scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+) -> tuple[Tensor, Tensor]:
+    """The blocks that KV heads want most, and their wishes for all; the twin of `reference.rank_blocks`.
+
+    scores: float32 [B, H, G, N], contiguous.   closed: int64 [B].   Raises KernelError where a tensor does not fit.
+    """
+    check("scores", scores, (None, None, None, None), torch.float32, rows=4)
+    B, H, _, N = scores.shape
+    check("closed", closed, (B,), torch.int64)
+    wishes, ranks = scores.new_empty((2, B, H, N))
+    wish_launch(scores, closed, wishes, ranks, always, largest=largest).run()
+    return ranks.topk(count).indices, wishes
+
+
+def sift_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], none: int, always: int) -> Launch:
+    """The launch of `sift`, which fills `results`."""
+    blocks, wishes, _, slot_of = tensors[:4]
+    (B, H, N), W = blocks.shape, wishes.shape[-1]
+    arguments = (*tensors, *results, *slot_of.stride()[:2], none, always, H, N, W)
+    return Launch(_sift_kernel, (B * H,), arguments, {"N_PAD": padded(N)})
+
+
+def sift(what: Sifting) -> Sifted:
+    """What of a choice is attended to, and absent; the twin of `reference.sift`.
+
+    Raises KernelError where a tensor does not fit.
+    """
+    blocks, wishes, closed, (slot_of, none), (asked, all_of_it, least), always = what
+    check("blocks", blocks, (None, None, None), torch.int64, rows=3)
+    B, H, _ = blocks.shape
+    check("wishes", wishes, (B, H, None), torch.float32, rows=3)
+    check("closed", closed, (B,), torch.int64)
+    check("slot_of", slot_of, (B, H, None), torch.int64)
+    for name, mask in (("asked", asked), ("all_of_it", all_of_it)):
+        check(name, mask, (B,), torch.bool)
+    check("least", least, (B,), torch.float32)
+    valid, absent = torch.empty((2, *blocks.shape), dtype=torch.bool, device=blocks.device)
+    counts = blocks.new_empty(2, B, H)
+    tensors = (blocks, wishes, closed, slot_of, asked, all_of_it, least)
+    sift_launch(tensors, (valid, absent, counts), none, always).run()
+    return Sifted(valid, absent, counts)
+
+
+def blend_launch(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
+    """The launch of `blend`."""
+    B, H, N = wishes.shape
+    arguments = (interest, wishes, rows, kept, *interest.stride()[:2], H, N)
+    return Launch(_blend_kernel, (B * H, ceil_div(N, WIDE)), arguments, {"WIDE": WIDE})
+
+
+def blend(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+    """A running mean of wishes float32 [B, H, N] in `interest` [B, H, NB]; the twin of `reference.blend`.
+
+    Raises KernelError where a tensor does not fit.
+    """
+    check("wishes", wishes, (None, None, None), torch.float32, rows=3)
+    B, H, N = wishes.shape
+    check("interest", interest[..., :N], (B, H, N), torch.float32)
+    check("rows", rows, (B,), torch.bool)
+    blend_launch(interest, wishes, rows, kept).run()
+
+
+def late_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], limit: float) -> Launch:
+    """The launch of `find_late`, which fills `results`."""
+    blocks, _, wishes = tensors[:3]
+    B, H, N = blocks.shape
+    arguments = (*tensors, *results, limit, H, N, wishes.shape[-1])
+    return Launch(_late_kernel, (B * H,), arguments, {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))})
+
+
+def find_late(what: Lateness) -> Late:
+    """What a scout spoilt or missed; the twin of `reference.find_late`.   Raises KernelError: see `check`."""
+    (blocks, absent, wishes), ahead, doubt, rows, limit = what
+    check("blocks", blocks, (None, None, None), torch.int64, rows=3)
+    B, H, N = blocks.shape
+    check("ahead", ahead[0], (B, H, N), torch.int64, rows=3)
+    for name, mask in (("absent", absent), ("served", ahead[1])):
+        check(name, mask, (B, H, N), torch.bool, rows=3)
+    check("wishes", wishes, (B, H, None), torch.float32, rows=3)
+    check("doubt", doubt, (B, H), torch.float32, rows=2)
+    check("rows", rows, (B,), torch.bool)
+    spoilt = torch.empty((B, H), dtype=torch.bool, device=blocks.device)
+    late, counts = torch.empty_like(absent), blocks.new_empty(2, B, H)
+    late_launch((blocks, absent, wishes, *ahead, doubt, rows), (spoilt, late, counts), limit).run()
+    return Late(spoilt, late, counts)

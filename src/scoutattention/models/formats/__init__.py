@@ -1,0 +1,1 @@
+"""Where weights, configurations and tokenizers are read from."""

@@ -1,0 +1,69 @@
+"""Random weights of a shape, for measuring speed where there is no model."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ModelNotFoundError
+from ..config import ModelConfig, checkpoint_dtype
+from ..decoder import Decoder
+from ..loader import read_weights
+from .known_shapes import KNOWN_SHAPES
+from .safetensors import read_json
+
+CHANGE = 0.4
+"""What scales the two projections back into the residual stream: with it a layer changes the stream by about a sixth,
+so that scouts are about as far from true queries as calibrated ones of real models are."""
+
+
+def shape_config(name: str) -> Mapping[str, Any]:
+    """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"there is no shape {name!r}: give one of {', '.join(KNOWN_SHAPES)}, or the path of a config.json"
+        )
+    return read_json(path)
+
+
+def dummy_decoder(raw: Mapping[str, Any], longest: int, device: torch.device) -> Decoder:
+    """A decoder of random weights, made on the device in the dtype that a config.json gives (float32 if none).
+
+    longest: positions that it must take, even if they are more than the config allows: speed does not depend on it.
+    """
+    limit = max(longest, raw.get("max_position_embeddings") or 0)
+    config = ModelConfig.from_hf({**raw, "max_position_embeddings": limit}, checkpoint_dtype(raw) or "float32")
+    checkpoint = RandomCheckpoint(getattr(torch, config.shape.dtype), device)
+    return Decoder(config, read_weights(checkpoint, config, device))
+
+
+class RandomCheckpoint:
+    """A checkpoint that has every tensor: norms of ones, biases of zeros, and normal numbers that keep their size."""
+
+    directory = Path("dummy")
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.unread: set[str] = set()
+        self._dtype = dtype
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(0)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """See `Checkpoint.read`."""
+        if len(shape) == 1:
+            return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, device=self._device)
+        numbers = torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)
+        return numbers.mul_(_scale(name, shape[-1]))
+
+
+def _scale(name: str, inputs: int) -> float:
+    if "embed_tokens" in name:
+        return 1.0
+    back = name.endswith(("o_proj.weight", "down_proj.weight"))
+    return (CHANGE if back else 1.0) / math.sqrt(inputs)

