@@ -94,21 +94,21 @@ class Workers {
         pool_.submit(plan_scores(kernels_, call, layer, pool_.threads()), true)->wait();
     }
 
-    // pointers: scores, closed, wishes, blocks.   sizes: B, H, G, N, first and last blocks that are always chosen, count.
-    void rank(const std::array<uint64_t, 4>& pointers, const std::array<int64_t, 7>& sizes, bool largest) {
-        const auto& [scores, closed, wishes, blocks] = pointers;
+    // pointers: scores, closed, wishes, blocks, their wishes.   sizes: B, H, G, N, first and last blocks that are always chosen, count.
+    void rank(const std::array<uint64_t, 5>& pointers, const std::array<int64_t, 7>& sizes, bool largest) {
+        const auto& [scores, closed, wishes, blocks, top_wishes] = pointers;
         const auto& [B, H, G, N, sink, recent, count] = sizes;
         const RankCall call{pointer<float>(scores), B, H, G, N, pointer<int64_t>(closed), sink, recent, count, largest,
-                            pointer<float>(wishes), pointer<int64_t>(blocks)};
+                            pointer<float>(wishes), pointer<int64_t>(blocks), pointer<float>(top_wishes)};
         pool_.submit(plan_rank(kernels_, call, pool_.threads()), true)->wait();
     }
 
     // pointers: blocks, wishes, closed, slots, asked, all, least, valid, absent, counts.
-    // sizes: B, H, N, W, width, none, always.
-    void sift(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 7>& sizes) {
+    // sizes: B, H, N, width, none, always.
+    void sift(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 6>& sizes) {
         const auto& [blocks, wishes, closed, slots, asked, all, least, valid, absent, counts] = pointers;
-        const auto& [B, H, N, W, width, none, always] = sizes;
-        scout::sift({B, H, N, W, pointer<int64_t>(blocks), pointer<float>(wishes), pointer<int64_t>(closed),
+        const auto& [B, H, N, width, none, always] = sizes;
+        scout::sift({B, H, N, pointer<int64_t>(blocks), pointer<float>(wishes), pointer<int64_t>(closed),
                      pointer<int64_t>(slots), width, none, pointer<uint8_t>(asked), pointer<uint8_t>(all),
                      pointer<float>(least), always, pointer<uint8_t>(valid), pointer<uint8_t>(absent),
                      pointer<int64_t>(counts)});
@@ -121,11 +121,11 @@ class Workers {
         scout::blend({B, H, W, width, pointer<float>(wishes), pointer<uint8_t>(asked), kept, pointer<float>(interest)});
     }
 
-    // pointers: blocks, absent, wishes, ahead, served, doubt, asked, spoilt, late, counts.   sizes: B, H, N, W.
-    void late(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 4>& sizes, float limit) {
+    // pointers: blocks, absent, wishes, ahead, served, doubt, asked, spoilt, late, counts.   sizes: B, H, N.
+    void late(const std::array<uint64_t, 10>& pointers, const std::array<int64_t, 3>& sizes, float limit) {
         const auto& [blocks, absent, wishes, ahead, served, doubt, asked, spoilt, late, counts] = pointers;
-        const auto& [B, H, N, W] = sizes;
-        find_late({B, H, N, W, pointer<int64_t>(blocks), pointer<uint8_t>(absent), pointer<float>(wishes),
+        const auto& [B, H, N] = sizes;
+        find_late({B, H, N, pointer<int64_t>(blocks), pointer<uint8_t>(absent), pointer<float>(wishes),
                    pointer<int64_t>(ahead), pointer<uint8_t>(served), pointer<float>(doubt), pointer<uint8_t>(asked),
                    limit, pointer<uint8_t>(spoilt), pointer<uint8_t>(late), pointer<int64_t>(counts)});
     }

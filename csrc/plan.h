@@ -71,6 +71,7 @@ struct RankCall {
     bool largest;                   // see WishRun
     float* wishes;                  // [B, H, N], 0 where there is no block
     int64_t* blocks;                // [B, H, count], the most wanted first
+    float* top_wishes;              // [B, H, count], of these blocks
 };
 
 // out = x weight^T, for M matrices with B rows each; every line of a matrix is contiguous.

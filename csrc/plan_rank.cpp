@@ -26,12 +26,12 @@ class RankWork final : public Work {
         kernels_.wishes({call_.scores + row * call_.G * N, closed, N, call_.G, call_.largest,
                          scratch_memory(2 * N), wishes});
         std::fill(wishes + closed, wishes + N, 0.0f);
-        choose(wishes, closed, call_.blocks + row * call_.count);
+        choose(wishes, closed, call_.blocks + row * call_.count, call_.top_wishes + row * call_.count);
     }
 
   private:
     // Sink and recent blocks before all others, blocks that are not there after them. What is no number ranks lowest.
-    void choose(const float* wishes, int64_t closed, int64_t* blocks) const {
+    void choose(const float* wishes, int64_t closed, int64_t* blocks, float* top_wishes) const {
         thread_local std::vector<float> rank;
         thread_local std::vector<int64_t> order;
         rank.resize(call_.N), order.resize(call_.N);
@@ -45,6 +45,7 @@ class RankWork final : public Work {
         if (end != order.end()) std::nth_element(order.begin(), end, order.end(), before);
         std::sort(order.begin(), end, before);
         std::copy(order.begin(), end, blocks);
+        for (int64_t i = 0; i < call_.count; ++i) top_wishes[i] = wishes[blocks[i]];
     }
 
     const Kernels& kernels_;

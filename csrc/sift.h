@@ -8,9 +8,9 @@
 namespace scout {
 
 struct SiftCall {
-    int64_t B, H, N, W;             // sequences, KV heads, chosen blocks, blocks with wishes
+    int64_t B, H, N;                // sequences, KV heads, chosen blocks
     const int64_t* blocks;          // [B, H, N]
-    const float* wishes;            // [B, H, W]
+    const float* wishes;            // [B, H, N], of these blocks
     const int64_t* closed;          // [B], blocks that each sequence has
     const int64_t* slots;           // [B, H, width], the slot of each block
     int64_t width, none;            // none: what stands for no slot
@@ -33,10 +33,10 @@ struct BlendCall {
 void blend(const BlendCall& call);
 
 struct LateCall {
-    int64_t B, H, N, W;
+    int64_t B, H, N;
     const int64_t* blocks;          // [B, H, N], what the true queries want
     const uint8_t* absent;          // [B, H, N]
-    const float* wishes;            // [B, H, W]
+    const float* wishes;            // [B, H, N], of these blocks
     const int64_t* ahead;           // [B, H, N], what scouts chose
     const uint8_t* served;          // [B, H, N], which of it was attended to
     const float* doubt;             // [B, H]

@@ -39,8 +39,8 @@ class BlockList(NamedTuple):
     length: Tensor
 
 
-class Listing(NamedTuple):
-    """Blocks of sequences, to be listed where they are in a pool.
+class PageSelection(NamedTuple):
+    """Closed blocks of sequences, to be looked up in the page table.
 
     table: int32 [B, NB], each block's page.   blocks: int64 [B, H, N].   wanted: bool [B, H, N], others are skipped.
     size: tokens of a block.
@@ -52,13 +52,26 @@ class Listing(NamedTuple):
     size: int
 
 
-class Sifting(NamedTuple):
-    """What a choice is sifted by.
+class TopBlocks(NamedTuple):
+    """The blocks that each KV head wants most.
 
-    blocks, wishes, closed: int64 [B, H, N], float32 [B, H, NB] and int64 [B]; see `reference.rank_blocks`.
-    slots: the slot of each block, int64 [B, H, NB or more], and what is none.
-    rows: bool [B], which sequences want anything; bool [B], which of them want all of it; float32 [B], what an absent
-        block must be wished for in the others, but for the `always` first.
+    blocks: int64 [B, H, N], most wanted first.   wishes: float32 [B, H, N], of these blocks.
+    all_wishes: float32 [B, H, NB], of every block.
+    """
+
+    blocks: Tensor
+    wishes: Tensor
+    all_wishes: Tensor
+
+
+class SplitRequest(NamedTuple):
+    """A choice to be split into absent and present blocks.
+
+    blocks, wishes: int64 and float32 [B, H, N], see `TopBlocks`.   closed: int64 [B], blocks of each sequence.
+    slots: the slot of each block, int64 [B, H, NB or more], and the number that means no slot.
+    rows: bool [B], sequences whose choice counts; bool [B], which of them take all absent blocks; float32 [B], the wish
+        that an absent block needs in the others, but for the `always` first.
+    counts: int64 [2, B, H], to be filled with the numbers of attended and of absent blocks.
     """
 
     blocks: Tensor
@@ -67,22 +80,56 @@ class Sifting(NamedTuple):
     slots: tuple[Tensor, int]
     rows: tuple[Tensor, Tensor, Tensor]
     always: int
+    counts: Tensor
 
 
-class Lateness(NamedTuple):
+class SplitChoice(NamedTuple):
+    """Of a choice, the blocks to attend to, and those of them that are absent: bool [B, H, N] each."""
+
+    attended: Tensor
+    absent: Tensor
+
+
+class GuardRequest(NamedTuple):
     """What decides whether a scout was good enough.
 
     wanted: blocks int64 [B, H, N] that the true query wants, which of them are absent, bool [B, H, N], and its wishes
-        [B, H, NB].   ahead: the scout's blocks, and which of them were attended to.
-    doubt: see `reference.doubt`, float32 [B, H].   rows: bool [B], the sequences that have a scout.
-    limit: of the doubt, and of the wishes for what was missed.
+        for them, float32 [B, H, N].   scouted: blocks int64 [B, H, N] of the scout, and which were attended to.
+    scout_error: float32 [B, H], see `reference.scout_error`.   rows: bool [B], the sequences that have a scout.
+    limit: of the scout error, and of the wishes for missed blocks.
+    counts: int64 [2, B, H], to be filled: 1 where a head is spoilt or has late blocks, and the number of late blocks.
     """
 
     wanted: tuple[Tensor, Tensor, Tensor]
-    ahead: tuple[Tensor, Tensor]
-    doubt: Tensor
+    scouted: tuple[Tensor, Tensor]
+    scout_error: Tensor
     rows: Tensor
     limit: float
+    counts: Tensor
+
+
+class GuardFinding(NamedTuple):
+    """What a scout spoilt or missed.
+
+    spoilt: bool [B, H], heads whose far partial is not to be used.
+    late: bool [B, H, N], wanted blocks that are yet to be attended to.
+    """
+
+    spoilt: Tensor
+    late: Tensor
+
+
+class Copies(NamedTuple):
+    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M] each."""
+
+    layer: Tensor
+    page: Tensor
+    entry: Tensor
+    head: Tensor
+
+
+Pools = tuple[Tensor, Tensor]
+"""Keys and values of one layer of a pool, [S, H, P, D] each."""
 
 
 class Rope(NamedTuple):

@@ -1,24 +1,22 @@
 """A cache and an attention without a model: random queries, keys and values go in, and every result has an oracle."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from scoutattention.attention.base import Attend, Attention, StepStats
-from scoutattention.attention.choose import TopChooser
-from scoutattention.attention.dense import ResidentAttention
-from scoutattention.attention.far import FarWork
+from scoutattention.attention.build import Around, build, build_cache
+from scoutattention.attention.far.workers import WorkerTransport
 from scoutattention.attention.predict import Adjust
-from scoutattention.attention.prompt.prefill import PromptAttention
-from scoutattention.attention.prompt.trial import Rehearsal
 from scoutattention.attention.scout import ScoutAttention
-from scoutattention.cache.digests.kinds import make_digests
+from scoutattention.attention.step import Attend, StepStats
+from scoutattention.cache.digests.base import Digests
+from scoutattention.cache.digests.make import make_digests
+from scoutattention.cache.memory_plan import MemoryPlan
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
-from scoutattention.cache.slots import Slots
-from scoutattention.cache.store import KVStore
 from scoutattention.config import DigestName, ScoutConfig
+from scoutattention.kernels import reference_rows
 from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.ops import Ops
 from scoutattention.runtime.workers import Job, Workers
@@ -67,17 +65,28 @@ class RandomModel:
         generator = torch.Generator().manual_seed(layer)
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim, generator=generator)
 
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        return reference_rows.linear(x, weight)
+
 
 class RandomPredictor:
     """Scouts that have nothing to do with the query."""
 
-    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
+    def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
 
 
-def make_pages(size: int, capacity: int, rows: int, max_blocks: int, ops: Ops, digest: DigestName = "minmax") -> Pages:
+def make_pages(
+    size: int, capacity: int, rows: int, max_blocks: int, ops: Ops, digest: DigestName = "minmax"
+) -> tuple[Pages, Digests]:
     pool = BlockPool(SHAPE, size, capacity, knob="host_memory")
-    return Pages(pool, make_digests(digest, SHAPE, pool, ops), rows, max_blocks, ops)
+    digests = make_digests(digest, SHAPE, pool, ops)
+    return Pages(pool, digests.put, rows, max_blocks, ops), digests
+
+
+def set_parts(attention: ScoutAttention, **parts) -> None:
+    """Exchange parts of the method."""
+    attention.parts = replace(attention.parts, **parts)
 
 
 @dataclass
@@ -92,26 +101,21 @@ class Rig:
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
         rows, size, ops = 4, self.config.block_size, NativeOps(self.workers)
-        pages = make_pages(size, rows * MAX_BLOCKS, rows, MAX_BLOCKS, ops, self.config.digest)
-        slots = None
-        if self.quota is not None:
-            slots = Slots(SHAPE, size, rows * (1 + self.quota), rows, MAX_BLOCKS)
-        self.store = KVStore(pages, slots, size, ops)
-        rehearsal = Rehearsal(self.config, SHAPE.num_layers, RandomModel(), None)
-        self.prompt = PromptAttention(self.config, self.store, SHAPE.scale, rehearsal)
-        self.attention = self._attention()
+        slots = None if self.quota is None else rows * (1 + self.quota)
+        plan = MemoryPlan(size, rows, MAX_BLOCKS * size, rows * MAX_BLOCKS, slots, MAX_BLOCKS, 0)
+        cache = build_cache(SHAPE, self.config, plan, ops, kv_dtype="auto")
+        config = self.config
+        if config.ablation.predictor == "calibrated":
+            config = config.changed(predictor="plain")
+        around = Around(lambda store: WorkerTransport(store.pages.pool, ops, self.workers, SHAPE.scale))
+        built = build(SHAPE, RandomModel(), config, ops, cache, around)
+        self.store, self.digests = cache.store, cache.digests
+        self.prompt, self.attention = built.prompt, built.attention
+        if isinstance(self.attention, ScoutAttention):
+            set_parts(self.attention, predictor=RandomPredictor())
+        self.rows: list[int] | None = None  # of the sequences of a step; None is in their order
         self.keys: list[list[Tensor]] = []  # [row][layer] -> [T, H, D]
         self.values: list[list[Tensor]] = []
-
-    def _attention(self) -> Attention:
-        ops = NativeOps(self.workers)
-        chooser = TopChooser(self.config, self.store, ops)
-        if self.store.slots is None:
-            return ResidentAttention(self.store, ops, SHAPE.scale, None if self.config.budget is None else chooser)
-        far = FarWork(self.store, ops, self.workers, SHAPE.scale, correct=self.config.correct_far)
-        return ScoutAttention(
-            self.config, self.store, ops, far, SHAPE.scale, predictor=RandomPredictor(), chooser=chooser
-        )
 
     def add(self, tokens: int) -> list[Tensor]:
         """Admit a prompt of random keys and values; returns each layer's prompt attention, [T, H, G, D]."""
@@ -132,25 +136,30 @@ class Rig:
 
     def step(self, queries: Tensor | None = None, between=None) -> tuple[list[Tensor], list[Tensor], StepStats]:
         """One decode step: each layer's queries and results, [B, H, G, D]."""
-        batch = len(self.keys)
+        rows = list(range(len(self.keys))) if self.rows is None else self.rows
+        batch = len(rows)
         attend = self.begin()
         qs, outs = [], []
         for layer in range(SHAPE.num_layers):
             q = torch.randn(batch, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
             k, v = torch.randn(2, batch, SHAPE.num_kv_heads, SHAPE.head_dim)
-            for row in range(batch):
-                self.keys[row][layer] = torch.cat([self.keys[row][layer], k[row : row + 1]])
-                self.values[row][layer] = torch.cat([self.values[row][layer], v[row : row + 1]])
+            for place, row in enumerate(rows):
+                self.keys[row][layer] = torch.cat([self.keys[row][layer], k[place : place + 1]])
+                self.values[row][layer] = torch.cat([self.values[row][layer], v[place : place + 1]])
             qs.append(q)
             outs.append(attend(layer, q, k, v, torch.randn(batch, SHAPE.hidden_size)))
             if between is not None:
                 between(layer)
-        return qs, outs, self.attention.end()
+        return qs, outs, self.end()
 
     def begin(self) -> Attend:
         """Start a decode step of every sequence."""
-        self.attention.plan(len(self.keys))
-        return self.attention.begin(ROPE)
+        self.under_way = self.attention.prepare(range(len(self.keys)) if self.rows is None else self.rows)
+        return self.attention.begin(self.under_way, ROPE)
+
+    def end(self) -> StepStats:
+        """Finish the step."""
+        return self.attention.end(self.under_way)
 
     def full(self, row: int, layer: int, q: Tensor) -> Tensor:
         """Full attention of one query [H, G, D] over a row's history, in float64."""
@@ -160,9 +169,9 @@ class Rig:
     def error(self, qs: list[Tensor], outs: list[Tensor]) -> float:
         """The largest difference between a step's results and full attention."""
         return max(
-            float((outs[layer][row] - self.full(row, layer, qs[layer][row])).abs().max())
+            float((outs[layer][place] - self.full(row, layer, qs[layer][place])).abs().max())
             for layer in range(SHAPE.num_layers)
-            for row in range(len(self.keys))
+            for place, row in enumerate(range(len(self.keys)) if self.rows is None else self.rows)
         )
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoutattention.attention.choose import TopChooser
+from scoutattention.attention.choose import Choice, TopChooser
 from scoutattention.attention.prompt.prefill import block_mass
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels.native.ops import NativeOps
@@ -14,10 +14,9 @@ from .rig import Rig
 WORKERS = Workers(2)
 
 
-def chooser(rig: Rig) -> TopChooser:
-    made = TopChooser(rig.config, rig.store, NativeOps(rig.workers))
-    made.begin(rig.store.plan_step(len(rig.keys)))
-    return made
+def choose(rig: Rig, layer: int, q: torch.Tensor) -> Choice:
+    chooser = TopChooser(rig.config, rig.digests, rig.store.pages.table, NativeOps(rig.workers))
+    return chooser.choose(layer, q, rig.store.prepare(range(len(rig.keys))))
 
 
 @pytest.mark.parametrize(("sink", "recent"), [(0, 0), (1, 1), (2, 3)])
@@ -25,7 +24,7 @@ def test_sink_and_recent_come_first(sink, recent):
     config = ScoutConfig(block_size=4, budget=40, sink_blocks=sink, recent_blocks=recent)
     rig = Rig(config, None, workers=WORKERS)
     rig.add(90)
-    choice = chooser(rig).choose(0, torch.randn(1, 2, 3, 16))
+    choice = choose(rig, 0, torch.randn(1, 2, 3, 16))
     assert choice.blocks.shape == (1, 2, 9)
     assert choice.valid.all()
     always = {*range(sink), *range(22 - recent, 22)}
@@ -35,21 +34,21 @@ def test_sink_and_recent_come_first(sink, recent):
 
 
 def test_a_planted_block_is_found():
-    rig = Rig(ScoutConfig(block_size=4, budget=16, digest="minmax"), None, workers=WORKERS)
+    rig = Rig(ScoutConfig().changed(block_size=4, budget=16, digest="minmax"), None, workers=WORKERS)
     rig.add(90)
     q = torch.randn(1, 2, 3, 16)
     page = rig.store.pages.page(0, 13)
-    rig.store.pages.digests.values[1, page] = 100.0  # a key there may be as large as this in any channel
-    rig.store.pages.digests.values[1, page, :, 16:] = -100.0
-    assert (chooser(rig).choose(1, q).blocks == 13).any(-1).all()
-    assert not (chooser(rig).choose(0, q).blocks == 13).any(-1).all()
+    rig.digests._values[1, page] = 100.0  # a key there may be as large as this in any channel
+    rig.digests._values[1, page, :, 16:] = -100.0
+    assert (choose(rig, 1, q).blocks == 13).any(-1).all()
+    assert not (choose(rig, 0, q).blocks == 13).any(-1).all()
 
 
 def test_blocks_that_do_not_exist_are_not_valid():
     rig = Rig(ScoutConfig(block_size=4, budget=40), None, workers=WORKERS)
     for tokens in (90, 11, 2):
         rig.add(tokens)
-    choice = chooser(rig).choose(0, torch.randn(3, 2, 3, 16))
+    choice = choose(rig, 0, torch.randn(3, 2, 3, 16))
     assert choice.valid.sum(-1).tolist() == [[9, 9], [2, 2], [0, 0]]
     for row, closed in enumerate([22, 2, 0]):
         assert (choice.blocks[row][choice.valid[row]] < closed).all()

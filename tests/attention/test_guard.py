@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.far import Far
+from scoutattention.attention.far.work import Far
 from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import Partial
 
-from .rig import SHAPE, Rig
+from .rig import SHAPE, Rig, set_parts
 from .test_invariants import prompts, scout
 
 WORKERS = Workers(2)
@@ -26,7 +26,7 @@ class Blurred:
         self.scout = truth.clone()
         self.scout[:, wrong] = other
 
-    def predict(self, layer, x, rope):
+    def predict(self, layer, x, rope, rows):
         return self.scout
 
 
@@ -34,7 +34,7 @@ def prepared(truth, wrong=(), other=0.0, **options):
     """A rig whose scouts are the query `truth`, but in some KV heads."""
     rig = Rig(scout(4, budget=40, recall_interval=0, **options), 4, workers=WORKERS)
     rig.add(150)
-    rig.attention.predictor = Blurred(truth, list(wrong), other)
+    set_parts(rig.attention, predictor=Blurred(truth, list(wrong), other))
     return rig
 
 
@@ -43,7 +43,7 @@ def take_step(rig, truth):
     attend = rig.begin()
     k = torch.zeros(1, 2, 16)
     outs = [attend(layer, truth, k, k, torch.zeros(1, SHAPE.hidden_size)) for layer in range(SHAPE.num_layers)]
-    return torch.stack(outs), rig.attention.end()
+    return torch.stack(outs), rig.end()
 
 
 def step(truth, wrong=(), other=0.0, **options):
@@ -51,18 +51,18 @@ def step(truth, wrong=(), other=0.0, **options):
     return take_step(prepared(truth, wrong, other, **options), truth)
 
 
-def test_doubt_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
+def test_the_scout_error_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
     near, far = (Partial(torch.zeros(1, 1, 2, 2), torch.tensor([[lse]]).log()) for lse in ([3.0, 1.0], [1.0, 0.0]))
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
-    assert Far(far, q_hat).doubt(OPS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
-    assert Far(far, None).doubt(OPS, q, near).tolist() == [[0.0]]
+    assert Far(far, q_hat).error(OPS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
+    assert Far(far, None).error(OPS, q, near).tolist() == [[0.0]]
 
 
 def test_a_partial_of_what_was_missed_joins_that_of_the_scout_and_replaces_what_is_spoilt():
     mine, other = (Partial(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3)) for _ in range(2))
     spoilt = torch.tensor([[False, True]])
     mine.out[:, 1] = torch.nan
-    got = Far(mine, None).but(OPS, spoilt, other).partial
+    got = Far(mine, None).with_late(OPS, other, spoilt).partial
     both = merge(mine, other)
     assert torch.allclose(got.out[:, 0], both.out[:, 0])
     assert torch.allclose(got.lse[:, 0], both.lse[:, 0])

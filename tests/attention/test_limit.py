@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoutattention.attention.limit import LOWEST, Thrift, adapted
+from scoutattention.attention.limit import LOWEST, CpuShareLimit, adapted
 from scoutattention.runtime.workers import Workers
 
 from .rig import Rig
@@ -13,7 +13,7 @@ from .test_scout import run
 WORKERS = Workers(2)
 
 
-def test_the_least_wish_rises_with_too_large_a_share_and_falls_with_a_small_one():
+def test_the_threshold_rises_with_too_large_a_share_and_falls_with_a_small_one():
     least = adapted(torch.ones(4), torch.tensor([0.5, 1.0, 2.0, 100.0]))
     assert least[0] < 1 == least[1] < least[2] < least[3] < 3
 
@@ -21,7 +21,7 @@ def test_the_least_wish_rises_with_too_large_a_share_and_falls_with_a_small_one(
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_a_stubborn_share_is_brought_below_its_limit(share):
     """Where nothing is resident, every chosen block is absent; only the sink and the recent one must be."""
-    rig = Rig(scout(4, budget=60, most_share=share, recall_interval=0, lookahead=0), 6, workers=WORKERS)
+    rig = Rig(scout(4, budget=60, max_cpu_share=share, recall_interval=0, lookahead=0), 6, workers=WORKERS)
     rig.add(180)
     shares = []
     for _ in range(40):
@@ -32,7 +32,7 @@ def test_a_stubborn_share_is_brought_below_its_limit(share):
 
 
 def test_without_a_limit_every_chosen_block_is_attended_to():
-    rig = Rig(scout(4, budget=60, most_share=None, lookahead=0), 0, workers=WORKERS)
+    rig = Rig(scout(4, budget=60, max_cpu_share=None, lookahead=0), 0, workers=WORKERS)
     rig.add(97)
     stats = [rig.step()[2] for _ in range(9)]
     assert all(step.far_blocks == step.chosen_blocks == 3 * 2 * 14 for step in stats)
@@ -40,27 +40,28 @@ def test_without_a_limit_every_chosen_block_is_attended_to():
 
 @pytest.mark.parametrize("on_miss", ["fetch", "drop"])
 def test_what_the_cpu_does_not_compute_is_not_limited(on_miss):
-    rig = Rig(scout(4, budget=60, most_share=0.01, on_miss=on_miss), 16, workers=WORKERS)
+    rig = Rig(scout(4, budget=60, max_cpu_share=0.01, on_miss=on_miss), 16, workers=WORKERS)
     rig.add(180)
     assert all(rig.step()[2].chosen_blocks == 3 * 2 * 14 for _ in range(9))
 
 
 def test_a_new_sequence_begins_with_the_lowest():
-    config = scout(4, budget=40, most_share=0.05)
+    config = scout(4, budget=40, max_cpu_share=0.05)
     rig = Rig(config, 0, workers=WORKERS)
-    thrift = Thrift(config, rig.store)
+    limit = CpuShareLimit(config, rig.store)
     rig.add(97)
-    assert thrift.least(1).tolist() == pytest.approx([LOWEST / 9])
+    batch = rig.store.prepare([0])
+    assert limit.threshold(batch).tolist() == pytest.approx([LOWEST / 9])
     for _ in range(20):
-        thrift.learn(torch.tensor([9]), torch.tensor([10]))
-    assert thrift.least(1).tolist() == pytest.approx([1 / 9])  # and no higher
+        limit.update(batch, torch.tensor([9]), torch.tensor([10]))
+    assert limit.threshold(batch).tolist() == pytest.approx([1 / 9])  # and no higher
     rig.store.release(0)
     rig.store.admit(0, 4, 0)
-    assert thrift.least(1).tolist() == pytest.approx([LOWEST / 9])
+    assert limit.threshold(batch).tolist() == pytest.approx([LOWEST / 9])
 
 
 def test_sink_and_recent_blocks_are_attended_to_however_small_the_wish():
-    rig = Rig(scout(4, budget=60, most_share=0.01, recall_interval=0, lookahead=0), 0, workers=WORKERS)
+    rig = Rig(scout(4, budget=60, max_cpu_share=0.01, recall_interval=0, lookahead=0), 0, workers=WORKERS)
     rig.add(180)
     for _ in range(40):
         stats = rig.step()[2]
@@ -69,4 +70,4 @@ def test_sink_and_recent_blocks_are_attended_to_however_small_the_wish():
 
 @pytest.mark.parametrize("quota", [0, 3])
 def test_a_context_within_the_budget_attends_to_every_block(quota):
-    assert run(Rig(scout(4, budget=200, most_share=0.01), quota, workers=WORKERS), [97], steps=20) < 1e-5
+    assert run(Rig(scout(4, budget=200, max_cpu_share=0.01), quota, workers=WORKERS), [97], steps=20) < 1e-5

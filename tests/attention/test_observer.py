@@ -17,8 +17,8 @@ class Slow:
         self.told.append((layer, scout, chosen))
         time.sleep(0.01)
 
-    def attended(self, layer, q, chooser, attended):
-        self.told.append((layer, q, chooser, attended))
+    def attended(self, layer, q, choose, attended):
+        self.told.append((layer, q, choose, attended))
         time.sleep(0.01)
 
 

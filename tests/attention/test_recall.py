@@ -18,7 +18,7 @@ STEPS_TO_RECOVER = 12
 
 def rig_of(quota=8, tokens=200, **options):
     rig = Rig(
-        scout(4, **({"predictor": "oracle", "budget": 24, "most_share": None} | options)),
+        scout(4, **({"predictor": "oracle", "budget": 24, "max_cpu_share": None} | options)),
         quota,
         seed=1,
         workers=WORKERS,
@@ -34,7 +34,7 @@ def run(rig, q, steps):
         attend, nothing = rig.begin(), torch.zeros(1, 2, 16)
         for layer in range(SHAPE.num_layers):
             attend(layer, q, nothing, nothing, torch.zeros(1, SHAPE.hidden_size))
-        stats.append(rig.attention.end())
+        stats.append(rig.end())
     return stats
 
 
@@ -47,7 +47,7 @@ def subjects():
 
 
 def test_an_abrupt_change_of_subject_raises_the_share_and_recall_lowers_it_again():
-    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    rig, (first, second) = rig_of(recall_interval=8, recall_target=0.05), subjects()
     settled = run(rig, first, 20)[-1]
     after = run(rig, second, STEPS_TO_RECOVER)
     assert share(settled) <= 0.1
@@ -59,7 +59,7 @@ def test_an_abrupt_change_of_subject_raises_the_share_and_recall_lowers_it_again
 
 
 def test_recalls_come_sooner_after_the_change_than_before():
-    rig, (first, second) = rig_of(recall_interval=8, cpu_share=0.05), subjects()
+    rig, (first, second) = rig_of(recall_interval=8, recall_target=0.05), subjects()
     calm = sum(stats.recalls for stats in run(rig, first, 32)[16:])
     hasty = sum(stats.recalls for stats in run(rig, second, 4))
     assert hasty >= 4
@@ -67,18 +67,9 @@ def test_recalls_come_sooner_after_the_change_than_before():
 
 
 def test_without_a_share_layers_recall_by_the_clock_and_in_turns():
-    rig = rig_of(recall_interval=3, cpu_share=None)
+    rig = rig_of(recall_interval=3, recall_target=None)
     recalls = [stats.recalls for stats in run(rig, subjects()[0], 9)]
     assert recalls == [1] * 9
-
-
-@pytest.mark.parametrize(("wait_share", "sooner"), [(None, False), (1e-6, True)])
-def test_waiting_for_the_cpu_makes_recalls_come_sooner(wait_share, sooner):
-    with Workers(2, delay_s=0.002) as slow:
-        rig = rig_of(recall_interval=8, cpu_share=None, wait_share=wait_share, quota=2)
-        rig.attention.far._workers = slow
-        recalls = sum(stats.recalls for stats in run(rig, subjects()[0], 8))
-    assert recalls == (8 * SHAPE.num_layers // 2 if sooner else SHAPE.num_layers)
 
 
 def test_a_block_just_closed_gets_a_slot_and_sinks_and_recent_blocks_keep_theirs():
@@ -140,7 +131,9 @@ class Late(NativeOps):
 def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
     results = []
     for late in (False, True):
-        rig = rig_of(recall_interval=2, cpu_share=None, on_miss=on_miss, recent_blocks=0, quota=7, predictor="plain")
+        rig = rig_of(
+            recall_interval=2, recall_target=None, on_miss=on_miss, recent_blocks=0, quota=7, predictor="plain"
+        )
         if late:
             late_copies = Late(WORKERS)
             rig.store.side = rig.store.transfers._side = rig.store.transfers._ops = late_copies
@@ -153,7 +146,7 @@ def test_what_is_recalled_beside_a_step_is_waited_for(on_miss):
 
 def test_no_slot_is_filled_twice_between_two_steps(monkeypatch):
     """Not even one of a block that was just seated, and is no recent one."""
-    rig = rig_of(recall_interval=1, cpu_share=None, recent_blocks=0, quota=7)
+    rig = rig_of(recall_interval=1, recall_target=None, recent_blocks=0, quota=7)
     sent = []
     monkeypatch.setattr(
         rig.store.transfers, "_copies", lambda layer, moves: sent.append((layer, moves)) or copies(layer, moves)
@@ -169,7 +162,7 @@ def test_no_slot_is_filled_twice_between_two_steps(monkeypatch):
 
 
 def test_bytes_recalled_are_those_of_the_blocks_that_came():
-    rig, (first, second) = rig_of(recall_interval=1, cpu_share=None, tokens=201), subjects()
+    rig, (first, second) = rig_of(recall_interval=1, recall_target=None, tokens=201), subjects()
     run(rig, first, 8)
     before = rig.store.slots.resident(slice(None), 0)
     (stats,) = run(rig, second, 1)

@@ -59,7 +59,7 @@ class _PuttingOff(TorchDispatchMode):
 def an_engine(name, layers, kernels="auto"):
     """An engine of a rival, without prompts."""
     decoder = dummy_decoder({**shape_config("tiny"), "num_hidden_layers": layers}, 256, CPU)
-    bench = replace(make_bench((64,), machine=replace(MACHINE, kernels=kernels)), decoder=decoder)
+    bench = replace(make_bench((64,), engine_config=replace(MACHINE, kernels=kernels)), decoder=decoder)
     (rival,) = (rival for rival in rivals(BASE) if rival.name == name)
     return gpu_decode.make_engine(replace(bench, plan=replace(bench.plan, steps=STEPS)), rival, (64, 2), None)
 
@@ -120,7 +120,7 @@ def test_replayed_steps_give_the_logits_of_others(tapes):
     for recorder in (None, tapes):
         engine = an_engine("fetch-all", 3, "plain")
         if recorder is not None:
-            engine.runner._graphs = Graphs(engine.runner._step, 2, CPU, recorder)
+            engine.runner._graphs = Graphs(2, CPU, recorder)
         made.append(logits_of(engine))
     assert torch.equal(*made)
     assert tapes.recorded == 1
@@ -130,14 +130,14 @@ def test_replayed_steps_give_the_logits_of_others(tapes):
 def test_nothing_is_computed_from_both_memories(make_engine):
     made = make_engine()
     store, runner = made.store, made.runner
-    runner.attention = FetchAllAttention(store, runner.attention._ops, 0.25)
+    runner.attention = FetchAllAttention(store, runner.attention.parts.ops, 0.25)
     for row in range(2):
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
         store.finish_prompt(row, 600)
-    runner.attention.plan(2)
+    step = runner.attention.prepare(range(2))
     tokens = torch.zeros(2, dtype=torch.int64, device=META)
-    assert runner._step(tokens, tokens).device == META
-    assert runner.attention.end().recalled_bytes == 2 * store.pages.pool.k.nbytes
+    assert runner._run(step, tokens, tokens).device == META
+    assert runner.attention.end(step).recalled_bytes == 2 * store.pages.pool.k.nbytes
 
 
 def test_a_layer_is_copied_in_pieces_that_were_pinned_at_once(monkeypatch):

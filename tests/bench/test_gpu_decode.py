@@ -39,7 +39,7 @@ NAMES = ["full", "fits", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-
 
 
 def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **plan):
-    sizes = Plan(contexts, batches, plan.pop("machine", MACHINE), **({"warm_up": 2, "steps": 4} | plan))
+    sizes = Plan(contexts, batches, plan.pop("engine_config", MACHINE), **({"warm_up": 2, "steps": 4} | plan))
     decoder = dummy_decoder(shape_config("tiny"), max(contexts) + sizes.more, CPU)
     clock = time.perf_counter() + 100 if until is None else until
     return Bench(decoder, DummyPrompts(recorded), sizes, clock, lambda told: None)
@@ -66,8 +66,8 @@ def test_rivals_are_settings():
     assert known["full"].budget is None
     assert known["fits"] == known["scout-plain"]
     assert [known[name].lookahead for name in NAMES[2:]] == [0, 1, 1, 0, 1, 1]
-    assert [known[name].on_miss for name in NAMES[2:]] == ["fetch"] * 2 + ["compute"] * 4
-    assert [known[name].predictor for name in NAMES[6:]] == ["plain", "calibrated"]
+    assert [known[name].ablation.on_miss for name in NAMES[2:]] == ["fetch"] * 2 + ["compute"] * 4
+    assert [known[name].ablation.predictor for name in NAMES[6:]] == ["plain", "calibrated"]
     assert [rival.device_memory for rival in rivals(BASE)] == ["all"] * 2 + ["slots"] * 6
     assert [rival.name for rival in rivals(BASE) if rival.fetch_all] == ["fetch-all"]
     assert len({rival.store for rival in rivals(BASE)}) == 3
@@ -96,7 +96,7 @@ def test_every_engine_runs_every_case_largest_batches_first(engines):
 
 def test_the_cache_is_filled_with_numbers(engines):
     """Page by page: of normal size, no two of a kind, and what slots hold is what pages hold."""
-    bench = make_bench(machine=replace(MACHINE, max_num_seqs=1))
+    bench = make_bench(engine_config=replace(MACHINE, max_num_seqs=1))
     (fetch,) = (rival for rival in rivals(BASE) if rival.name == "fetch")
     engine = gpu_decode.make_engine(bench, fetch, (256, 2), None)
     store = engine.store
@@ -112,7 +112,7 @@ def test_the_cache_is_filled_with_numbers(engines):
     assert torch.equal(slots.pool.k[3, slots.near_index[1, 3], 1], pool.k[3, store.pages.table[1, block], 1])
     assert (slots.content[:, :, :, : slots.quota[0]] >= 0).all()
     assert (slots.slot_of[..., 0] < slots.size).all(), "the first block is resident"
-    codes = store.pages.digests.codes
+    codes = engine.cache.digests._codes
     assert int((codes != 0).sum()) > codes.numel() / 2
     engine.close()
 
@@ -134,17 +134,17 @@ def test_a_recording_says_what_is_resident_trusted_and_chosen():
     held = store.slots.slot_of[:, 0, :, :8] < store.slots.size
     assert held[..., resident].all()
     assert not held.all()
-    engine.runner.attention.plan(1)
-    chosen = engine.runner.attention.chooser.choose(3, torch.zeros(1, 2, 2, 16))
+    step = engine.runner.attention.prepare([0])
+    chosen = engine.runner.attention.parts.chooser.choose(3, torch.zeros(1, 2, 2, 16), step.batch)
     assert torch.equal(chosen.blocks[0], source.true.blocks[0, 3].long())
-    assert store.trusted[:, 0].tolist() == [False, True, True, True]
+    assert engine.runner.attention.trusted[:, 0].tolist() == [False, True, True, True]
     engine.close()
 
 
 def test_a_row_ends_where_memory_does():
     """On the CPU the device's memory is the host's: so all of them have as much room."""
     few = replace(MACHINE, host_memory=30 * 16 * 1024)  # pages for one sequence of 256 tokens, and not for two
-    measured = measure(make_bench((256,), (1, 2, 4), machine=few), rivals(BASE))
+    measured = measure(make_bench((256,), (1, 2, 4), engine_config=few), rivals(BASE))
     assert [result.engine for result in measured.results] == NAMES
     assert [(left.engine, left.batch) for left in measured.left_out] == [(name, 2) for name in NAMES]
     said = "memory: 2 sequences of 265 tokens need 34 blocks of 16 tokens, and 30 fit the host's memory: raise"
@@ -153,7 +153,7 @@ def test_a_row_ends_where_memory_does():
 
 def test_room_is_the_devices_where_everything_is_there(monkeypatch):
     monkeypatch.setattr(gpu_decode, "free_memory", lambda device: 30 * 16 * 1024)
-    bench = make_bench((256,), (1,), machine=replace(MACHINE, host_memory=1 << 40))
+    bench = make_bench((256,), (1,), engine_config=replace(MACHINE, host_memory=1 << 40))
     for rival in rivals(BASE)[:2]:
         with pytest.raises(CapacityError, match="fit the device: lower --batches or --contexts"):
             gpu_decode.check_room(bench, rival, (256, 4))
@@ -277,7 +277,7 @@ def test_slow_steps_are_fewer(monkeypatch):
 def test_replayed_shares_are_those_of_the_recorded_model(tiny_models):
     """A model of random weights is recorded, and other random weights choose alike, and keep alike resident."""
     model = load(str(tiny_models["llama"]))
-    variants = recorded_variants(Variant("recorded", replace(BASE, true_query_layers=(0,)), "slots"), 192)
+    variants = recorded_variants(Variant("recorded", BASE.changed(true_query_layers=(0,)), "slots"), 192)
     recorders, text = {variant.name: Recorder() for variant in variants}, Text("a", "What is read is kept. " * 20)
     recorded = run(
         model, EngineConfig(), [text], (192, 24), variants=variants, watch=lambda *told: None, also=recorders

@@ -23,8 +23,8 @@ def a_case(name, kernels, steps):
     about = replace(ABOUT, context=128, block_size=16, budget=64)
     trace = Recording(about, {kind: make_run(layers=4, seed=seed) for seed, kind in enumerate(("plain", "calibrated"))})
     (rival,) = (rival for rival in rivals(BASE) if rival.name == name)
-    machine = replace(MACHINE, kernels=kernels)
-    return rival, make_bench((256,), recorded=trace, machine=machine, warm_up=0, steps=steps)
+    engine_config = replace(MACHINE, kernels=kernels)
+    return rival, make_bench((256,), recorded=trace, engine_config=engine_config, warm_up=0, steps=steps)
 
 
 @pytest.mark.parametrize("name", ["fetch", "scout"])
@@ -43,7 +43,7 @@ def test_captured_steps_choose_what_others_do(tapes, name):
     for recorder in (None, tapes):
         engine = gpu_decode.make_engine(bench, rival, (256, 2), None)
         if recorder is not None:
-            engine.runner._graphs = Graphs(engine.runner._step, 2, torch.device("cpu"), recorder)
+            engine.runner._graphs = Graphs(2, torch.device("cpu"), recorder)
         made.append(gpu_decode.run(bench, rival, (256, 2), engine))
         engine.close()
     assert made[0].share > 0.02

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoutattention.bench.gpu.replay import MarkedPredictor, Replay, ReplayChooser
-from scoutattention.cache.store import StepView
+from scoutattention.cache.batch import Batch
 from scoutattention.models.recording import About
 from scoutattention.shape import ModelShape
 
@@ -26,9 +26,10 @@ def make_replay(closed=20, run=None, **shape):
     return Replay(ABOUT, run or make_run(), make_shape(**shape), closed * SIZE)
 
 
-def view(step, closed, batch=2):
-    now = closed + step // SIZE
-    return StepView(batch, torch.full((batch,), now), torch.full((batch,), step % SIZE), (now,) * batch, now)
+def batch_of(step, closed, size=2):
+    now, rows = closed + step // SIZE, torch.arange(size)
+    fill = torch.full((size,), step % SIZE)
+    return Batch(tuple(range(size)), slice(0, size), rows, torch.full((size,), now), fill, rows, (now,) * size, now, 0)
 
 
 @settings(deadline=None)
@@ -72,13 +73,13 @@ class Asked:
     def __init__(self):
         self.calls = []
 
-    def begin(self, view):
-        self.calls.append("begin")
+    def prepare(self, batch):
+        self.calls.append("prepare")
 
-    def choose(self, layer, q):
+    def choose(self, layer, q, batch):
         self.calls.append(layer)
 
-    def predict(self, layer, x, rope):
+    def predict(self, layer, x, rope, rows):
         return x + layer
 
 
@@ -91,18 +92,20 @@ def test_scouts_get_what_scouts_chose_and_true_queries_what_they_did(asked):
     run, predictor = make_run(), MarkedPredictor(asked)
     chooser = ReplayChooser(make_replay(8, run, layers=3, heads=2), CPU, chooser=asked, predictor=predictor)
     for step in range(7):  # two more than were recorded
-        chooser.begin(view(step, 8))
+        batch = batch_of(step, 8)
+        chooser.prepare(batch)
         q = torch.zeros(2, 2, 1, 16)
-        scout = predictor.predict(1, q, None)
+        scout = predictor.predict(1, q, None, batch.rows)
         for query, kind in ((scout, run.scouts), (q, run.true), (scout.clone(), run.true)):
-            choice = chooser.choose(1, query)
+            choice = chooser.choose(1, query, batch)
             expected = kind.blocks[step % 5, 1].long()
             assert torch.equal(choice.blocks, torch.stack([expected, expected.flip(0)]))
             assert choice.valid.all()
             wished = kind.wishes[step % 5, 1].float()
-            assert torch.equal(choice.wishes.gather(-1, choice.blocks)[0], wished)
-            assert float(choice.wishes.sum()) == pytest.approx(2 * float(wished.sum()), rel=1e-5)
-    assert asked.calls == ["begin", 1, 1, 1] * 7
+            assert torch.equal(choice.wishes[0], wished)
+            assert torch.equal(choice.all_wishes.gather(-1, choice.blocks)[0], wished)
+            assert float(choice.all_wishes.sum()) == pytest.approx(2 * float(wished.sum()), rel=1e-5)
+    assert asked.calls == ["prepare", 1, 1, 1] * 7
 
 
 class Queued(TorchDispatchMode):
@@ -123,22 +126,23 @@ def test_a_steps_choices_are_made_before_it_for_all_layers(asked):
     source = make_replay(20, run, layers=5)
     chooser = ReplayChooser(source, CPU, chooser=asked, predictor=predictor)
     for step in range(12):
-        now = view(step, 20, batch=2 + step % 2)
-        chooser.begin(now)
+        now = batch_of(step, 20, 2 + step % 2)
+        chooser.prepare(now)
         for layer in range(5):
-            q = torch.zeros(now.batch, 4, 1, 16)
-            for query, kind in ((predictor.predict(layer, q, None), run.scouts), (q, run.true)):
+            q = torch.zeros(now.size, 4, 1, 16)
+            for query, kind in ((predictor.predict(layer, q, None, now.rows), run.scouts), (q, run.true)):
                 with Queued() as queued:
-                    choice = chooser.choose(layer, query)
+                    choice = chooser.choose(layer, query, now)
                 assert queued.names <= {"select"}
-                of_layer = (part[step % 5][source.layers[layer]][source.heads(now.batch)] for part in kind)
+                of_layer = (part[step % 5][source.layers[layer]][source.heads(now.size)] for part in kind)
                 recorded, wishes = of_layer
                 blocks, wishes = source.places(step % 5, recorded.long(), now.counts[0]), wishes.float()
                 assert torch.equal(choice.blocks, blocks)
-                assert torch.equal(choice.wishes, torch.zeros(now.batch, 4, now.width).scatter_(-1, blocks, wishes))
+                assert torch.equal(choice.wishes, wishes)
+                assert torch.equal(choice.all_wishes, torch.zeros(now.size, 4, now.width).scatter_(-1, blocks, wishes))
                 assert choice.blocks.is_contiguous()
-                assert choice.wishes.is_contiguous()
-                where = (choice.blocks.data_ptr(), choice.wishes.data_ptr())
-                key = (now.batch, now.width, layer, kind is run.true)
+                assert choice.all_wishes.is_contiguous()
+                where = (choice.blocks.data_ptr(), choice.all_wishes.data_ptr())
+                key = (now.size, now.width, layer, kind is run.true)
                 assert places.setdefault(key, where) == where
     assert len(places) == 2 * 2 * 5 * 2

@@ -38,8 +38,8 @@ def test_jobs_that_overlap_are_on_tracks_of_their_own():
 
 def test_a_generation_is_traced(tiny_models, tmp_path, capsys):
     path, file = str(tiny_models["llama"]), tmp_path / "t.json"
-    memory = ("--device-memory", str(5 * load(path).decoder.shape.block_bytes(8)), "--recall-interval", "2")
-    method = ("--budget", "48", "--block-size", "8", "--true-query-layers", "", *memory)
+    memory = ("--device-memory", str(5 * load(path).decoder.shape.block_bytes(8)))
+    method = ("--budget", "48", "--block-size", "8", *memory)
     prompt = ("--prompt", "a b c d " * 40, "--max-tokens", "12", "--ignore-eos")
     assert main(["generate", path, *prompt, *method, "--trace", str(file)]) == 0
     spans = sorted(events_of(file.read_text(), "X"), key=lambda event: (event["ts"], -event["dur"]))

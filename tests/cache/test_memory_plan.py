@@ -26,7 +26,7 @@ def test_where_the_cpu_is_the_device_there_is_one_pool_by_default():
 def test_a_sequence_has_twice_its_budget_in_slots_where_they_are_asked_for():
     made = plan(max_num_seqs=3, device_memory="slots")
     assert (made.pages, made.slots) == (3 * 32, 3 * (1 + 14))
-    assert made.lanes(5) == 5
+    assert made.max_running(5) == 5
     assert made.quota(3, 1024) == made.quota(1, 1024) == 14
     assert made.quota(1, 100) == 4
 
@@ -41,7 +41,7 @@ def test_device_memory_is_shared_by_the_sequences_that_run():
 def test_where_everything_fits_there_is_one_pool(memory):
     made = plan(max_num_seqs=4, device_memory=memory)
     assert made.slots is None
-    assert made.lanes(4) == 4
+    assert made.max_running(4) == 4
 
 
 def test_no_budget_means_everything_is_on_the_device_unless_told_otherwise():
@@ -55,17 +55,17 @@ def test_the_host_pool_is_bounded_by_what_is_free_or_asked_for():
 
 
 def test_fetching_needs_a_slot_for_every_chosen_block():
-    config = ScoutConfig(budget=256, on_miss="fetch")
-    assert plan(config, device_memory=16 * BLOCK).lanes(9) == 2
+    config = ScoutConfig().changed(budget=256, on_miss="fetch")
+    assert plan(config, device_memory=16 * BLOCK).max_running(9) == 2
     with pytest.raises(CapacityError, match=r"holds 7 blocks .* one sequence needs 8: raise device_memory"):
-        plan(config, device_memory=7 * BLOCK).lanes(1)
+        plan(config, device_memory=7 * BLOCK).max_running(1)
 
 
 def test_dropping_needs_slots_for_sink_and_recent_blocks():
-    config = ScoutConfig(budget=256, on_miss="drop")
-    assert plan(config, device_memory=3 * BLOCK).lanes(1) == 1
+    config = ScoutConfig().changed(budget=256, on_miss="drop")
+    assert plan(config, device_memory=3 * BLOCK).max_running(1) == 1
     with pytest.raises(CapacityError, match="needs 3"):
-        plan(config, device_memory=2 * BLOCK).lanes(1)
+        plan(config, device_memory=2 * BLOCK).max_running(1)
 
 
 def test_errors_name_number_limit_and_knob():
@@ -94,7 +94,7 @@ def test_packed_pages_keep_slots_beside_them_where_everything_would_fit():
 @pytest.mark.parametrize("options", [{}, {"device_memory": "all"}, {"scout": ScoutConfig(budget=None)}])
 def test_packed_pages_on_the_device_have_slots_beside_them_for_open_blocks_alone(options):
     made = plan(**options, kv_dtype="int8", max_num_seqs=3)
-    assert (made.resident, made.slots, made.lanes(3)) == (True, 3, 3)
+    assert (made.resident, made.slots, made.max_running(3)) == (True, 3, 3)
     assert made.quota(2, 1024) == 0
     assert plan(kv_dtype="int8", device_memory="slots").resident is False
 
@@ -110,13 +110,13 @@ GPU = EngineConfig(device="cuda", device_memory="all", max_num_seqs=4)
 @pytest.mark.parametrize("digest", ["minmax", "keys2"])
 def test_pages_on_a_device_leave_room_for_their_digests_and_a_step(digest):
     """Of 20 blocks' bytes, a tenth stays free, and the digests are within the rest."""
-    pages = plan_memory(SHAPE, ScoutConfig(budget=256, digest=digest), GPU, ROOM, 20 * BLOCK).pages
+    pages = plan_memory(SHAPE, ScoutConfig().changed(budget=256, digest=digest), GPU, ROOM, 20 * BLOCK).pages
     of_page = {"minmax": 8 * 16, "keys2": 4 * 32 + 4 * 16}[digest] * 2 * 2
     assert 16 * BLOCK < pages * (BLOCK + of_page) <= 18 * BLOCK
 
 
 def test_a_gpu_does_not_read_all_keys_of_host_pages():
-    exact = ScoutConfig(budget=256, digest="exact")
+    exact = ScoutConfig().changed(budget=256, digest="exact")
     assert plan_memory(SHAPE, exact, GPU, ROOM, ROOM).slots is None
     with pytest.raises(ConfigError, match="digest='exact' is made of all keys"):
         plan_memory(SHAPE, exact, replace(GPU, device_memory="slots"), ROOM, ROOM)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scoutattention.cache.digests.kinds import make_digests
+from scoutattention.cache.digests.base import Digests
+from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.cache.slots import Moves, Slots
@@ -38,7 +39,7 @@ def test_a_refused_request_takes_nothing():
 
 
 def test_filling_a_slot_drops_what_was_there():
-    store = KVStore(make_pages(4, 10, 2, 5, OPS), Slots(SHAPE, 4, 10, 2, 5), 4, OPS)
+    store = KVStore(make_pages(4, 10, 2, 5, OPS)[0], Slots(SHAPE, 4, 10, 2, 5), OPS)
     pages, slots = store.pages, store.slots
     for row in range(2):
         store.admit(row, 5, 2)
@@ -48,7 +49,7 @@ def test_filling_a_slot_drops_what_was_there():
     for block in (3, 4):
         moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
         page = pages.table[1, block]
-        store.transfers.recall(2, moves)
+        store.transfers.copy_now(2, moves)
         entry = int(slots.near_index[1, 2])
         assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
         assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])
@@ -59,7 +60,7 @@ def test_filling_a_slot_drops_what_was_there():
 
 
 def test_a_moved_row_is_the_same_sequence():
-    store = KVStore(make_pages(4, 20, 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
+    store = KVStore(make_pages(4, 20, 3, 5, OPS)[0], Slots(SHAPE, 4, 20, 3, 5), OPS)
     for row in range(3):
         store.admit(row, 5, row + 1)
         k = torch.randn(11, 2, 16)
@@ -80,9 +81,10 @@ def test_a_moved_row_is_the_same_sequence():
     assert store.slots.pool.available == 20
 
 
-def make_packed_store(bits: int) -> KVStore:
+def make_packed_store(bits: int) -> tuple[KVStore, Digests]:
     pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
-    return KVStore(Pages(pool, make_digests("minmax", SHAPE, pool, OPS), 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
+    digests = make_digests("minmax", SHAPE, pool, OPS)
+    return KVStore(Pages(pool, digests.put, 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), OPS), digests
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -96,14 +98,14 @@ def test_a_packed_pool_takes_the_bytes_that_it_says(bits):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
-    store = make_packed_store(bits)
+    store, digests = make_packed_store(bits)
     store.admit(1, 5, 2)
     k, v = torch.randn(11, 2, 16), torch.randn(11, 2, 16)
     for layer in range(3):
         store.write_prompt(layer, 1, k, v)
     store.finish_prompt(1, 11)
     one = torch.tensor([1])
-    moved = store.transfers.recall(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
+    moved = store.transfers.copy_now(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
     keys, values = k[4:8].transpose(0, 1), v[4:8].transpose(0, 1)
     kept = pack(keys, bits, by_token=False), pack(values, bits, by_token=True)
     assert moved == sum(part[0].nbytes for part in kept)
@@ -112,13 +114,13 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
     assert torch.equal(store.slots.pool.v[2, entry, 0], kept[1].float()[0])
     opened = int(store.slots.near_index[1, 0])
     assert torch.equal(store.slots.pool.k[2, opened, :, :3], k[8:].transpose(0, 1))
-    digests, page = store.pages.digests, store.pages.page(1, 1)
-    assert torch.equal(digests.values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
+    page = store.pages.page(1, 1)
+    assert torch.equal(digests._values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
 
 
 def test_packed_bytes_of_a_sequence():
     """Two closed blocks in packed pages and the open one on the device, where one of them has a slot as well."""
-    store = make_packed_store(8)
+    store, _ = make_packed_store(8)
     store.admit(0, 5, 1)
     store.closed[0] = 2
     page, slot = store.pages.pool.entry_bytes, store.slots.pool.entry_bytes
@@ -126,15 +128,15 @@ def test_packed_bytes_of_a_sequence():
 
 
 def test_a_block_that_fills_up_is_packed():
-    store = make_packed_store(8)
+    store, _ = make_packed_store(8)
     store.admit(0, 5, 1)
     new = torch.randn(4, 3, 2, 16)
     for token in new:
-        store.plan_step(1)
-        store.begin_step()
+        batch = store.prepare([0])
+        store.begin(batch)
         for layer in range(3):
-            store.append(layer, token[layer, None], 2 * token[layer, None])
-        closed = store.end_step()
+            store.append(layer, token[layer, None], 2 * token[layer, None], batch)
+        closed = store.end(batch)
     assert closed == [(0, 0)]
     page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
     assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
@@ -143,7 +145,7 @@ def test_a_block_that_fills_up_is_packed():
 
 def test_a_row_is_given_back_when_nothing_writes_to_it_any_more(monkeypatch):
     """A prompt that was broken off may still be on its way to the pages."""
-    store = KVStore(make_pages(4, 10, 2, 5, OPS), Slots(SHAPE, 4, 10, 2, 5), 4, OPS)
+    store = KVStore(make_pages(4, 10, 2, 5, OPS)[0], Slots(SHAPE, 4, 10, 2, 5), OPS)
     store.admit(0, 3, 2)
     free_then = []
     monkeypatch.setattr(store.side, "join", lambda: free_then.append(store.pages.pool.available))
@@ -154,33 +156,33 @@ def test_a_row_is_given_back_when_nothing_writes_to_it_any_more(monkeypatch):
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_blocks_of_several_rows_are_closed_together(resident):
-    pages = make_pages(4, 20, 3, 5, OPS)
-    store = KVStore(pages, None if resident else Slots(SHAPE, 4, 20, 3, 5), 4, OPS)
+    pages, digests = make_pages(4, 20, 3, 5, OPS)
+    store = KVStore(pages, None if resident else Slots(SHAPE, 4, 20, 3, 5), OPS)
     for row, begun in enumerate((0, 2, 0)):
         store.admit(row, 5, 1)
         store.finish_prompt(row, begun)
     new = torch.randn(4, 3, 3, 2, 16)  # steps, layers, rows, heads
     closed = []
     for token in new:
-        store.plan_step(3)
-        store.begin_step()
+        batch = store.prepare(range(3))
+        store.begin(batch)
         for layer in range(3):
-            store.append(layer, token[layer], -token[layer])
-        closed.append(store.end_step())
+            store.append(layer, token[layer], -token[layer], batch)
+        closed.append(store.end(batch))
     assert closed == [[], [(1, 0)], [], [(0, 0), (2, 0)]]
     for row in (0, 2):
         page, block = pages.page(row, 0), new[:, :, row].permute(1, 2, 0, 3)
         assert torch.equal(pages.pool.k[:, page], block)
         assert torch.equal(pages.pool.v[:, page], -block)
-        assert torch.equal(pages.digests.values[:, page], min_max(block))
+        assert torch.equal(digests._values[:, page], min_max(block))
 
 
 @pytest.mark.parametrize(("closed", "width"), [(0, 64), (63, 64), (64, 128), (127, 128), (299, 300)])
 def test_tables_of_captured_steps_have_room_for_the_next_block(closed, width):
-    """Else the step after it is closed would be of another plan."""
+    """Else the step after it is closed would have another key."""
     ops = NativeOps(Workers(1))
     ops.deferred = True
-    store = KVStore(make_pages(4, 300, 1, 300, ops), Slots(SHAPE, 4, 10, 1, 300), 4, ops)
+    store = KVStore(make_pages(4, 300, 1, 300, ops)[0], Slots(SHAPE, 4, 10, 1, 300), ops)
     store.admit(0, 300, 2)
     store.closed[0] = closed
-    assert store.plan_step(1).width == width
+    assert store.prepare([0]).width == width

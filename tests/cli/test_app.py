@@ -1,4 +1,3 @@
-import inspect
 import io
 import json
 import os
@@ -11,10 +10,9 @@ import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.cli.generate import generate
 from scoutattention.cli.output import show
 from scoutattention.cli.report import JSON_STATS, format_bytes, plain_table
-from scoutattention.cli.settings import FIXED, HELP
+from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 
 NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
 
@@ -95,7 +93,7 @@ def test_json_is_one_object_and_nothing_else(capsys):
     config = report["config"]
     assert config["model"] == "m"
     assert config["budget"] == 512
-    assert config["true_query_layers"] is None
+    assert config["ablation"]["true_query_layers"] is None
     assert set(config) == {"model"} | {field.name for cls in (ScoutConfig, EngineConfig) for field in fields(cls)}
 
 
@@ -109,8 +107,8 @@ def test_without_flags_the_settings_are_the_defaults():
 def test_every_flag_reaches_its_setting():
     llm = asked(
         *("--budget", "2048", "--block-size", "16", "--sink-blocks", "2", "--recent-blocks", "3", "--lookahead", "2"),
-        *("--on-miss", "fetch", "--far-query", "true", "--predictor", "oracle", "--true-query-layers", "0, 4"),
-        *("--recall-interval", "8", "--device-memory", "64MiB", "--host-memory", "1GiB", "--max-model-len", "4096"),
+        *("--guard", "off", "--max-cpu-share", "0.2"),
+        *("--device-memory", "64MiB", "--host-memory", "1GiB", "--max-model-len", "4096"),
         *(
             "--dtype",
             "bfloat16",
@@ -131,7 +129,6 @@ def test_every_flag_reaches_its_setting():
             "0.9",
             "--seed",
             "3",
-            "--no-correct-far",
             "--calibration",
             "off",
             "--stop",
@@ -142,30 +139,29 @@ def test_every_flag_reaches_its_setting():
             "--no-chat",
         ),
     )
-    blocks = {"budget": 2048, "block_size": 16, "sink_blocks": 2, "recent_blocks": 3, "on_miss": "fetch"}
-    queries = {"lookahead": 2, "far_query": "true", "predictor": "oracle", "correct_far": False, "calibration": None}
-    scout = ScoutConfig(**blocks, **queries, true_query_layers=(0, 4), recall_interval=8)
-    machine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
-    machine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
-    machine |= {"tensor_parallel_size": 3}
-    assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **machine}
+    blocks = {"budget": 2048, "block_size": 16, "sink_blocks": 2, "recent_blocks": 3}
+    scout = ScoutConfig(**blocks, lookahead=2, calibration=None, guard=None, max_cpu_share=0.2)
+    engine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
+    engine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
+    engine |= {"tensor_parallel_size": 3}
+    assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **engine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
     assert llm.chat is False
 
 
 def test_words_for_all_and_none():
-    llm = asked("--budget", "all", "--device-memory", "all", "--true-query-layers", "", "--chat")
-    assert llm.options["scout"] == ScoutConfig(budget=None, true_query_layers=())
+    llm = asked("--budget", "all", "--device-memory", "all", "--max-cpu-share", "off", "--chat")
+    assert llm.options["scout"] == ScoutConfig(budget=None, max_cpu_share=None)
     assert llm.options["device_memory"] == "all"
     assert llm.chat is True
 
 
 def test_environment_mirrors_flags_and_flags_win(monkeypatch):
     monkeypatch.setenv("SCOUT_BUDGET", "512")
-    monkeypatch.setenv("SCOUT_ON_MISS", "drop")
+    monkeypatch.setenv("SCOUT_GUARD", "0.5")
     monkeypatch.setenv("SCOUT_MAX_TOKENS", "9")
     llm = asked("--budget", "640")
-    assert llm.options["scout"] == ScoutConfig(budget=640, on_miss="drop")
+    assert llm.options["scout"] == ScoutConfig(budget=640, guard=0.5)
     assert llm.params.max_tokens == 9
 
 
@@ -197,21 +193,42 @@ def test_help_tells_what_happens_without_a_value_only_where_there_is_no_default(
 
 
 def test_help_shows_the_defaults_of_the_configuration(capsys):
-    assert main(["generate", "--help"]) == 0
+    assert main(["generate", "--help-all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for cls in (ScoutConfig, EngineConfig, SamplingParams):
-        for field in fields(cls):
-            flag = field.name.replace("_", "-")
+        for name, (field, about) in settings_of(cls).items():
+            flag = name.replace("_", "-")
             shown = [line for line in lines if line.startswith(f"│ --{flag} ")]
-            assert bool(shown) == (field.name not in FIXED), field.name
+            assert bool(shown) == (name not in FIXED), name
             default = {True: flag, False: f"no-{flag}"}[field.default] if field.type is bool else field.default
+            default = about.none_word if default is None and about.none_word else default
             if shown and isinstance(default, int | float | str):
                 assert f"[default: {default}]" in shown[0]
 
 
-def test_every_setting_has_help_and_no_help_is_left_over():
-    own = {"context", "model", "source", "prompt", "prompt_file", "chat", "dense", "trace", "as_json", "debug"}
-    assert set(inspect.signature(generate).parameters) - own == set(HELP)
+def test_help_fits_one_screen_and_leaves_the_rest_to_help_all(capsys):
+    seen = {}
+    for flag in ("--help", "--help-all"):
+        main(["generate", flag])
+        seen[flag] = capsys.readouterr().out
+    assert len(seen["--help"].splitlines()) < 50
+    for cls in (ScoutConfig, EngineConfig, SamplingParams):
+        for name, (_, about) in settings_of(cls).items():
+            if name not in FIXED:
+                flag = f"--{name.replace('_', '-')} "
+                assert flag in seen["--help-all"]
+                assert (flag in seen["--help"]) != about.advanced, name
+
+
+@pytest.mark.parametrize("name", OLD_FLAGS)
+def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
+    flag = f"--{name.replace('_', '-')}"
+    assert main(["generate", "m", "--prompt", "a", flag, "1"]) == 2
+    assert f"there is no {flag} any more: {OLD_FLAGS[name]}" in capsys.readouterr().err
+    monkeypatch.setenv(f"SCOUT_{name.upper()}", "1")
+    assert main(["generate", "m", "--prompt", "a"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"scout: SCOUT_{name.upper()} is no setting any more: {OLD_FLAGS[name]}\n"
 
 
 @pytest.mark.parametrize(
@@ -230,8 +247,9 @@ def test_every_setting_has_help_and_no_help_is_left_over():
         (["--prompt", "a", "--device-memory", "lots"], "'lots'"),
         (["--prompt", "a", "--device-memory", "-1GiB"], "'-1GiB'"),
         (["--prompt", "a", "--host-memory", "0"], "host_memory=0"),
-        (["--prompt", "a", "--true-query-layers", "0,x"], "--true-query-layers='0,x'"),
-        (["--prompt", "a", "--on-miss", "guess"], "'compute', 'fetch', 'drop'"),
+        (["--prompt", "a", "--guard", "some"], "--guard='some' is not a number or 'off'"),
+        (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'plain'"),
+        (["--prompt", "a", "--no-correct-far"], "there is no --no-correct-far any more: write `--ablation correct_far"),
         (["--prompt", "a", "--top-p", "0"], "top_p=0.0"),
         (["--prompt", "a", "--dense", "--budget", "512"], "excludes --budget"),
         (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "excludes --device-memory"),

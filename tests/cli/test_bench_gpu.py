@@ -80,7 +80,7 @@ def test_an_engine_that_failed_is_told_at_once_and_by_the_exit_code(monkeypatch,
     place = DummyPrompts.place
 
     def placed(prompts, engine, scout, context, batch):
-        if scout.on_miss == "fetch":
+        if scout.ablation.on_miss == "fetch":
             raise RuntimeError("a bug")
         return place(prompts, engine, scout, context, batch)
 
@@ -94,7 +94,7 @@ def test_an_engine_that_failed_is_told_at_once_and_by_the_exit_code(monkeypatch,
 
 def test_what_was_told_before_an_interruption_stays(monkeypatch, capsys):
     def placed(prompts, engine, scout, context, batch):
-        if scout.on_miss == "fetch":
+        if scout.ablation.on_miss == "fetch":
             raise KeyboardInterrupt
         return place(prompts, engine, scout, context, batch)
 

@@ -21,13 +21,13 @@ def tiny(stored_here, tiny_models, monkeypatch):
 
 
 def test_json_says_what_was_fitted_and_where_it_is(tiny, capsys, story, stored_here):
-    args = ["calibrate", tiny, "--text", story, "--lookahead", "2", "--lookahead", "1", "--rank", "8", "--json"]
+    args = ["calibrate", tiny, "--text", story, "--lookahead", "2", "--lookahead", "1", "--dims", "8", "--json"]
     assert main(args) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert err == ""
     assert (report["model"], report["texts"]) == (tiny, [story])
-    assert [(fit["lookahead"], fit["rank"]) for fit in report["fits"]] == [(2, 8), (1, 8)]
+    assert [(fit["lookahead"], fit["dims"]) for fit in report["fits"]] == [(2, 8), (1, 8)]
     assert {Path(fit["file"]) for fit in report["fits"]} == set(stored_here.iterdir())
     layer = report["fits"][0]["layers"][1]
     assert set(layer) == {"layer", "plain", "calibrated", "kept"}
@@ -35,7 +35,7 @@ def test_json_says_what_was_fitted_and_where_it_is(tiny, capsys, story, stored_h
 
 
 def test_fidelity_says_which_calibration_it_used(tiny, capsys, story, stored_here):
-    main(["calibrate", tiny, "--text", story, "--rank", "8"])
+    main(["calibrate", tiny, "--text", story, "--dims", "8"])
     table = capsys.readouterr().out
     (file,) = stored_here.iterdir()
     assert file.name in table.replace("\n", "")
@@ -53,8 +53,8 @@ def test_wrong_arguments_are_one_sentence(tiny, capsys, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("too short")
     for args, message in (
-        (["--rank", "0"], "--rank='0'"),
-        (["--rank", "all"], "--rank='all'"),
+        (["--dims", "0"], "--dims='0'"),
+        (["--dims", "all"], "--dims='all'"),
         (["--lookahead", "0"], "--lookahead"),
         (["--text", str(tmp_path / "absent")], "No such file"),
         (["--text", str(short)], "needs 4096: give more --text"),

@@ -36,7 +36,7 @@ def the_error(fidelity, capsys, *args):
 
 
 def test_json_of_one_text(fidelity, capsys, story, tiny_models):
-    assert fidelity("--text", story, *SIZES, "--true-query-layers", "", "--json") == 0
+    assert fidelity("--text", story, *SIZES, "--ablation", "true_query_layers=", "--json") == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert err == ""
@@ -57,7 +57,7 @@ def test_json_of_one_text(fidelity, capsys, story, tiny_models):
     assert report["config"]["device_memory"] == "slots", "the method is what is measured"
     assert len(report["share"]) == 3
     assert sum(report["share"]) / 3 == pytest.approx(report["cpu_share"], abs=0.02)
-    assert (report["config"]["budget"], report["config"]["true_query_layers"]) == (96, [])
+    assert (report["config"]["budget"], report["config"]["ablation"]["true_query_layers"]) == (96, [])
 
 
 def test_json_of_an_ablation_over_pythons_own_texts(fidelity, capsys):
@@ -89,7 +89,12 @@ def test_table_plot_and_page(fidelity, capsys, story, tmp_path):
         (["--context", "400"], "has 280 tokens, and 465 are needed"),
         (["--text", "absent.txt"], "cannot read text file absent.txt: No such file"),
         (["--budget", "32"], "budget=32 tokens is below 96"),
-        (["--ablate", "--digest", "minmax"], "excludes --digest"),
+        (["--ablate", "--ablation", "digest=minmax"], "excludes --ablation digest=minmax"),
+        (["--ablate", "--guard", "off"], "excludes --guard"),
+        (["--ablation", "digest=best"], "digest='best' is not one of minmax, keys2, exact"),
+        (["--ablation", "correct_far=maybe"], "--correct-far='maybe' is not true or false"),
+        (["--ablation", "true_query_layers=0,x"], "'0,x' is not a list of layer numbers"),
+        (["--ablation", "budget=3"], "is not NAME=VALUE with one of on_miss"),
         (["--ablate", "--device-memory", "1GiB"], "excludes --device-memory"),
         (["--ablate", "--budget", "all"], "--budget"),
         (["--plot", "absent/a.png"], "cannot write --plot absent/a.png: there is no folder absent"),
@@ -118,11 +123,11 @@ def test_help_and_wrong_arguments_do_not_load_torch():
     code = (
         "import sys\n"
         "from scoutattention.cli import main\n"
-        "calls = (['--help'], ['m', '--steps', 'x'], ['m', '--ablate', '--digest', 'minmax'])\n"
+        "calls = (['--help'], ['m', '--steps', 'x'], ['m', '--ablate', '--guard', 'off'])\n"
         "codes = [main(['eval', 'fidelity', *call]) for call in calls]\n"
         "assert codes == [0, 2, 2], codes\n"
         "assert 'torch' not in sys.modules\n"
     )
     run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "--recall-interval" in run.stdout
+    assert "--ablation" in run.stdout

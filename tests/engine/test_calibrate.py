@@ -65,13 +65,13 @@ def test_the_engine_finds_what_was_stored(stored_here, tiny_models):
     decoder = load(path).decoder
     (fit,) = calibrate(decoder, TOKENS, [1], 32, quiet)
     store(default_path(decoder, 1), decoder, 1, fit.corrections)
-    small = {"budget": 48, "block_size": 8, "least_cosine": -1.0}
+    small = {"budget": 48, "block_size": 8, "min_scout_cosine": -1.0}
     for options, used in (({}, True), ({"calibration": None}, False), ({"lookahead": 2}, False)):
-        llm = LLM(path, scout=ScoutConfig(**small, **options), device_memory="slots", max_num_seqs=1)
+        llm = LLM(path, scout=ScoutConfig().changed(**small, **options), device_memory="slots", max_num_seqs=1)
         assert llm.engine.calibration.startswith(default_path(decoder, 1).name if used else PROMPTS_OWN)
         assert llm.generate([TOKENS[:200]])[0].token_ids
         llm.close()
-    llm = LLM(path, scout=ScoutConfig(**small, predictor="plain"), device_memory="slots", max_num_seqs=1)
+    llm = LLM(path, scout=ScoutConfig().changed(**small, predictor="plain"), device_memory="slots", max_num_seqs=1)
     assert llm.engine.calibration == "none"
     llm.close()
 
@@ -84,7 +84,7 @@ def test_what_was_stored_serves_every_dtype_and_length(stored_here, tiny_models,
     decoder = load(path, dtype).decoder
     (fit,) = calibrate(decoder, TOKENS, [1], 32, quiet)
     store(default_path(decoder, 1), decoder, 1, fit.corrections)
-    scout = ScoutConfig(budget=48, block_size=8, least_cosine=-1.0)
+    scout = ScoutConfig().changed(budget=48, block_size=8, min_scout_cosine=-1.0)
     llm = LLM(path, scout=scout, device_memory="slots", dtype=dtype, max_num_seqs=1)
     assert llm.engine.calibration not in (PROMPTS_OWN, "none")
     assert llm.generate([TOKENS[:tokens]])[0].token_ids

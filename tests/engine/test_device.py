@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, CapacityError, ConfigError, KernelError, SamplingParams, ScoutConfig
-from scoutattention.attention.far_stream import StreamedFarWork
+from scoutattention.attention.far.stream import StreamTransport
 from scoutattention.config import EngineConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops
@@ -27,22 +27,26 @@ def answers(llm: LLM) -> list[list[int]]:
     [
         {"digest": "minmax", "guard": 0.001, "true_query_layers": ()},
         {"digest": "keys2", "pooling": "max"},
-        {"digest": "twostage", "far_query": "true", "guard": None},
+        {"digest": "exact", "far_query": "true", "guard": None},
         {"digest": "minmax", "on_miss": "fetch", "lookahead": 0},
     ],
 )
 def test_any_kernels_give_the_same_tokens(tiny_models, options):
-    scout = ScoutConfig(**{"budget": 40, "block_size": 8, "recall_interval": 2, **options})
+    scout = ScoutConfig().changed(**{"budget": 40, "block_size": 8, "recall_interval": 2, **options})
     made = {}
     for kernels in ("native", "plain", "triton"):
         llm = far_llm(
-            str(tiny_models["qwen3"]), scout, blocks=5 if scout.on_miss == "fetch" else 3, sequences=2, kernels=kernels
+            str(tiny_models["qwen3"]),
+            scout,
+            blocks=5 if scout.ablation.on_miss == "fetch" else 3,
+            sequences=2,
+            kernels=kernels,
         )
         tokens, steps = answers(llm), llm.stats().steps
         made[kernels] = tokens, steps.far_blocks, steps.chosen_blocks, steps.recalls
         llm.close()
     assert made["plain"] == made["triton"] == made["native"]
-    assert made["plain"][1] > 0 or scout.on_miss == "fetch"
+    assert made["plain"][1] > 0 or scout.ablation.on_miss == "fetch"
 
 
 @pytest.mark.parametrize("budget", [None, 24])
@@ -56,12 +60,14 @@ def test_any_kernels_give_the_same_tokens_where_everything_is_resident(tiny_mode
 
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_a_stream_starts_and_awaits_the_cpu(tiny_models, streamed, kv_dtype):
-    scout = ScoutConfig(budget=40, block_size=8, recall_interval=2, guard=0.001, digest="minmax", true_query_layers=())
+    scout = ScoutConfig().changed(
+        budget=40, block_size=8, recall_interval=2, guard=0.001, digest="minmax", true_query_layers=()
+    )
     llms = [
         far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels=kernels, kv_dtype=kv_dtype)
         for kernels in ("plain", "triton")
     ]
-    assert all(isinstance(llm.engine.runner.attention.far, StreamedFarWork) for llm in llms)
+    assert all(isinstance(llm.engine.runner.attention.parts.far.transport, StreamTransport) for llm in llms)
     assert answers(llms[0]) == answers(llms[1])
     steps = llms[1].stats().steps
     assert steps.far_blocks > 0
@@ -73,7 +79,7 @@ def test_a_stream_starts_and_awaits_the_cpu(tiny_models, streamed, kv_dtype):
 def test_device_kernels_take_activations_of_half_precision(tiny_models, streamed, options):
     """As they are on a GPU: nothing on the way has widened them."""
     far = {"budget": 40, "block_size": 8, "recall_interval": 2, "guard": 0.001, "true_query_layers": ()}
-    scout = ScoutConfig(**far, digest="minmax", **options)
+    scout = ScoutConfig().changed(**far, digest="minmax", **options)
     llm = far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels="triton", dtype="bfloat16")
     assert [len(tokens) for tokens in answers(llm)] == [FEW.max_tokens] * len(PROMPTS)
     assert llm.stats().steps.far_blocks > 0
@@ -81,7 +87,7 @@ def test_device_kernels_take_activations_of_half_precision(tiny_models, streamed
 
 
 def test_streamed_and_threaded_far_work_give_the_same_tokens(tiny_models, monkeypatch, request):
-    scout = ScoutConfig(budget=40, block_size=8, recall_interval=2, digest="minmax")
+    scout = ScoutConfig().changed(budget=40, block_size=8, recall_interval=2, digest="minmax")
     path = str(tiny_models["qwen3"])
     threaded = far_llm(path, scout, 3, 2, kernels="plain")
     expected = answers(threaded)

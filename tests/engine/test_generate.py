@@ -64,7 +64,9 @@ def test_dense_equals_transformers_on_a_real_model():
 def test_full_budget_and_all_far_equals_dense(tiny_models, family, blocks):
     path = str(tiny_models[family])
     expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
-    llm = far_llm(path, ScoutConfig(budget=None, block_size=8, predictor="oracle", true_query_layers=()), blocks)
+    llm = far_llm(
+        path, ScoutConfig().changed(budget=None, block_size=8, predictor="oracle", true_query_layers=()), blocks
+    )
     assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
     stats = llm.stats()
     assert stats.far_blocks > 0
@@ -76,7 +78,7 @@ def test_a_context_within_the_budget_equals_full_attention(tiny_models):
     """Plain scouts, few slots, no layer with the true query: still exact, since nothing is left out."""
     path = str(tiny_models["llama"])
     expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
-    llm = far_llm(path, ScoutConfig(budget=160, block_size=8, true_query_layers=()), 5)
+    llm = far_llm(path, ScoutConfig().changed(budget=160, block_size=8, true_query_layers=()), 5)
     assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
     assert llm.stats().cpu_share > 0
 
@@ -84,7 +86,7 @@ def test_a_context_within_the_budget_equals_full_attention(tiny_models):
 def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
     path = str(tiny_models["qwen2"])
     prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
-    scout = ScoutConfig(budget=40, block_size=8, true_query_layers=(0,))
+    scout = ScoutConfig().changed(budget=40, block_size=8, true_query_layers=(0,))
     params = SamplingParams(max_tokens=30, ignore_eos=True)
     batch = LLM(path, scout=scout, max_num_seqs=3, device_memory="slots")
     together = [out.token_ids for out in batch.generate(prompts, params)]
@@ -100,7 +102,7 @@ def test_sequences_are_calibrated_each_by_itself(tiny_models):
     path = str(tiny_models["qwen3"])
     long = [(5 * i * i + 11 * i) % 89 for i in range(600)]
     prompts = [long, PROMPT, long[::-1], long[7:]]
-    scout = ScoutConfig(budget=64, block_size=8, predictor="calibrated", rank=8)
+    scout = ScoutConfig().changed(budget=64, block_size=8, predictor="calibrated", correction_dims=8)
     params = SamplingParams(max_tokens=20, ignore_eos=True)
     engine = {"scout": scout, "device_memory": "slots"}
     together = [out.token_ids for out in LLM(path, max_num_seqs=3, **engine).generate(prompts, params)]
@@ -110,7 +112,7 @@ def test_sequences_are_calibrated_each_by_itself(tiny_models):
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
 @pytest.mark.parametrize("lookahead", [0, 1, 2])
 def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
-    scout = ScoutConfig(budget=32, block_size=8, on_miss=on_miss, lookahead=lookahead, true_query_layers=())
+    scout = ScoutConfig().changed(budget=32, block_size=8, on_miss=on_miss, lookahead=lookahead, true_query_layers=())
     llm = far_llm(str(tiny_models["llama"]), scout, 5)
     out = llm.generate(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))[0]
     assert len(out.token_ids) == 20
@@ -122,7 +124,7 @@ def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
 def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss):
     """Beside the same engine over pages in the model's dtype, fed the same tokens."""
     path, tokens = str(tiny_models["llama"]), PROMPT + PROMPT[:20]
-    scout = ScoutConfig(budget=64, block_size=8, on_miss=on_miss, cpu_share=None)
+    scout = ScoutConfig().changed(budget=64, block_size=8, on_miss=on_miss, recall_target=None)
     plain, packed = far_llm(path, scout, 9), far_llm(path, scout, 9, kv_dtype=kv_dtype)
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (plain, packed)
@@ -138,7 +140,7 @@ def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on
 def test_packed_pages_on_the_device_are_attended_to_where_they_are(tiny_models, budget):
     """As the same pages are by the CPU, where a device holds the open block alone and every query is the true one."""
     path, tokens = str(tiny_models["qwen2"]), PROMPT + PROMPT[:20]
-    scout = ScoutConfig(budget=budget, block_size=8, lookahead=0, recall_interval=0, most_share=None)
+    scout = ScoutConfig().changed(budget=budget, block_size=8, lookahead=0, recall_interval=0, max_cpu_share=None)
     resident, far = LLM(path, scout=scout, kv_dtype="int8", max_num_seqs=1), far_llm(path, scout, kv_dtype="int8")
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (resident, far)
@@ -220,7 +222,7 @@ def test_a_sequence_within_its_budget_is_attended_to_without_a_choice(tiny_model
     llm = LLM(path, scout=ScoutConfig(budget=96, block_size=8), max_num_seqs=1)
     choose = llm.engine.runner.attention.chooser.choose
     monkeypatch.setattr(
-        llm.engine.runner.attention.chooser, "choose", lambda layer, q: asked.append(layer) or choose(layer, q)
+        llm.engine.runner.attention.chooser, "choose", lambda layer, *args: asked.append(layer) or choose(layer, *args)
     )
     expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
     within = 88 - len(PROMPT) + 8  # eleven closed blocks and the open one

@@ -48,17 +48,17 @@ def _is_view(out: object, args: tuple) -> bool:
 def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Of one step of two sequences."""
     decoder = dummy_decoder({**shape_config("tiny"), "num_hidden_layers": layers}, 512, CPU)
-    scout = ScoutConfig(budget=128, block_size=16, true_query_layers=(0,), digest="minmax")
-    machine = EngineConfig(kernels="triton", device_memory="slots", max_model_len=512, max_num_seqs=2)
-    made = Engine(decoder, scout, machine)
+    scout = ScoutConfig().changed(budget=128, block_size=16, true_query_layers=(0,), digest="minmax")
+    engine_config = EngineConfig(kernels="triton", device_memory="slots", max_model_len=512, max_num_seqs=2)
+    made = Engine(decoder, scout, engine_config)
     for row in range(2):
         made.store.admit(row, made.plan.blocks(512), made.plan.quota(2, 512))
         made.runner.prefill(row, PROMPT)
     made.runner.decode([1, 2], [400, 400])
-    plan = made.runner.attention.plan(2)
-    assert plan.scouted == (False,) + (layers - 1) * (True,)
+    step = made.runner.attention.prepare(range(2))
+    assert step.work.scouted == (False,) + (layers - 1) * (True,)
     with torch.inference_mode(), Counting(monkeypatch) as counting:
-        made.runner._step(torch.tensor([1, 2]), torch.tensor([401, 401]))
+        made.runner._run(step, torch.tensor([1, 2]), torch.tensor([401, 401]))
     made.close()
     return counting.queued
 

@@ -1,6 +1,5 @@
 """An engine over two ranks, which are threads here, gives the tokens and the counts of an engine over one."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -23,11 +22,15 @@ CASES = {
     "full attention": ("llama-bias", ScoutConfig(budget=None, block_size=8), {}),
     "everything on the device": ("qwen2", SCOUT, {}),
     "scouts": ("qwen3", SCOUT, SLOTS),
-    "scouts that one rank alone would trust": ("qwen2", replace(SCOUT, predictor="plain", least_cosine=0.6), SLOTS),
-    "two layers ahead, packed pages": ("qwen2", replace(SCOUT, lookahead=2), SLOTS | {"kv_dtype": "int8"}),
+    "scouts that one rank alone would trust": ("qwen2", SCOUT.changed(predictor="plain", min_scout_cosine=0.6), SLOTS),
+    "two layers ahead, packed pages": ("qwen2", SCOUT.changed(lookahead=2), SLOTS | {"kv_dtype": "int8"}),
     "a device of 15 blocks": ("llama", SCOUT, {"device_memory": 15 * 6144}),
-    "a limit of the CPU's share": ("llama", replace(SCOUT, most_share=0.02, cpu_share=None, recall_interval=3), SLOTS),
-    "fetching": ("mistral", replace(SCOUT, on_miss="fetch"), SLOTS),
+    "a limit of the CPU's share": (
+        "llama",
+        SCOUT.changed(max_cpu_share=0.02, recall_target=None, recall_interval=3),
+        SLOTS,
+    ),
+    "fetching": ("mistral", SCOUT.changed(on_miss="fetch"), SLOTS),
 }
 
 
@@ -52,20 +55,20 @@ def answers(engine: Engine, tokenizer):
     return [request.output_ids for request in requests], (*counts, stats.kv_bytes_total, stats.new_tokens)
 
 
-@pytest.mark.parametrize(("family", "scout", "machine"), CASES.values(), ids=CASES)
-def test_two_ranks_answer_as_one(tiny_models, tmp_path, family, scout, machine):
+@pytest.mark.parametrize(("family", "scout", "engine_config"), CASES.values(), ids=CASES)
+def test_two_ranks_answer_as_one(tiny_models, tmp_path, family, scout, engine_config):
     path = str(tiny_models[family])
-    one = LLM(path, scout=scout, max_num_seqs=3, **machine)
+    one = LLM(path, scout=scout, max_num_seqs=3, **engine_config)
     expected = answers(one.engine, one.tokenizer)
 
     def work(ranks):
         model = load(path, ranks=ranks)
-        config = EngineConfig(max_num_seqs=3, tensor_parallel_size=2, **machine)
+        config = EngineConfig(max_num_seqs=3, tensor_parallel_size=2, **engine_config)
         return answers(Engine(model.decoder, scout, config), model.tokenizer)
 
     assert on_ranks(2, tmp_path, work) == [expected, expected]
     far_blocks = expected[1][1]
-    assert (far_blocks > 0) == ("device_memory" in machine)
+    assert (far_blocks > 0) == ("device_memory" in engine_config)
 
 
 def test_ranks_draw_the_same_tokens_without_a_seed(tiny_models, tmp_path):
@@ -90,13 +93,13 @@ def test_ranks_plan_the_same_step_where_one_of_them_lacks_a_block(tiny_models, t
         made = Engine(model.decoder, SCOUT, EngineConfig(tensor_parallel_size=2, **SLOTS))
         made.add(Sequence(0, LONG[:75], SamplingParams(ignore_eos=True), 100, model.tokenizer))
         made.step()
-        attention, plans = made.runner.attention, []
+        attention, keys = made.runner.attention, []
         for lacking in (2, 1):
             complete = torch.tensor([ranks.index != lacking])
-            made.store.slots.complete = lambda closed, complete=complete: complete
-            plans.append(attention.plan(1))
+            made.store.slots.complete = lambda batch, complete=complete: complete
+            keys.append(attention.prepare([0]).key)
         made.close()
-        return plans
+        return keys
 
     first, second = on_ranks(2, tmp_path, work)
     assert first == second

@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from scoutattention.attention import far_stream
-from scoutattention.attention import rows as plan
+from scoutattention.attention import scout_step
+from scoutattention.attention.far.stream import StreamTransport
+from scoutattention.attention.far.work import Pending
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.engine import Engine
@@ -35,16 +36,16 @@ def meta_decoder() -> Decoder:
     return Decoder(made.config, DecoderWeights(**moved))
 
 
-class Lane:
+class Buffers(Pending):
     """What goes through host memory is checked, and comes back without numbers."""
 
-    def start(self, ops, q, what):
-        assert {q.device, *(table.device for table in ops.page_list(what))} == {META}
+    def __init__(self, transport, q, what):
+        assert {q.device, *(table.device for table in transport._ops.page_list(what))} == {META}
         self.shape = q.shape
 
-    def wait(self, where):
-        out = torch.empty(self.shape, device=where)
-        return Partial(out, torch.empty(self.shape[:3], device=where), out)
+    def wait(self):
+        out = torch.empty(self.shape, device=META)
+        return Partial(out, torch.empty(self.shape[:3], device=META), out)
 
 
 @pytest.fixture
@@ -53,14 +54,15 @@ def make_engine(monkeypatch):
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
     monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
-    monkeypatch.setattr(far_stream.StreamedFarWork, "_make_lane", lambda *args, **options: Lane())
-    monkeypatch.setattr(far_stream.StreamedFarWork, "attend", lambda self, layer, q, blocks, absent: fake_partial(q))
-    machine = EngineConfig(device="cuda", kernels="plain", max_num_seqs=2, max_model_len=1024, host_memory=1 << 28)
+    monkeypatch.setattr(StreamTransport, "start", lambda self, layer, kind, q, what, **_: Buffers(self, q, what))
+    monkeypatch.setattr(StreamTransport, "attend", lambda self, layer, q, what: fake_partial(q))
+    sizes = {"max_num_seqs": 2, "max_model_len": 1024, "host_memory": 1 << 28}
+    engine_config = EngineConfig(device="cuda", kernels="plain", **sizes)
     engines = []
 
     def make(device_memory=None, **options) -> Engine:
-        scout = ScoutConfig(budget=128, block_size=SIZE, **options)
-        engines.append(Engine(meta_decoder(), scout, replace(machine, device_memory=device_memory)))
+        scout = ScoutConfig().changed(budget=128, block_size=SIZE, **options)
+        engines.append(Engine(meta_decoder(), scout, replace(engine_config, device_memory=device_memory)))
         return engines[-1]
 
     yield make
@@ -85,28 +87,29 @@ def fake_partial(q):
 def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, options):
     made = make_engine(**options)
     attention, store = made.runner.attention, made.store
-    ops = attention._ops
+    parts = attention.parts
+    ops = parts.ops
     for moves in ("write_blocks", "copy_blocks"):  # the two that are for both
         monkeypatch.setattr(ops, moves, lambda *args: None)
-    monkeypatch.setattr(made.runner._prompt_attention._rehearsal, "cosine", lambda *args: 1.0)
-    monkeypatch.setattr(store.slots, "complete", lambda closed: torch.tensor([False, True]))
+    monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
+    monkeypatch.setattr(store.slots, "complete", lambda batch: torch.tensor([False, True]))
     for row in range(2):
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
         assert made.runner.prefill(row, [1] * CONTEXT).device == META
-    attention.plan(2)
-    assert any(attention._plan.scouted)
-    assert attention._plan.roomy
+    step = attention.prepare(range(2))
+    assert any(step.work.scouted)
+    assert step.work.all_resident
     tokens = torch.zeros(2, dtype=torch.int64, device=META)
-    assert made.runner._step(tokens, tokens).device == META
-    attention._thrift.learn(attention._seen[1].sum(-1), attention._seen[0].sum(-1))
+    assert made.runner._run(step, tokens, tokens).device == META
+    parts.limit.update(step.batch, *step.tally.asked.sum((0, 3)).flip(0))
     pairs = torch.zeros(3, dtype=torch.int64, device=META)
-    protected = attention._mover._always_blocks(store.view.closed[pairs])
+    protected = parts.recall._always_blocks(step.batch.closed[pairs])
     assert store.slots.worth(pairs, pairs, protected).device == META
     store.move(1, 0)
 
 
 def test_a_mistake_would_be_seen(make_engine, monkeypatch):
-    monkeypatch.setattr(plan.RowTable, "put", lambda self, rows: rows)  # which leaves them on the host
+    monkeypatch.setattr(scout_step.StepMemory, "put", lambda self, masks: masks)  # which leaves them on the host
     with pytest.raises(RuntimeError, match="meta"):
         test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, {})
 
@@ -114,8 +117,9 @@ def test_a_mistake_would_be_seen(make_engine, monkeypatch):
 @pytest.mark.parametrize("digest", ["keys2", "minmax"])
 @pytest.mark.parametrize("wanted", [700_000, 1 << 20])
 def test_the_cache_takes_the_device_memory_that_it_may(make_engine, digest, wanted):
-    store = make_engine(wanted, digest=digest).store
-    held = [vars(part) for part in (store, store.slots, store.slots.pool, store.pages, store.pages.digests)]
+    cache = make_engine(wanted, digest=digest).cache
+    store = cache.store
+    held = [vars(part) for part in (store, store.slots, store.slots.pool, store.pages, cache.digests)]
     tensors = [value for part in held for value in part.values() if isinstance(value, torch.Tensor)]
     taken = sum(tensor.nbytes for tensor in tensors if tensor.device == META)
     assert wanted * 0.98 - store.slots.pool.entry_bytes < taken < wanted * 1.02

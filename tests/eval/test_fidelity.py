@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from scoutattention.config import ConfigError, EngineConfig, ScoutConfig
+from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.engine.teacher_forcing import teacher_forced
-from scoutattention.errors import PromptError
+from scoutattention.errors import ConfigError, PromptError
 from scoutattention.eval.fidelity.ablation import Variant
 from scoutattention.eval.fidelity.measure import check_lengths, measure, read
 from scoutattention.eval.fidelity.run import run
@@ -20,7 +20,7 @@ from ..attention.rig import SHAPE
 
 MACHINE = EngineConfig(max_num_seqs=1)
 CONTEXT, STEPS = 250, 8
-SMALL = ScoutConfig(budget=64, block_size=16, true_query_layers=())
+SMALL = ScoutConfig().changed(budget=64, block_size=16, true_query_layers=())
 TEXT = Text("text", "The quick brown fox jumps over the lazy dog, and then it rests. " * 5)
 
 
@@ -76,7 +76,7 @@ def test_what_the_device_holds(model, truth):
 
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_exact_digests_are_the_keys_of_the_one_pool(model, truth, kv_dtype):
-    exact = Variant("exact", ScoutConfig(budget=64, block_size=16, digest="exact"), "all")
+    exact = Variant("exact", ScoutConfig().changed(budget=64, block_size=16, digest="exact"), "all")
     result = measure(model.decoder, replace(MACHINE, kv_dtype=kv_dtype), truth, exact, ignore)
     shape, blocks = model.decoder.shape, 16
     held = blocks * shape.page_bytes(16, kv_dtype) + shape.block_bytes(16)

@@ -12,34 +12,28 @@ from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.eval.fidelity.layers import LayerWatch
 from scoutattention.models.loader import load
 
-from ..attention.rig import SHAPE, RandomPredictor, Rig
+from ..attention.rig import SHAPE, RandomPredictor, Rig, set_parts
 from ..attention.test_invariants import scout
 
 
 class Watched(Rig):
     """A rig whose attention is looked at."""
 
-    def _attention(self):
+    def __post_init__(self):
+        super().__post_init__()
         self.watch = LayerWatch(SHAPE.num_layers)
-        attention = super()._attention()
-        assert isinstance(attention, ScoutAttention)
-        attention._observer = self.watch
-        return attention
+        assert isinstance(self.attention, ScoutAttention)
+        set_parts(self.attention, observer=self.watch)
 
 
-class FixedChooser:
+def always(*blocks):
     """Would choose these blocks for any query."""
-
-    def __init__(self, *blocks):
-        self.choice = choice(*blocks)
-
-    def choose(self, layer, q):
-        return self.choice
+    return lambda q: choice(*blocks)
 
 
 def choice(*blocks):
     chosen = torch.tensor(blocks)[None, None]
-    return Choice(chosen, torch.tensor([6]), torch.zeros(1, 1, 6))
+    return Choice(chosen, torch.zeros(chosen.shape), torch.tensor([6]), torch.zeros(1, 1, 6))
 
 
 def test_numbers_of_two_steps_by_hand():
@@ -49,8 +43,8 @@ def test_numbers_of_two_steps_by_hand():
     for scouted, scout_query, w in (((0, 1, 2, 4), [3.0, 4.0], weight), ((0, 2, 3, 1), [2.0, 0.0], 3 * weight)):
         theirs = choice(*scouted)
         watch.chose(1, torch.tensor([[[scout_query]]]), Chosen(theirs.blocks, theirs.valid, resident))
-        watch.attended(0, q, FixedChooser(0), Attended(torch.zeros(1, 1, 1)))
-        watch.attended(1, q, FixedChooser(0, 2, 3, 5), Attended(w, torch.tensor([[w is weight]])))
+        watch.attended(0, q, always(0), Attended(torch.zeros(1, 1, 1)))
+        watch.attended(1, q, always(0, 2, 3, 5), Attended(w, torch.tensor([[w is weight]])))
     layers = watch.result()
     assert layers.cosine == [None, pytest.approx((0.6 + 1.0) / 2)]
     assert layers.far_recall == [None, pytest.approx((1 + 2) / 6)]
@@ -66,7 +60,7 @@ def test_blocks_that_do_not_count_are_not_counted():
     watch = LayerWatch(1)
     blocks, valid, resident = ([0, 1], [True, False], [False, True, False])
     watch.chose(0, None, Chosen(*(torch.tensor([[values]]) for values in (blocks, valid, resident))))
-    watch.attended(0, torch.ones(1, 1, 1, 2), FixedChooser(2), Attended(torch.ones(1, 1, 1)))
+    watch.attended(0, torch.ones(1, 1, 1, 2), always(2), Attended(torch.ones(1, 1, 1)))
     layers = watch.result()
     assert (layers.share, layers.cosine, layers.far_recall) == ([1.0], [None], [None])
 
@@ -82,8 +76,8 @@ def test_weight_is_the_softmax_mass_of_the_far_keys():
 
 
 def test_random_scouts_have_no_cosine_and_chance_recall():
-    rig = Watched(scout(4, budget=40, recall_interval=0, most_share=None), 4)
-    assert isinstance(rig.attention.predictor, RandomPredictor)
+    rig = Watched(scout(4, budget=40, recall_interval=0, max_cpu_share=None), 4)
+    assert isinstance(rig.attention.parts.predictor, RandomPredictor)
     rig.add(200)
     stats = [rig.step()[2] for _ in range(8)]
     layers = rig.watch.result()
@@ -107,7 +101,7 @@ def test_fetched_blocks_were_absent_when_they_were_chosen():
 def test_looking_changes_no_logit(tiny_models, options):
     model = load(str(tiny_models["llama"]))
     tokens = model.tokenizer.encode("A watched pot boils as any other does. " * 8)
-    config = ScoutConfig(budget=64, block_size=16, true_query_layers=(), **options)
+    config = ScoutConfig().changed(budget=64, block_size=16, true_query_layers=(), **options)
     machine = EngineConfig(max_num_seqs=1, device_memory=8 * model.decoder.shape.block_bytes(16))
     results = []
     for observer in (None, LayerWatch(3)):

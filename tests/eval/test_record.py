@@ -21,19 +21,17 @@ TEXT = Text("story", "Once upon a time there was a cache, and it did not fit. " 
 SMALL = ("--context", "192", "--steps", "3", "--block-size", "16", "--budget", "64")
 
 
-class ByQuery:
+def by_query(q):
     """Chooses blocks by the first number of the query."""
-
-    def choose(self, layer, q):
-        blocks = torch.tensor([[[int(q[0, 0, 0, 0]), 2]]])
-        return Choice(blocks, torch.tensor([4]), torch.arange(4.0)[None, None] / 8)
+    blocks, wishes = torch.tensor([[[int(q[0, 0, 0, 0]), 2]]]), torch.arange(4.0)[None, None] / 8
+    return Choice(blocks, wishes.gather(-1, blocks), torch.tensor([4]), wishes)
 
 
 def look(recorder, layer, true, scout=None):
     queries = [None if value is None else torch.full((1, 1, 1, 2), float(value)) for value in (true, scout)]
     resident = torch.tensor([[[True, False, True, layer == 1]]])
     recorder.chose(layer, queries[1], Chosen(torch.zeros(1, 1, 2), torch.ones(1, 1, 2), resident))
-    recorder.attended(layer, queries[0], ByQuery(), Attended(torch.zeros(1, 1, 1)))
+    recorder.attended(layer, queries[0], by_query, Attended(torch.zeros(1, 1, 1)))
 
 
 def test_steps_by_hand():
@@ -52,7 +50,10 @@ def test_steps_by_hand():
 
 def test_looking_changes_no_number(tiny_models):
     """The prompt is read once, so the variants of a run see the same text, recorded or not."""
-    model, scout = load(str(tiny_models["llama"])), ScoutConfig(budget=64, block_size=16, true_query_layers=())
+    model, scout = (
+        load(str(tiny_models["llama"])),
+        ScoutConfig().changed(budget=64, block_size=16, true_query_layers=()),
+    )
     variants = recorded_variants(Variant("scout", scout, "slots"), 192)
     recorders = {variant.name: Recorder() for variant in variants}
     results = [
@@ -86,8 +87,8 @@ def test_the_command_writes_a_file(tiny_models, tmp_path, capsys):
         (("--context", "64"), "within budget=64"),
         (("--lookahead", "0"), "lookahead=0 makes no scouts"),
         (("--device-memory", "all"), "device_memory='all' leaves no block absent"),
-        (("--predictor", "plain"), "excludes --predictor"),
-        (("--ablate",), "excludes --predictor and --ablate"),
+        (("--ablation", "predictor=plain"), "excludes --ablation predictor"),
+        (("--ablate",), "excludes --ablation predictor=... and --ablate"),
         (("--text", "a.txt", "--text", "b.txt"), "--record takes one text, and there are 2"),
         (("--record", "/nowhere/r"), "there is no folder /nowhere"),
     ],

@@ -145,7 +145,7 @@ def test_a_prompt_is_read_once_for_both_engines():
 def test_what_is_asked_does_not_depend_on_the_method(tiny_models):
     """Nothing is approximated here, so nothing may differ: both engines are asked the same."""
     grid = Grid(lengths=(1000,), depths=(100,), tasks=tuple(TASKS), samples=2)
-    scout = ScoutConfig(budget=None, predictor="oracle")
+    scout = ScoutConfig().changed(budget=None, predictor="oracle")
     pair = open_pair(load(str(tiny_models["llama"])), grid, scout, EngineConfig(device_memory=1 << 18))
     told: list[tuple[int, int]] = []
     rows = measure(pair, grid, lambda *progress: told.append(progress))

@@ -75,7 +75,7 @@ def test_the_contexts_last_token_is_the_methods_first_step(lm, monkeypatch):
 
 def test_scores_are_the_methods(path, lm):
     """With little to attend to, the probabilities are others."""
-    llm = LLM(path, scout=ScoutConfig(budget=24, block_size=8, true_query_layers=()), device_memory=1 << 16)
+    llm = LLM(path, scout=ScoutConfig().changed(budget=24, block_size=8, true_query_layers=()), device_memory=1 << 16)
     assert ScoutLM(llm).loglikelihood([request(TEXT * 2, "again")]) != lm.loglikelihood([request(TEXT * 2, "again")])
     assert llm.engine.scheduler.running == []
     llm.close()

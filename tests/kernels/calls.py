@@ -1,6 +1,5 @@
 """Every public kernel of the CPU as a call to be spoilt: its arguments, the native function and its plain twin."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference, reference_rows
-from scoutattention.kernels.native import choice as sift
-from scoutattention.kernels.native import merge as merging
-from scoutattention.kernels.native import top_blocks as rank
+from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.native.rows import RowKernels
-from scoutattention.runtime.workers import Workers
-from scoutattention.types import BlockList, Lateness, Partial, Rope, Sifting
+from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
+
+from .cases import scorer
 
 Arguments = dict[str, Any]
 
@@ -54,20 +52,26 @@ def joined_arguments() -> Arguments:
     return dict(zip(names, torch.randn(5, B, H, G, D), strict=True)) | {"a_lse": lse[0], "b_lse": lse[1]}
 
 
-def sifting(slot_of: Tensor, asked: Tensor, all_of_it: Tensor, least: Tensor, **choice: Tensor) -> Sifting:
-    """What `sift` takes, from single tensors."""
-    return Sifting(**choice, slots=(slot_of, S), rows=(asked, all_of_it, least), always=1)
+def split_request(
+    slot_of: Tensor, asked: Tensor, all_of_it: Tensor, threshold: Tensor, **choice: Tensor
+) -> SplitRequest:
+    """What `split_choice` takes, from single tensors."""
+    counts = torch.zeros((2, B, H), dtype=torch.int64)
+    return SplitRequest(**choice, slots=(slot_of, S), rows=(asked, all_of_it, threshold), always=1, counts=counts)
 
 
-def lateness(blocks: Tensor, absent: Tensor, wishes: Tensor, ahead: Tensor, served: Tensor, **rest: Any) -> Lateness:
+def guard_request(
+    blocks: Tensor, absent: Tensor, wishes: Tensor, scouted: Tensor, served: Tensor, **rest: Any
+) -> GuardRequest:
     """What `find_late` takes, from single tensors."""
-    return Lateness((blocks, absent, wishes), (ahead, served), **rest)
+    counts = torch.zeros((2, B, H), dtype=torch.int64)
+    return GuardRequest((blocks, absent, wishes), (scouted, served), **rest, counts=counts)
 
 
-def blended(blend: Callable[..., None], interest: Tensor, **args: Any) -> Tensor:
+def updated(update: Callable[..., None], interest: Tensor, **args: Any) -> Tensor:
     """The interest that a function leaves behind."""
     changed = interest if interest.is_meta else interest.clone(memory_format=torch.preserve_format)
-    blend(changed, **args)
+    update(changed, **args)
     return changed
 
 
@@ -92,10 +96,15 @@ CALLS = {
     ),
     "digests": KernelCall(
         lambda: {"q": torch.randn(B, H, G, D), "digests": torch.randn(S, H, 2 * D), "pages": ints(S, B, N)},
-        Workers.score_digests,
-        reference.score_digests,
+        lambda workers, **args: scorer(workers, "score_min_max")(**args),
+        reference.score_min_max,
     ),
-    "codes": KernelCall(code_arguments, Workers.score_key_codes, reference.score_key_codes, 0.2),
+    "codes": KernelCall(
+        code_arguments,
+        lambda workers, **args: scorer(workers, "score_key_codes")(**args),
+        reference.score_key_codes,
+        0.2,
+    ),
     "read": KernelCall(
         lambda: {"data": ints(1000, 4, 64, dtype=torch.int64)},
         lambda workers, data: torch.tensor(float(workers.read(data))),
@@ -131,7 +140,7 @@ CALLS = {
         lambda workers, x: RowKernels(workers).swiglu(x),
         lambda x: reference_rows.swiglu(x.double()),
     ),
-    "rank": KernelCall(
+    "top blocks": KernelCall(
         lambda: {
             "scores": torch.randn(B, H, G, N),
             "closed": ints(N + 1, B, dtype=torch.int64),
@@ -139,69 +148,73 @@ CALLS = {
             "first": 1,
             "last": 1,
         },
-        lambda workers, scores, closed, count, first, last: rank.rank_blocks(
-            workers, scores, closed, count, (first, last), largest=False
-        )[1],
-        lambda scores, closed, count, first, last: reference.rank_blocks(
-            scores, closed, count, (first, last), largest=False
-        )[1],
+        lambda workers, scores, closed, count, first, last: (
+            NativeOps(workers).top_blocks(scores, closed, count, (first, last), largest=False).all_wishes
+        ),
+        lambda scores, closed, count, first, last: (
+            reference.top_blocks(scores, closed, count, (first, last), largest=False).all_wishes
+        ),
     ),
-    "sift": KernelCall(
+    "split choice": KernelCall(
         lambda: {
             "blocks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
-            "wishes": torch.rand(B, H, N),
+            "wishes": torch.rand(B, H, 3),
             "closed": ints(N + 1, B, dtype=torch.int64),
             "slot_of": ints(S + 1, B, H, 7, dtype=torch.int64),
             "asked": torch.rand(B) < 0.7,
             "all_of_it": torch.rand(B) < 0.3,
-            "least": torch.rand(B),
+            "threshold": torch.rand(B),
         },
-        lambda workers, **args: sift.sift(workers, sifting(**args))[:2],
-        lambda **args: reference.sift(sifting(**args)),
+        lambda workers, **args: NativeOps(workers).split_choice(split_request(**args)),
+        lambda **args: reference.split_choice(split_request(**args)),
     ),
     "late": KernelCall(
         lambda: {
             "blocks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
             "absent": torch.rand(B, H, 3) < 0.5,
-            "wishes": torch.rand(B, H, N),
-            "ahead": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
+            "wishes": torch.rand(B, H, 3),
+            "scouted": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
             "served": torch.rand(B, H, 3) < 0.5,
-            "doubt": torch.rand(B, H),
+            "scout_error": torch.rand(B, H),
             "rows": torch.rand(B) < 0.7,
             "limit": 0.5,
         },
-        lambda workers, **args: sift.find_late(workers, lateness(**args))[:2],
-        lambda **args: reference.find_late(lateness(**args)),
+        lambda workers, **args: NativeOps(workers).find_late(guard_request(**args)),
+        lambda **args: reference.find_late(guard_request(**args)),
     ),
-    "blend": KernelCall(
+    "interest": KernelCall(
         lambda: {
             "interest": torch.rand(B, H, 7),
             "wishes": torch.rand(B, H, N),
             "rows": torch.rand(B) < 0.7,
             "kept": 0.8,
         },
-        lambda workers, **args: blended(functools.partial(sift.blend, workers), **args),
-        lambda **args: blended(reference.blend, **args),
+        lambda workers, **args: updated(NativeOps(workers).update_interest, **args),
+        lambda **args: updated(reference.update_interest, **args),
     ),
     "merge": KernelCall(
         only("a_out a_lse b_out b_lse"),
-        lambda workers, a_out, a_lse, b_out, b_lse: merging.merge(
-            workers, Partial(a_out, a_lse), Partial(b_out, b_lse)
+        lambda workers, a_out, a_lse, b_out, b_lse: NativeOps(workers).merge(
+            Partial(a_out, a_lse), Partial(b_out, b_lse)
         )[:2],
         lambda a_out, a_lse, b_out, b_lse: reference.merge(Partial(a_out, a_lse), Partial(b_out, b_lse))[:2],
     ),
     "corrected": KernelCall(
         only("a_lse q q_hat mean_key"),
         lambda workers, a_lse, q, q_hat, mean_key: (
-            merging.corrected(workers, Partial(mean_key, a_lse, mean_key), q, q_hat, 0.3).lse
+            NativeOps(workers).corrected(Partial(mean_key, a_lse, mean_key), q, q_hat, 0.3).lse
         ),
         lambda a_lse, q, q_hat, mean_key: (
             reference.corrected(Partial(mean_key, a_lse, mean_key), q.float(), q_hat.float(), 0.3).lse
         ),
     ),
-    "doubt": KernelCall(
+    "scout error": KernelCall(
         only("a_lse b_lse q q_hat"),
-        lambda workers, a_lse, b_lse, q, q_hat: merging.doubt(workers, Partial(q, a_lse), Partial(q, b_lse), q, q_hat),
-        lambda a_lse, b_lse, q, q_hat: reference.doubt(Partial(q, a_lse), Partial(q, b_lse), q.float(), q_hat.float()),
+        lambda workers, a_lse, b_lse, q, q_hat: NativeOps(workers).scout_error(
+            Partial(q, a_lse), Partial(q, b_lse), q, q_hat
+        ),
+        lambda a_lse, b_lse, q, q_hat: reference.scout_error(
+            Partial(q, a_lse), Partial(q, b_lse), q.float(), q_hat.float()
+        ),
     ),
 }

@@ -1,11 +1,15 @@
 """One table of attention calls, made to order in any dtype, and the comparison with float64."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference
+from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Partial
 
 GARBAGE = 2**31 - 1
@@ -104,3 +108,8 @@ def assert_close(got: Partial, want: Partial, q_scale: float = 1.0) -> None:
         assert left is not None, name
         assert left.dtype == torch.float32, name
         torch.testing.assert_close(left.double(), right.double(), rtol=tolerance, atol=tolerance, msg=name)
+
+
+def scorer(workers: Workers, name: str) -> Callable[..., Tensor]:
+    """A native score operation of queries that are scaled already."""
+    return partial(getattr(NativeOps(workers), name), scale=1.0)

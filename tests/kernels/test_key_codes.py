@@ -8,6 +8,8 @@ from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.runtime import workers as cpu
 
+from .cases import scorer
+
 
 @pytest.fixture(scope="module", params=cpu.isa_levels())
 def workers(request):
@@ -43,7 +45,7 @@ def test_scores_without_rounding_are_the_reference(workers, G, D, P):
     for N in (0, 1, 15, 16, 17, 53):
         pages = make_pages(40, 2, N)
         want = reference.score_key_codes(q, codes, bounds, pages)
-        got = workers.score_key_codes(q, codes, bounds, pages)
+        got = scorer(workers, "score_key_codes")(q, codes, bounds, pages)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-3 if D > 100 else 1e-3)
 
 
@@ -52,7 +54,7 @@ def test_scores_of_lists_that_are_split_over_tasks(workers):
     codes, bounds = make_layer(700, 2, 32, 64)
     q, pages = make_whole_queries(3, 2, 3, 64), make_pages(700, 3, 1001)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    torch.testing.assert_close(workers.score_key_codes(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
 
 
 def test_one_list_of_pages_for_all_sequences(workers):
@@ -60,7 +62,7 @@ def test_one_list_of_pages_for_all_sequences(workers):
     codes, bounds = make_layer(20, 2, 8, 64)
     q, pages = make_whole_queries(3, 2, 3, 64), make_pages(20, 1, 20).expand(3, -1)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    torch.testing.assert_close(workers.score_key_codes(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("loud", [1.0, 30.0], ids=["channels alike", "one loud channel"])
@@ -71,7 +73,7 @@ def test_rounding_the_query_costs_far_less_than_two_bits_do(workers, loud):
     k[..., 5] *= loud
     codes, bounds = reference.key_codes(k)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    got = workers.score_key_codes(q, codes, bounds, pages)
+    got = scorer(workers, "score_key_codes")(q, codes, bounds, pages)
     steps = (q[:, :, :, None] * bounds[:, :, 1].float().transpose(0, 1)[None, :, None]).abs()  # [B, H, G, S, D]
     error = got - want
     assert (error.abs() <= 1.5 * 0.5 / 127 * 64 * steps.amax(-1) + 1e-4).all(), "1.5 codes off by half of one of 127"
@@ -88,7 +90,9 @@ def test_logarithms_of_sums_are_within_a_ten_thousandth(workers, spread):
     q, pages = make_whole_queries(1, 1, 4, 64) * spread, torch.arange(200).int()[None]
     bounds[:, :, 0] = 0
     want = reference.score_key_codes(q, codes, bounds, pages)
-    torch.testing.assert_close(workers.score_key_codes(q, codes, bounds, pages), want, rtol=2e-6, atol=1.3e-4)
+    torch.testing.assert_close(
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=2e-6, atol=1.3e-4
+    )
 
 
 @pytest.mark.parametrize("q_scale", [0.0, 1e-20, 1e4])
@@ -98,7 +102,7 @@ def test_queries_of_any_size(workers, q_scale):
     codes, bounds = reference.key_codes(k)
     want = reference.score_key_codes(q, codes, bounds, pages)
     torch.testing.assert_close(
-        workers.score_key_codes(q, codes, bounds, pages), want, rtol=1e-5, atol=0.3 * q_scale + 1e-5
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=0.3 * q_scale + 1e-5
     )
 
 
@@ -106,7 +110,7 @@ def test_keys_that_are_all_the_same_are_scored_exactly(workers):
     torch.manual_seed(0)
     k = torch.randn(20, 2, 1, 64).half().float().expand(-1, -1, 32, -1)
     q, pages = torch.randn(1, 2, 3, 64), torch.arange(20).int()[None]
-    got = workers.score_key_codes(q, *reference.key_codes(k), pages)
+    got = scorer(workers, "score_key_codes")(q, *reference.key_codes(k), pages)
     torch.testing.assert_close(got, reference.score_exactly(q, k, pages), rtol=1e-5, atol=1e-4)
 
 
@@ -116,8 +120,8 @@ def test_queries_of_any_float_dtype_and_stride(workers, dtype):
     codes, bounds = make_layer(9, 2, 8, 64)
     q = make_whole_queries(1, 3, 2, 64).to(dtype).transpose(1, 2)
     pages = make_pages(9, 1, 9)
-    want = workers.score_key_codes(q.float().contiguous(), codes, bounds, pages)
-    assert torch.equal(workers.score_key_codes(q, codes, bounds, pages), want)
+    want = scorer(workers, "score_key_codes")(q.float().contiguous(), codes, bounds, pages)
+    assert torch.equal(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want)
 
 
 def test_bad_arguments_are_named(workers):
@@ -143,7 +147,7 @@ def test_bad_arguments_are_named(workers):
         ({"q": q[0]}, r"\[2, 3, 64\]"),
     ]:
         with pytest.raises(KernelError, match=message):
-            workers.score_key_codes(**({"q": q, "codes": codes, "bounds": bounds, "pages": pages} | changed))
+            scorer(workers, "score_key_codes")(**({"q": q, "codes": codes, "bounds": bounds, "pages": pages} | changed))
 
 
 def test_a_code_stands_where_the_layout_says():

@@ -8,12 +8,11 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
 from scoutattention.kernels.native.ops import NativeOps
-from scoutattention.kernels.ops import Copies
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.triton.ops import TritonOps
 from scoutattention.runtime.packed import from_words, pack
 from scoutattention.runtime.workers import Workers
-from scoutattention.types import BlockList, Lateness, Listing, Partial, Sifting
+from scoutattention.types import BlockList, Copies, GuardRequest, PageSelection, Partial, SplitRequest
 
 CPU = torch.device("cpu")
 PLAIN = PlainOps(CPU)
@@ -105,14 +104,14 @@ def test_partial_of_packed_pages():
 def test_lists_and_what_is_handed_over(ops, sizes, dtype):
     s = sizes
     table = torch.randint(0, s.S, (s.B, 2 * s.NB)).int()[:, : s.NB]
-    what = Listing(table, chosen(s), masks(s.B, s.H, s.N), s.P)
+    what = PageSelection(table, chosen(s), masks(s.B, s.H, s.N), s.P)
     got, want = ops.page_list(what), PLAIN.page_list(what)
     assert_same(got, want, 0)
     assert want.length.unique().tolist() in ([0, s.P], [0], [s.P])
     q = queries(s).to(dtype)
     made = [(torch.ones(q.shape), BlockList(*torch.ones((2, *what.blocks.shape), dtype=torch.int32))) for _ in range(2)]
-    ops.hand_over(q, what, made[0])
-    PLAIN.hand_over(q, what, made[1])
+    ops.stage_call(q, what, made[0])
+    PLAIN.stage_call(q, what, made[1])
     assert torch.equal(made[0][0], q.float())
     assert_same(made[0][1], want, 0)
     assert torch.equal(made[1][0], q.float())
@@ -141,8 +140,8 @@ def test_digests_made(ops, sizes, dtype):
     k, pages = prompt_keys(s, dtype), torch.randperm(s.S)[: s.N]
     got = torch.full((s.S, s.H, 2 * s.D), 7.0)
     want = got.clone()
-    ops.put_digests(k, got, pages)
-    PLAIN.put_digests(k, want, pages)
+    ops.write_min_max(k, got, pages)
+    PLAIN.write_min_max(k, want, pages)
     assert torch.equal(got, want)
 
 
@@ -153,8 +152,8 @@ def test_key_codes_made(ops, sizes, dtype):
     k[0, 0, :, 0] = 0.25  # a channel that does not change
     made = [(torch.full((s.S, s.H, -(-s.D // 16), s.P, 4), 7, dtype=torch.uint8), torch.ones(s.S, s.H, 2, s.D).half())]
     made.append((made[0][0].clone(), made[0][1].clone()))
-    ops.put_key_codes(k, *made[0], pages)
-    PLAIN.put_key_codes(k, *made[1], pages)
+    ops.write_key_codes(k, *made[0], pages)
+    PLAIN.write_key_codes(k, *made[1], pages)
     (words, bounds), (want, same) = made
     assert torch.equal(bounds, same)
     apart = from_words(words, 2, s.D).int() - from_words(want, 2, s.D).int()
@@ -167,7 +166,7 @@ def test_key_codes_made(ops, sizes, dtype):
 def test_digest_scores(ops, sizes):
     s = sizes
     q, digests, pages = queries(s), reference.min_max(torch.randn(s.S, s.H, s.P, s.D)), pages_of(s)
-    assert_same([ops.score_digests(q, digests, pages, 0.3)], [PLAIN.score_digests(q, digests, pages, 0.3)], 1e-4)
+    assert_same([ops.score_min_max(q, digests, pages, 0.3)], [PLAIN.score_min_max(q, digests, pages, 0.3)], 1e-4)
 
 
 def test_key_code_scores(ops, sizes):
@@ -181,52 +180,63 @@ def test_key_code_scores(ops, sizes):
 
 
 @pytest.mark.parametrize("largest", [False, True])
-def test_ranks(ops, sizes, largest):
+def test_top_blocks(ops, sizes, largest):
     s = sizes
     scores, closed = 4 * torch.randn(s.B, s.H, s.G, s.NB), torch.randint(0, s.NB + 1, (s.B,))
-    got, want = (each.rank_blocks(scores, closed, s.N, (1, 2), largest=largest) for each in (ops, PLAIN))
-    assert_same(got[1:], want[1:])
+    got, want = (each.top_blocks(scores, closed, s.N, (1, 2), largest=largest) for each in (ops, PLAIN))
+    assert_same([got.all_wishes], [want.all_wishes])
     there = want.blocks < closed[:, None, None]
     assert torch.equal(got.blocks < closed[:, None, None], there)
     assert torch.equal(got.blocks[there], want.blocks[there])
+    assert torch.equal(got.wishes, got.all_wishes.gather(-1, got.blocks))
 
 
-def test_sift(ops, sizes):
+def test_split_choice(ops, sizes):
     s = sizes
-    args = chosen(s), torch.rand(s.B, s.H, s.NB), torch.randint(0, s.NB + 1, (s.B,))
+    args = chosen(s), torch.rand(s.B, s.H, s.N), torch.randint(0, s.NB + 1, (s.B,))
     slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
     for rows in ((masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))):
-        got, want = (each.sift(Sifting(*args, slots, rows, always=1)) for each in (ops, PLAIN))
+        counts = torch.full((2, 2, s.B, s.H), 7)
+        got, want = (
+            each.split_choice(SplitRequest(*args, slots, rows, 1, count))
+            for each, count in zip((ops, PLAIN), counts, strict=True)
+        )
         assert_same(got, want)
+        assert torch.equal(*counts)
 
 
-def test_blend(ops, sizes):
+def test_updated_interest(ops, sizes):
     s = sizes
     before, wishes, rows = torch.rand(s.B, s.H, s.NB + 4), torch.rand(s.B, s.H, s.NB), masks(s.B)
     interests = [before.clone(), before.clone()]
     for each, interest in zip((ops, PLAIN), interests, strict=True):
-        each.blend(interest, wishes, rows, 0.8)
+        each.update_interest(interest, wishes, rows, 0.8)
     assert_same(interests[:1], interests[1:])
 
 
 def test_late(ops, sizes):
     s = sizes
-    wanted, ahead = (chosen(s), masks(s.B, s.H, s.N), torch.rand(s.B, s.H, s.NB)), (chosen(s), masks(s.B, s.H, s.N))
-    doubt = torch.rand(s.B, s.H)
-    doubt[0, 0] = torch.nan
+    wanted, scouted = (chosen(s), masks(s.B, s.H, s.N), torch.rand(s.B, s.H, s.N)), (chosen(s), masks(s.B, s.H, s.N))
+    error = torch.rand(s.B, s.H)
+    error[0, 0] = torch.nan
     for rows in (masks(s.B), masks(s.B) | True):
-        got, want = (each.find_late(Lateness(wanted, ahead, doubt, rows, limit=0.7)) for each in (ops, PLAIN))
+        counts = torch.full((2, 2, s.B, s.H), 7)
+        got, want = (
+            each.find_late(GuardRequest(wanted, scouted, error, rows, 0.7, count))
+            for each, count in zip((ops, PLAIN), counts, strict=True)
+        )
         assert_same(got, want)
+        assert torch.equal(*counts)
 
 
-def test_doubt(ops, sizes):
+def test_scout_error(ops, sizes):
     near, far = partials(sizes, empty=False)
     far.lse[-1, -1] = -torch.inf
     q = queries(sizes)
     q_hat = q + 0.3 * queries(sizes)
-    assert_same([ops.doubt(far, near, q, q_hat)], [PLAIN.doubt(far, near, q, q_hat)])
+    assert_same([ops.scout_error(far, near, q, q_hat)], [PLAIN.scout_error(far, near, q, q_hat)])
     q_hat[0, 0, 0, 0] = torch.nan
-    assert ops.doubt(far, near, q, q_hat)[0, 0].isnan(), "what is no number is not small"
+    assert ops.scout_error(far, near, q, q_hat)[0, 0].isnan(), "what is no number is not small"
 
 
 def test_correction_and_merge(ops, sizes):

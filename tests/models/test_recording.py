@@ -53,5 +53,5 @@ def test_what_is_no_recording_is_refused(name, data, tmp_path):
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(ModelFileError, match=f"{name} is not a recording that"):
+    with pytest.raises(ModelFileError, match=f"{name} is not a recording: "):
         load_recording(path)

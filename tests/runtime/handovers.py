@@ -28,7 +28,7 @@ def fixed(call: Call) -> Call:
     return replace(call, blocks=BlockList(*(table.clone() for table in call.blocks)))
 
 
-def hand_over(workers: cpu.Workers, call: Call, functions: HostQueue, timeout_s: float = 10.0) -> Handover:
+def stage_call(workers: cpu.Workers, call: Call, functions: HostQueue, timeout_s: float = 10.0) -> Handover:
     fixed_call = PartialCall(call.q, call.k, call.v, call.blocks, call.scale)
     return Handover(workers, fixed_call, result_of(call), functions=functions, timeout_s=timeout_s)
 

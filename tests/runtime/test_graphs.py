@@ -19,7 +19,9 @@ from ..engine.test_generate import PROMPT, far_llm
 
 REQUESTS = [(PROMPT, 30), (PROMPT[:61], 10), (PROMPT[:20], 12)]
 """Prompts and new tokens: the third comes when the second has ended, and is within the budget at first."""
-FAR = ScoutConfig(budget=40, block_size=8, recall_interval=2, true_query_layers=(), guard=0.001, most_share=0.3)
+FAR = ScoutConfig().changed(
+    budget=40, block_size=8, recall_interval=2, true_query_layers=(), guard=0.001, max_cpu_share=0.3
+)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def tapes(monkeypatch) -> Tapes:
 def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
     runner = llm.engine.runner
     if recorder is not None:
-        runner._graphs = Graphs(runner._step, 2, runner.decoder.device, recorder)
+        runner._graphs = Graphs(2, runner.decoder.device, recorder)
     sequences = []
     for number, (prompt, count) in enumerate(REQUESTS):
         params = SamplingParams(max_tokens=count, ignore_eos=True)
@@ -63,7 +65,7 @@ def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
     ids=str,
 )
 def test_replayed_steps_give_the_tokens_and_the_counts_of_others(tiny_models, tapes, options):
-    scout = ScoutConfig(**(vars(FAR) | options))
+    scout = FAR.changed(**options)
     made = []
     for recorder in (None, tapes):
         llm = far_llm(str(tiny_models["qwen3"]), scout, 5, 2, kernels="plain")
@@ -86,7 +88,7 @@ def test_replayed_steps_where_everything_is_resident(tiny_models, tapes, budget)
 
 
 def test_fetching_is_decided_as_it_goes_and_never_captured(tiny_models, tapes):
-    scout = ScoutConfig(budget=40, block_size=8, on_miss="fetch", lookahead=0)
+    scout = ScoutConfig().changed(budget=40, block_size=8, on_miss="fetch", lookahead=0)
     llm = far_llm(str(tiny_models["qwen3"]), scout, 6, 2, kernels="plain")
     answers(llm, tapes)
     assert tapes.played == 0
@@ -101,7 +103,7 @@ def test_a_replayed_step_is_waited_for_before_it_ends(tiny_models, tapes, monkey
     llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
     runner = llm.engine.runner
     end = runner.attention.end
-    monkeypatch.setattr(runner.attention, "end", lambda: order.append("end") or end())
+    monkeypatch.setattr(runner.attention, "end", lambda step: order.append("end") or end(step))
     runner.decoder.ranks = Waiting()
     answers(llm, tapes)
     assert order == ["settle", "end"] * (len(order) // 2)
@@ -123,14 +125,14 @@ def test_only_so_many_graphs_are_kept():
             made.append(step())
             return Captured(lambda: None, made[-1])
 
-    graphs = Graphs(lambda tokens, positions: tokens + positions, 2, torch.device("cpu"), Recorder())
-    for plan in range(MOST + 3):
+    graphs = Graphs(2, torch.device("cpu"), Recorder())
+    for key in range(MOST + 3):
         for _ in range(3):
-            assert graphs.run(plan, [1, 2], [3, 4]).tolist() == [4, 6]
+            assert graphs.run(key, torch.add, [1, 2], [3, 4]).tolist() == [4, 6]
     assert len(made) == MOST + 3
-    graphs.run(MOST + 2, [1, 2], [3, 4])
+    graphs.run(MOST + 2, torch.add, [1, 2], [3, 4])
     assert len(made) == MOST + 3
-    graphs.run(0, [1, 2], [3, 4])
+    graphs.run(0, torch.add, [1, 2], [3, 4])
     assert len(made) == MOST + 4, "the oldest was let go"
 
 

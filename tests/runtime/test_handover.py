@@ -13,7 +13,7 @@ from scoutattention.runtime.packed import pack
 from scoutattention.types import BlockList, Partial
 
 from ..kernels.cases import CASES, assert_close, exact, make_call
-from .handovers import DELAY, LONG, assert_nothing, fixed, hand_over, result_of, run
+from .handovers import DELAY, LONG, assert_nothing, fixed, result_of, run, stage_call
 
 
 def assert_same(got: Partial, want: Partial) -> None:
@@ -26,7 +26,7 @@ def assert_same(got: Partial, want: Partial) -> None:
 def test_results_are_those_of_a_plain_partial(case, dtype):
     call = make_call(case, dtype)
     with cpu.Workers() as workers:
-        handover = hand_over(workers, call, InlineStream())
+        handover = stage_call(workers, call, InlineStream())
         run(handover)
         handover.check()
         assert_same(
@@ -50,7 +50,7 @@ def test_packed_pools(bits):
 def test_a_stream_works_on_while_the_cpu_attends(runtime):
     call, stream, seen = make_call(LONG, torch.float32), runtime.stream(), []
     with cpu.Workers(1, delay_s=DELAY) as workers:
-        handover = hand_over(workers, call, runtime.functions)
+        handover = stage_call(workers, call, runtime.functions)
         begin = time.perf_counter()
         handover.start(stream.handle)
         stream.queue(lambda: seen.append(time.perf_counter() - begin))
@@ -73,7 +73,7 @@ def test_every_start_reads_what_the_tensors_hold_then(runtime):
     calls = [fixed(make_call(LONG, torch.float32, seed)) for seed in range(5)]
     mine, stream, graph = calls[0], runtime.stream(), []
     with cpu.Workers() as workers:
-        handover = hand_over(workers, mine, runtime.functions)
+        handover = stage_call(workers, mine, runtime.functions)
         runtime.graph = graph
         handover.start(stream.handle)
         handover.wait(stream.handle)
@@ -92,7 +92,7 @@ def test_several_handovers_in_flight_on_two_streams(runtime):
     calls = [make_call(LONG, torch.bfloat16, seed) for seed in range(6)]
     streams = [runtime.stream(), runtime.stream()]
     with cpu.Workers() as workers:
-        handovers = [hand_over(workers, call, runtime.functions) for call in calls]
+        handovers = [stage_call(workers, call, runtime.functions) for call in calls]
         for _ in range(20):
             for number, handover in enumerate(handovers):
                 handover.start(streams[number % 2].handle)
@@ -109,7 +109,7 @@ def test_a_list_without_keys_costs_next_to_nothing_and_clears_what_was_there():
     call = fixed(make_call(LONG, torch.float32))
     keys = call.blocks.length.clone()
     with cpu.Workers(1, delay_s=DELAY) as workers:
-        handover = hand_over(workers, call, InlineStream())
+        handover = stage_call(workers, call, InlineStream())
         for length in (torch.zeros_like(keys), keys, torch.zeros_like(keys)):
             call.blocks.length.copy_(length)
             run(handover)
@@ -149,4 +149,4 @@ def test_tensors_that_do_not_fit_are_refused(change, message):
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_times_that_do_not_fit_are_refused(timeout_s):
     with cpu.Workers() as workers, pytest.raises(ConfigError, match=r"is outside 0\.\.86400 seconds"):
-        hand_over(workers, make_call(LONG, torch.float32), InlineStream(), timeout_s)
+        stage_call(workers, make_call(LONG, torch.float32), InlineStream(), timeout_s)

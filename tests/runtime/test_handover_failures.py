@@ -11,7 +11,7 @@ from scoutattention.runtime import workers as cpu
 from scoutattention.runtime.host_functions import InlineStream
 
 from ..kernels.cases import assert_close, exact, make_call
-from .handovers import DELAY, LONG, assert_nothing, fixed, hand_over, run
+from .handovers import DELAY, LONG, assert_nothing, fixed, run, stage_call
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from .handovers import DELAY, LONG, assert_nothing, fixed, hand_over, run
 def test_a_list_that_is_out_of_range_fails_without_results(table, value, message):
     call = fixed(make_call(LONG, torch.float32))
     with cpu.Workers() as workers:
-        handover = hand_over(workers, call, InlineStream())
+        handover = stage_call(workers, call, InlineStream())
         run(handover)
         place = getattr(call.blocks, table)[0, 1, 7]
         good = place.clone()
@@ -45,7 +45,7 @@ def test_a_list_that_is_out_of_range_fails_without_results(table, value, message
 def test_only_the_first_failure_is_kept():
     call = fixed(make_call(LONG, torch.float32))
     with cpu.Workers() as workers:
-        handover = hand_over(workers, call, InlineStream())
+        handover = stage_call(workers, call, InlineStream())
         handover.wait()
         call.blocks.index[:] = -1
         run(handover)
@@ -55,7 +55,7 @@ def test_only_the_first_failure_is_kept():
 def test_a_late_call_lets_the_stream_go_on_and_never_writes(runtime):
     call, stream = make_call(LONG, torch.float32), runtime.stream()
     with cpu.Workers(1, delay_s=3 * DELAY) as workers:
-        handover = hand_over(workers, call, runtime.functions, timeout_s=DELAY)
+        handover = stage_call(workers, call, runtime.functions, timeout_s=DELAY)
         begin = time.perf_counter()
         handover.start(stream.handle)
         stream.queue(lambda: time.sleep(DELAY / 4))  # until the worker sleeps in the first task
@@ -74,7 +74,7 @@ def test_a_late_call_lets_the_stream_go_on_and_never_writes(runtime):
 def test_after_a_late_call_the_next_is_right(runtime):
     call, stream = make_call(LONG, torch.float32), runtime.stream()
     with cpu.Workers(1, delay_s=DELAY) as workers:
-        late = hand_over(workers, call, runtime.functions, timeout_s=DELAY / 10)
+        late = stage_call(workers, call, runtime.functions, timeout_s=DELAY / 10)
         late.start(stream.handle)
         stream.queue(lambda: time.sleep(DELAY / 10))
         late.wait(stream.handle)
@@ -90,7 +90,7 @@ def test_after_a_late_call_the_next_is_right(runtime):
 def test_what_a_broken_off_step_started_is_dropped_by_the_next():
     call = fixed(make_call(LONG, torch.float32))
     with cpu.Workers(1, delay_s=DELAY) as workers:
-        handover = hand_over(workers, call, InlineStream())
+        handover = stage_call(workers, call, InlineStream())
         handover.start()
         time.sleep(DELAY / 4)
         call.blocks.length[:, 1:] = 0
@@ -104,7 +104,7 @@ def test_a_stream_outlives_its_handovers(runtime):
     call, stream, graph = make_call(LONG, torch.float32), runtime.stream(), []
     alive = weakref.ref(call.k)
     with cpu.Workers(1, delay_s=DELAY) as workers:
-        handover = hand_over(workers, call, runtime.functions)
+        handover = stage_call(workers, call, runtime.functions)
         result = handover.result
         begin = time.perf_counter()
         handover.start(stream.handle)
@@ -129,7 +129,7 @@ def test_a_stream_outlives_its_handovers(runtime):
 def test_workers_closed_while_a_call_runs():
     call = make_call(LONG, torch.float32)
     workers = cpu.Workers(1, delay_s=DELAY)
-    handover = hand_over(workers, call, InlineStream())
+    handover = stage_call(workers, call, InlineStream())
     handover.start()
     workers.close()
     handover.wait()
@@ -144,7 +144,7 @@ def test_workers_closed_while_a_call_runs():
 
 def test_workers_dropped_before_their_handover():
     call = make_call(LONG, torch.float32)
-    handover = hand_over(cpu.Workers(), call, InlineStream())
+    handover = stage_call(cpu.Workers(), call, InlineStream())
     run(handover)
     handover.check()
     assert_close(handover.result, exact(call))
@@ -156,4 +156,4 @@ def test_the_runtime_refuses(runtime):
         cpu.Workers() as workers,
         pytest.raises(KernelError, match=r"refused a host function on stream 0x30: error 700"),
     ):
-        hand_over(workers, call, runtime.functions).start(0x30)
+        stage_call(workers, call, runtime.functions).start(0x30)

@@ -4,87 +4,106 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ..cache.store import KVStore, StepView
+from ..cache.batch import Batch
+from ..cache.digests.base import Digests
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
+from ..types import TopBlocks
 
 
 class Choice(NamedTuple):
-    """Closed blocks, most important first.
+    """Closed blocks that queries want, and how much.
 
-    blocks: int64 [B, H, N].   closed: int64 [B], blocks that each sequence has: those from there on are none.
-    wishes: float32 [B, H, NB], the part of its attention that a KV head would give to each block, chosen or not, as far
-        as the digests tell; even where all blocks are chosen, and nobody asked them.
+    blocks: int64 [B, H, N], most wanted first.   wishes: float32 [B, H, N], the part of its attention that a KV head
+        would give to each, as far as the digests tell.   closed: int64 [B], blocks that each sequence has: those from
+        there on are none.   all_wishes: float32 [B, H, NB], of every block, chosen or not.
     """
 
     blocks: Tensor
-    closed: Tensor
     wishes: Tensor
+    closed: Tensor
+    all_wishes: Tensor
 
     @property
     def valid(self) -> Tensor:
-        """Which of the blocks are any, bool [B, H, N]: not all where a sequence has fewer than the budget."""
+        """Which of the blocks exist, bool [B, H, N]: not all where a sequence has fewer than the budget."""
         return self.blocks < self.closed[:, None, None]
 
 
 class Chooser(Protocol):
-    """Chooses blocks; told once per step which batch it chooses for."""
+    """Chooses blocks for queries."""
 
-    def begin(self, view: StepView) -> None:
-        """Plan for the batch of a step."""
+    def prepare(self, batch: Batch) -> None:
+        """Told once of every step, before its layers run."""
         ...
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether every block of the step's sequences will be chosen, whatever the queries are."""
+    def takes_all(self, batch: Batch) -> bool:
+        """Whether every block of the sequences will be chosen, whatever the queries are."""
         ...
 
-    def choose(self, layer: int, q: Tensor) -> Choice:
+    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
         """The blocks that queries q [B, H, G, D] want of `layer`."""
         ...
 
 
-class TopChooser:
-    """The blocks that the digests rank highest, sink and recent blocks before all others.
+class TopChooser(Chooser):
+    """Chooses the blocks that the digests score highest, sink and recent blocks before all others.
 
-    A KV head's query heads share a choice. With "mean" pooling each head's scores go through a softmax over the blocks,
-    and the mean over the heads ranks the blocks, so that one head's large scores do not silence the others. With "max"
-    the largest score of any head goes through the softmax, as published (arXiv 2603.27138).
+    The query heads of a KV head share a choice. With "mean" pooling each head's scores go through a softmax over the
+    blocks, and the mean over the heads orders the blocks, so that one head's large scores do not silence the others.
+    With "max" the largest score of any head goes through the softmax, as published (arXiv 2603.27138).
+
+    digests: of all pages; the chooser alone reads them.
     """
 
-    def __init__(self, config: ScoutConfig, store: KVStore, ops: Ops) -> None:
-        self._config = config
-        self._store = store
+    def __init__(self, config: ScoutConfig, digests: Digests, table: Tensor, ops: Ops) -> None:
+        """`table`: int32 [R, NB], the page of each block of each row."""
+        self.digests = digests
+        self._budget = config.budget_blocks
+        self._always = (config.sink_blocks, config.recent_blocks)
+        self._largest = config.ablation.pooling == "max"
+        self._table = table
         self._ops = ops
-        self.begin(store.view)
 
-    def begin(self, view: StepView) -> None:
-        """See `Chooser.begin`."""
-        self._closed = view.closed
-        self._tables = self._store.pages.table[: view.batch, : view.width]
-        budget = self._config.budget_blocks
-        self._count = view.width if budget is None else min(budget, view.width)
-        self._all: Choice | None = None
+    @override
+    def prepare(self, batch: Batch) -> None:
+        pass
 
-    @property
-    def takes_all(self) -> bool:
-        """See `Chooser.takes_all`."""
-        return self._count == self._tables.shape[1]
+    @override
+    def takes_all(self, batch: Batch) -> bool:
+        return self._budget is None or self._budget >= batch.width
 
-    def choose(self, layer: int, q: Tensor) -> Choice:
-        """See `Chooser.choose`."""
-        if self.takes_all:
-            self._all = self._all or self._every_block(q.shape[1])
-            return self._all
-        scores = self._store.pages.digests.score(layer, q, self._tables, self._closed)
-        always = (self._config.sink_blocks, self._config.recent_blocks)
-        largest = self._config.pooling == "max"
-        blocks, wishes = self._ops.rank_blocks(scores, self._closed, self._count, always, largest=largest)
-        return Choice(blocks, self._closed, wishes)
+    @override
+    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
+        if self.takes_all(batch):
+            return every_block(batch, q.shape[1])
+        assert self._budget is not None
+        scores = self.digests.score(layer, q, self._table[batch.rows, : batch.width])
+        top: TopBlocks = self._ops.top_blocks(scores, batch.closed, self._budget, self._always, largest=self._largest)
+        return Choice(top.blocks, top.wishes, batch.closed, top.all_wishes)
 
-    def _every_block(self, heads: int) -> Choice:
-        device = self._closed.device
-        blocks = torch.arange(self._count, device=device).expand(len(self._closed), heads, -1).contiguous()
-        wishes = torch.full(blocks.shape, 1 / max(1, self._count), device=device)
-        return Choice(blocks, self._closed, wishes)
+
+def every_block(batch: Batch, heads: int) -> Choice:
+    """All blocks, each wanted alike."""
+    device = batch.closed.device
+    blocks = torch.arange(batch.width, device=device).expand(batch.size, heads, -1).contiguous()
+    wishes = torch.full(blocks.shape, 1 / max(1, batch.width), device=device)
+    return Choice(blocks, wishes, batch.closed, wishes)
+
+
+class Wanted(NamedTuple):
+    """A choice split by residence: which of its blocks are attended to, and which of these are absent.
+
+    attended, absent: bool [B, H, N].
+    """
+
+    choice: Choice
+    attended: Tensor
+    absent: Tensor
+
+    def of(self, rows: Tensor) -> "Wanted":
+        """The same for some sequences, bool [B], alone."""
+        mask = rows[:, None, None]
+        return Wanted(self.choice, self.attended & mask, self.absent & mask)

@@ -1,19 +1,21 @@
 """Attention where every block is resident: to all blocks, or to those that the true query chooses."""
 
-from collections.abc import Hashable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from ..cache.batch import Batch
 from ..cache.pool import BlockPool, PackedPool
 from ..cache.store import KVStore
 from ..kernels.ops import Ops
 from ..types import BlockList, Partial, Rope
-from .base import Attend, StepStats
-from .choose import Chooser
+from .choose import Choice, Chooser, every_block
+from .step import Attend, Attention, Step, StepStats
 
 
-class ResidentAttention:
+class ResidentAttention(Attention[Step]):
     """Decode attention over a store whose pages are all on the device. Nothing is far, so nothing is predicted.
 
     Without a chooser it is full attention: the oracle and the baseline of everything else. Packed pages, which have
@@ -25,41 +27,55 @@ class ResidentAttention:
         self._ops = ops
         self._scale = scale
         self.chooser = chooser
-        self._chosen = torch.zeros((), dtype=torch.int64, device=ops.device)
+        self._attended = torch.zeros((), dtype=torch.int64, device=ops.device)
 
-    def plan(self, batch: int) -> Hashable:
-        """See `Attention.plan`."""
-        view = self._store.plan_step(batch)
-        self._chooses = self.chooser is not None
+    @override
+    def prepare(self, rows: Sequence[int]) -> Step:
+        batch = self._store.prepare(rows)
         if self.chooser is not None:
-            self.chooser.begin(view)
-            self._chooses = self._store.slots is not None or not self.chooser.takes_all
-        return batch, view.width, self._chooses
+            self.chooser.prepare(batch)
+        return Step(batch, (batch.size, batch.consecutive, batch.width, self._chooses(batch)))
 
-    def begin(self, rope: Rope) -> Attend:
-        """See `Attention.begin`."""
-        self._store.begin_step()
-        self._chosen.zero_()
-        return self._attend
+    @override
+    def begin(self, step: Step, rope: Rope) -> Attend:
+        batch, store = step.batch, self._store
+        store.begin(batch)
+        self._attended.zero_()
+        everything, chooses = every_block(batch, store.heads), self._chooses(batch)
+        pages = None if chooses else store.near_pages(everything.blocks, everything.valid, batch)
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+            store.append(layer, k, v, batch)
+            if pages is not None:
+                return self._partial(store.near_pool, layer, q, pages).out.to(q.dtype)
+            assert self.chooser is not None
+            takes_all = self.chooser.takes_all(batch)
+            choice = everything if takes_all else self.chooser.choose(layer, q, batch)
+            return self._chosen(layer, q, choice, batch).out.to(q.dtype)
+
+        return attend
+
+    @override
+    def end(self, step: Step) -> StepStats:
+        self._store.end(step.batch)
+        return StepStats(chosen_blocks=int(self._attended))
+
+    def _chooses(self, batch: Batch) -> bool:
+        """Whether layers attend to a list of their own."""
+        if self.chooser is None:
+            return False
+        return self._store.slots is not None or not self.chooser.takes_all(batch)
+
+    def _chosen(self, layer: int, q: Tensor, choice: Choice, batch: Batch) -> Partial:
         store = self._store
-        store.append(layer, k, v)
-        if self.chooser is None or not self._chooses:
-            return self._partial(store.near_pool, layer, q, store.near(layer)).out.to(q.dtype)
-        choice = self.chooser.choose(layer, q)
         if store.slots is None:
-            blocks = store.near_pages(choice.blocks, choice.valid)
-            return self._partial(store.near_pool, layer, q, blocks).out.to(q.dtype)
-        closed = self._partial(store.pages.pool, layer, q, store.page_list(choice.blocks, choice.valid))
-        opened = self._partial(store.near_pool, layer, q, store.near(layer))
-        return self._ops.merge(closed, opened).out.to(q.dtype)
+            pages = store.near_pages(choice.blocks, choice.valid, batch)
+            return self._partial(store.near_pool, layer, q, pages)
+        pages = self._ops.page_list(store.select(choice.blocks, choice.valid, batch))
+        closed = self._partial(store.pages.pool, layer, q, pages)
+        opened = self._partial(store.near_pool, layer, q, store.slots.near(layer, batch))
+        return self._ops.merge(closed, opened)
 
     def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
-        self._chosen += blocks.length.count_nonzero()
+        self._attended += blocks.length.count_nonzero()
         return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale)
-
-    def end(self) -> StepStats:
-        """See `Attention.end`."""
-        self._store.end_step()
-        return StepStats(chosen_blocks=int(self._chosen))

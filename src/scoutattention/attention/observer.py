@@ -1,15 +1,17 @@
 """Looking on: how good scouts are, layer by layer, without changing what is computed."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+from typing_extensions import override
 
-from .choose import Chooser
+from .choose import Choice
 
 
 class Chosen(NamedTuple):
-    """Blocks [B, H, N]; `valid` is false in rows that needed none.   resident: bool [B, H, NB], had a slot then."""
+    """Blocks [B, H, N], of which `valid` were attended to.   resident: bool [B, H, NB], had a slot then."""
 
     blocks: Tensor
     valid: Tensor
@@ -27,6 +29,10 @@ class Attended(NamedTuple):
     guarded: Tensor | None = None
 
 
+Choose = Callable[[Tensor], Choice]
+"""choose(q [B, H, G, D]) -> what a layer's queries want."""
+
+
 class Observer(Protocol):
     """Told by each layer of each decode step what a scout chose, and with which query the layer then attended.
 
@@ -37,28 +43,28 @@ class Observer(Protocol):
         """Blocks were chosen for a layer.   scout: the query that did, [B, H, G, D]; None where it was the true one."""
         ...
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
-        """A layer has attended with its true query q [B, H, G, D].   chooser: to be asked what q would have chosen."""
+    def attended(self, layer: int, q: Tensor, choose: Choose, attended: Attended) -> None:
+        """A layer has attended with its true query q [B, H, G, D].   choose: says what queries want of the layer."""
         ...
 
 
-class Observers:
+class Observers(Observer):
     """Several observers as one.   seconds: time that they have taken, so that it can be left out of a measurement."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
         self.seconds = 0.0
 
+    @override
     def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
-        """See `Observer.chose`."""
         started = time.perf_counter()
         for observer in self._observers:
             observer.chose(layer, scout, chosen)
         self.seconds += time.perf_counter() - started
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
-        """See `Observer.attended`."""
+    @override
+    def attended(self, layer: int, q: Tensor, choose: Choose, attended: Attended) -> None:
         started = time.perf_counter()
         for observer in self._observers:
-            observer.attended(layer, q, chooser, attended)
+            observer.attended(layer, q, choose, attended)
         self.seconds += time.perf_counter() - started

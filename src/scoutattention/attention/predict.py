@@ -5,15 +5,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..config import ScoutConfig
 from ..errors import ConfigError
-from ..kernels import reference_rows
 from ..types import Rope
 from .prompt.correction import Correction
 
 Adjust = Callable[[Tensor], Tensor]
-Linear = Callable[[Tensor, Tensor], Tensor]
+"""Changes a layer's normed input z [B, E] -> [B, E]."""
 
 
 class QueryModel(Protocol):
@@ -34,16 +34,20 @@ class QueryModel(Protocol):
         """A layer's own norm, `adjust` [B, E] -> [B, E], query projection and rotary embedding: [B, H, G, D]."""
         ...
 
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Few rows x [B, A] times the transposes of `weight`, [C, A], or [B, C, A] with a matrix for each row."""
+        ...
+
 
 class Predictor(Protocol):
     """Makes scouts."""
 
-    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """The queries [B, H, G, D] that a layer will have in rows 0 to B - 1, from an earlier one's inputs x [B, E]."""
+    def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
+        """A layer's queries [B, H, G, D], from an earlier layer's inputs x [B, E].   rows: see `Batch`."""
         ...
 
 
-class PlainPredictor:
+class PlainPredictor(Predictor):
     """A layer's own query projection, applied to an earlier layer's input (ScoutAttention, arXiv 2603.27138).
 
     It works because the residual stream changes slowly; it does not in the first layers.
@@ -52,44 +56,38 @@ class PlainPredictor:
     def __init__(self, model: QueryModel) -> None:
         self._model = model
 
-    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """See `Predictor.predict`."""
+    @override
+    def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
         return self._model.project_query(layer, x, rope)
 
 
-class CalibratedPredictor:
+class CalibratedPredictor(Predictor):
     """The plain predictor with two corrections of the normed input: one of the model, and each sequence's own on top.
 
-    stored: the model's [L, E, rank], or None where there is none.   uses_stored: bool [L, R], the rows that it helps.
-    left, right: [L, R, E, rank], the sequences' own; zero where a layer's was not fitted or did not help.
+    stored: the model's [L, E, dims], or None where there is none.   uses_stored: bool [L, R], the rows that it helps.
+    left, right: [L, R, E, dims], the sequences' own; zero where a layer's was not fitted or did not help.
     Corrections come before bias and QK-norm, so they need to know of neither.
     """
 
-    def __init__(
-        self,
-        model: QueryModel,
-        own: tuple[Tensor, Tensor],
-        stored: Correction | None = None,
-        linear: Linear = reference_rows.linear,
-    ) -> None:
-        """`linear`: x [B, A] times the transposes of weights [..., A]; a native one needs left kept transposed."""
+    def __init__(self, model: QueryModel, own: tuple[Tensor, Tensor], stored: Correction | None = None) -> None:
+        """`own`: left and right, of which native products need left kept transposed."""
         self._model = model
         self.left, self.right = own
         self.stored = None if stored is None else Correction(stored.left.mT.contiguous().mT, stored.right.contiguous())
         self.uses_stored = torch.zeros(self.left.shape[:2], dtype=torch.bool, device=self.left.device)
-        self._linear = linear
 
-    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """See `Predictor.predict`."""
-        rows = x.shape[0]
+    @override
+    def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
+        linear = self._model.linear
 
         def change(z: Tensor, by: Correction) -> Tensor:
-            return self._linear(self._linear(z, by.left.mT), by.right)
+            return linear(linear(z, by.left.mT), by.right)
 
         def adjust(z: Tensor) -> Tensor:
-            own = change(z, Correction(self.left[layer, :rows], self.right[layer, :rows]))
+            left = self.left.mT[layer, rows].mT  # transposed as it is kept
+            own = change(z, Correction(left, self.right[layer, rows]))
             if self.stored is not None:
-                z = z + change(z, self.stored.of(layer)) * self.uses_stored[layer, :rows, None]
+                z = z + change(z, self.stored.of(layer)) * self.uses_stored[layer, rows, None]
             return z + own
 
         return self._model.project_query(layer, x, rope, adjust)
@@ -105,8 +103,9 @@ def source_layers(config: ScoutConfig, num_layers: int) -> list[int]:
 
     Raises ConfigError where `true_query_layers` names a layer that the model does not have.
     """
-    ahead = 0 if config.predictor == "oracle" else config.lookahead
-    own = set(config.true_query_layers or ())
+    ablation = config.ablation
+    ahead = 0 if ablation.predictor == "oracle" else config.lookahead
+    own = set(ablation.true_query_layers or ())
     if not own <= set(range(num_layers)):
-        raise ConfigError(f"true_query_layers={config.true_query_layers} names layers outside 0..{num_layers - 1}")
+        raise ConfigError(f"true_query_layers={ablation.true_query_layers} names layers outside 0..{num_layers - 1}")
     return [layer if layer in own else max(0, layer - ahead) for layer in range(num_layers)]

@@ -1,105 +1,90 @@
-"""Moves blocks between the tiers while decoding: keeps the policies' state, and carries out what they propose."""
+"""Recall: gives slots to absent blocks that have become important, in each layer as often as its CPU share asks for."""
 
 import torch
 from torch import Tensor
 
+from ..cache.batch import Batch
 from ..cache.slots import Moves, Slots
-from ..cache.store import KVStore, StepView
+from ..cache.store import KVStore
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
 from .choose import Choice
 from .recall_policy import KEPT, PART, progress, propose_interesting, propose_wanted
 
-MOST_PRESSURE = 4.0
-"""Recalls come at most so many times sooner because the CPU was waited for."""
 
-
-class Mover:
-    """Recalls blocks that drifted into interest, in a layer of a sequence when its share of absent blocks asks for it.
-
-    recalls: how many this step made.
-    """
+class Recall:
+    """Keeps the state of the recall policy, and carries out the moves that it proposes."""
 
     def __init__(self, config: ScoutConfig, store: KVStore, slots: Slots, ops: Ops) -> None:
+        assert store.transfers is not None
         self._config = config
         self._ops = ops
-        assert store.transfers is not None
         self._store = store
-        self._transfers = store.transfers
         self._slots = slots
-        layers, rows = store.trusted.shape
-        self._progress = torch.zeros(layers, rows, device=store.device)  # to the next recall, see `recall.progress`
+        self._transfers = store.transfers
+        layers, rows = store.num_layers, store.num_rows
+        self._progress = torch.zeros(layers, rows, device=store.device)  # to the next recall, see `progress`
         store.follow(self._progress, fresh=torch.arange(layers, device=store.device) / layers)  # so layers take turns
-        budget = config.budget_blocks
-        self._most = slots.size if budget is None else max(1, budget // PART)
-        size = (2, layers, rows, store.heads)
-        self._seen = torch.zeros(size, dtype=torch.int64, device=store.device)  # blocks chosen, and absent
-        self.plan(store.view)
+        self._most = slots.size if config.budget_blocks is None else max(1, config.budget_blocks // PART)
 
-    def plan(self, view: StepView) -> None:
-        """Say which batch the next step is of."""
-        self.recalls = 0
-        self._batch = view.batch
-        self._view = view
+    def note(self, batch: Batch, layer: int, choice: Choice, sequences: Tensor) -> None:
+        """Take the wishes of some sequences, bool [B], into the interest in their blocks."""
+        interest = self._slots.interest[layer, batch.rows]
+        self._ops.update_interest(interest, choice.all_wishes, sequences, KEPT)
+        if not batch.consecutive:  # then `interest` is a copy
+            self._slots.interest[layer, batch.rows] = interest
 
-    def begin(self) -> None:
-        """Start counting for the step."""
-        self._seen.zero_()
-
-    def note(self, layer: int, choice: Choice, rows: Tensor, counts: Tensor) -> None:
-        """Take note of what some sequences, bool [B], want.   counts: int64 [2, B, H], chosen and absent."""
-        self._ops.blend(self._slots.interest[layer, : self._batch], choice.wishes, rows, KEPT)
-        self._seen[:, layer, : self._batch].add_(counts)
-
-    def fetch(self, layer: int, blocks: Tensor, absent: Tensor) -> int:
+    def fetch(self, batch: Batch, layer: int, blocks: Tensor, absent: Tensor) -> int:
         """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
-        rows = slice(0, self._batch)
-        worth = self._slots.worth(layer, rows, self._always_blocks(self._view.closed))
-        return self._transfers.recall(layer, propose_wanted(worth, blocks, absent, self._slots.content[layer, rows]))
+        worth = self._slots.worth(layer, batch.rows, self._always_blocks(batch.closed))
+        moves = propose_wanted(worth, blocks, absent, self._slots.content[layer, batch.rows])
+        return self._transfers.copy_now(layer, moves._replace(row=batch.index[moves.row]))
 
-    def seat(self, closed: list[tuple[int, int]]) -> None:
+    def give_slots(self, closed: list[tuple[int, int]]) -> None:
         """Give slots to blocks just closed, as (row, block): they are recent, and so chosen in the next step."""
         if not closed:
             return
-        layers, slots = self._progress.shape[0], self._slots
-        rows, blocks = torch.tensor(closed, device=self._progress.device).T
+        layers, slots = self._store.num_layers, self._slots
+        rows, blocks = torch.tensor(closed, device=self._store.device).T
         layer, row = torch.arange(layers, device=rows.device).repeat_interleave(len(closed)), rows.repeat(layers)
         block, content = blocks.repeat(layers), slots.content[layer, row]
         worth = slots.worth(layer, row, self._always_blocks(block + 1))
         here = block[:, None, None].expand(-1, content.shape[1], 1)
-        moves = propose_wanted(worth, here, here >= 0, content)  # whose rows are pairs of a layer and a row
-        self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
+        self._copy_later(layer, row, propose_wanted(worth, here, here >= 0, content))
 
-    def recall(self, pressure: list[float]) -> int:
-        """Recall in the layers and sequences that are due; returns the bytes to be copied.
+    def recall(self, batch: Batch, seen: Tensor) -> tuple[int, int]:
+        """Recall in the layers and sequences that are due; returns how many these are, and the bytes to be copied.
 
-        pressure: of each layer, how many times too long it waited for the CPU in this step; 1 where that is no concern.
+        seen: int64 [L, 2, B], blocks that the step's layers chose, and absent ones among them.
         """
-        config, rows = self._config, slice(0, self._batch)
-        hurry = torch.tensor(pressure, device=self._seen.device).clamp(1, MOST_PRESSURE)[:, None]
-        chosen, far = self._store.ranks.sum(self._seen[:, :, rows].sum(-1))
-        steps = progress(far, chosen, config.cpu_share, config.recall_interval)
-        self._progress[:, rows] += steps * hurry
-        due = self._progress[:, rows] >= 1
-        self._progress[:, rows] = self._progress[:, rows].masked_fill(due, 0)
-        layer, row = torch.nonzero(due, as_tuple=True)
-        self.recalls = layer.numel()
-        if not self.recalls:
-            return 0
-        moves = self._proposed(layer, row)  # whose rows are those of `due`
-        return self._transfers.recall_later(layer[moves.row], moves._replace(row=row[moves.row]))
+        ablation = self._config.ablation
+        chosen, far = self._store.ranks.sum(seen.transpose(0, 1).contiguous())
+        steps = progress(far, chosen, ablation.recall_target, ablation.recall_interval)
+        so_far = self._progress[:, batch.rows] + steps
+        due = so_far >= 1
+        self._progress[:, batch.rows] = so_far.masked_fill(due, 0)
+        layer, sequence = torch.nonzero(due, as_tuple=True)
+        if not layer.numel():
+            return 0, 0
+        row = batch.index[sequence]
+        end = (batch.closed + (batch.fill + 1 == self._slots.block_size))[sequence]
+        return layer.numel(), self._copy_later(layer, row, self._proposed(layer, row, end))
 
-    def _proposed(self, layer: Tensor, row: Tensor) -> Moves:
-        """What would be recalled in layers of sequences, int64 [n] both; a move's row is one of these n."""
-        slots, closed = self._slots, (self._view.closed + (self._view.fill + 1 == self._slots.block_size))[row]
+    def _proposed(self, layer: Tensor, row: Tensor, closed: Tensor) -> Moves:
+        """What would be recalled in layers of rows with `closed` blocks, int64 [n] each; a move's row is one of n."""
+        slots = self._slots
         block, end = torch.arange(slots.interest.shape[-1], device=closed.device), closed[:, None, None]
         interest = slots.interest[layer, row].masked_fill(block >= end, -torch.inf)
-        newest = block == end - 1  # it may just have been seated
+        newest = block == end - 1  # it may just have been given a slot
         worth = slots.worth(layer, row, self._always_blocks(closed) | newest)
         return propose_interesting(interest, slots.resident(layer, row), worth, self._most)
 
+    def _copy_later(self, layer: Tensor, row: Tensor, moves: Moves) -> int:
+        """Queue moves whose rows are pairs of a layer and a row; returns the bytes to be copied."""
+        return self._transfers.copy_later(layer[moves.row], moves._replace(row=row[moves.row]))
+
     def _always_blocks(self, closed: Tensor) -> Tensor:
-        """Sink and recent blocks, bool [B, 1, NB]."""
+        """Sink and recent blocks, bool [n, 1, NB], where sequences have `closed` blocks."""
         blocks = torch.arange(self._slots.interest.shape[-1], device=closed.device)
         closed = closed[:, None, None]
         return (blocks < self._config.sink_blocks) | (

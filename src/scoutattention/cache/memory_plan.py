@@ -16,13 +16,14 @@ TABLE_BYTES = 16
 class MemoryPlan:
     """Sizes of the pools, in blocks over all layers and KV heads.
 
-    max_len: longest sequence in tokens.   pages: the host pool.
+    rows: sequences that run at once at most.   max_len: longest sequence in tokens.   pages: the host pool.
     slots: the device pool, or None where the device holds every page and open blocks are pages too.
     most_slots: slots that one sequence may have, its open block not counted.
     least_slots: slots that a sequence with absent blocks needs for `on_miss` to work at all.
     """
 
     block_size: int
+    rows: int
     max_len: int
     pages: int
     slots: int | None
@@ -38,43 +39,43 @@ class MemoryPlan:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
-    def lanes(self, wanted: int) -> int:
-        """Sequences that can run at once, of `wanted`."""
+    def max_running(self, wanted: int) -> int:
+        """Sequences that can run at once, at most `wanted`."""
         if self.slots is None:
             return wanted
-        lanes = min(wanted, self.slots // (1 + self.least_slots))
-        if lanes == 0:
+        running = min(wanted, self.slots // (1 + self.least_slots))
+        if running == 0:
             raise CapacityError(
                 f"device_memory holds {self.slots} blocks of {self.block_size} tokens, and one sequence needs "
                 f"{1 + self.least_slots}: raise device_memory, or lower budget or block_size"
             )
-        return lanes
+        return running
 
-    def quota(self, lanes: int, tokens: int) -> int:
-        """Slots for a sequence that may become `tokens` long, when `lanes` sequences share the device."""
+    def quota(self, running: int, tokens: int) -> int:
+        """Slots for a sequence that may become `tokens` long, when `running` sequences share the device."""
         if self.slots is None:
             return 0
-        return min(self.slots // lanes - 1, self.most_slots, self.blocks(tokens))
+        return min(self.slots // running - 1, self.most_slots, self.blocks(tokens))
 
 
 def plan_memory(
-    shape: ModelShape, scout: ScoutConfig, machine: EngineConfig, free_bytes: int, free_device: int | None = None
+    shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig, free_bytes: int, free_device: int | None = None
 ) -> MemoryPlan:
     """Size the pools.   free_bytes: memory that the host can still give; free_device: that devices of their own can.
 
     Raises ConfigError for a length above the model's, or pages or digests that the device would have to read and
     cannot; CapacityError where not even one block fits, or the device has too little for the rest.
     """
-    max_len = machine.max_model_len or shape.max_positions
+    max_len = engine_config.max_model_len or shape.max_positions
     if max_len > shape.max_positions:
         raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
     block_bytes = shape.block_bytes(scout.block_size)
-    page_bytes = shape.page_bytes(scout.block_size, machine.kv_dtype)
+    page_bytes = shape.page_bytes(scout.block_size, engine_config.kv_dtype)
     digest_bytes = 0 if free_device is None else _digest_bytes(shape, scout)
     blocks = -(-max_len // scout.block_size)
-    wanted = machine.max_num_seqs * blocks
-    host_bytes = free_bytes // 2 if machine.host_memory is None else machine.host_memory
-    everything = device_memory(machine, scout) == "all"
+    wanted = engine_config.max_num_seqs * blocks
+    host_bytes = free_bytes // 2 if engine_config.host_memory is None else engine_config.host_memory
+    everything = device_memory(engine_config, scout) == "all"
     if everything and free_device is not None:
         host_bytes = free_device * 9 // 10  # pages are on the device; the rest is for a step's own tensors
         page_bytes += digest_bytes
@@ -82,59 +83,68 @@ def plan_memory(
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     beside = pages * digest_bytes
-    slots, most = _device_entries(scout, machine, block_bytes, blocks, beside)
-    own = _correction_bytes(shape, scout) * machine.max_num_seqs * machine.tensor_parallel_size  # whole on every rank
+    slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
+    copies = engine_config.max_num_seqs * engine_config.tensor_parallel_size  # corrections are whole on every rank
+    own = _correction_bytes(shape, scout) * copies
     if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
             f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of corrections are more than "
-            f"the {free_device} bytes that the device has left: lower device_memory, budget, rank or max_num_seqs"
+            f"the {free_device} bytes that the device has left: lower device_memory, budget or max_num_seqs"
         )
-    packed = machine.kv_dtype != "auto"
+    packed = engine_config.kv_dtype != "auto"
     if slots is None and packed:
-        slots, most = machine.max_num_seqs, 0
+        slots, most = engine_config.max_num_seqs, 0
     elif slots is not None and slots >= wanted:
-        slots = min(slots, wanted + machine.max_num_seqs) if packed else None
+        slots = min(slots, wanted + engine_config.max_num_seqs) if packed else None
     if free_device is not None:
-        _check_readable(scout, machine, on_host=slots is not None, everything=everything)
+        _check_readable(scout, engine_config, on_host=slots is not None, everything=everything)
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
-    return MemoryPlan(scout.block_size, max_len, pages, slots, most, min(most, least[scout.on_miss]))
+    return MemoryPlan(
+        block_size=scout.block_size,
+        rows=engine_config.max_num_seqs,
+        max_len=max_len,
+        pages=pages,
+        slots=slots,
+        most_slots=most,
+        least_slots=min(most, least[scout.ablation.on_miss]),
+    )
 
 
-def _check_readable(scout: ScoutConfig, machine: EngineConfig, *, on_host: bool, everything: bool) -> None:
+def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host: bool, everything: bool) -> None:
     """Refuse what a GPU's kernels cannot read: packed pages, and all keys of pages that are `on_host`."""
-    if machine.kv_dtype != "auto" and (everything or scout.digest == "twostage"):
+    if engine_config.kv_dtype != "auto" and everything:
         raise ConfigError(
-            f"kv_dtype={machine.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
-            "'auto', or set device_memory to 'slots' and digest to 'keys2'"
+            f"kv_dtype={engine_config.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
+            "'auto', or set device_memory to 'slots'"
         )
-    if scout.digest == "exact" and on_host:
+    if scout.ablation.digest == "exact" and on_host:
         raise ConfigError(
             "digest='exact' is made of all keys, and here the GPU would read them from host memory: set it to "
-            "'twostage', or device_memory to 'all'"
+            "'keys2', or device_memory to 'all'"
         )
 
 
-def device_memory(machine: EngineConfig, scout: ScoutConfig) -> int | MemoryName:
+def device_memory(engine_config: EngineConfig, scout: ScoutConfig) -> int | MemoryName:
     """What `EngineConfig.device_memory` means; "slots" of no budget are everything."""
-    memory = machine.device_memory
+    memory = engine_config.device_memory
     if memory is None:
-        memory = "all" if machine.device == "cpu" else "slots"
+        memory = "all" if engine_config.device == "cpu" else "slots"
     return "all" if memory == "slots" and scout.budget is None else memory
 
 
 def _device_entries(
-    scout: ScoutConfig, machine: EngineConfig, block_bytes: int, blocks: int, beside: int
+    scout: ScoutConfig, engine_config: EngineConfig, block_bytes: int, blocks: int, beside: int
 ) -> tuple[int | None, int]:
     """The device pool's entries (None: everything), and the slots that one sequence may have.
 
     beside: bytes of what else the device's memory is for.
     """
-    memory = device_memory(machine, scout)
+    memory = device_memory(engine_config, scout)
     if memory == "all":
         return None, blocks
     if memory == "slots":
         most = min(blocks, SLOTS_PER_BUDGET * (scout.budget_blocks or 0))
-        return machine.max_num_seqs * (1 + most), most
+        return engine_config.max_num_seqs * (1 + most), most
     if memory - beside < block_bytes:
         raise _below_one_block("device_memory", memory, block_bytes + beside)
     return (memory - beside) // block_bytes, blocks
@@ -142,7 +152,7 @@ def _device_entries(
 
 def digest_kind(scout: ScoutConfig) -> DigestName:
     """The digests that are kept: where every block is chosen, none are asked, and "exact" keeps nothing."""
-    return "exact" if scout.budget is None else scout.digest
+    return "exact" if scout.budget is None else scout.ablation.digest
 
 
 def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
@@ -152,16 +162,19 @@ def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
 
 
-def correction_rank(shape: ModelShape, scout: ScoutConfig) -> int:
-    """The rank of what corrects scouts: no more than a layer's query projection has."""
-    return min(scout.rank, shape.hidden_size, shape.num_query_heads * shape.head_dim)
+def correction_dims(shape: ModelShape, scout: ScoutConfig, ranks: int = 1) -> int:
+    """Dimensions of the low-rank correction of scouts, at most those of a layer's query projection.
+
+    ranks: how many share the model; `shape` is then of one of them.
+    """
+    return min(scout.ablation.correction_dims, shape.hidden_size, ranks * shape.num_query_heads * shape.head_dim)
 
 
 def _correction_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of what corrects one sequence's scouts."""
-    if scout.predictor != "calibrated" or scout.lookahead == 0:
+    if scout.ablation.predictor != "calibrated" or scout.lookahead == 0:
         return 0
-    return shape.num_layers * 2 * shape.hidden_size * correction_rank(shape, scout) * shape.dtype_bytes
+    return shape.num_layers * 2 * shape.hidden_size * correction_dims(shape, scout) * shape.dtype_bytes
 
 
 def _below_one_block(knob: str, size: int, block_bytes: int) -> CapacityError:

@@ -1,24 +1,27 @@
-"""The host tier: the truth. Every closed block of every sequence has a page here and a digest."""
+"""The host tier: every closed block of every sequence has a page here."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
-from .digests.kinds import Digests
 from .pool import BlockPool, PackedPool
+
+Digest = Callable[[Tensor, Tensor], None]
+"""Called with the keys of blocks that close and their places; see `Digests.put`."""
 
 
 class Pages:
-    """Host pages of the running sequences, one table row each, and the digests of closed blocks.
+    """Host pages of the running sequences, one table row each.
 
     table: int32 [R, NB], the page of each block of the sequence in that row.
-    digests: what closed blocks are judged by, an entry for every page.
     A row's pages are reserved when it is admitted, so a running sequence never lacks one.
     """
 
-    def __init__(self, pool: BlockPool | PackedPool, digests: Digests, rows: int, max_blocks: int, ops: Ops) -> None:
+    def __init__(self, pool: BlockPool | PackedPool, digest: Digest, rows: int, max_blocks: int, ops: Ops) -> None:
         self.pool = pool
-        self.digests = digests
+        self._digest = digest
         self.table = torch.zeros((rows, max_blocks), dtype=torch.int32, device=ops.device)
         self._ops = ops
         self._taken: list[list[int]] = [[] for _ in range(rows)]
@@ -55,5 +58,5 @@ class Pages:
         """Fill the pages, int64 [n], of these layers with blocks, [len(layers) * n, H, P, D], and digest them."""
         pool, layer = self.pool, torch.arange(layers.start, layers.stop, device=pages.device)
         places = (layer[:, None] * pool.capacity + pages).flatten()
-        self.digests.put(k, places)
+        self._digest(k, places)
         self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)

@@ -8,11 +8,15 @@ from torch import Tensor
 from ..runtime.memory import CPU
 from ..shape import ModelShape
 from ..types import BlockList
+from .batch import Batch
 from .pool import BlockPool
 
-FREE = -1.0  # worth of an empty slot: the first to be filled
-FULL = float("inf")  # worth of a position that is no slot of this row: never filled
+FREE = -1.0
+"""Worth of an empty slot: the first to be filled."""
+FULL = float("inf")
+"""Worth of a position that is no slot of its row, or whose block stays: never filled."""
 Index = int | slice | Tensor
+"""Selects layers or rows."""
 
 
 class Moves(NamedTuple):
@@ -83,10 +87,10 @@ class Slots:
         self.quota[target], self._quota[target] = self.quota[source], self._quota[source]
         self._taken[target], self._taken[source] = self._taken[source], []
 
-    def complete(self, closed: Tensor) -> Tensor:
-        """Which of the first rows hold every one of their `closed` (int64 [B]) blocks, in all layers and heads."""
-        held = self.near_length[:, : closed.numel(), :, 1:].count_nonzero(-1)
-        return (held == closed[:, None]).all(-1).all(0).cpu()
+    def complete(self, batch: Batch) -> Tensor:
+        """Which sequences have every closed block in a slot, in all layers and heads: bool [B], on the host."""
+        held = self.near_length[:, batch.rows, :, 1:].count_nonzero(-1)
+        return (held == batch.closed[:, None]).all(-1).all(0).cpu()
 
     def resident(self, layer: Index, row: Index) -> Tensor:
         """Which blocks have a slot now: bool [n, H, NB]; see `worth`."""
@@ -109,24 +113,25 @@ class Slots:
         """The pool's entry that holds a row's open block."""
         return self._taken[row][0]
 
-    def near(self, layer: int, batch: int) -> BlockList:
-        """All resident blocks and the open one, of the first `batch` rows."""
-        width = 1 + max(self.quota[:batch])
-        length = self.near_length[layer, :batch, :, :width]
-        return BlockList(self.near_index[:batch, None, :width].expand(length.shape), length)
+    def near(self, layer: int, batch: Batch) -> BlockList:
+        """All resident blocks of a layer, and the open one first."""
+        length = self.near_length[layer, batch.rows, :, : batch.near]
+        return BlockList(self.near_index[batch.rows, None, : batch.near].expand(length.shape), length)
 
-    def keep(self, layer: int, near: BlockList, chosen: Tensor, valid: Tensor, rows: Tensor) -> BlockList:
-        """Of `near`, only the chosen and the open blocks, in the rows of bool [B, 1, 1]; the others keep all."""
-        batch, heads, width = near.length.shape
-        slot = self.slot_of[layer, :batch].gather(-1, chosen).masked_fill(~valid, self.size)
-        kept = torch.zeros((batch, heads, 2 + self.size), dtype=torch.bool, device=chosen.device)
+    def keep(self, slots: Tensor, near: BlockList, rows: Tensor) -> BlockList:
+        """Of `near`, only the given slots and the open block, in the rows of bool [B, 1, 1]; the others keep all.
+
+        slots: int64 [B, H, N], `size` where there is none.
+        """
+        sequences, heads, width = near.length.shape
+        kept = torch.zeros((sequences, heads, 2 + self.size), dtype=torch.bool, device=slots.device)
         kept[..., 0] = True
-        kept.scatter_(-1, 1 + slot, True)
+        kept.scatter_(-1, 1 + slots, True)
         return BlockList(near.index, near.length * (kept[..., :width] | ~rows))
 
-    def of_blocks(self, layer: int, batch: int) -> tuple[Tensor, int]:
-        """The slot of each block of the first `batch` rows, int64 [B, H, NB], and what stands for none."""
-        return self.slot_of[layer, :batch], self.size
+    def of_blocks(self, layer: int, batch: Batch) -> tuple[Tensor, int]:
+        """The slot of each block, int64 [B, H, NB], and the number that means no slot."""
+        return self.slot_of[layer, batch.rows], self.size
 
     def entries(self, moves: Moves) -> Tensor:
         """The pool's entries of slots, int64 [M]."""

@@ -1,12 +1,13 @@
-"""Blocks on their way from host pages to device slots: at once, or beside the next step."""
+"""Copies from host pages to device slots: at once, or beside the next step."""
 
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..kernels.ops import Copies, Ops
-from ..runtime.pinned import SideStream
+from ..kernels.ops import Ops
+from ..runtime.streams import SideStream
+from ..types import Copies
 from .pages import Pages
 from .slots import Moves, Slots
 
@@ -25,11 +26,11 @@ class Transfers:
         self._slots = slots
         self._side = side
         self._ops = ops
-        self._leaving: list[tuple[Tensor, Moves]] = []  # with their layers
+        self._queued: list[tuple[Tensor, Moves]] = []  # with their layers
         k, v = pages.pool.k[0, 0, 0], pages.pool.v[0, 0, 0]
         self._head_bytes = k.nbytes + v.nbytes
 
-    def recall(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
+    def copy_now(self, layer: int | Tensor, moves: Moves, *, empty: bool = False) -> int:
         """Give blocks slots, and return the bytes copied.  Between steps, or before a layer attends (`fetch`).
 
         layer: of all moves, or int64 [M].   empty: whether all of the slots are known to be.
@@ -39,18 +40,24 @@ class Transfers:
         self._copy(self._copies(layer, moves))
         return moves.row.numel() * self._head_bytes
 
-    def recall_later(self, layer: Tensor, moves: Moves) -> int:
-        """The same between steps, for int64 [M] layers; the copies begin with `send`.   No slot is filled twice."""
+    def copy_later(self, layer: Tensor, moves: Moves) -> int:
+        """Give blocks slots between steps, for int64 [M] layers; returns the bytes that `start_copies` will copy.
+
+        No slot may be filled twice.
+        """
         self._assign(layer, moves, empty=False)
-        self._leaving.append((layer, moves))
+        self._queued.append((layer, moves))
         return moves.row.numel() * self._head_bytes
 
-    def send(self) -> None:
-        """Begin to copy blocks to the slots they were given, beside the next step, whose layers wait in `arrive`."""
-        if not self._leaving:
+    def start_copies(self) -> None:
+        """Begin to copy blocks to the slots they were given, beside the next step.
+
+        The layers of that step wait in `wait_for_copies`.
+        """
+        if not self._queued:
             return
-        layers, moves = zip(*self._leaving, strict=True)
-        self._leaving.clear()
+        layers, moves = zip(*self._queued, strict=True)
+        self._queued.clear()
         layer, order = torch.cat(layers).sort(stable=True)
         each = Moves(*(torch.cat(parts)[order] for parts in zip(*moves, strict=True)))
         ends = torch.tensor(self._parts[1:], device=layer.device)
@@ -63,8 +70,8 @@ class Transfers:
                     self._side.mark(part)
         self._side.join_unmarked()
 
-    def arrive(self, layer: int) -> None:
-        """Let the device wait for what was sent to a layer's slots: before it reads them."""
+    def wait_for_copies(self, layer: int) -> None:
+        """Let the device wait for the copies to a layer's slots, before it reads them."""
         if layer in self._parts:
             self._side.wait(self._parts.index(layer))
 

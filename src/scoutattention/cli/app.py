@@ -19,6 +19,7 @@ from .calibrate import calibrate
 from .generate import generate
 from .output import show
 from .report import plain_table
+from .settings import refuse_old_environment, refuse_old_flag
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
 
@@ -73,13 +74,24 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         raise typer.Exit(1)
 
 
+def _old_flag(error: Exception) -> str:
+    """What to write instead of the flag that a command does not have, if earlier versions had it."""
+    try:
+        refuse_old_flag(getattr(error, "option_name", ""))
+    except ScoutError as old:
+        return str(old)
+    return ""
+
+
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code; every expected error becomes one line on stderr."""
     state = Run()
     try:
+        refuse_old_environment(os.environ)
         code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:
-        if message := error.format_message():  # empty where the help was printed instead
+        message = _old_flag(error) or error.format_message()
+        if message:  # empty where the help was printed instead
             print(f"scout: {message}", file=sys.stderr)
         return error.exit_code
     except ScoutError as error:

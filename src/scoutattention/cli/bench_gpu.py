@@ -169,8 +169,8 @@ def _prepare(
     base = shared_settings(recording, budget)
     if model is None:
         check_contexts(plan.contexts, base.block_size, recording)
-    place, longest = find_device(plan.machine.device), max(plan.contexts) + plan.more
-    facts = _facts(plan.machine.device, repeats)
+    place, longest = find_device(plan.engine_config.device), max(plan.contexts) + plan.more
+    facts = _facts(plan.engine_config.device, repeats)
     if model is None:
         return dummy_setup(shape, recording, longest, place), base, facts
     return real_setup(model, prose().text + code().text, longest, place), base, facts

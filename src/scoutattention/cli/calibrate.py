@@ -29,15 +29,15 @@ Lookahead = Annotated[
     list[int] | None,
     typer.Option("--lookahead", help="Layers ahead to calibrate for; may be repeated. Without it, 1.", min=1),
 ]
-Rank = Annotated[str, typer.Option("--rank", help="Rank of the corrections, or 'full'.")]
+Dims = Annotated[str, typer.Option("--dims", help="Dimensions of the low-rank corrections, or 'full'.")]
 DType = Annotated[DTypeName, typer.Option("--dtype", help="Number format of the weights; 'auto' is the checkpoint's.")]
 
 
-def _rank(text: str) -> int | None:
+def _dims(text: str) -> int | None:
     if text == "full":
         return None
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise ConfigError(f"--rank={text!r} is neither a number above 0 nor 'full'")
+        raise ConfigError(f"--dims={text!r} is neither a number above 0 nor 'full'")
     return int(text)
 
 
@@ -51,7 +51,7 @@ def _texts(files: list[Path] | None) -> "list[Text]":
 
 
 def _fit(
-    model: "LoadedModel", texts: "list[Text]", tokens: int, lookaheads: list[int], rank: int | None
+    model: "LoadedModel", texts: "list[Text]", tokens: int, lookaheads: list[int], dims: int | None
 ) -> "list[tuple[Fit, Path]]":
     """Fits, and the files they are stored in."""
     # Inside, so that help and wrong arguments need not load PyTorch, which takes seconds.
@@ -61,7 +61,7 @@ def _fit(
 
     ids = tokens_of_each(model.tokenizer, texts, -(-tokens // len(texts)))
     with watched() as watch:
-        fits = fit(model.decoder, ids, lookaheads, rank, lambda done, total: watch("calibrating", done, total))
+        fits = fit(model.decoder, ids, lookaheads, dims, lambda done, total: watch("calibrating", done, total))
     paths = [default_path(model.decoder, item.lookahead) for item in fits]
     for item, path in zip(fits, paths, strict=True):
         store(path, model.decoder, item.lookahead, item.corrections)
@@ -86,21 +86,21 @@ def calibrate(
     text: TextFiles = None,
     tokens: Tokens = 16384,
     lookahead: Lookahead = None,
-    rank: Rank = "256",
+    dims: Dims = "256",
     dtype: DType = "auto",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Fit on text what makes a model's layers predictable, and store it where the model finds it from then on."""
     context.obj.debug = debug
-    wanted, lookaheads, texts = _rank(rank), list(dict.fromkeys(lookahead or [1])), _texts(text)
+    wanted, lookaheads, texts = _dims(dims), list(dict.fromkeys(lookahead or [1])), _texts(text)
     from ..models.loader import load  # noqa: PLC0415
 
     done = _fit(load(model, dtype), texts, tokens, lookaheads, wanted)
     if as_json:
         about = {"model": model, "texts": [item.name for item in texts], "tokens": tokens}
         fits = [
-            {"lookahead": fitted.lookahead, "rank": fitted.corrections.left.shape[-1], "file": str(path)}
+            {"lookahead": fitted.lookahead, "dims": fitted.corrections.left.shape[-1], "file": str(path)}
             | {"layers": [asdict(score) for score in fitted.scores]}
             for fitted, path in done
         ]

@@ -18,7 +18,7 @@ from .generate import Debug, Model
 from .output import check_drawing, check_folder, show, write_file
 from .prompt import read_file
 from .report import plain_table
-from .settings import Settings, read_settings, with_settings
+from .settings import Settings, flag_of, read_settings, with_settings
 
 if TYPE_CHECKING:
     from ..eval.fidelity.measure import Watch
@@ -31,6 +31,12 @@ TextFiles = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", help="Tokens of each text that are read as the prompt.")]
 Steps = Annotated[int, typer.Option("--steps", help="Tokens after them that are fed one by one, and compared.")]
+Changed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ablation", metavar="NAME=VALUE", help="Change one idea of the method, as digest=minmax; repeatable."
+    ),
+]
 Ablate = Annotated[bool, typer.Option("--ablate", help="Compare the published design and each improvement of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Write the plots to this PNG file.")]
@@ -80,16 +86,16 @@ def _measure(
     from ..eval.fidelity.run import run  # noqa: PLC0415
     from ..models.loader import load  # noqa: PLC0415
 
-    scout, machine = settings.scout, settings.engine
-    variants = [Variant("scout", scout, machine.device_memory)]
+    scout, engine_config = settings.scout, settings.engine
+    variants = [Variant("scout", scout, engine_config.device_memory)]
     if record is not None:
         variants = recorded_variants(variants[0], lengths[0])
-    loaded = load(model, machine.dtype, device=find_device(machine.device))
+    loaded = load(model, engine_config.dtype, device=find_device(engine_config.device))
     if ablate:
         variants = ablation(scout, loaded.decoder.shape)
     recorders = {variant.name: Recorder() for variant in variants if record is not None}
     with watched() as watch:
-        measured = run(loaded, machine, texts, lengths, variants=variants, watch=watch, also=recorders)
+        measured = run(loaded, engine_config, texts, lengths, variants=variants, watch=watch, also=recorders)
     if record is not None:
         write_file(record, recording(scout, recorders, (model, texts[0].name), lengths[0]).to_bytes())
     return measured
@@ -97,9 +103,10 @@ def _measure(
 
 def _check_record(context: typer.Context, record: Path, files: list[Path] | None, *, ablate: bool) -> None:
     check_folder("--record", record)
-    source = context.get_parameter_source("predictor")
-    if ablate or (source is not None and source.name == "COMMANDLINE"):
-        raise ConfigError("--record runs both predictors and nothing else, so it excludes --predictor and --ablate")
+    if ablate or any(pair.startswith("predictor") for pair in context.params["ablation"] or ()):
+        raise ConfigError(
+            "--record runs both predictors and nothing else, so it excludes --ablation predictor=... and --ablate"
+        )
     if files is not None and len(files) > 1:
         raise ConfigError(f"--record takes one text, and there are {len(files)}: give --text once")
 
@@ -110,7 +117,10 @@ def _reject_what_rows_set(context: typer.Context) -> None:
     for name in SET_BY_ROWS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"--ablate gives each row its own value, so it excludes --{name.replace('_', '-')}")
+            raise ConfigError(f"--ablate gives each row its own value, so it excludes {flag_of(name)}")
+    for pair in context.params["ablation"] or ():
+        if pair.partition("=")[0] in SET_BY_ROWS:
+            raise ConfigError(f"--ablate gives each row its own value, so it excludes --ablation {pair}")
 
 
 def _draw(measured: "list[Measured]", plot: Path | None, html: Path | None, settings: dict[str, Any]) -> None:
@@ -145,6 +155,7 @@ def fidelity(
     context: Context = 4096,
     steps: Steps = 64,
     ablate: Ablate = False,
+    ablation: Changed = None,
     as_json: AsJson = False,
     plot: Plot = None,
     html: Html = None,
@@ -159,7 +170,7 @@ def fidelity(
     typer_context.obj.debug = debug
     if ablate:
         _reject_what_rows_set(typer_context)
-    settings = read_settings(flags)
+    settings = read_settings(flags, ablation=ablation or ())
     for flag, file in (("--plot", plot), ("--html", html)):
         if file is not None:
             check_drawing(flag, file)

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from .output import check_folder, write_file
 from .prompt import read_prompt
 from .report import json_report, stats_table
-from .settings import PANELS, Settings, read_settings, with_settings
+from .settings import PANELS, Settings, flag_of, read_settings, with_settings
 
 if TYPE_CHECKING:
     from ..engine.llm import LLM
@@ -96,7 +96,7 @@ def _reject_dense_with(context: typer.Context, *names: str) -> None:
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
+            raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
 
 
 @with_settings(*PANELS)

@@ -14,6 +14,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ..config import EngineConfig, ScoutConfig
+from .fidelity import Changed
 from .generate import Debug, Model
 from .numbers import read_numbers
 from .output import check_drawing, show, write_file
@@ -130,6 +131,7 @@ def retrieval(
     samples: Samples = 1,
     seed: Seed = 0,
     plot: Plot = None,
+    ablation: Changed = None,
     as_json: AsJson = False,
     debug: Debug = False,
     **flags: object,
@@ -139,7 +141,7 @@ def retrieval(
     Scores are percentages of the expected answers that were found, as RULER counts them.
     """
     context.obj.debug = debug
-    settings = read_settings(flags)
+    settings = read_settings(flags, ablation=ablation or ())
     if plot is not None:
         check_drawing("--plot", plot)
     grid = _grid(lengths, depths, tasks, samples, seed)

@@ -1,139 +1,131 @@
-"""The settings as flags: every field of the three configuration classes becomes one option, with its default."""
+"""The settings as flags: every field of the configuration classes becomes one option, with its own explanation."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 
-from ..config import EngineConfig, MemoryName, SamplingParams, ScoutConfig, parse_size
+from ..config import Ablation, EngineConfig, MemoryName, SamplingParams, ScoutConfig, Setting, parse_size, setting_of
 from ..errors import ConfigError
 
 
 class Settings(NamedTuple):
-    """What the flags say, checked: the method, the machine and the request."""
+    """What the flags say, checked: the method, the engine and the request."""
 
     scout: ScoutConfig
     engine: EngineConfig
     params: SamplingParams
 
 
-PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Machine", SamplingParams: "Answer"}
+PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Engine", SamplingParams: "Answer"}
 FIXED: dict[str, Any] = {"max_num_seqs": 1}  # the command decodes one sequence
-
-HELP = {
-    "budget": "Tokens attended per layer and KV head, or 'all'.",
-    "block_size": "Tokens in a block.",
-    "sink_blocks": "First blocks that are always attended.",
-    "recent_blocks": "Last full blocks that are always attended.",
-    "on_miss": "What happens to chosen blocks that the device does not hold.",
-    "lookahead": "Layers between predicting a query and needing it; 0 decides in the layer itself.",
-    "far_query": "The query the CPU attends with.",
-    "predictor": "What predicts a later layer's query; 'oracle' is exact and slow, for tests.",
-    "calibration": "Stored correction to start from: a file, 'off', or 'auto': what `scout calibrate` stored, if any.",
-    "rank": "Rank of the corrections that are fitted to each prompt.",
-    "correct_far": "Correct the weight of what the CPU computed with a predicted query.",
-    "true_query_layers": "Layers that use their true query, as in 0,1,2; '' for none. Without it, found in the prompt.",
-    "least_cosine": "Mean cosine of scout and true query that a layer must reach on the prompt for scouts to be used.",
-    "guard": "Part of its attention that a scout may spoil or miss before the true query sees to it; 'off' never does.",
-    "digest": "What blocks are judged by: bounds of keys, keys in 2 bits, the best of these by keys, or keys (slow).",
-    "pooling": "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score.",
-    "most_share": "Part of the chosen blocks that may be absent; the least wished for are left out; 'off' leaves none.",
-    "recall_interval": "Decode steps between two recalls of a layer; 0 never recalls.",
-    "cpu_share": "CPU's share of the chosen blocks at which recall keeps to its interval. 'off': any.",
-    "wait_share": "Part of a step's time that may be waited for the CPU; recalls come sooner above it. 'off': any.",
-    "device_memory": "Memory for blocks on the device, as in 512MiB, 'slots' for twice the budget, or 'all'. "
-    "Without it, all where the CPU is the device.",
-    "host_memory": "Memory for blocks on the host, as in 8GiB. Without it, what the longest sequence needs.",
-    "max_model_len": "Longest prompt and answer together, in tokens. Without it, the model's own limit.",
-    "dtype": "Number format of weights and KV cache; 'auto' is the checkpoint's.",
-    "kv_dtype": "Number format of full blocks of the KV cache, slots excepted; 'auto' is that of --dtype.",
-    "device": "Where the model runs: 'cpu', or 'cuda' for a GPU.",
-    "kernels": "What a step's attention runs on; 'auto' is native on a CPU and triton on a GPU, plain is PyTorch.",
-    "graphs": "Replay decode steps as CUDA graphs on a GPU; without, every kernel is queued by itself.",
-    "workers": "Native threads for the CPU's attention, of each rank. Without it, one a core, and two fewer on a GPU.",
-    "torch_threads": "Threads of PyTorch's own operators, of each rank. Without it, one per core, shared by the ranks.",
-    "tensor_parallel_size": "Processes (ranks) that share the model, each with its own KV heads and cores, or GPU.",
-    "max_tokens": "New tokens at most.",
-    "temperature": "0 is greedy; larger is more random.",
-    "top_p": "Draw from the likeliest tokens that together have this probability.",
-    "seed": "Makes random draws repeatable.",
-    "stop": "Text that ends the answer and is not part of it; may be repeated.",
-    "ignore_eos": "Go on after the model's end-of-sequence token.",
-}
+ABLATION = "write `--ablation {}=VALUE` with `scout eval`, or ScoutConfig(ablation=Ablation({}=...)) in Python"
+OLD_FLAGS = {
+    "most_share": "write --max-cpu-share",
+    "wait_share": "recall goes by shares alone",
+    "rank": ABLATION.format("correction_dims", "correction_dims") + "; of `scout calibrate`, write --dims",
+    "least_cosine": ABLATION.format("min_scout_cosine", "min_scout_cosine"),
+    "cpu_share": ABLATION.format("recall_target", "recall_target"),
+} | {item.name: ABLATION.format(item.name, item.name) for item in fields(Ablation)}
+"""Settings that were flags of their own, also as SCOUT_... in the environment, with what to write now."""
 
 
-def _read_budget(text: str) -> int | None:
-    if text == "all":
+def refuse_old_flag(flag: str) -> None:
+    """Raises ConfigError for a flag of earlier versions, as --most-share, with what to write now."""
+    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    if name in OLD_FLAGS:
+        raise ConfigError(f"there is no {flag} any more: {OLD_FLAGS[name]}")
+
+
+def refuse_old_environment(environment: Mapping[str, str]) -> None:
+    """Raises ConfigError for a variable of earlier versions, as SCOUT_MOST_SHARE, with what to write now."""
+    for name in OLD_FLAGS:
+        if f"SCOUT_{name.upper()}" in environment:
+            raise ConfigError(f"SCOUT_{name.upper()} is no setting any more: {OLD_FLAGS[name]}")
+
+
+def settings_of(cls: type) -> dict[str, tuple[Field[Any], Setting]]:
+    """The fields of a configuration class that are settings, by name."""
+    return {item.name: (item, setting_of(item)) for item in fields(cls) if "setting" in item.metadata}
+
+
+def _read(name: str, text: str, about: Setting, hint: object) -> object:
+    """The value that a text stands for, where the command line cannot tell by the type."""
+    kinds = {hint, *get_args(hint)}
+    if about.none_word and text == about.none_word:
         return None
-    if not text.isascii() or not text.removeprefix("-").isdigit():
-        raise ConfigError(f"--budget={text!r} is neither a number of tokens nor 'all'")
-    return int(text)
+    if about.size:
+        return text if text in get_args(MemoryName) and name == "device_memory" else parse_size(text)
+    if tuple[int, ...] in kinds:
+        return _layers(name, text)
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if not {int, float, bool} & kinds:
+        return text
+    try:
+        if bool not in kinds:
+            return int(text) if int in kinds else float(text)
+    except ValueError:
+        pass
+    wanted = "true or false" if bool in kinds else "a number"
+    other = f" or {about.none_word!r}" if about.none_word else ""
+    raise ConfigError(f"{flag_of(name)}={text!r} is not {wanted}{other}")
 
 
-def _read_device_memory(text: str) -> int | str:
-    return text if text in get_args(MemoryName) else parse_size(text)
-
-
-def _read_layers(text: str) -> tuple[int, ...]:
+def _layers(name: str, text: str) -> tuple[int, ...]:
     numbers = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise ConfigError(f"--true-query-layers={text!r} is not a list of layer numbers as in 0,1,2")
+        raise ConfigError(f"{flag_of(name)}={text!r} is not a list of layer numbers as in 0,1,2")
     return tuple(int(number) for number in numbers)
 
 
-def _read_limit(text: str) -> float | None:
-    if text == "off":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(
-            f"{text!r} is neither a number nor 'off', as --guard, --most-share, --cpu-share and --wait-share want it"
-        ) from None
+def flag_of(name: str) -> str:
+    """The flag of a setting, as --max-cpu-share."""
+    return f"--{name.replace('_', '-')}"
 
 
-def _read_calibration(text: str) -> str | None:
-    return None if text == "off" else text
+def help_of(about: Setting, default: object) -> str:
+    """The explanation of a setting, with what leaving it out or its word for None means."""
+    if about.none_word:
+        return f"{about.help} {about.none_word!r} {about.none}."
+    return f"{about.help} Without it: {about.none}." if about.none and default is None else about.help
 
 
-READERS: dict[str, Callable[[str], Any]] = {
-    "budget": _read_budget,
-    "calibration": _read_calibration,
-    "cpu_share": _read_limit,
-    "device_memory": _read_device_memory,
-    "guard": _read_limit,
-    "most_share": _read_limit,
-    "host_memory": parse_size,
-    "true_query_layers": _read_layers,
-    "wait_share": _read_limit,
-}
-
-
-def _shown(value: object) -> object:
-    """A default as it would be typed."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def _parameter(field: Field[Any], default: object, hint: object, panel: str) -> inspect.Parameter:
-    default = _shown(default)
-    if field.name in READERS:
-        hint, default = str | None, None if default is None else str(default)
-    elif field.name == "stop":
+def _parameter(item: Field[Any], about: Setting, default: object, hint: object, panel: str) -> inspect.Parameter:
+    if item.name == "stop":
         hint, default = list[str], []
-    flag = field.name.replace("_", "-")
+    elif about.none_word or about.size:
+        hint = str | None
+        default = (about.none_word or None) if default is None else str(default)
+    flag = flag_of(item.name)
     option = typer.Option(
-        f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
-        help=HELP[field.name] if default is None else HELP[field.name].partition(" Without it")[0],
-        envvar=None if isinstance(default, list) else f"SCOUT_{field.name.upper()}",
+        f"{flag}/--no-{flag[2:]}" if hint is bool else flag,
+        help=help_of(about, default),
+        envvar=None if isinstance(default, list) else f"SCOUT_{item.name.upper()}",
         show_envvar=False,
         rich_help_panel=panel,
         show_default=default not in (None, []),
+        hidden=about.advanced,
     )
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
     )
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]  # every parameter here is an option or an argument
+        print(context.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", help="Show every setting, and exit.", callback=_show_all, is_eager=True),
+]
 
 
 def with_settings(*classes: type, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -145,35 +137,52 @@ def with_settings(*classes: type, **defaults: object) -> Callable[[Callable[...,
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [
-            _parameter(field, defaults.get(field.name, field.default), get_type_hints(cls)[field.name], PANELS[cls])
+            _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
             for cls in classes
-            for field in fields(cls)
-            if field.name not in FIXED
+            for name, (item, about) in settings_of(cls).items()
+            if name not in FIXED
         ]
-        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
+        command.__signature__ = inspect.Signature([*own, *added, every])  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
 def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: values[field.name] for field in fields(cls) if field.name in values}
+    hints = get_type_hints(cls)
+    picked: dict[str, Any] = {}
+    for name, (_, about) in settings_of(cls).items():
+        if name in values:
+            value = values[name]
+            picked[name] = _read(name, value, about, hints[name]) if isinstance(value, str) else value
+    return picked
 
 
-def read_settings(flags: Mapping[str, Any], *, dense: bool = False) -> Settings:
+def read_ablation(pairs: Sequence[str]) -> Ablation:
+    """An ablation from texts as digest=minmax. Raises ConfigError where one is no setting of it, or no value."""
+    known, hints = settings_of(Ablation), get_type_hints(Ablation)
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        name = name.replace("-", "_")
+        if name not in known or "=" not in pair:
+            raise ConfigError(f"--ablation={pair!r} is not NAME=VALUE with one of {', '.join(known)}")
+        values[name] = _read(name, text, known[name][1], hints[name])
+    return Ablation(**values)
+
+
+def read_settings(flags: Mapping[str, Any], *, dense: bool = False, ablation: Sequence[str] = ()) -> Settings:
     """The configuration that the flags describe; `dense` attends to everything and keeps it on the device.
 
-    A class of settings that the command does not take has its defaults.
+    ablation: texts as digest=minmax.   A class of settings that the command does not take has its defaults.
     Raises ConfigError where a text cannot be read or a value is out of range.
     """
-    values = {
-        name: READERS[name](value) if name in READERS and value is not None else value for name, value in flags.items()
-    }
-    values |= FIXED | {"stop": tuple(flags.get("stop", ()))}
+    values = {**flags, **FIXED, "stop": tuple(flags.get("stop", ()))}
     if dense:
         values |= {"budget": None, "device_memory": "all"}
     return Settings(
-        ScoutConfig(**_pick(ScoutConfig, values)),
+        ScoutConfig(**_pick(ScoutConfig, values), ablation=read_ablation(ablation)),
         EngineConfig(**_pick(EngineConfig, values)),
         SamplingParams(**_pick(SamplingParams, values)),
     )

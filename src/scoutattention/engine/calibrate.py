@@ -42,7 +42,7 @@ class LayerScore:
 
 @dataclass(frozen=True)
 class Fit:
-    """A model's corrections for one lookahead, float32 [L, E, rank], zero where none is kept; scores of each layer."""
+    """A model's corrections for one lookahead, float32 [L, E, dims], zero where none is kept; scores of each layer."""
 
     lookahead: int
     corrections: Correction
@@ -51,9 +51,9 @@ class Fit:
 
 @torch.inference_mode()
 def calibrate(
-    decoder: Decoder, token_ids: list[int], lookaheads: Sequence[int], rank: int | None, progress: Progress
+    decoder: Decoder, token_ids: list[int], lookaheads: Sequence[int], dims: int | None, progress: Progress
 ) -> list[Fit]:
-    """Fit every layer's correction, for each lookahead, on text.   rank: None is the full one.
+    """Fit every layer's correction, for each lookahead, on text.   dims: None is the most.
 
     Raises CalibrationError where there are fewer than LEAST_WINDOWS windows of text, or the model's numbers on it are
     not finite.
@@ -66,7 +66,7 @@ def calibrate(
         )
     shape, total = decoder.shape, windows * WINDOW
     most = min(shape.hidden_size, shape.num_query_heads * shape.head_dim)
-    size = (shape.num_layers, shape.hidden_size, min(rank or most, most))
+    size = (shape.num_layers, shape.hidden_size, min(dims or most, most))
     fits = [Fit(ahead, Correction(torch.zeros(size), torch.zeros(size)), []) for ahead in lookaheads]
     held_out = torch.arange(total) // WINDOW % HELD_OUT == min(windows, HELD_OUT) - 1
     rope = decoder.rope(torch.arange(total) % WINDOW)
@@ -105,8 +105,8 @@ class _Fitter:
 
     def _fit(self, fit: Fit, layer: int, seen: Tensor) -> None:
         z, true = (self._decoder.normed_input(layer, x[~self._held_out]) for x in (seen, self._inputs[layer]))
-        rank = fit.corrections.left.shape[-1]
-        found = fit_low_rank(z, true - z, self._decoder.query_weight(layer), rank)
+        dims = fit.corrections.left.shape[-1]
+        found = fit_low_rank(z, true - z, self._decoder.query_weight(layer), dims)
         plain = self._score(layer, seen)
         calibrated = self._score(layer, seen, found.to(z.dtype).apply)
         kept = calibrated.cosine > plain.cosine  # false where it is NaN

@@ -7,8 +7,9 @@ from importlib import import_module
 
 import torch
 
-from ..attention.far import FarWork
-from ..attention.far_stream import StreamedFarWork
+from ..attention.far.stream import StreamTransport
+from ..attention.far.work import FarTransport
+from ..attention.far.workers import WorkerTransport
 from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
 from ..errors import CapacityError, ConfigError, KernelError
@@ -63,28 +64,28 @@ def _check_capability(gpu: int) -> None:
         )
 
 
-def kernels_for(machine: EngineConfig, device: torch.device) -> KernelsName:
+def kernels_for(engine_config: EngineConfig, device: torch.device) -> KernelsName:
     """What "auto" is on a device."""
-    if machine.kernels != "auto":
-        return machine.kernels
+    if engine_config.kernels != "auto":
+        return engine_config.kernels
     return "native" if device.type == "cpu" else "triton"
 
 
-def with_kernels(decoder: Decoder, machine: EngineConfig, device: torch.device, workers: Workers) -> Decoder:
+def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.device, workers: Workers) -> Decoder:
     """A decoder that computes rows with the kernels that a configuration asks for."""
-    kernels = kernels_for(machine, device)
+    kernels = kernels_for(engine_config, device)
     if kernels == "triton":
         most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
         return decoder.with_few_rows(import_module("scoutattention.kernels.triton.rows"), most)
     return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
 
 
-def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> Ops:
+def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:
     """The kernels that a configuration asks for.
 
     Raises ConfigError where they do not run on the device, KernelError where Triton is missing.
     """
-    kernels = kernels_for(machine, device)
+    kernels = kernels_for(engine_config, device)
     if kernels == "plain":
         return PlainOps(device)
     if kernels == "native":
@@ -95,13 +96,12 @@ def make_ops(machine: EngineConfig, device: torch.device, workers: Workers) -> O
     return ops
 
 
-def make_far_work(store: KVStore, ops: Ops, workers: Workers, scale: float, *, correct: bool) -> FarWork:
-    """What hands absent blocks to the CPU: called by the main thread, or by the device's stream."""
+def make_transport(store: KVStore, *, ops: Ops, workers: Workers, scale: float) -> FarTransport:
+    """What brings far attention to the CPU: from the main thread, or from the device's stream."""
     if not ops.deferred:
-        return FarWork(store, ops, workers, scale, correct=correct)
-    return StreamedFarWork(
-        store, ops, workers, scale, correct=correct, functions=HostFunctions.find(), timeout_s=LONGEST_WAIT_S
-    )
+        return WorkerTransport(store.pages.pool, ops, workers, scale)
+    functions = HostFunctions.find()
+    return StreamTransport(store.pages.pool, ops, workers, scale, functions=functions, timeout_s=LONGEST_WAIT_S)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Job:
     index: int
     model: Path
     scout: ScoutConfig
-    machine: EngineConfig
+    engine_config: EngineConfig
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Following:
 
 def follow(messages: BinaryIO, job: Job) -> None:
     """Do what the messages say, until they end."""
-    size, leader = job.machine.tensor_parallel_size, os.getppid()
-    device = find_device(job.machine.device, job.index, size)
+    size, leader = job.engine_config.tensor_parallel_size, os.getppid()
+    device = find_device(job.engine_config.device, job.index, size)
     ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)
-    model = load(str(job.model), job.machine.dtype, device=device, ranks=ranks)
-    following = Following(Engine(model.decoder, job.scout, job.machine), model.tokenizer)
+    model = load(str(job.model), job.engine_config.dtype, device=device, ranks=ranks)
+    following = Following(Engine(model.decoder, job.scout, job.engine_config), model.tokenizer)
     while True:
         work, arguments = pickle.load(messages)
         work(following, *arguments)

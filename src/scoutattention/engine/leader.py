@@ -38,16 +38,16 @@ class Followers:
     ranks: all of them, as rank 0 sees them.
     """
 
-    def __init__(self, model: Path, scout: ScoutConfig, machine: EngineConfig, device: torch.device) -> None:
+    def __init__(self, model: Path, scout: ScoutConfig, engine_config: EngineConfig, device: torch.device) -> None:
         """Start them, and meet them; `device` is rank 0's. Raises RankError where one ends before."""
-        size, pipe = machine.tensor_parallel_size, subprocess.PIPE
+        size, pipe = engine_config.tensor_parallel_size, subprocess.PIPE
         folder = tempfile.TemporaryDirectory(prefix="scout-ranks-")
         self._processes = [subprocess.Popen(_FOLLOWER, stdin=pipe, stdout=pipe) for _ in range(1, size)]
         self._end = weakref.finalize(self, _end, self._processes, folder)
         self._leave = ExitStack()
         with self.together():
             for index, process in enumerate(self._processes, start=1):
-                _send(process, Job(Path(folder.name), index, model, scout, machine))
+                _send(process, Job(Path(folder.name), index, model, scout, engine_config))
             for index, process in enumerate(self._processes, start=1):
                 if _stream(process.stdout).readline() != READY:
                     raise RankError(f"rank {index} did not start")
@@ -102,8 +102,8 @@ class Followers:
 class LeadingEngine(Engine):
     """The engine of rank 0. What it is told, it tells the other ranks, so that all take the same steps."""
 
-    def __init__(self, decoder: Decoder, scout: ScoutConfig, machine: EngineConfig, followers: Followers) -> None:
-        super().__init__(decoder, scout, machine)
+    def __init__(self, decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, followers: Followers) -> None:
+        super().__init__(decoder, scout, engine_config)
         self._followers = followers
 
     def add(self, sequence: Request) -> None:
@@ -130,16 +130,17 @@ class LeadingEngine(Engine):
 
 
 def lead(
-    name: str, cache_dir: Path | None, scout: ScoutConfig, machine: EngineConfig
+    name: str, cache_dir: Path | None, scout: ScoutConfig, engine_config: EngineConfig
 ) -> tuple[LoadedModel, LeadingEngine]:
     """Load a model with as many ranks as the configuration says; see `load`."""
-    directory = resolve(name, machine.dtype, cache_dir)
-    read_config(directory, machine.dtype).shape.split(machine.tensor_parallel_size)  # before anything is started
-    device = find_device(machine.device, 0, machine.tensor_parallel_size)
-    followers = Followers(directory, scout, machine, device)
+    directory = resolve(name, engine_config.dtype, cache_dir)
+    size = engine_config.tensor_parallel_size
+    read_config(directory, engine_config.dtype).shape.split(size)  # before anything is started
+    device = find_device(engine_config.device, 0, size)
+    followers = Followers(directory, scout, engine_config, device)
     with followers.together():
-        loaded = load(name, machine.dtype, cache_dir, device=device, ranks=followers.ranks)
-        return loaded, LeadingEngine(loaded.decoder, scout, machine, followers)
+        loaded = load(name, engine_config.dtype, cache_dir, device=device, ranks=followers.ranks)
+        return loaded, LeadingEngine(loaded.decoder, scout, engine_config, followers)
 
 
 def _send(process: subprocess.Popen[bytes], message: object) -> None:

@@ -70,7 +70,7 @@ class LLM:
     """A model with its cache, its worker threads, and the processes of its other ranks.
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
-    scout: the method.   machine: fields of `EngineConfig`; sizes may be text, for example device_memory="8GiB".
+    scout: the method.   engine_config: fields of `EngineConfig`; sizes may be text, as in device_memory="8GiB".
     Raises a ScoutError (errors.py) for anything wrong with the model or the settings.
     """
 
@@ -80,17 +80,17 @@ class LLM:
         *,
         scout: ScoutConfig | None = None,
         cache_dir: Path | None = None,
-        **machine: Unpack[EngineOptions],
+        **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
         self.scout = scout or ScoutConfig()
-        self.machine = _engine_config(machine)
+        self.engine_config = _engine_config(engine_config)
         self.engine: Engine
-        if self.machine.tensor_parallel_size > 1:
-            loaded, self.engine = lead(model, cache_dir, self.scout, self.machine)
+        if self.engine_config.tensor_parallel_size > 1:
+            loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
         else:
-            loaded = load(model, self.machine.dtype, cache_dir, device=find_device(self.machine.device))
-            self.engine = Engine(loaded.decoder, self.scout, self.machine)
+            loaded = load(model, self.engine_config.dtype, cache_dir, device=find_device(self.engine_config.device))
+            self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         self._requests = 0
 
@@ -174,7 +174,7 @@ class LLM:
 
 
 def _engine_config(options: EngineOptions) -> EngineConfig:
-    """The machine's settings, with sizes that are text turned into bytes."""
+    """The engine's settings, with sizes that are text turned into bytes."""
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory"):
         if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):

@@ -1,12 +1,13 @@
 """Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..attention.base import Attention, StepStats
 from ..attention.prompt.prefill import PromptAttention, PromptLayer
+from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
 from ..runtime.graphs import CudaGraphs, Graphs
 
@@ -21,11 +22,11 @@ class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
     def __init__(
-        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention, *, graph_rows: int = 0
+        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graph_rows: int = 0
     ) -> None:
         """graph_rows: sequences that steps captured as graphs have at most; 0 captures none."""
         self.decoder = decoder
-        self._graphs = Graphs(self._step, graph_rows, decoder.device, CudaGraphs()) if graph_rows else None
+        self._graphs = Graphs(graph_rows, decoder.device, CudaGraphs()) if graph_rows else None
         self._prompt_attention = prompt_attention
         self.attention = attention
 
@@ -59,22 +60,31 @@ class Runner:
         self._prompt_attention.finish(row, record[0].k.shape[0])
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int], positions: list[int]) -> tuple[Tensor, StepStats]:
-        """Run one token of each sequence in rows 0, 1, ...; returns float32 [B, vocab] and what the step did."""
-        plan = self.attention.plan(len(token_ids))
-        if self._graphs is not None and plan is not None:
-            logits = self._graphs.run(plan, token_ids, positions)
+    def decode(
+        self, token_ids: list[int], positions: list[int], rows: Sequence[int] | None = None
+    ) -> tuple[Tensor, StepStats]:
+        """Run one token of each sequence; returns logits, float32 [B, vocab], and what the step did.
+
+        rows: of the sequences in the cache's tables; None is 0, 1, ...
+        """
+        step = self.attention.prepare(range(len(token_ids)) if rows is None else rows)
+
+        def run(tokens: Tensor, positions: Tensor) -> Tensor:
+            return self._run(step, tokens, positions)
+
+        if self._graphs is not None and step.key is not None:
+            logits = self._graphs.run(step.key, run, token_ids, positions)
             self.decoder.ranks.settle()
         else:
             tokens, places = torch.tensor([token_ids, positions], device=self.decoder.device)
-            logits = self._step(tokens, places)
-        return logits, self.attention.end()
+            logits = run(tokens, places)
+        return logits, self.attention.end(step)
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None
 
-    def _step(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The logits of tokens at positions, int64 [B] each, of a step that was planned."""
+    def _run(self, step: Step, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The logits of tokens at positions, int64 [B] each, of a step that was prepared."""
         rope = self.decoder.rope(positions)
-        return self.decoder.logits(self.decoder.forward(tokens, rope, self.attention.begin(rope)))
+        return self.decoder.logits(self.decoder.forward(tokens, rope, self.attention.begin(step, rope)))

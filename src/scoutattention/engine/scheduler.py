@@ -14,7 +14,7 @@ class Scheduler:
         self._store = store
         self._plan = plan
         self._max_num_seqs = max_num_seqs
-        self._lanes = plan.lanes(1)
+        self._most = plan.max_running(1)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -27,12 +27,12 @@ class Scheduler:
         if not self.waiting:
             return None
         if not self.running:  # the device's slots are shared anew
-            self._lanes = self._plan.lanes(min(self._max_num_seqs, len(self.waiting)))
+            self._most = self._plan.max_running(min(self._max_num_seqs, len(self.waiting)))
         sequence = self.waiting[0]
         blocks = self._plan.blocks(sequence.limit)
-        if len(self.running) == self._lanes or blocks > self._store.pages.pool.available:
+        if len(self.running) == self._most or blocks > self._store.pages.pool.available:
             return None
-        self._store.admit(len(self.running), blocks, self._plan.quota(self._lanes, sequence.limit))
+        self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit))
         self.running.append(self.waiting.popleft())
         return sequence
 

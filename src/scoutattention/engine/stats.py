@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from ..attention.base import StepStats
+from ..attention.step import StepStats
 
 
 @dataclass(frozen=True)

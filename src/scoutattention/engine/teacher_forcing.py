@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from ..attention.base import StepStats
+from ..attention.step import StepStats
 from ..errors import ConfigError, PromptError
 from .engine import Engine
 from .runner import Progress

@@ -1,108 +1,106 @@
-"""A decode step's attention in plain PyTorch, on any device: the twin that other implementations are tested against."""
+"""A decode step's attention in plain PyTorch, on any device: the definitions of every operation."""
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..runtime.packed import Blocks
-from ..types import BlockList, Lateness, Listing, Partial, Sifting
+from ..types import (
+    BlockList,
+    Copies,
+    GuardFinding,
+    GuardRequest,
+    PageSelection,
+    Partial,
+    Pools,
+    SplitChoice,
+    SplitRequest,
+    TopBlocks,
+)
 from . import reference, reference_pools
-from .native.choice import Late, Sifted
-from .ops import Copies, Ranked
-from .reference_pools import Pools
+from .ops import Ops
 
 
-def write_blocks(blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-    """See `Ops.write_blocks`."""
-    for new, pool in zip(blocks, target, strict=True):
-        pool[pages.to(pool.device)] = new.to(pool.device)
-
-
-def copy_blocks(source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-    """See `Ops.copy_blocks`."""
-    layer, page, entry, head = copies
-    for here, there in zip(source, target, strict=True):
-        blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
-        there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
-
-
-class PlainOps:
-    """The definitions themselves; see `Ops` for what each does."""
+class PlainOps(Ops):
+    """The operations as `reference` and `reference_pools` define them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.deferred = device.type != "cpu"
 
+    @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
-        """See `Ops.partial`; blocks that the device does not hold are attended to where they are."""
-        here = k.device
+        here = k.device  # blocks that the device does not hold are attended to where they are
         lists = BlockList(blocks.index.to(here), blocks.length.to(here))
         out, lse, _ = reference.partial(q.to(here), k, v, lists, scale)
         return Partial(out.to(q.device), lse.to(q.device))
 
+    @override
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
-        """See `Ops.append`."""
         reference_pools.append(k, v, pools, entry, fill)
 
-    def page_list(self, what: Listing) -> BlockList:
-        """See `Ops.page_list`."""
+    @override
+    def page_list(self, what: PageSelection) -> BlockList:
         return reference_pools.page_list(what)
 
-    def hand_over(self, q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
-        """See `Ops.hand_over`."""
-        reference_pools.hand_over(q, what, to)
+    @override
+    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
+        reference_pools.stage_call(q, what, to)
 
+    @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
-        """See `Ops.write_blocks`."""
-        write_blocks(blocks, target, pages)
+        for new, pool in zip(blocks, target, strict=True):
+            pool[pages.to(pool.device)] = new.to(pool.device)
 
+    @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-        """See `Ops.copy_blocks`."""
-        copy_blocks(source, target, copies)
+        layer, page, entry, head = copies
+        for here, there in zip(source, target, strict=True):
+            blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
+            there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
 
-    def put_digests(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
-        """See `Ops.put_digests`."""
-        reference.put_digests(k, digests, pages)
+    @override
+    def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
+        reference.write_min_max(k, digests, pages)
 
-    def put_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        """See `Ops.put_key_codes`."""
-        reference.put_key_codes(k, codes, bounds, pages)
+    @override
+    def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+        reference.write_key_codes(k, codes, bounds, pages)
 
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """See `Ops.score_digests`."""
-        return reference.score_digests(q * scale, digests, pages)
+    @override
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
+        return reference.score_min_max(q * scale, digests, pages)
 
+    @override
     def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """See `Ops.score_key_codes`."""
         return reference.score_key_codes(q * scale, codes, bounds, pages)
 
-    def rank_blocks(
+    @override
+    def top_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
-    ) -> Ranked:
-        """See `Ops.rank_blocks`."""
-        return Ranked(*reference.rank_blocks(scores, closed, count, always, largest=largest))
+    ) -> TopBlocks:
+        return reference.top_blocks(scores, closed, count, always, largest=largest)
 
-    def sift(self, what: Sifting) -> Sifted:
-        """See `Ops.sift`."""
-        valid, absent = reference.sift(what)
-        return Sifted(valid, absent, torch.stack([valid.sum(-1), absent.sum(-1)]))
+    @override
+    def split_choice(self, what: SplitRequest) -> SplitChoice:
+        return reference.split_choice(what)
 
-    def blend(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        """See `Ops.blend`."""
-        reference.blend(interest, wishes, rows, kept)
+    @override
+    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        reference.update_interest(interest, wishes, rows, kept)
 
-    def find_late(self, what: Lateness) -> Late:
-        """See `Ops.find_late`."""
-        spoilt, late = reference.find_late(what)
-        return Late(spoilt, late, torch.stack([(spoilt | late.any(-1)).long(), late.sum(-1)]))
+    @override
+    def find_late(self, what: GuardRequest) -> GuardFinding:
+        return reference.find_late(what)
 
-    def doubt(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
-        """See `Ops.doubt`."""
-        return reference.doubt(far, near, q, q_hat)
+    @override
+    def scout_error(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+        return reference.scout_error(far, near, q, q_hat)
 
+    @override
     def corrected(self, far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
-        """See `Ops.corrected`."""
         return reference.corrected(far, q, q_hat, scale)
 
+    @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
-        """See `Ops.merge`."""
         return reference.merge(a if without is None else reference.left_out(a, without), b)

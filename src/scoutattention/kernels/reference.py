@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.packed import Blocks, from_codes, from_words, to_codes, to_words
-from ..types import BlockList, Lateness, Partial, Sifting
+from ..types import BlockList, GuardFinding, GuardRequest, Partial, SplitChoice, SplitRequest, TopBlocks
 
 
 def partial(
@@ -59,7 +59,7 @@ def corrected(far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
     return far._replace(lse=far.lse + shift)
 
 
-def doubt(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+def scout_error(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
     """How much a wrong scout q_hat may have spoilt each KV head, [B, H]: the most of what it may have its query heads.
 
     For each of them, the weight of `far` in its merge with `near`, which bounds what any error can do, times the
@@ -79,12 +79,12 @@ def min_max(k: Tensor) -> Tensor:
     return torch.cat([k.amax(-2), k.amin(-2)], dim=-1).float()
 
 
-def put_digests(k: Tensor, digests: Tensor, pages: Tensor) -> None:
+def write_min_max(k: Tensor, digests: Tensor, pages: Tensor) -> None:
     """Write the min/max digests of blocks to their pages.   k: [n, H, P, D].   digests: [S, H, 2 * D].   pages: [n]."""
     digests[pages] = min_max(k)
 
 
-def score_digests(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
+def score_min_max(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
     """Upper bound of q . k over the keys of each block.
 
     q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N], any valid page where unused.
@@ -105,7 +105,7 @@ def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
     return to_words(codes, 2), bounds
 
 
-def put_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+def write_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
     """Write what `key_codes` makes of blocks k [n, H, P, D] to their pages, int64 [n], of one layer."""
     codes[pages], bounds[pages] = key_codes(k)
 
@@ -129,56 +129,57 @@ def score_exactly(q: Tensor, k: Blocks, pages: Tensor) -> Tensor:
     return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)
 
 
-def rank_blocks(
-    scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
-) -> tuple[Tensor, Tensor]:
-    """What each KV head wants of its sequence's blocks, and the blocks it wants most, the first `count` of them.
+def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool) -> TopBlocks:
+    """The `count` blocks that each KV head wants most, and its wishes.
 
+    A wish is the part of its attention that a KV head would give to a block, as far as the scores tell.
     scores: float32 [B, H, G, N].   closed: int64 [B], blocks that each sequence has, at most N.
     always: so many first and last blocks come before all others.
-    largest: the softmax over the blocks is of the heads' largest scores; else it is each head's own, and their mean is
-        taken, so that one head's large scores do not silence the others.
-    Returns blocks int64 [B, H, count], those that do not exist last, and wishes float32 [B, H, N], 0 where no block is.
+    largest: one softmax over the blocks, of the largest score of any head; else the mean of each head's own softmax, so
+        that one head's large scores do not silence the others.
+    Blocks that do not exist come last, and their wishes are 0.
     """
     block, end = torch.arange(scores.shape[-1], device=scores.device), closed[:, None, None]
     beyond = block >= end
     scores = scores.amax(2, keepdim=True) if largest else scores
     wishes = scores.masked_fill(beyond[:, None], -torch.inf).softmax(-1).mean(2).masked_fill(beyond, 0)
     first = (block < always[0]) | (block >= end - always[1])
-    rank = (wishes + 2.0 * first).masked_fill(beyond, -torch.inf)
-    return rank.topk(count).indices, wishes
+    blocks = (wishes + 2.0 * first).masked_fill(beyond, -torch.inf).topk(count).indices
+    return TopBlocks(blocks, wishes.gather(-1, blocks), wishes)
 
 
-def sift(what: Sifting) -> tuple[Tensor, Tensor]:
-    """Which of the ranked blocks are attended to, and which of these are absent: bool [B, H, N] both."""
-    (slot_of, none), (asked, all_of_it, least) = what.slots, (t[:, None, None] for t in what.rows)
+def split_choice(what: SplitRequest) -> SplitChoice:
+    """Which of the chosen blocks are attended to, and which of these are absent; fills `what.counts`."""
+    (slot_of, none), (asked, all_of_it, threshold) = what.slots, (t[:, None, None] for t in what.rows)
     absent = slot_of.gather(-1, what.blocks) == none
     first = torch.arange(what.blocks.shape[-1], device=what.blocks.device) < what.always
-    wished = (what.wishes.gather(-1, what.blocks) >= least) | first
-    valid = (what.blocks < what.closed[:, None, None]) & asked & (~absent | all_of_it | wished)
-    return valid, absent & valid
+    wished = (what.wishes >= threshold) | first
+    attended = (what.blocks < what.closed[:, None, None]) & asked & (~absent | all_of_it | wished)
+    absent = absent & attended
+    what.counts.copy_(torch.stack([attended.sum(-1), absent.sum(-1)]))
+    return SplitChoice(attended, absent)
 
 
-def blend(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+def update_interest(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
     """Change `interest` [B, H, NB] to its running mean with wishes [B, H, N], N <= NB, in the rows of bool [B]."""
     part = interest[..., : wishes.shape[-1]]
     part.copy_(torch.where(rows[:, None, None], kept * part + (1 - kept) * wishes, part))
 
 
-def find_late(what: Lateness) -> tuple[Tensor, Tensor]:
-    """What a scout spoilt or missed.
+def find_late(what: GuardRequest) -> GuardFinding:
+    """The heads that a scout spoilt, and the wanted blocks that it missed; fills `what.counts`.
 
-    Returns the KV heads, bool [B, H], whose doubt is above the limit, or no number; and the blocks, bool [B, H, N],
-    that are yet to be attended to: there all absent ones; elsewhere those that the scout missed, if the wishes for them
-    sum up to more than the limit.
+    A head is spoilt where its scout error is above the limit, or no number. Late are all its absent blocks; in other
+    heads the blocks that the scout missed, if the wishes for them sum up to more than the limit.
     """
-    (blocks, absent, wishes), (scouted, served) = what.wanted, what.ahead
-    attended = torch.zeros_like(wishes, dtype=torch.bool).scatter_(-1, scouted, served)
-    missed = absent & ~attended.gather(-1, blocks)
-    part = (wishes.gather(-1, blocks) * missed).sum(-1, keepdim=True)
-    spoilt = ~(what.doubt <= what.limit) & what.rows[:, None]
-    late = (absent & spoilt[..., None]) | (missed & (part > what.limit))
-    return spoilt, late & what.rows[:, None, None]
+    (blocks, absent, wishes), (scouted, served) = what.wanted, what.scouted
+    seen = (blocks[..., :, None] == scouted.masked_fill(~served, -1)[..., None, :]).any(-1)
+    missed = absent & ~seen
+    part = (wishes * missed).sum(-1, keepdim=True)
+    spoilt = ~(what.scout_error <= what.limit) & what.rows[:, None]
+    late = ((absent & spoilt[..., None]) | (missed & (part > what.limit))) & what.rows[:, None, None]
+    what.counts.copy_(torch.stack([(spoilt | late.any(-1)).long(), late.sum(-1)]))
+    return GuardFinding(spoilt, late)
 
 
 def _wide(q: Tensor) -> Tensor:

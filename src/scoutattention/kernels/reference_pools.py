@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from ..types import BlockList, Listing
-
-Pools = tuple[Tensor, Tensor]  # keys and values of one layer, [S, H, P, D] each
+from ..types import BlockList, PageSelection, Pools
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
@@ -26,13 +24,13 @@ def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head:
         there.index_put_((entry, head), here[page, head])
 
 
-def page_list(what: Listing) -> BlockList:
+def page_list(what: PageSelection) -> BlockList:
     """Where blocks are, int32 [B, H, N] both."""
     table = what.table[:, None].expand(-1, what.blocks.shape[1], -1)
     return BlockList(table.gather(-1, what.blocks), what.wanted.int() * what.size)
 
 
-def hand_over(q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
+def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
     """Write queries q [B, H, G, D], and where blocks are, to the host's memory: float32 and int32, contiguous."""
     for there, here in zip((to[0], *to[1]), (q, *page_list(what)), strict=True):
         there.copy_(here, non_blocking=True)

@@ -14,11 +14,13 @@ from ..errors import CacheFolderError, CalibrationError
 from .decoder import Decoder
 from .formats.hub import default_cache_dir
 
+FORMAT = "2"
+"""Version of the stored files; those of other versions are refused."""
 OFF = "run `scout calibrate` again, or pass calibration=None (--calibration off)"
 
 
 class Calibration(NamedTuple):
-    """corrections: bfloat16 [L, E, rank].   name: what reports call it: the file, and the beginning of its hash."""
+    """corrections: bfloat16 [L, E, dims].   name: what reports call it: the file, and the beginning of its hash."""
 
     corrections: Correction
     name: str
@@ -30,13 +32,13 @@ def default_path(decoder: Decoder, lookahead: int) -> Path:
 
 
 def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction) -> None:
-    """Write a model's corrections [L, E, rank]; whoever reads meanwhile finds the old file or the new one.
+    """Write a model's corrections [L, E, dims]; whoever reads meanwhile finds the old file or the new one.
 
     Raises CacheFolderError where it cannot be written.
     """
     narrow = corrections.to(torch.bfloat16)
     tensors = {"left": narrow.left.contiguous(), "right": narrow.right.contiguous()}
-    data = save(tensors, metadata={"model": decoder.fingerprint, "lookahead": str(lookahead)})
+    data = save(tensors, metadata={"format": FORMAT, "model": decoder.fingerprint, "lookahead": str(lookahead)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".calibrating-", delete=False) as file:
@@ -70,6 +72,8 @@ def _read(path: Path, decoder: Decoder, lookahead: int) -> Correction:
             corrections = Correction(file.get_tensor("left"), file.get_tensor("right"))
     except (SafetensorError, OSError) as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error}: {OFF}") from error
+    if about.get("format") != FORMAT:
+        raise CalibrationError(f"the calibration {path} was stored by an earlier version: {OFF}")
     for what, found, expected in (
         ("model", about.get("model"), decoder.fingerprint),
         ("lookahead", about.get("lookahead"), str(lookahead)),
@@ -80,6 +84,6 @@ def _read(path: Path, decoder: Decoder, lookahead: int) -> Correction:
     sizes = [decoder.shape.num_layers, decoder.shape.hidden_size]
     if left != right or left[:-1] != sizes or not all(tensor.isfinite().all() for tensor in corrections):
         raise CalibrationError(
-            f"the calibration {path} holds {left} and {right} where the model needs finite {[*sizes, 'rank']}: {OFF}"
+            f"the calibration {path} holds {left} and {right} where the model needs finite {[*sizes, 'dims']}: {OFF}"
         )
     return corrections

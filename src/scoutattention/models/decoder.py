@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.base import Attend
 from ..attention.predict import Adjust
+from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
@@ -133,6 +133,10 @@ class Decoder:
         heads = self._heads(weights, normed if adjust is None else adjust(normed), shape.num_query_heads)
         placed = self._ops(x).rotate(self._norm(weights, heads), rope)
         return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Few rows x [T, A] times the transposes of `weight`, [B, A], or [T, B, A] with a matrix for each row."""
+        return self.few_rows.linear(x, weight)
 
     def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
         """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""

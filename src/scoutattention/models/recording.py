@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ..errors import ModelFileError
 
+FORMAT = "2"
+"""Version of the stored files; those of other versions are refused."""
+
 
 class Choices(NamedTuple):
     """Chosen blocks, most important first, and the part of its attention that each KV head wished to give them.
@@ -65,7 +68,8 @@ class Recording:
             for predictor, run in self.runs.items()
             for name, tensor in _flat(run).items()
         }
-        return save(tensors, metadata={"about": json.dumps(asdict(self.about)), "runs": json.dumps(list(self.runs))})
+        about = {"about": json.dumps(asdict(self.about)), "runs": json.dumps(list(self.runs)), "format": FORMAT}
+        return save(tensors, metadata=about)
 
 
 def load_recording(path: Path) -> Recording:
@@ -74,10 +78,14 @@ def load_recording(path: Path) -> Recording:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "runs" in about and about.get("format") != FORMAT:
+            raise ValueError("an earlier version stored it")
         runs = {predictor: _run(tensors, predictor) for predictor in json.loads(about["runs"])}
         recording = Recording(About(**json.loads(about["about"])), runs)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a recording that `scout eval fidelity --record` made: {error}") from error
+        raise ModelFileError(
+            f"{path} is not a recording: {error}: make one with `scout eval fidelity MODEL --record FILE`"
+        ) from error
     return recording
 
 

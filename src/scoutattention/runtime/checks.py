@@ -118,3 +118,12 @@ def check_layer(name: str, layer: Tensor, dtype: torch.dtype, shape: tuple[int, 
         raise KernelError(f"{name} is {list(layer.shape)}: it must be [S, {', '.join(map(str, shape))}]")
     if layer.numel() and not layer[0, 0].is_contiguous():
         raise KernelError(f"{name} has strides {layer.stride()}: all but the first two axes must be contiguous")
+
+
+def check_exact(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Refuse what is not contiguous, of this dtype and shape, on the CPU."""
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
+        raise KernelError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)} with strides {tensor.stride()} on {tensor.device}: it must "
+            f"be {dtype} {list(shape)}, contiguous, on the CPU"
+        )

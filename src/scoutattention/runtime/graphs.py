@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs: what is queued kernel by kernel once is replayed for every step with an equal plan."""
+"""Decode steps as CUDA graphs: what is queued kernel by kernel once is replayed for every step with an equal key."""
 
 import gc
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from torch import Tensor
 MOST = 32
 """Graphs that are kept; the one that was not used for longest goes."""
 FIRST_SEEN = 2
-"""A plan is captured when it comes up so often: one that never comes again is not worth it."""
+"""A key is captured when it comes up so often: one that never comes again is not worth it."""
 
 Step = Callable[[Tensor, Tensor], Tensor]
 """step(tokens int64 [B], positions int64 [B]) -> logits [B, vocab]: queues work, and waits for nothing."""
@@ -61,28 +61,27 @@ def no_collection() -> Iterator[None]:
 
 
 class Graphs:
-    """Runs steps, and captures those whose plan comes again."""
+    """Runs steps, and captures those whose key comes again."""
 
-    def __init__(self, step: Step, rows: int, device: torch.device, recorder: Recorder) -> None:
+    def __init__(self, rows: int, device: torch.device, recorder: Recorder) -> None:
         """`rows`: sequences of a step at most."""
-        self._step = step
         self._recorder = recorder
         self._inputs = torch.zeros((2, rows), dtype=torch.int64, device=device)
         self._seen: dict[Hashable, int] = {}
         self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
 
-    def run(self, plan: Hashable, tokens: list[int], positions: list[int]) -> Tensor:
-        """The logits of a step; they stay valid until the next one."""
+    def run(self, key: Hashable, step: Step, tokens: list[int], positions: list[int]) -> Tensor:
+        """The logits of a step; they stay valid until the next one.   key: steps of equal keys queue the same work."""
         inputs = self._inputs[:, : len(tokens)]
         inputs.copy_(torch.tensor([tokens, positions]))
-        if plan not in self._captured:
-            self._seen[plan] = self._seen.get(plan, 0) + 1
-            if self._seen[plan] < FIRST_SEEN:
-                return self._step(inputs[0], inputs[1])
-            self._captured[plan] = self._recorder.capture(lambda: self._step(inputs[0], inputs[1]))
+        if key not in self._captured:
+            self._seen[key] = self._seen.get(key, 0) + 1
+            if self._seen[key] < FIRST_SEEN:
+                return step(inputs[0], inputs[1])
+            self._captured[key] = self._recorder.capture(lambda: step(inputs[0], inputs[1]))
             if len(self._captured) > MOST:
                 self._captured.popitem(last=False)
-        self._captured.move_to_end(plan)
-        captured = self._captured[plan]
+        self._captured.move_to_end(key)
+        captured = self._captured[key]
         captured.replay()
         return captured.logits

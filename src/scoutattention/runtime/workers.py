@@ -1,6 +1,6 @@
-"""The native kernels: partial attention and digest scores on the CPU, and the queue that runs them.
+"""The native worker threads: a queue of jobs, and partial attention on them.
 
-Same results as their twins in `reference`. Every argument is checked here, before the native side sees an address.
+Every argument is checked here, before the native side sees an address.
 """
 
 from types import TracebackType
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError, KernelError
 from ..hardware.host import usable_cores
 from ..types import BlockList, Partial
-from .checks import check_layer, check_pool, check_scored, native_call
+from .checks import check_pool, native_call
 from .packed import Blocks
 
 try:
@@ -80,7 +80,7 @@ class Workers:
 
     @property
     def native(self) -> _native.Workers:
-        """The extension's object, for the other files of this folder."""
+        """The extension's object, for the native kernels."""
         return self._native
 
     def submit(
@@ -112,46 +112,6 @@ class Workers:
         result = Partial(out, lse, torch.empty_like(q) if with_mean_key else None)
         call = native_call(q, k, v, blocks, result)
         return Job(self._native.partial(*call, scale, helped, (q, k, v, result)), result)
-
-    def score_digests(self, q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
-        """Upper bound of q . k over the keys of each block: float32 [B, H, G, N].
-
-        q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N].
-        Raises KernelError where a tensor does not fit, or a page is out of range.
-        """
-        q = q.to(torch.float32).contiguous()
-        check_scored(q, pages)
-        B, H, G, D = q.shape
-        check_layer("digests", digests, torch.float32, (H, 2 * D))
-        N = pages.shape[1]
-        out = q.new_empty(B, H, G, N)
-        pointers = tuple(tensor.data_ptr() for tensor in (q, digests, pages, out))
-        strides = (*digests.stride()[:2], pages.stride(0))
-        self._native.scores(pointers, (B, H, G, D, N, digests.shape[0]), strides)
-        return out
-
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
-        """Log-sum-exp of q . k over each block's keys, the keys as `reference.key_codes` kept them: [B, H, G, N].
-
-        q: [B, H, G, D], scaled; its products with a block's steps are rounded to 8 bits.
-        codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].   pages: int32 [B, N].
-        Raises KernelError where a tensor does not fit, or a page is out of range.
-        """
-        q = q.to(torch.float32).contiguous()
-        check_scored(q, pages)
-        B, H, G, D = q.shape
-        N, P = pages.shape[1], codes.shape[3] if codes.dim() == 5 else 0
-        check_layer("codes", codes, torch.uint8, (H, (D + 15) // 16, max(1, P), 4))
-        check_layer("bounds", bounds, torch.float16, (H, 2, D))
-        if bounds.shape[0] != codes.shape[0]:
-            raise KernelError(
-                f"codes have {codes.shape[0]} pages and bounds {bounds.shape[0]}: they must have the same"
-            )
-        out = q.new_empty(B, H, G, N)
-        pointers = tuple(tensor.data_ptr() for tensor in (q, codes, bounds, pages, out))
-        strides = (*codes.stride()[:2], *bounds.stride()[:2], pages.stride(0))
-        self._native.code_scores(pointers, (B, H, G, D, N, codes.shape[0], P), strides)
-        return out
 
     def read(self, data: Tensor) -> int:
         """Sum of the 64-bit words of `data`, modulo 2**64: for timing how fast these threads can read memory.

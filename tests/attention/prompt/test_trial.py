@@ -5,8 +5,16 @@ import torch
 
 from scoutattention.attention.predict import CalibratedPredictor, PlainPredictor
 from scoutattention.attention.prompt.correction import Correction, fit_low_rank
-from scoutattention.attention.prompt.trial import HELD_OUT, LEAST_FITTED, TRIED, Rehearsal, Trial, sample_positions
+from scoutattention.attention.prompt.trial import (
+    HELD_OUT,
+    LEAST_FITTED,
+    TRIED,
+    ScoutTrial,
+    TrialSample,
+    sample_positions,
+)
 from scoutattention.config import ScoutConfig
+from scoutattention.kernels import reference_rows
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import Rope
 
@@ -14,7 +22,7 @@ from ..rig import Rig
 from ..test_invariants import scout
 
 WORKERS = Workers(2)
-E, RANK = 24, 6
+E, DIMS = 24, 6
 
 
 class LinearModel:
@@ -30,16 +38,19 @@ class LinearModel:
         z = self.normed_input(layer, x)
         return (z if adjust is None else adjust(z)).unflatten(-1, (1, 3, 8))
 
+    def linear(self, x, weight):
+        return reference_rows.linear(x, weight)
 
-def trial(x: torch.Tensor) -> Trial:
-    return Trial(x, LinearModel().project_query(0, x, None), Rope(x[:, :0], x[:, :0]))
+
+def sample(x: torch.Tensor) -> TrialSample:
+    return TrialSample(x, LinearModel().project_query(0, x, None), Rope(x[:, :0], x[:, :0]))
 
 
-def rehearsal(stored: Correction | None = None, **options) -> tuple[Rehearsal, CalibratedPredictor]:
-    own = torch.zeros(2, 3, 2, E, RANK).unbind(0)
+def make_trial(stored: Correction | None = None, **options) -> tuple[ScoutTrial, CalibratedPredictor]:
+    own = torch.zeros(2, 3, 2, E, DIMS).unbind(0)
     calibrated = CalibratedPredictor(LinearModel(), own, stored)
-    config = ScoutConfig(rank=RANK, **options)
-    return Rehearsal(config, 3, LinearModel(), calibrated), calibrated
+    config = ScoutConfig().changed(correction_dims=DIMS, **options)
+    return ScoutTrial(config, 3, LinearModel(), calibrated), calibrated
 
 
 def test_a_low_rank_change_is_recovered():
@@ -57,8 +68,8 @@ def test_rank_goes_to_the_directions_that_move_queries():
     change[:, 0] *= 10  # the most there is to correct, and nothing that the queries see
     weight[:, 0] = 0
     queries = z @ change @ weight.T
-    error = (fit_low_rank(z, z @ change, weight, RANK).apply(z) - z) @ weight.T - queries
-    least = torch.linalg.svdvals(queries)[RANK:].norm()
+    error = (fit_low_rank(z, z @ change, weight, DIMS).apply(z) - z) @ weight.T - queries
+    least = torch.linalg.svdvals(queries)[DIMS:].norm()
     assert least <= error.norm() < 1.05 * least
 
 
@@ -85,39 +96,41 @@ def test_a_predictable_change_is_corrected_for_the_row_alone():
     first = torch.randn(2000, E)
     turn = torch.eye(E) + 0.5 * torch.randn(E, 5) @ torch.randn(5, E)
     second = first @ turn
-    rehearse, calibrated = rehearsal()
-    assert rehearse.cosine(1, 0, trial(first)) == 1.0
-    cosine = rehearse.cosine(1, 1, trial(second))
-    plain = Rehearsal(ScoutConfig(), 3, LinearModel(), None)
-    plain.cosine(1, 0, trial(first))
+    trial, calibrated = make_trial()
+    assert trial.cosine(1, 0, sample(first)) == 1.0
+    cosine = trial.cosine(1, 1, sample(second))
+    plain = ScoutTrial(ScoutConfig(), 3, LinearModel(), None)
+    plain.cosine(1, 0, sample(first))
     assert cosine > 0.95
-    assert plain.cosine(1, 1, trial(second)) < 0.8
+    assert plain.cosine(1, 1, sample(second)) < 0.8
     assert (calibrated.left[:, 0] == 0).all()
     fresh = torch.randn(2, E)
-    scouts = calibrated.predict(1, fresh, None)
-    true = trial(fresh @ turn).q
-    aside = torch.cosine_similarity(PlainPredictor(LinearModel()).predict(1, fresh, None), true, dim=-1)
+    scouts = calibrated.predict(1, fresh, None, slice(0, len(fresh)))
+    true = sample(fresh @ turn).q
+    aside = torch.cosine_similarity(
+        PlainPredictor(LinearModel()).predict(1, fresh, None, slice(0, len(fresh))), true, dim=-1
+    )
     assert torch.cosine_similarity(scouts[1], true[1], dim=-1).min() > 0.9
-    assert torch.equal(scouts[0], PlainPredictor(LinearModel()).predict(1, fresh, None)[0])
+    assert torch.equal(scouts[0], PlainPredictor(LinearModel()).predict(1, fresh, None, slice(0, len(fresh)))[0])
     assert aside.mean() < 0.8
 
 
 def test_what_does_not_help_is_not_kept():
     torch.manual_seed(0)
-    rehearse, calibrated = rehearsal()
+    trial, calibrated = make_trial()
     x = torch.randn(2000, E)
-    rehearse.cosine(0, 0, trial(x))
-    assert rehearse.cosine(0, 1, trial(x)) == pytest.approx(1)
+    trial.cosine(0, 0, sample(x))
+    assert trial.cosine(0, 1, sample(x)) == pytest.approx(1)
     assert (calibrated.left == 0).all()
 
 
 def test_short_prompts_are_not_fitted_to_and_old_fits_are_forgotten():
     torch.manual_seed(0)
     first, turn = torch.randn(2000, E), torch.randn(E, E)
-    rehearse, calibrated = rehearsal()
+    trial, calibrated = make_trial()
     for count in (2000, LEAST_FITTED - 1):
-        rehearse.cosine(0, 0, trial(first[:count]))
-        rehearse.cosine(0, 1, trial(first[:count] @ turn))
+        trial.cosine(0, 0, sample(first[:count]))
+        trial.cosine(0, 1, sample(first[:count] @ turn))
         assert (calibrated.left[1, 0] != 0).any() == (count == 2000)
 
 
@@ -132,13 +145,13 @@ def test_a_stored_correction_is_used_where_it_helps_and_the_prompt_adds_what_it_
         ("prompt", lambda z: stored.joined(rest).apply(z), None),
         ("harmful", rest.apply, everywhere),
     ):
-        rehearse, calibrated = rehearsal(corrections)
-        rehearse.cosine(0, 0, trial(first))
-        cosines[name] = rehearse.cosine(0, 1, trial(true(first)))
+        trial, calibrated = make_trial(corrections)
+        trial.cosine(0, 0, sample(first))
+        cosines[name] = trial.cosine(0, 1, sample(true(first)))
         assert calibrated.uses_stored[1, 0] == (name == "both")
         own = Correction(calibrated.left[1, 0], calibrated.right[1, 0])
         expected = (own.joined(stored) if name == "both" else own).apply(fresh)
-        assert torch.allclose(calibrated.predict(1, fresh, None), trial(expected).q, atol=1e-4)
+        assert torch.allclose(calibrated.predict(1, fresh, None, slice(0, len(fresh))), sample(expected).q, atol=1e-4)
     assert min(cosines["both"], cosines["harmful"]) > 0.98
     assert cosines["prompt"] < 0.9
 
@@ -147,9 +160,9 @@ def test_a_prompt_too_short_to_fit_to_has_the_stored_correction():
     torch.manual_seed(0)
     stored = Correction(torch.randn(3, E, E), 0.2 * torch.randn(3, E, E))
     first = torch.randn(LEAST_FITTED - 1, E)
-    rehearse, calibrated = rehearsal(stored)
-    rehearse.cosine(1, 0, trial(first))
-    assert rehearse.cosine(1, 1, trial(stored.of(1).apply(first))) == pytest.approx(1)
+    trial, calibrated = make_trial(stored)
+    trial.cosine(1, 0, sample(first))
+    assert trial.cosine(1, 1, sample(stored.of(1).apply(first))) == pytest.approx(1)
     assert calibrated.uses_stored[:, 1].tolist() == [False, True, False]
     assert not calibrated.uses_stored[:, 0].any()
     assert (calibrated.left == 0).all()
@@ -160,19 +173,19 @@ def test_numbers_that_are_not_finite_are_not_trusted():
     broken = first.clone()
     broken[5] = torch.nan  # fitted to
     broken[HELD_OUT] = torch.nan  # judged by
-    rehearse, calibrated = rehearsal()
-    rehearse.cosine(0, 0, trial(first))
-    assert not rehearse.cosine(0, 1, trial(broken)) >= 0
+    trial, calibrated = make_trial()
+    trial.cosine(0, 0, sample(first))
+    assert not trial.cosine(0, 1, sample(broken)) >= 0
     assert (calibrated.left == 0).all()
 
 
 def test_inputs_are_kept_only_as_long_as_a_later_layer_needs_them():
     x = torch.randn(100, E)
-    rehearse = Rehearsal(ScoutConfig(lookahead=2), 5, LinearModel(), None)
+    trial = ScoutTrial(ScoutConfig(lookahead=2), 5, LinearModel(), None)
     kept = []
     for layer in range(5):
-        rehearse.cosine(0, layer, trial(x))
-        kept.append(sorted(rehearse._inputs))
+        trial.cosine(0, layer, sample(x))
+        kept.append(sorted(trial._inputs))
     assert kept == [[0], [0, 1], [1, 2], [2], []]
 
 
@@ -184,7 +197,7 @@ def test_inputs_that_are_not_finite_are_told_of(caplog):
     for layer in range(3):
         attend(layer, q if layer == 2 else torch.randn_like(q), k, k, torch.randn(20, 8))
     assert [record.message[:7] for record in caplog.records] == ["layer 2"]
-    assert not rig.store.trusted[2, 0]
+    assert not rig.attention.trusted[2, 0]
 
 
 def test_layers_that_cannot_be_predicted_use_the_true_query():
@@ -195,7 +208,7 @@ def test_layers_that_cannot_be_predicted_use_the_true_query():
         rig.add(97)
         torch.manual_seed(4)
         results.append(torch.stack(rig.step()[1]))
-        trusted = rig.store.trusted[:, 0].tolist()
+        trusted = rig.attention.trusted[:, 0].tolist()
         assert trusted == ([True, False, False] if options == {"true_query_layers": None} else [True] * 3)
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
@@ -205,17 +218,18 @@ def test_trusting_follows_the_row():
     rig = Rig(scout(4), 3, workers=WORKERS)
     rig.add(20)
     rig.add(20)
-    kept = torch.arange(6).view(3, 2).repeat(1, 2)
+    kept = torch.zeros(3, 4, dtype=torch.int64)
     rig.store.follow(kept, fresh=torch.tensor([7, 8, 9]))
-    rig.store.trust(1, 1, trusted=False)
+    kept[:, :2] = torch.arange(6).view(3, 2)
+    rig.attention.trusted[1, 1] = False
     rig.store.release(0)
     rig.store.move(1, 0)
-    assert rig.store.trusted[:, 0].tolist() == [True, False, True]
+    assert rig.attention.trusted[:, 0].tolist() == [True, False, True]
     assert kept[:, 0].tolist() == [1, 3, 5]
     rig.store.release(0)
     rig.store.admit(0, 1, 0)
     assert kept[:, 0].tolist() == [7, 8, 9]
-    assert rig.store.trusted[:, 0].all()
+    assert rig.attention.trusted[:, 0].all()
 
 
 def test_positions_are_spread_over_the_prompt():

@@ -156,7 +156,7 @@ def test_any_settings_are_refused_or_give_workers(threads, isa, delay_s):
         return
 
 
-@pytest.mark.parametrize("name", ["partial", "digests", "codes", "read", "linear", "rank"])
+@pytest.mark.parametrize("name", ["partial", "digests", "codes", "read", "linear", "top blocks"])
 def test_closed_workers_say_so(name):
     workers = cpu.Workers(1)
     workers.close()

@@ -12,7 +12,7 @@ from scoutattention.kernels import reference
 from scoutattention.runtime import workers as cpu
 from scoutattention.types import BlockList
 
-from ..cases import CASES, GARBAGE, Case, assert_close, exact, make_call
+from ..cases import CASES, GARBAGE, Case, assert_close, exact, make_call, scorer
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -73,16 +73,18 @@ def test_digest_scores_are_the_reference(workers, G, D):
     digests = torch.randn(S, 2, H, 2 * D)[:, 1]
     for N in (0, 1, 15, 16, 17, 600):
         pages = torch.randint(0, S, (B, N + 1), dtype=torch.int32)[:, :N]
-        want = reference.score_digests(q.double(), digests, pages)
-        torch.testing.assert_close(workers.score_digests(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4)
+        want = reference.score_min_max(q.double(), digests, pages)
+        torch.testing.assert_close(
+            scorer(workers, "score_min_max")(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4
+        )
 
 
 def test_digest_scores_of_a_list_that_is_split_over_tasks(workers):
     torch.manual_seed(0)
     q, digests = torch.randn(1, 1, 3, 64), torch.randn(700, 1, 128)
     pages = torch.randint(0, 700, (1, 2001), dtype=torch.int32)
-    want = reference.score_digests(q.double(), digests, pages)
-    torch.testing.assert_close(workers.score_digests(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4)
+    want = reference.score_min_max(q.double(), digests, pages)
+    torch.testing.assert_close(scorer(workers, "score_min_max")(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4)
 
 
 def good() -> dict:
@@ -142,7 +144,7 @@ def test_bad_digest_arguments_are_named(workers):
         ({"q": q.to("meta")}, "meta"),
     ]:
         with pytest.raises(KernelError, match=message):
-            workers.score_digests(**({"q": q, "digests": digests, "pages": pages} | changed))
+            scorer(workers, "score_min_max")(**({"q": q, "digests": digests, "pages": pages} | changed))
 
 
 def test_isa_levels_are_named_from_worst_to_best():

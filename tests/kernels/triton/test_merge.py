@@ -5,7 +5,7 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.triton.merge import corrected, doubt, merge
+from scoutattention.kernels.triton.merge import corrected, merge, scout_error
 from scoutattention.types import BlockList, Partial
 
 from ..cases import Case, exact, make_call
@@ -19,8 +19,8 @@ def test_queries_of_half_precision(dtype):
     q, q_hat = torch.randn(2, *SHAPE).to(dtype)
     expected = reference.corrected(far, q, q_hat, 0.2).lse
     torch.testing.assert_close(corrected(far, q, q_hat, 0.2).lse, expected, rtol=1e-5, atol=1e-5)
-    expected = reference.doubt(far, far, q.float(), q_hat.float())
-    torch.testing.assert_close(doubt(far, far, q, q_hat), expected, rtol=1e-5, atol=1e-5)
+    expected = reference.scout_error(far, far, q.float(), q_hat.float())
+    torch.testing.assert_close(scout_error(far, far, q, q_hat), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_correction_leaves_an_error_of_second_order():
@@ -62,7 +62,7 @@ def test_bad_arguments_are_named():
         (lambda: corrected(far._replace(mean_key=strided), q, q, 0.1), "far.mean_key has"),
         (lambda: merge(near, Partial(far.out, far.lse.double())), "b.lse is torch.float64"),
         (lambda: merge(near, Partial(far.out[:2], far.lse)), "b.out is"),
-        (lambda: doubt(far, Partial(near.out, near.lse[:2]), q, q), "near.lse is"),
+        (lambda: scout_error(far, Partial(near.out, near.lse[:2]), q, q), "near.lse is"),
     ]:
         with pytest.raises(KernelError, match=message):
             call()

@@ -12,7 +12,7 @@ ITERATIONS = 3
 
 
 class Correction(NamedTuple):
-    """What is added to normed inputs z [n, E]: z @ left @ right.T.   left, right: [E, rank], or one for each layer."""
+    """What is added to normed inputs z [n, E]: z @ left @ right.T.   left, right: [E, dims], or one for each layer."""
 
     left: Tensor
     right: Tensor
@@ -34,22 +34,22 @@ class Correction(NamedTuple):
         return Correction(self.left.to(device, dtype), self.right.to(device, dtype))
 
 
-def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, rank: int) -> Correction:
-    """A correction of `rank` whose change of z is close to `change` for a layer whose queries are z @ weight.T.
+def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, dims: int) -> Correction:
+    """A correction of `dims` dimensions that changes z by nearly `change`, for a layer whose queries are z @ weight.T.
 
     Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
     1975) in the metric of the query projection.
 
     z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the true ones are more than that.
-    weight: [Q, E].   Returns float32, of less rank where E or Q is less.
+    weight: [Q, E].   Returns float32, of fewer dims where E or Q is less.
     """
     z, change, weight = z.float(), change.float(), weight.float()
-    rank = min(rank, *weight.shape)
+    dims = min(dims, *weight.shape)
     gram = z.T @ z
     penalty = PRIOR * z.square().mean()
     full = torch.linalg.solve(gram + penalty * torch.eye(gram.shape[0], device=z.device), z.T @ change)
     effect = full.T @ gram @ full  # second moments of z @ full; those of its queries have the main directions we want
-    main = torch.randn(weight.shape[0], rank, generator=torch.Generator().manual_seed(0)).to(z.device)
+    main = torch.randn(weight.shape[0], dims, generator=torch.Generator().manual_seed(0)).to(z.device)
     for _ in range(ITERATIONS):
         main = torch.linalg.qr(weight @ (effect @ (weight.T @ main))).Q
     back = weight.T @ main

@@ -12,9 +12,9 @@ from ...cache.slots import Moves
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...types import Rope
-from ..base import Attend
 from ..recall_policy import first_residents
-from .trial import Rehearsal, Trial, sample_positions
+from ..step import Attend
+from .trial import ScoutTrial, TrialSample, sample_positions
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +26,25 @@ class PromptLayer(NamedTuple):
     """What decoding needs to know of one layer of a prompt.
 
     voters: [W, H, G, D], the last positions' queries, which choose the first residents.   k, v: [T, H, D].
-    trial: what scouts are tried on.
+    sample: what scouts are tried on.
     """
 
     voters: Tensor
     k: Tensor
     v: Tensor
-    trial: Trial
+    sample: TrialSample
 
 
 class PromptAttention:
     """Causal attention of one prompt, whose keys and values go to the store as each layer has made them."""
 
-    def __init__(self, config: ScoutConfig, store: KVStore, scale: float, rehearsal: Rehearsal) -> None:
+    def __init__(self, config: ScoutConfig, store: KVStore, scale: float, trial: ScoutTrial, trusted: Tensor) -> None:
+        """`trusted`: bool [L, R], filled in: whether scouts of a layer are good enough for the sequence in a row."""
         self._config = config
         self._store = store
         self._scale = scale
-        self._rehearsal = rehearsal
+        self._trial = trial
+        self._trusted = trusted
 
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
@@ -53,7 +55,7 @@ class PromptAttention:
         tried_rope = Rope(rope.cos[tried], rope.sin[tried])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            prompt = PromptLayer(q[-VOTERS:].clone(), k, v, Trial(x[tried], q[tried], tried_rope))
+            prompt = PromptLayer(q[-VOTERS:].clone(), k, v, TrialSample(x[tried], q[tried], tried_rope))
             self.place(row, layer, prompt)
             if record is not None:
                 record.append(prompt)
@@ -62,25 +64,25 @@ class PromptAttention:
         return attend
 
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
-        """Store one layer's keys and values; where blocks may be absent, seat the first and try the scouts."""
+        """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts."""
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
         if self._store.resident:
             return
         with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
-            self._seat(row, layer, prompt.voters, prompt.k)
-        cosine = self._rehearsal.cosine(row, layer, prompt.trial)
+            self._fill_slots(row, layer, prompt.voters, prompt.k)
+        cosine = self._trial.cosine(row, layer, prompt.sample)
         if math.isnan(cosine):
             logger.warning(
                 "layer %d: the prompt's inputs are not finite; this sequence uses the true query there", layer
             )
-        if self._config.true_query_layers is None:
-            self._store.trust(layer, row, cosine >= self._config.least_cosine)
+        if self._config.ablation.true_query_layers is None:
+            self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
 
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done."""
         self._store.finish_prompt(row, num_tokens)
 
-    def _seat(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
+    def _fill_slots(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
         """Give slots to the blocks that the prompt's last queries q [<= VOTERS, H, G, D] attended to most."""
         slots, size = self._store.slots, self._store.block_size
         transfers = self._store.transfers
@@ -93,7 +95,7 @@ class PromptAttention:
         head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
         slot = torch.arange(count, device=blocks.device).repeat(heads)
         moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
-        transfers.recall(layer, moves, empty=True)
+        transfers.copy_now(layer, moves, empty=True)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

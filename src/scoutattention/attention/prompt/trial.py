@@ -20,20 +20,20 @@ LEAST_FITTED = 512
 """Tried positions below which nothing is fitted: they would say too little, and the plain predictor is tried alone."""
 
 
-class Trial(NamedTuple):
+class TrialSample(NamedTuple):
     """A layer's input x [n, E], true queries q [n, H, G, D] and rotary tables at some positions of a prompt."""
 
     x: Tensor
     q: Tensor
     rope: Rope
 
-    def held_out(self) -> "Trial":
+    def held_out(self) -> "TrialSample":
         """The positions that judge."""
         cos, sin = self.rope
-        return Trial(self.x[::HELD_OUT], self.q[::HELD_OUT], Rope(cos[::HELD_OUT], sin[::HELD_OUT]))
+        return TrialSample(self.x[::HELD_OUT], self.q[::HELD_OUT], Rope(cos[::HELD_OUT], sin[::HELD_OUT]))
 
 
-class Rehearsal:
+class ScoutTrial:
     """Predicts a prompt's queries layer by layer and compares them with the true ones. Layers come in order.
 
     Only the first layers of the models we know cannot be predicted without a correction, but which and how many depends
@@ -49,30 +49,30 @@ class Rehearsal:
         ranks: Ranks = ALONE,
     ) -> None:
         self._sources = source_layers(config, num_layers)
-        self._rank = config.rank
+        self._dims = config.ablation.correction_dims
         self._model = model
         self._calibrated = calibrated
         self._ranks = ranks
         self._inputs: dict[int, Tensor] = {}
 
-    def cosine(self, row: int, layer: int, trial: Trial) -> float:
+    def cosine(self, row: int, layer: int, sample: TrialSample) -> float:
         """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
 
         1 for a layer without scouts. NaN where the model's numbers are not finite.
         """
-        self._inputs[layer] = trial.x
+        self._inputs[layer] = sample.x
         source = self._sources[layer]
         seen = self._inputs[source]
         still_needed = self._sources[layer + 1 :]
         self._inputs = {before: x for before, x in self._inputs.items() if before in still_needed}
-        return 1.0 if source == layer else self._try(row, layer, trial, seen)
+        return 1.0 if source == layer else self._try(row, layer, sample, seen)
 
-    def _try(self, row: int, layer: int, trial: Trial, seen: Tensor) -> float:
+    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor) -> float:
         """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
 
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
         """
-        judge, shown, calibrated = trial.held_out(), seen[::HELD_OUT], self._calibrated
+        judge, shown, calibrated = sample.held_out(), seen[::HELD_OUT], self._calibrated
 
         def cosine(adjust: Adjust | None = None) -> float:
             scouts = self._model.project_query(layer, shown, judge.rope, adjust)
@@ -87,9 +87,9 @@ class Rehearsal:
             if (corrected := cosine(stored.apply)) > best:
                 best, base = corrected, stored
         calibrated.set(layer, row, None, uses_stored=base is not None)
-        if seen.shape[0] < LEAST_FITTED or not (seen.isfinite().all() and trial.x.isfinite().all()):
+        if seen.shape[0] < LEAST_FITTED or not (seen.isfinite().all() and sample.x.isfinite().all()):
             return best
-        own = self._fit(layer, seen, trial.x, base)
+        own = self._fit(layer, seen, sample.x, base)
         corrected = cosine((own if base is None else own.joined(base)).apply)
         if not corrected > best:  # nor where it is NaN
             return best
@@ -101,7 +101,7 @@ class Rehearsal:
         fitted = torch.arange(seen.shape[0]) % HELD_OUT != 0
         z = self._model.normed_input(layer, seen[fitted])
         change = self._model.normed_input(layer, true[fitted]) - (z if base is None else base.apply(z))
-        return fit_low_rank(z, change, self._model.query_weight(layer), self._rank).to(z.dtype)
+        return fit_low_rank(z, change, self._model.query_weight(layer), self._dims).to(z.dtype)
 
 
 def sample_positions(num_tokens: int) -> Tensor:

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from ...attention.base import Attend
 from ...attention.dense import ResidentAttention
 from ...attention.scout import ScoutAttention
+from ...attention.step import Attend
 from ...engine.engine import Engine
 from ...models.decoder import Decoder
 from ...runtime.workers import Job
@@ -115,18 +115,20 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.decoder, "forward", "decoder")
     stages.watch_layers(runner.decoder)
     stages.watch(runner.decoder, "logits", "output head")
-    stages.watch(runner.attention, "plan", "step plan")
+    stages.watch(runner.attention, "prepare", "step plan")
     stages.watch(runner.attention, "begin", "step plan", watch_attend)
     stages.watch(runner.attention, "end", "recall")
     stages.watch(engine.workers, "partial", "near attention")
-    stages.watch(engine.store.pages.digests, "score", "digest scores", stages.keep_outer)  # even if they attend
-    if isinstance(runner.attention, ScoutAttention | ResidentAttention) and runner.attention.chooser is not None:
+    stages.watch(engine.cache.digests, "score", "digest scores", stages.keep_outer)  # even if they attend
+    if isinstance(runner.attention, ResidentAttention) and runner.attention.chooser is not None:
         stages.watch(runner.attention.chooser, "choose", "choice", of_layer=True)
     if isinstance(runner.attention, ScoutAttention):
-        stages.watch(runner.attention.predictor, "predict", "scout", of_layer=True)
-        stages.watch(runner.attention.far, "start", "far hand-over", of_layer=True)
+        parts = runner.attention.parts
+        stages.watch(parts.chooser, "choose", "choice", of_layer=True)
+        stages.watch(parts.predictor, "predict", "scout", of_layer=True)
+        stages.watch(parts.far, "start", "far hand-over", of_layer=True)
         stages.watch(engine.workers, "submit", "queueing", watch_job)
-        stages.watch(runner.attention.far, "join", "merge")
+        stages.watch(parts.ops, "merge", "merge")
     return stages
 
 

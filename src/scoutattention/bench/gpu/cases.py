@@ -1,6 +1,6 @@
 """What the GPU benchmark runs, and what it reports."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...config import EngineConfig, Memory, ScoutConfig
@@ -25,16 +25,16 @@ class Rival(NamedTuple):
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
     """Everything on the device, with and without a budget; blocks fetched (asked for, ahead, or all), or computed."""
-    plain = replace(base, predictor="plain", calibration=None)
+    plain = base.changed(predictor="plain", calibration=None)
     return (
-        Rival("full", replace(plain, budget=None), "all"),
+        Rival("full", plain.changed(budget=None), "all"),
         Rival("fits", plain, "all"),
-        Rival("fetch", replace(plain, on_miss="fetch", lookahead=0)),
-        Rival("fetch-ahead", replace(plain, on_miss="fetch")),
+        Rival("fetch", plain.changed(on_miss="fetch", lookahead=0)),
+        Rival("fetch-ahead", plain.changed(on_miss="fetch")),
         Rival("fetch-all", plain, fetch_all=True),
-        Rival("compute", replace(plain, lookahead=0, far_query="true")),
+        Rival("compute", plain.changed(lookahead=0, far_query="true")),
         Rival("scout-plain", plain),
-        Rival("scout", replace(plain, predictor="calibrated")),
+        Rival("scout", plain.changed(predictor="calibrated")),
     )
 
 
@@ -42,13 +42,14 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
 class Plan:
     """What to run.
 
-    contexts, batches: every pair is a case, the first context the one to begin with.   machine: with the host's memory.
+    contexts, batches: every pair is a case, the first context the one to begin with.
+    engine_config: with the host's memory.
     warm_up, steps: of each engine in each case at most, not counted and counted.
     """
 
     contexts: tuple[int, ...]
     batches: tuple[int, ...]
-    machine: EngineConfig
+    engine_config: EngineConfig
     warm_up: int = 16
     steps: int = 32
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 
 from ...kernels.triton.base import Launch, ceil_div
-from ...kernels.triton.choice import blend_launch, late_launch, sift_launch, wish_launch
-from ...kernels.triton.merge import correct_launch, doubt_launch, merge_launch
+from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
+from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, copy_launch
 from ...kernels.triton.page_lists import list_launch
 from ...kernels.triton.partial import default_tile, partial_launches
@@ -18,7 +18,16 @@ from ...kernels.triton.precompile import TARGETS, compile_launch
 from ...kernels.triton.rows import norm_launch, rotate_launch, swiglu_launch
 from ...kernels.triton.score_digests import bound_launch, code_launch
 from ...kernels.triton.write_digests import bounding_launch, coding_launch
-from ...types import BlockList, Listing, Partial, Rope
+from ...types import (
+    BlockList,
+    GuardFinding,
+    GuardRequest,
+    PageSelection,
+    Partial,
+    Rope,
+    SplitChoice,
+    SplitRequest,
+)
 
 PROCESSORS = 132
 
@@ -47,11 +56,11 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield from choice_launches(scores)
     yield merge_launch(near, far, far)
     yield correct_launch(far, q, q, 0.1, far.lse)
-    yield doubt_launch(far, near, q, q, some(B, H))
+    yield scout_error_launch(far, near, q, q, some(B, H))
     closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)
-    listing = Listing(pages, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
+    listing = PageSelection(pages, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
     listed = BlockList(some(B, H, 63, dtype=torch.int32), some(B, H, 63, dtype=torch.int32))
     yield list_launch(listing, listed)
     yield list_launch(listing, listed, q, some(B, H, G, D))
@@ -67,10 +76,12 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
     closed, rows, counts = some(B, dtype=torch.int64), some(B, dtype=torch.bool), some(2, B, H, dtype=torch.int64)
     yield wish_launch(scores, closed, wishes, wishes, (1, 1), largest=False)
     slots = some(B, H, N, dtype=torch.int64)
-    yield sift_launch((blocks, wishes, closed, slots, rows, rows, some(B)), (mask, mask, counts), 128, 2)
-    yield blend_launch(some(B, H, N), wishes, rows, 0.85)
-    tensors = (blocks, mask, wishes, blocks, mask, some(B, H), rows)
-    yield late_launch(tensors, (some(B, H, dtype=torch.bool), mask, counts), 0.02)
+    wished = some(B, H, 63)
+    split = SplitRequest(blocks, wished, closed, (slots, 128), (rows, rows, some(B)), 2, counts)
+    yield split_launch(split, SplitChoice(mask, mask))
+    yield interest_launch(some(B, H, N), wishes, rows, 0.85)
+    guard = GuardRequest((blocks, mask, wished), (blocks, mask), some(B, H), rows, 0.02, counts)
+    yield late_launch(guard, GuardFinding(some(B, H, dtype=torch.bool), mask))
 
 
 def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from ...attention.base import StepStats
+from ...attention.step import StepStats
 from ...cache.memory_plan import plan_memory
 from ...config import EngineConfig
 from ...engine.device import find_device, free_memory, make_ops
@@ -81,13 +81,13 @@ def tried(call: Callable[[], T]) -> T | str:
 def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> Engine:
     """An engine for a case, its cache filled or that of another engine. Raises CapacityError where it does not fit."""
     free()  # of the engine before, and of those that failed
-    machine = machine_for(bench, rival, case)
+    engine_config = config_for(bench, rival, case)
     if like is None:
         check_room(bench, rival, case)
     with ExitStack() as stack:
-        engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, machine, like=like)))
+        engine = stack.enter_context(closing(Engine(bench.decoder, rival.scout, engine_config, like=like)))
         if rival.fetch_all:
-            ops = make_ops(machine, engine.store.device, engine.workers)
+            ops = make_ops(engine_config, engine.store.device, engine.workers)
             engine.runner.attention = FetchAllAttention(engine.store, ops, bench.decoder.shape.scale)
         if like is None:
             bench.prompts.fill(engine.store)
@@ -95,25 +95,25 @@ def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> 
     return engine
 
 
-def machine_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
-    """The machine with the sizes of a case."""
+def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
+    """The configuration with the sizes of a case."""
     longest, memory = case[0] + bench.plan.more, rival.device_memory
-    return replace(bench.plan.machine, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+    return replace(bench.plan.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
 
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:
     """Raises CapacityError where the sequences do not all fit, before any memory is taken."""
-    machine = machine_for(bench, rival, case)
-    assert machine.host_memory is not None
-    assert machine.max_model_len is not None
-    free_device = free_memory(find_device(machine.device))
-    plan = plan_memory(bench.decoder.shape, rival.scout, machine, machine.host_memory, free_device)
-    needed = machine.max_num_seqs * plan.blocks(machine.max_model_len)
+    engine_config = config_for(bench, rival, case)
+    assert engine_config.host_memory is not None
+    assert engine_config.max_model_len is not None
+    free_device = free_memory(find_device(engine_config.device))
+    plan = plan_memory(bench.decoder.shape, rival.scout, engine_config, engine_config.host_memory, free_device)
+    needed = engine_config.max_num_seqs * plan.blocks(engine_config.max_model_len)
     if plan.pages < needed:
         on_device = rival.device_memory == "all" and free_device is not None
         where = "the device: lower --batches or --contexts" if on_device else "the host's memory: raise --host-memory"
         raise CapacityError(
-            f"{machine.max_num_seqs} sequences of {machine.max_model_len} tokens need {needed} blocks of "
+            f"{engine_config.max_num_seqs} sequences of {engine_config.max_model_len} tokens need {needed} blocks of "
             f"{plan.block_size} tokens, and {plan.pages} fit {where}"
         )
 

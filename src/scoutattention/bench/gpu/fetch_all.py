@@ -1,20 +1,24 @@
 """Exact attention over a cache in host memory: every layer's whole cache is copied to the device, a layer ahead."""
 
-from collections.abc import Hashable
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ...attention.base import Attend, StepStats
+from ...attention.choose import every_block
+from ...attention.step import Attend, Attention, Step, StepStats
+from ...cache.batch import Batch
 from ...cache.pool import BlockPool
 from ...cache.store import KVStore
 from ...kernels.ops import Ops
-from ...runtime.pinned import STEP, SideStream, pieces
-from ...types import BlockList, Rope
+from ...runtime.pinned import STEP, pieces
+from ...runtime.streams import SideStream
+from ...types import BlockList, Partial, Rope
 
 
-class FetchAllAttention:
+class FetchAllAttention(Attention[Step]):
     """Full attention over a store with slots, of which only those of open blocks are used.
 
     While a layer computes, all pages of the next one are copied on a stream beside, into one of two buffers on the
@@ -36,46 +40,49 @@ class FetchAllAttention:
         self._side = SideStream(ops.device)
         self._begun = False
 
-    def plan(self, batch: int) -> Hashable:
-        """See `Attention.plan`. Waits for the first layer here: a graph cannot wait for what is queued outside it."""
-        self._view = self._store.plan_step(batch)
+    @override
+    def prepare(self, rows: Sequence[int]) -> Step:
+        batch = self._store.prepare(rows)
         if not self._begun:
             self._fetch(0)
             self._begun = True
-        self._side.join()
-        return batch, self._view.width
+        self._side.join()  # for the first layer: a graph cannot wait for what is queued outside it
+        return Step(batch, (batch.size, batch.width))
 
-    def begin(self, rope: Rope) -> Attend:
-        """See `Attention.begin`."""
-        self._store.begin_step()
-        view, heads = self._view, self._pages.k.shape[2]
-        blocks = torch.arange(view.width, device=self._store.device).expand(view.batch, heads, -1)
-        self._closed = self._store.page_list(blocks, blocks < view.closed[:, None, None])
-        return self._attend
+    @override
+    def begin(self, step: Step, rope: Rope) -> Attend:
+        batch, store = step.batch, self._store
+        store.begin(batch)
+        every = every_block(batch, store.heads)
+        pages = self._ops.page_list(store.select(every.blocks, every.valid, batch))
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        ops, store, pool, here = self._ops, self._store, self._store.near_pool, layer % 2
-        if layer > 0:
-            self._side.join()
-        with ExitStack() as failing:
-            failing.callback(self._side.join)  # a capture that ends with a copy beside it hides what was raised
-            if layer + 1 < len(self._pages.k):
-                self._fetch(layer + 1)
-            store.append(layer, k, v)
-            closed = ops.partial(q, self._k[here], self._v[here], self._closed, self._scale)
-            near = store.near(layer)  # the open block first
-            only = BlockList(near.index[..., :1], near.length[..., :1])
-            opened = ops.partial(q, pool.k[layer], pool.v[layer], only, self._scale)
-            merged = ops.merge(closed, opened)
-            failing.pop_all()
-        return merged.out.to(q.dtype)
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+            if layer > 0:
+                self._side.join()
+            with ExitStack() as failing:
+                failing.callback(self._side.join)  # a capture that ends with a copy beside it hides what was raised
+                if layer + 1 < len(self._pages.k):
+                    self._fetch(layer + 1)
+                store.append(layer, k, v, batch)
+                merged = self._attended(layer, q, pages, batch)
+                failing.pop_all()
+            return merged.out.to(q.dtype)
 
-    def end(self) -> StepStats:
-        """See `Attention.end`."""
-        self._store.end_step()
+        return attend
+
+    def _attended(self, layer: int, q: Tensor, pages: BlockList, batch: Batch) -> Partial:
+        """Attention to a layer's closed blocks in its buffer, and to its open block."""
+        pool, here = self._store.near_pool, layer % 2
+        closed = self._ops.partial(q, self._k[here], self._v[here], pages, self._scale)
+        opened = self._store.open_blocks(batch)
+        return self._ops.merge(closed, self._ops.partial(q, pool.k[layer], pool.v[layer], opened, self._scale))
+
+    @override
+    def end(self, step: Step) -> StepStats:
+        self._store.end(step.batch)
         self._fetch(0)
         layers, _, heads = self._pages.k.shape[:3]
-        blocks = sum(self._view.counts) * layers * heads
+        blocks = sum(step.batch.counts) * layers * heads
         copied = self._pages.k.nbytes + self._pages.v.nbytes
         return StepStats(chosen_blocks=blocks, far_blocks=blocks, recalled_bytes=copied)
 

@@ -1,4 +1,4 @@
-"""The device kernels on a GPU: checked against float64, then timed against what the device's memory can do.
+"""The device kernels on a GPU, timed against what the device's memory can do; `make test-gpu` checks them.
 
 `python -m scoutattention.bench.gpu.kernels [--json FILE] [--quick] [--sweep]`; only this needs a GPU. Exits with 1
 where a row is wrong or failed.
@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from ...errors import KernelError
-from .checks import checks
 from .partial import decode_rows, sweep_rows
 from .steps import other_rows
 from .timing import Row, Timer, as_json, bandwidth, machine
@@ -55,11 +54,9 @@ def show(rows: Iterable[Row], best: float | None = None, tell: Tell = print) -> 
 
 
 def survey(timer: Timer, tell: Tell, *, quick: bool) -> tuple[list[Row], float | None]:
-    """Measure the bandwidth, check every kernel, then time them; also returns the bandwidth, bytes a second."""
+    """Measure the bandwidth, then time every kernel; also returns the bandwidth, bytes a second."""
     rows = show(bandwidth(timer), tell=tell)
     best = max((row.rate for row in rows if row.rate), default=None)
-    tell("\nerror against float64")
-    rows += show(checks(), tell=tell)
     tell("\ntime, and share of the higher of the two bandwidths above")
     timed = itertools.chain(decode_rows(timer, quick=quick), other_rows(timer, quick=quick))
     return rows + show(timed, best, tell), best
@@ -72,7 +69,7 @@ def write(path: Path | None, report: dict[str, object], rows: list[Row]) -> None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, time and report; returns how the process should exit."""
+    """Time and report; returns how the process should exit."""
     parser = argparse.ArgumentParser(prog="python -m scoutattention.bench.gpu.kernels", description=__doc__)
     parser.add_argument("--json", type=Path, help="write every row to this file")
     parser.add_argument("--quick", action="store_true", help="fewer cases, fewer repeats")

@@ -73,16 +73,18 @@ class DummyPrompts(NamedTuple):
         if isinstance(attention, ScoutAttention):
             source = None
             if self.recording is not None:
-                source = Replay(self.recording.about, self.recording.runs[scout.predictor], shape, context)
+                source = Replay(self.recording.about, self.recording.runs[scout.ablation.predictor], shape, context)
                 replay(attention, source, store.device)
             for layer in range(shape.num_layers):
-                _seat(store, scout, layer, (batch, context // scout.block_size), source)
+                _fill_slots(store, scout, layer, (batch, context // scout.block_size), source)
+                if source is not None:
+                    attention.trusted[layer, :batch] = source.run.scouted[source.layers[layer]]
         for row in range(batch):
             store.finish_prompt(row, context)
         return list(range(batch))
 
 
-def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int], source: Replay | None) -> None:
+def _fill_slots(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int], source: Replay | None) -> None:
     """Give slots to as many blocks as there are slots: what a recording held, then others.   sizes: B, NB."""
     slots, (batch, closed) = store.slots, sizes
     assert slots is not None
@@ -91,9 +93,7 @@ def _seat(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int, int]
     worth = torch.rand((batch, heads, closed), generator=torch.Generator().manual_seed(layer))
     if source is not None:
         worth += source.residents(layer, batch)
-        for row in range(batch):
-            store.trust(layer, row, bool(source.run.scouted[source.layers[layer]]))
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
     every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
-    rows, of_heads, seats = torch.cartesian_prod(*every).T.contiguous().to(store.device)
-    store.transfers.recall(layer, Moves(rows, of_heads, seats, blocks.flatten().to(store.device)))
+    rows, of_heads, places = torch.cartesian_prod(*every).T.contiguous().to(store.device)
+    store.transfers.copy_now(layer, Moves(rows, of_heads, places, blocks.flatten().to(store.device)))

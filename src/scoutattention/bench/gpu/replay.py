@@ -1,14 +1,16 @@
 """Choosing what a recording chose: attention patterns of a real model for weights that have none of their own."""
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...attention.choose import Choice, Chooser
 from ...attention.predict import Predictor
 from ...attention.scout import ScoutAttention
-from ...cache.store import StepView
+from ...cache.batch import Batch
 from ...models.recording import About, Choices, Run
 from ...shape import ModelShape
 from ...types import Rope
@@ -58,16 +60,16 @@ class Replay:
         return blocks * self._closed // self._recorded
 
 
-class MarkedPredictor:
+class MarkedPredictor(Predictor):
     """Another predictor, whose last scout of each layer can be told from a true query."""
 
     def __init__(self, inner: Predictor) -> None:
         self._inner = inner
         self._made: dict[int, Tensor] = {}
 
-    def predict(self, layer: int, x: Tensor, rope: Rope) -> Tensor:
-        """See `Predictor.predict`."""
-        self._made[layer] = self._inner.predict(layer, x, rope)
+    @override
+    def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
+        self._made[layer] = self._inner.predict(layer, x, rope, rows)
         return self._made[layer]
 
     def made(self, layer: int, q: Tensor) -> bool:
@@ -75,7 +77,7 @@ class MarkedPredictor:
         return self._made.get(layer) is q
 
 
-class ReplayChooser:
+class ReplayChooser(Chooser):
     """Asks another chooser, so that its work is done, and answers with what the recording chose.
 
     Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
@@ -96,37 +98,38 @@ class ReplayChooser:
         self._made: dict[tuple[int, int], _OfStep] = {}
         self._step = -1
 
-    def begin(self, view: StepView) -> None:
-        """See `Chooser.begin`."""
-        self._chooser.begin(view)
+    @override
+    def prepare(self, batch: Batch) -> None:
+        self._chooser.prepare(batch)
         self._step += 1
-        self._closed = view.closed
-        sizes = view.batch, view.width
+        sizes = batch.size, batch.width
         if sizes not in self._made:
             self._made[sizes] = _OfStep.empty(self._source, sizes, self._kinds[0])
         self._now = self._made[sizes]
-        self._now.write(self._source, self._step % self._source.steps, self._kinds, view.counts[0])
+        self._now.write(self._source, self._step % self._source.steps, self._kinds, batch.counts[0])
 
-    @property
-    def takes_all(self) -> bool:
-        """See `Chooser.takes_all`."""
+    @override
+    def takes_all(self, batch: Batch) -> bool:
         return False
 
-    def choose(self, layer: int, q: Tensor) -> Choice:
-        """See `Chooser.choose`."""
-        self._chooser.choose(layer, q)
-        now = self._now.choices[self._predictor.made(layer, q)]
-        return Choice(now.blocks[layer], self._closed, now.wishes[layer])
+    @override
+    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
+        self._chooser.choose(layer, q, batch)
+        predicted = self._predictor.made(layer, q)
+        now, wishes = self._now.choices[predicted], self._now.all_wishes[predicted]
+        return Choice(now.blocks[layer], now.wishes[layer], batch.closed, wishes[layer])
 
 
 class _OfStep(NamedTuple):
-    """A step's choices in all layers.
+    """A step's choices in all layers, of true queries and of scouts.
 
-    choices: of true queries and of scouts: blocks, int64 [L, B, H, N], and the wishes for all, float32 [L, B, H, NB].
+    choices: blocks, int64 [L, B, H, N], and wishes for them, float32 [L, B, H, N].
+    all_wishes: float32 [L, B, H, NB], for every block.
     places: the recorded layer of each layer, int64 [L, 1, 1], and head of each sequence's heads, int64 [B, H].
     """
 
     choices: tuple[Choices, Choices]
+    all_wishes: tuple[Tensor, Tensor]
     places: tuple[Tensor, Tensor]
 
     @classmethod
@@ -135,23 +138,21 @@ class _OfStep(NamedTuple):
         (batch, width), device = sizes, recorded.blocks.device
         layers, heads = source.layers.to(device)[:, None, None], source.heads(batch).to(device)
         shape = len(layers), *heads.shape
-        first, second = (
-            Choices(
-                recorded.blocks.new_empty(*shape, recorded.blocks.shape[-1]), recorded.wishes.new_empty(*shape, width)
-            )
-            for _ in range(2)
-        )
-        return cls((first, second), (layers, heads))
+        size = *shape, recorded.blocks.shape[-1]
+        true, scouts = (Choices(recorded.blocks.new_empty(size), recorded.wishes.new_empty(size)) for _ in range(2))
+        true_wishes, scout_wishes = recorded.wishes.new_empty((2, *shape, width))
+        return cls((true, scouts), (true_wishes, scout_wishes), (layers, heads))
 
     def write(self, source: Replay, step: int, kinds: list[Choices], closed: int) -> None:
         """What a recorded step chose, for sequences of `closed` blocks."""
-        for now, kind in zip(self.choices, kinds, strict=True):
+        for now, every, kind in zip(self.choices, self.all_wishes, kinds, strict=True):
             now.blocks.copy_(source.places(step, kind.blocks[step], closed)[self.places])
-            now.wishes.zero_().scatter_(-1, now.blocks, kind.wishes[step][self.places])
+            now.wishes.copy_(kind.wishes[step][self.places])
+            every.zero_().scatter_(-1, now.blocks, now.wishes)
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:
     """Make an attention choose what was recorded; `device` is where it chooses."""
-    predictor = MarkedPredictor(attention.predictor)
-    attention.chooser = ReplayChooser(source, device, chooser=attention.chooser, predictor=predictor)
-    attention.predictor = predictor
+    predictor = MarkedPredictor(attention.parts.predictor)
+    chooser = ReplayChooser(source, device, chooser=attention.parts.chooser, predictor=predictor)
+    attention.parts = dataclasses.replace(attention.parts, chooser=chooser, predictor=predictor)

@@ -1,10 +1,10 @@
 """What the GPU benchmark decodes with: a model that reads a text, or dummy weights that choose what was recorded."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
-from ...config import DigestName, ScoutConfig
+from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_decoder, shape_config
@@ -34,8 +34,7 @@ def shared_settings(recording: Recording | None, budget: int | None) -> ScoutCon
         block_size=about.block_size,
         recent_blocks=about.recent_blocks,
         lookahead=about.lookahead,
-        digest=cast(DigestName, about.digest),
-    )
+    ).changed(digest=about.digest)
 
 
 def check_contexts(contexts: tuple[int, ...], block_size: int, recording: Recording | None) -> None:

@@ -41,7 +41,7 @@ def time_choice(B: int, N: int, timer: Timer) -> Row:
     closed = torch.full((B,), N, device="cuda")
     seconds = timer.seconds(lambda: triton_digest.score_key_codes(q, codes, bounds, pages))
     count = min(CHOSEN, N)
-    rank = timer.seconds(lambda: triton_rank.rank_blocks(scores, closed, count, (1, 1), largest=False))
+    rank = timer.seconds(lambda: triton_rank.top_blocks(scores, closed, count, (1, 1), largest=False))
     moved = codes.nbytes + bounds.nbytes + pages.nbytes + scores.nbytes
     return Row("", "", seconds=seconds, moved=moved, more={"ranking seconds": rank})
 
@@ -88,7 +88,7 @@ def step_call(B: int, N: int, layers: int) -> Callable[[], None]:
         for _ in range(layers):
             triton_move.append(k[:, :, 0], v[:, :, 0], pools, entry, fill)
             scores = triton_digest.score_key_codes(q, *digests, pages)
-            triton_rank.rank_blocks(scores, closed, min(CHOSEN, N), (1, 1), largest=False)
+            triton_rank.top_blocks(scores, closed, min(CHOSEN, N), (1, 1), largest=False)
             near = triton_partial.partial(q, *pools, blocks, 0.1)
             triton_merge.merge(near, triton_merge.corrected(far, q, q, 0.1))
 

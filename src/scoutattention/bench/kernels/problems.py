@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...cache.pool import TORCH_DTYPES
 from ...kernels import reference
+from ...kernels.native.ops import NativeOps
 from ...runtime.memory import empty
 from ...runtime.packed import Blocks, Packed, empty_packed
 from ...runtime.workers import Workers
@@ -137,8 +138,8 @@ def _minmax_problem(case: Case, size: int) -> Problem:
     digests = empty((blocks, HEADS, 2 * case.head_dim), torch.float32).normal_()
     q, pages = torch.randn(1, HEADS, case.group, case.head_dim), _pages(case, blocks)
     return Problem(
-        lambda workers: (workers.score_digests(q, digests, pages),),
-        lambda: (reference.score_digests(q.double(), digests, pages),),
+        lambda workers: (NativeOps(workers).score_min_max(q, digests, pages, 1.0),),
+        lambda: (reference.score_min_max(q.double(), digests, pages),),
         digests.nbytes,
         digests,
     )
@@ -152,7 +153,7 @@ def _codes_problem(case: Case, size: int) -> Problem:
     bounds[:, :, 1].abs_()
     q, pages = torch.randn(1, HEADS, case.group, D) * D**-0.5, _pages(case, blocks)
     return Problem(
-        lambda workers: (workers.score_key_codes(q, codes, bounds, pages),),
+        lambda workers: (NativeOps(workers).score_key_codes(q, codes, bounds, pages, 1.0),),
         lambda: (reference.score_key_codes(q, codes, bounds, pages),),
         codes.nbytes + bounds.nbytes,
         codes,

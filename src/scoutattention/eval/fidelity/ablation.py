@@ -1,9 +1,9 @@
 """The configurations that are compared: the published design, each improvement on top of it, and all of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ...config import Memory, ScoutConfig
+from ...config import Ablation, Memory, ScoutConfig
 from ...errors import ConfigError
 from ...shape import ModelShape
 
@@ -14,15 +14,16 @@ LITERAL: dict[str, Any] = {
     "true_query_layers": (),
     "digest": "minmax",
     "pooling": "max",
-    "cpu_share": None,
+    "recall_target": None,
     "predictor": "plain",
     "lookahead": 1,
     "guard": None,
-    "most_share": None,
+    "max_cpu_share": None,
 }
 """ScoutAttention as published (arXiv 2603.27138)."""
 
-ALL: dict[str, Any] = {name: getattr(ScoutConfig(), name) for name in LITERAL}
+_DEFAULTS = vars(Ablation()) | vars(ScoutConfig())
+ALL: dict[str, Any] = {name: _DEFAULTS[name] for name in LITERAL}
 
 
 class Row(NamedTuple):
@@ -42,13 +43,12 @@ ROWS = (
     Row("+calibrated", LITERAL | {"predictor": "calibrated"}, "budget"),
     Row("+guard", LITERAL | {"guard": ALL["guard"]}, "budget"),
     Row("+slots 2x", LITERAL, "twice"),
-    Row("+recall by share", LITERAL | {"cpu_share": ALL["cpu_share"]}, "budget"),
+    Row("+recall by share", LITERAL | {"recall_target": ALL["recall_target"]}, "budget"),
     Row("all", ALL, "twice"),
     Row("all, minmax", ALL | {"digest": "minmax"}, "twice"),
-    Row("all, two-stage", ALL | {"digest": "twostage"}, "twice"),
     Row("all, plain", ALL | {"predictor": "plain"}, "twice"),
     Row("all, no guard", ALL | {"guard": None}, "twice"),
-    Row("all, any share", ALL | {"most_share": None}, "twice"),
+    Row("all, any share", ALL | {"max_cpu_share": None}, "twice"),
     Row("all, 4 ahead", ALL | {"lookahead": 4}, "twice"),
     Row("all, plain, 4 ahead", ALL | {"predictor": "plain", "lookahead": 4}, "twice"),
     Row("all, no guard, 4 ahead", ALL | {"guard": None, "lookahead": 4}, "twice"),
@@ -75,4 +75,4 @@ def ablation(base: ScoutConfig, shape: ModelShape) -> list[Variant]:
         raise ConfigError("an ablation needs a budget that leaves blocks out: give --budget a number of tokens")
     slots = base.budget // base.block_size * shape.block_bytes(base.block_size)
     memory: dict[SlotCount, Memory] = {"budget": slots, "twice": "slots", "all": "all"}
-    return [Variant(row.name, replace(base, **row.fields), memory[row.slots]) for row in ROWS]
+    return [Variant(row.name, base.changed(**row.fields), memory[row.slots]) for row in ROWS]

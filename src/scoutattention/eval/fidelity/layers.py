@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from typing_extensions import override
 
-from ...attention.choose import Chooser
-from ...attention.observer import Attended, Chosen
+from ...attention.observer import Attended, Choose, Chosen, Observer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Layers:
     w_p95: list[float]
 
 
-class LayerWatch:
+class LayerWatch(Observer):
     """An `Observer` of a single sequence."""
 
     def __init__(self, num_layers: int) -> None:
@@ -45,16 +45,16 @@ class LayerWatch:
 
     @property
     def far_recall(self) -> float | None:
-        """See `Layers.far_recall`, over all layers."""
+        """`Layers.far_recall` over all layers."""
         return _ratio(sum(self._found), sum(self._missing))
 
     @property
     def guarded(self) -> float | None:
-        """See `Layers.guarded`, over all layers."""
+        """`Layers.guarded` over all layers."""
         return _ratio(sum(self._guarded), sum(self._scouts))
 
+    @override
     def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
-        """See `Observer.chose`."""
         resident = chosen.resident
         mask = _mask(chosen.blocks, chosen.valid, resident)
         self._chosen[layer] += int(mask.sum())
@@ -62,12 +62,12 @@ class LayerWatch:
         if scout is not None:
             self._scouted[layer] = scout, mask, resident
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
-        """See `Observer.attended`."""
+    @override
+    def attended(self, layer: int, q: Tensor, choose: Choose, attended: Attended) -> None:
         self._weights[layer].append(attended.weight.flatten())
         if layer in self._scouted:
             scout, chosen, resident = self._scouted.pop(layer)
-            choice = chooser.choose(layer, q)
+            choice = choose(q)
             missing = _mask(choice.blocks, choice.valid, resident) & ~resident
             self._cosines[layer].append(float(cosine_similarity(scout.float(), q.float(), dim=-1).mean()))
             self._missing[layer] += int(missing.sum())

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...attention.base import StepStats
+from ...attention.build import Cache
 from ...attention.observer import Observer, Observers
-from ...cache.digests.kinds import ExactDigests
-from ...cache.store import KVStore
+from ...attention.step import StepStats
+from ...cache.digests.exact import ExactDigests
 from ...config import EngineConfig, Memory, ScoutConfig
 from ...engine.engine import Engine
 from ...engine.runner import Record
@@ -77,33 +77,33 @@ class Fidelity:
     calibration: str
 
 
-def check_lengths(shape: ModelShape, machine: EngineConfig, context: int, steps: int) -> None:
+def check_lengths(shape: ModelShape, engine_config: EngineConfig, context: int, steps: int) -> None:
     """Raises ConfigError where the model cannot run so many tokens, or there are none to measure on."""
     for name, value in (("context", context), ("steps", steps)):
         if value < 1:
             raise ConfigError(f"{name}={value} is below the least value 1: raise --{name}")
-    limit = machine.max_model_len or shape.max_positions
+    limit = engine_config.max_model_len or shape.max_positions
     if context + steps > limit:
-        knob = "the model's limit" if machine.max_model_len is None else "max_model_len"
+        knob = "the model's limit" if engine_config.max_model_len is None else "max_model_len"
         raise ConfigError(
             f"a context of {context} and {steps} steps are {context + steps} tokens, above {knob} of {limit}: "
             "lower --context or --steps"
         )
 
 
-def for_one(machine: EngineConfig, device_memory: Memory) -> EngineConfig:
-    """The machine for one sequence, with another device memory."""
-    return replace(machine, device_memory=device_memory, max_num_seqs=1)
+def for_one(engine_config: EngineConfig, device_memory: Memory) -> EngineConfig:
+    """The configuration for one sequence, with another device memory."""
+    return replace(engine_config, device_memory=device_memory, max_num_seqs=1)
 
 
-def for_truth(machine: EngineConfig) -> EngineConfig:
-    """The machine for one sequence of full attention: everything is on the device, and nothing packed."""
-    return replace(for_one(machine, "all"), kv_dtype="auto")
+def for_truth(engine_config: EngineConfig) -> EngineConfig:
+    """The configuration for one sequence of full attention: everything on the device, and nothing packed."""
+    return replace(for_one(engine_config, "all"), kv_dtype="auto")
 
 
-def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
+def read(decoder: Decoder, engine_config: EngineConfig, tokens: list[int], context: int, watch: Watch) -> Truth:
     """Prefill the first `context` tokens and feed all but the last of the others, with full attention."""
-    full = for_truth(machine)
+    full = for_truth(engine_config)
     record: Record = []
     with closing(Engine(decoder, ScoutConfig(budget=None), full)) as engine:
 
@@ -118,7 +118,7 @@ def read(decoder: Decoder, machine: EngineConfig, tokens: list[int], context: in
 
 def measure(
     decoder: Decoder,
-    machine: EngineConfig,
+    engine_config: EngineConfig,
     truth: Truth,
     variant: Variant,
     watch: Watch,
@@ -131,11 +131,11 @@ def measure(
     """
     layers = LayerWatch(decoder.shape.num_layers)
     observers = Observers(layers) if also is None else Observers(layers, also)
-    machine = for_one(machine, variant.device_memory)
+    engine_config = for_one(engine_config, variant.device_memory)
     logits: list[Tensor] = []
     done: list[StepStats] = []
     started = 0.0
-    with closing(Engine(decoder, variant.scout, machine, observers)) as engine:
+    with closing(Engine(decoder, variant.scout, engine_config, observers)) as engine:
 
         def fill() -> None:
             nonlocal started
@@ -146,7 +146,7 @@ def measure(
         for step_logits, step in watched(variant.name, len(truth.log_probs), steps, watch):
             logits.append(step_logits)
             done.append(step)
-            cache = cache_sizes(engine.store)
+            cache = cache_sizes(engine.cache)
         elapsed = time.perf_counter() - started - observers.seconds
     return compare(truth, Played(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed))
 
@@ -171,11 +171,11 @@ class Played(NamedTuple):
     elapsed_s: float
 
 
-def cache_sizes(store: KVStore) -> CacheSizes:
+def cache_sizes(cache: Cache) -> CacheSizes:
     """What the sequence in row 0 takes now."""
+    store, digests = cache.store, cache.digests
     _, held = store.cache_bytes(1)
     whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
-    digests = store.pages.digests
     per_token = digests.bytes_per_token()
     shared = store.resident and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
     return CacheSizes(whole, held, per_token, 0 if shared else per_token * store.closed[0] * store.block_size)

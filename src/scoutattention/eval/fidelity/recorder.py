@@ -1,12 +1,11 @@
 """Recording what a model's queries choose, to be replayed by weights that are no model's."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ...attention.choose import Choice, Chooser
-from ...attention.observer import Attended, Chosen
+from ...attention.choose import Choice
+from ...attention.observer import Attended, Choose, Chosen, Observer
 from ...config import PredictorName, ScoutConfig
 from ...errors import ConfigError
 from ...models.recording import About, Choices, Recording, Run
@@ -15,7 +14,7 @@ from .ablation import Variant
 RECORDED: tuple[PredictorName, ...] = ("plain", "calibrated")
 
 
-class Recorder:
+class Recorder(Observer):
     """An `Observer` of a single sequence: asks for what true queries and scouts chose, layer by layer."""
 
     def __init__(self) -> None:
@@ -25,22 +24,22 @@ class Recorder:
         self._true: list[dict[int, Choices]] = []  # by step, by layer
         self._ahead: list[dict[int, Choices]] = []
 
+    @override
     def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:
-        """See `Observer.chose`."""
         self._resident.setdefault(layer, chosen.resident[0].cpu())
         if scout is not None:
             self._scouts[layer] = scout
 
-    def attended(self, layer: int, q: Tensor, chooser: Chooser, attended: Attended) -> None:
-        """See `Observer.attended`."""
+    @override
+    def attended(self, layer: int, q: Tensor, choose: Choose, attended: Attended) -> None:
         if layer == 0:
             self._true.append({})
             self._ahead.append({})
-        self._true[-1][layer] = self._ahead[-1][layer] = _narrow(chooser.choose(layer, q))
+        self._true[-1][layer] = self._ahead[-1][layer] = _narrow(choose(q))
         scout = self._scouts.pop(layer, None)
         if scout is not None:
             self._scouted.add(layer)
-            self._ahead[-1][layer] = _narrow(chooser.choose(layer, scout))
+            self._ahead[-1][layer] = _narrow(choose(scout))
 
     def result(self, closed: int) -> Run:
         """Everything that was seen.   closed: blocks of the prompt.
@@ -78,7 +77,7 @@ def recorded_variants(variant: Variant, context: int) -> list[Variant]:
         )
     if scout.lookahead == 0:
         raise ConfigError("lookahead=0 makes no scouts to record: raise --lookahead")
-    return [Variant(name, replace(scout, predictor=name), variant.device_memory) for name in RECORDED]
+    return [Variant(name, scout.changed(predictor=name), variant.device_memory) for name in RECORDED]
 
 
 def recording(scout: ScoutConfig, recorders: dict[str, Recorder], source: tuple[str, str], context: int) -> Recording:
@@ -91,15 +90,14 @@ def recording(scout: ScoutConfig, recorders: dict[str, Recorder], source: tuple[
         block_size=scout.block_size,
         recent_blocks=scout.recent_blocks,
         lookahead=scout.lookahead,
-        digest=scout.digest,
+        digest=scout.ablation.digest,
     )
     closed = context // scout.block_size
     return Recording(about, {name: recorder.result(closed) for name, recorder in recorders.items()})
 
 
 def _narrow(choice: Choice) -> Choices:
-    blocks, wishes = choice.blocks[0], choice.wishes[0]
-    return Choices(blocks.short().cpu(), wishes.gather(-1, blocks).half().cpu())
+    return Choices(choice.blocks[0].short().cpu(), choice.wishes[0].half().cpu())
 
 
 def _stacked(steps: list[dict[int, Choices]]) -> Choices:

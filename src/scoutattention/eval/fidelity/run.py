@@ -13,7 +13,7 @@ from .report import Measured
 
 def run(
     model: LoadedModel,
-    machine: EngineConfig,
+    engine_config: EngineConfig,
     texts: Sequence[Text],
     lengths: tuple[int, int],
     *,
@@ -30,7 +30,7 @@ def run(
     """
     context, steps = lengths
     decoder = model.decoder
-    check_lengths(decoder.shape, machine, context, steps)
+    check_lengths(decoder.shape, engine_config, context, steps)
     tokens = [first_tokens(model.tokenizer, text, context + steps + 1) for text in texts]
     measured = []
     for text, ids in zip(texts, tokens, strict=True):
@@ -38,8 +38,8 @@ def run(
         def named(stage: str, done: int, total: int, name: str = text.name) -> None:
             watch(f"{name}: {stage}", done, total)
 
-        truth = read(decoder, machine, ids, context, named)
+        truth = read(decoder, engine_config, ids, context, named)
         for variant in variants:
-            fidelity = measure(decoder, machine, truth, variant, named, also=(also or {}).get(variant.name))
+            fidelity = measure(decoder, engine_config, truth, variant, named, also=(also or {}).get(variant.name))
             measured.append(Measured(text.name, variant, fidelity))
     return measured

@@ -99,18 +99,18 @@ class Pair(NamedTuple):
         self.scout.close()
 
 
-def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, machine: EngineConfig) -> Pair:
+def open_pair(model: LoadedModel, grid: Grid, scout: ScoutConfig, engine_config: EngineConfig) -> Pair:
     """Make the engines, for prompts as long as the grid's. Raises PromptError where they are too long for the model."""
     room = max(puzzle.max_tokens for cell in grid.cells() for puzzle in grid.puzzles(cell))
-    longest, limit = max(grid.lengths) + room, machine.max_model_len or model.decoder.shape.max_positions
+    longest, limit = max(grid.lengths) + room, engine_config.max_model_len or model.decoder.shape.max_positions
     if longest > limit:
         raise PromptError(
             f"prompts of {max(grid.lengths)} tokens with answers of {room} are longer than max_model_len={limit}: "
             "lower --lengths"
         )
-    machine = replace(machine, max_model_len=longest)
-    full = Engine(model.decoder, replace(scout, budget=None), for_truth(machine))
-    other = Engine(model.decoder, scout, for_one(machine, machine.device_memory))
+    engine_config = replace(engine_config, max_model_len=longest)
+    full = Engine(model.decoder, replace(scout, budget=None), for_truth(engine_config))
+    other = Engine(model.decoder, scout, for_one(engine_config, engine_config.device_memory))
     share_prompts(full.runner, other.runner)
     return Pair(model.tokenizer, full, other)
 

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from ...types import Lateness, Sifting
-from ..native.choice import Late, Sifted
+from ...types import GuardFinding, GuardRequest, SplitChoice, SplitRequest, TopBlocks
 from .base import LN2, Launch, ceil_div, check, padded, tl, triton
 
 LOG2E = tl.constexpr(1 / LN2)
 LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
 WIDE = 256  # blocks of one program
 CHUNK = 64  # blocks that others are compared with at a time
+ROW_DTYPES = (torch.bool, torch.bool, torch.float32)
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def _scores_of(
 
 
 @triton.jit
-def _sift_kernel(
+def _split_kernel(
     blocks: tl.tensor,
     wishes: tl.tensor,
     closed: tl.tensor,
@@ -89,7 +89,6 @@ def _sift_kernel(
     always: int,
     H: int,
     N: int,
-    W: int,
     N_PAD: tl.constexpr,
 ) -> None:
     """Program (row): the choice of one sequence and KV head."""
@@ -98,7 +97,7 @@ def _sift_kernel(
     n = tl.arange(0, N_PAD)
     place = row * N + n
     block = tl.load(blocks + place, mask=n < N, other=0)
-    wish = tl.load(wishes + row * W + block, mask=n < N, other=0.0)
+    wish = tl.load(wishes + place, mask=n < N, other=0.0)
     slot = tl.load(slot_of + b * slots_b + row % H * slots_h + block, mask=n < N, other=0)
     gone = slot == none
     wants = tl.load(asked + b) != 0
@@ -112,7 +111,7 @@ def _sift_kernel(
 
 
 @triton.jit
-def _blend_kernel(
+def _interest_kernel(
     interest: tl.tensor,
     wishes: tl.tensor,
     rows: tl.tensor,
@@ -139,7 +138,7 @@ def _late_kernel(
     wishes: tl.tensor,
     ahead: tl.tensor,
     served: tl.tensor,
-    doubt: tl.tensor,
+    scout_error: tl.tensor,
     rows: tl.tensor,
     spoilt: tl.tensor,
     late: tl.tensor,
@@ -147,7 +146,6 @@ def _late_kernel(
     limit: float,
     H: int,
     N: int,
-    W: int,
     N_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
@@ -166,8 +164,8 @@ def _late_kernel(
         same = (block[:, None] == scouted[None, :]) & attended[None, :]
         seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
     missed = gone & (seen == 0)
-    part = tl.sum(tl.load(wishes + row * W + block, mask=missed, other=0.0), axis=0)
-    bad = (tl.load(doubt + row) <= limit) == 0
+    part = tl.sum(tl.load(wishes + place, mask=missed, other=0.0), axis=0)
+    bad = (tl.load(scout_error + row) <= limit) == 0
     due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
     due = due & (n < tl.where(counted, N, 0))
     number = tl.sum(due.to(tl.int64), axis=0)
@@ -186,10 +184,8 @@ def wish_launch(
     return Launch(_wish_kernel, (B * H, ceil_div(N, WIDE)), (scores, closed, wishes, ranks, H, N, *always), constants)
 
 
-def rank_blocks(
-    scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
-) -> tuple[Tensor, Tensor]:
-    """The blocks that KV heads want most, and their wishes for all; the twin of `reference.rank_blocks`.
+def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool) -> TopBlocks:
+    """The blocks that KV heads want most, in a launch, a top-k and a gather; the twin of `reference.top_blocks`.
 
     scores: float32 [B, H, G, N], contiguous.   closed: int64 [B].   Raises KernelError where a tensor does not fit.
     """
@@ -198,47 +194,46 @@ def rank_blocks(
     check("closed", closed, (B,), torch.int64)
     wishes, ranks = scores.new_empty((2, B, H, N))
     wish_launch(scores, closed, wishes, ranks, always, largest=largest).run()
-    return ranks.topk(count).indices, wishes
+    blocks = ranks.topk(count).indices
+    return TopBlocks(blocks, wishes.gather(-1, blocks), wishes)
 
 
-def sift_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], none: int, always: int) -> Launch:
-    """The launch of `sift`, which fills `results`."""
-    blocks, wishes, _, slot_of = tensors[:4]
-    (B, H, N), W = blocks.shape, wishes.shape[-1]
-    arguments = (*tensors, *results, *slot_of.stride()[:2], none, always, H, N, W)
-    return Launch(_sift_kernel, (B * H,), arguments, {"N_PAD": padded(N)})
+def split_launch(what: SplitRequest, result: SplitChoice) -> Launch:
+    """The launch of `split_choice`, which fills `result`."""
+    blocks, wishes, closed, (slot_of, none), rows, always, counts = what
+    B, H, N = blocks.shape
+    tensors = (blocks, wishes, closed, slot_of, *rows, *result, counts)
+    arguments = (*tensors, *slot_of.stride()[:2], none, always, H, N)
+    return Launch(_split_kernel, (B * H,), arguments, {"N_PAD": padded(N)})
 
 
-def sift(what: Sifting) -> Sifted:
-    """What of a choice is attended to, and absent; the twin of `reference.sift`.
+def split_choice(what: SplitRequest) -> SplitChoice:
+    """Which chosen blocks are attended to, and which are absent, in one launch; the twin of `reference.split_choice`.
 
     Raises KernelError where a tensor does not fit.
     """
-    blocks, wishes, closed, (slot_of, none), (asked, all_of_it, least), always = what
-    check("blocks", blocks, (None, None, None), torch.int64, rows=3)
-    B, H, _ = blocks.shape
-    check("wishes", wishes, (B, H, None), torch.float32, rows=3)
-    check("closed", closed, (B,), torch.int64)
-    check("slot_of", slot_of, (B, H, None), torch.int64)
-    for name, mask in (("asked", asked), ("all_of_it", all_of_it)):
-        check(name, mask, (B,), torch.bool)
-    check("least", least, (B,), torch.float32)
-    valid, absent = torch.empty((2, *blocks.shape), dtype=torch.bool, device=blocks.device)
-    counts = blocks.new_empty(2, B, H)
-    tensors = (blocks, wishes, closed, slot_of, asked, all_of_it, least)
-    sift_launch(tensors, (valid, absent, counts), none, always).run()
-    return Sifted(valid, absent, counts)
+    check("blocks", what.blocks, (None, None, None), torch.int64, rows=3)
+    B, H, N = what.blocks.shape
+    check("wishes", what.wishes, (B, H, N), torch.float32, rows=3)
+    check("closed", what.closed, (B,), torch.int64)
+    check("slot_of", what.slots[0], (B, H, None), torch.int64)
+    for name, row, dtype in zip(("asked", "all_of_it", "threshold"), what.rows, ROW_DTYPES, strict=True):
+        check(name, row, (B,), dtype)
+    check("counts", what.counts, (2, B, H), torch.int64, rows=3)
+    result = SplitChoice(*torch.empty((2, B, H, N), dtype=torch.bool, device=what.blocks.device))
+    split_launch(what, result).run()
+    return result
 
 
-def blend_launch(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
-    """The launch of `blend`."""
+def interest_launch(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
+    """The launch of `update_interest`."""
     B, H, N = wishes.shape
     arguments = (interest, wishes, rows, kept, *interest.stride()[:2], H, N)
-    return Launch(_blend_kernel, (B * H, ceil_div(N, WIDE)), arguments, {"WIDE": WIDE})
+    return Launch(_interest_kernel, (B * H, ceil_div(N, WIDE)), arguments, {"WIDE": WIDE})
 
 
-def blend(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-    """A running mean of wishes float32 [B, H, N] in `interest` [B, H, NB]; the twin of `reference.blend`.
+def update_interest(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+    """A running mean of wishes float32 [B, H, N] in `interest` [B, H, NB]; the twin of `reference.update_interest`.
 
     Raises KernelError where a tensor does not fit.
     """
@@ -246,29 +241,33 @@ def blend(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
     B, H, N = wishes.shape
     check("interest", interest[..., :N], (B, H, N), torch.float32)
     check("rows", rows, (B,), torch.bool)
-    blend_launch(interest, wishes, rows, kept).run()
+    interest_launch(interest, wishes, rows, kept).run()
 
 
-def late_launch(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], limit: float) -> Launch:
-    """The launch of `find_late`, which fills `results`."""
-    blocks, _, wishes = tensors[:3]
-    B, H, N = blocks.shape
-    arguments = (*tensors, *results, limit, H, N, wishes.shape[-1])
-    return Launch(_late_kernel, (B * H,), arguments, {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))})
+def late_launch(what: GuardRequest, result: GuardFinding) -> Launch:
+    """The launch of `find_late`, which fills `result`."""
+    B, H, N = what.wanted[0].shape
+    tensors = (*what.wanted, *what.scouted, what.scout_error, what.rows, *result, what.counts)
+    constants = {"N_PAD": padded(N), "CHUNK": min(CHUNK, padded(N))}
+    return Launch(_late_kernel, (B * H,), (*tensors, what.limit, H, N), constants)
 
 
-def find_late(what: Lateness) -> Late:
-    """What a scout spoilt or missed; the twin of `reference.find_late`.   Raises KernelError: see `check`."""
-    (blocks, absent, wishes), ahead, doubt, rows, limit = what
+def find_late(what: GuardRequest) -> GuardFinding:
+    """What a scout spoilt or missed, in one launch; the twin of `reference.find_late`.
+
+    Raises KernelError where a tensor does not fit.
+    """
+    blocks, absent, wishes = what.wanted
     check("blocks", blocks, (None, None, None), torch.int64, rows=3)
     B, H, N = blocks.shape
-    check("ahead", ahead[0], (B, H, N), torch.int64, rows=3)
-    for name, mask in (("absent", absent), ("served", ahead[1])):
+    check("scouted", what.scouted[0], (B, H, N), torch.int64, rows=3)
+    for name, mask in (("absent", absent), ("served", what.scouted[1])):
         check(name, mask, (B, H, N), torch.bool, rows=3)
-    check("wishes", wishes, (B, H, None), torch.float32, rows=3)
-    check("doubt", doubt, (B, H), torch.float32, rows=2)
-    check("rows", rows, (B,), torch.bool)
+    check("wishes", wishes, (B, H, N), torch.float32, rows=3)
+    check("scout_error", what.scout_error, (B, H), torch.float32, rows=2)
+    check("rows", what.rows, (B,), torch.bool)
+    check("counts", what.counts, (2, B, H), torch.int64, rows=3)
     spoilt = torch.empty((B, H), dtype=torch.bool, device=blocks.device)
-    late, counts = torch.empty_like(absent), blocks.new_empty(2, B, H)
-    late_launch((blocks, absent, wishes, *ahead, doubt, rows), (spoilt, late, counts), limit).run()
-    return Late(spoilt, late, counts)
+    result = GuardFinding(spoilt, torch.empty_like(absent))
+    late_launch(what, result).run()
+    return result

@@ -76,7 +76,7 @@ def _correct_kernel(
 
 
 @triton.jit
-def _doubt_kernel(
+def _scout_error_kernel(
     far_lse: tl.tensor,
     near_lse: tl.tensor,
     q: tl.tensor,
@@ -121,11 +121,11 @@ def correct_launch(far: Partial, q: Tensor, q_hat: Tensor, scale: float, lse: Te
     return Launch(_correct_kernel, (ceil_div(rows, ROWS),), arguments, {"D": D, "D_PAD": padded(D), "ROWS": ROWS})
 
 
-def doubt_launch(far: Partial, near: Partial, q: Tensor, q_hat: Tensor, most: Tensor) -> Launch:
-    """The launch of `doubt`, which fills `most`."""
+def scout_error_launch(far: Partial, near: Partial, q: Tensor, q_hat: Tensor, most: Tensor) -> Launch:
+    """The launch of `scout_error`, which fills `most`."""
     G, D = q.shape[2:]
     constants = {"G": G, "G_PAD": padded(G), "D": D, "D_PAD": padded(D)}
-    return Launch(_doubt_kernel, (most.numel(),), (far.lse, near.lse, q, q_hat, most), constants, warps=1)
+    return Launch(_scout_error_kernel, (most.numel(),), (far.lse, near.lse, q, q_hat, most), constants, warps=1)
 
 
 def merge(a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
@@ -157,8 +157,8 @@ def corrected(far: Partial, q: Tensor, q_hat: Tensor, scale: float) -> Partial:
     return far._replace(lse=lse)
 
 
-def doubt(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
-    """How much a wrong scout may have spoilt each KV head, float32 [B, H]; the twin of `reference.doubt`.
+def scout_error(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
+    """How much a wrong scout may have spoilt each KV head, float32 [B, H]; the twin of `reference.scout_error`.
 
     q, q_hat: [B, H, G, D], contiguous, any float dtype.   Raises KernelError where a tensor does not fit.
     """
@@ -166,7 +166,7 @@ def doubt(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:
     for name, side in (("far", far), ("near", near)):
         check(f"{name}.lse", side.lse, tuple(q.shape[:3]), torch.float32, rows=3)
     most = q.new_empty(q.shape[:2], dtype=torch.float32)
-    doubt_launch(far, near, q, q_hat, most).run()
+    scout_error_launch(far, near, q, q_hat, most).run()
     return most
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ..reference_pools import Pools
+from ...types import Pools
 from .base import TL_DTYPES, Launch, check, check_alike, padded, tl, triton
 
 CHUNK = 4096  # elements that a program copies at a time

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...types import BlockList, Listing
+from ...types import BlockList, PageSelection
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 CHUNK = 256  # blocks of a program
@@ -39,8 +39,8 @@ def _list_kernel(
         tl.store(q_out + row * Q + i, tl.load(q + row * Q + i, mask=i < Q, other=0.0).to(tl.float32), mask=i < Q)
 
 
-def list_launch(what: Listing, to: BlockList, q: Tensor | None = None, q_out: Tensor | None = None) -> Launch:
-    """The launch of `page_list`, which fills `to`; with q, that of `hand_over`."""
+def list_launch(what: PageSelection, to: BlockList, q: Tensor | None = None, q_out: Tensor | None = None) -> Launch:
+    """The launch of `page_list`, which fills `to`; with q, that of `stage_call`."""
     B, H, N = what.blocks.shape
     size = 0 if q is None else q.shape[2] * q.shape[3]
     queries = (to.length, to.length) if q is None else (q, q_out)
@@ -50,7 +50,7 @@ def list_launch(what: Listing, to: BlockList, q: Tensor | None = None, q_out: Te
     return Launch(_list_kernel, (B * H, parts), (*tensors, what.table.stride(0), H, N, what.size), constants, warps=1)
 
 
-def page_list(what: Listing) -> BlockList:
+def page_list(what: PageSelection) -> BlockList:
     """Where blocks are; the twin of `reference_pools.page_list`.   Raises KernelError where a tensor does not fit."""
     what = _checked(what)
     index = what.table.new_empty(what.blocks.shape)
@@ -59,8 +59,8 @@ def page_list(what: Listing) -> BlockList:
     return pages
 
 
-def hand_over(q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
-    """Write queries, and where blocks are, to pinned memory in one launch; the twin of `reference_pools.hand_over`.
+def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
+    """Write queries, and where blocks are, to pinned memory in one launch; the twin of `reference_pools.stage_call`.
 
     q: [B, H, G, D], contiguous.   Raises KernelError where a tensor does not fit.
     """
@@ -73,7 +73,7 @@ def hand_over(q: Tensor, what: Listing, to: tuple[Tensor, BlockList]) -> None:
     list_launch(what, to[1], q, to[0]).run()
 
 
-def _checked(what: Listing) -> Listing:
+def _checked(what: PageSelection) -> PageSelection:
     """A listing whose blocks lie together; every block of a sequence is an expanded view."""
     shape = tuple(what.blocks.shape)
     check("table", what.table, (shape[0], None), torch.int32)

@@ -113,7 +113,7 @@ def _code_kernel(
 
 
 def bound_launch(q: Tensor, digests: Tensor, pages: Tensor, scores: Tensor, scale: float = 1.0) -> Launch:
-    """The launch of `score_digests`, which fills `scores`."""
+    """The launch of `score_min_max`, which fills `scores`."""
     B, H, G, D = q.shape
     N = pages.shape[1]
     arguments = (q, digests, pages, scores, scale, *digests.stride()[:2], pages.stride(0), H, G, N)
@@ -134,8 +134,8 @@ def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores:
     return Launch(_code_kernel, (B * H, ceil_div(N, PAGES)), arguments, constants, warps=4, stages=2)
 
 
-def score_digests(q: Tensor, digests: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
-    """Upper bounds of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_digests`.
+def score_min_max(q: Tensor, digests: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+    """Upper bounds of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_min_max`.
 
     q: [B, H, G, D], contiguous; rounded to the digests' dtype for the products.   digests: one layer, [S, H, 2 * D].
     pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.

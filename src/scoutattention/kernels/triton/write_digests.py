@@ -89,14 +89,14 @@ def _coding_kernel(
 
 
 def bounding_launch(k: Tensor, digests: Tensor, pages: Tensor) -> Launch:
-    """The launch of `put_digests`."""
+    """The launch of `write_min_max`."""
     n, H, P, D = k.shape
     constants = {"D": D, "P": P, "P_PAD": padded(P), "D_PAD": padded(D)}
     return Launch(_bounding_kernel, (n, H), (k, pages, digests, *k.stride()[:3], *digests.stride()[:2]), constants)
 
 
 def coding_launch(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Launch:
-    """The launch of `put_key_codes`."""
+    """The launch of `write_key_codes`."""
     n, H, P, D = k.shape
     words = codes.view(torch.int32)
     strides = (*k.stride()[:3], *words.stride()[:2], *bounds.stride()[:2])
@@ -104,8 +104,8 @@ def coding_launch(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> La
     return Launch(_coding_kernel, (n, H), (k, pages, words, bounds, *strides), constants)
 
 
-def put_digests(k: Tensor, digests: Tensor, pages: Tensor) -> None:
-    """Write the min/max digests of blocks to their pages, in one launch; the twin of `reference.put_digests`.
+def write_min_max(k: Tensor, digests: Tensor, pages: Tensor) -> None:
+    """Write the min/max digests of blocks to their pages, in one launch; the twin of `reference.write_min_max`.
 
     k: [n, H, P, D].   digests: float32 [S, H, 2 * D].   pages: int64 [n], no two alike.
     Raises KernelError where a tensor does not fit. Pages are not looked at.
@@ -117,11 +117,11 @@ def put_digests(k: Tensor, digests: Tensor, pages: Tensor) -> None:
     bounding_launch(k, digests, pages).run()
 
 
-def put_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-    """Write the keys of blocks in 2 bits to their pages, in one launch; the twin of `reference.put_key_codes`.
+def write_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
+    """Write the keys of blocks in 2 bits to their pages, in one launch; the twin of `reference.write_key_codes`.
 
     k: [n, H, P, D].   codes, bounds: uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].   pages: int64 [n], no two alike.
-    A key halfway between two codes may get the other one.   Raises KernelError as `put_digests` does.
+    A key halfway between two codes may get the other one.   Raises KernelError as `write_min_max` does.
     """
     n, H, P, D = k.shape
     check("k", k, (None, None, None, None), *TL_DTYPES)

@@ -1,12 +1,13 @@
-"""What the engine and the decoder know of attention."""
+"""A decode step as a value, and what the engine knows of attention."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..cache.batch import Batch
 from ..runtime.ranks import Ranks
 from ..types import Rope
 
@@ -18,12 +19,24 @@ All are contiguous.
 """
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One decode step: its sequences, and the key of its work.
+
+    key: steps of equal keys queue the same work on the same memory, so that a captured graph of one can be replayed for
+        the other. None where that is never so.
+    """
+
+    batch: Batch
+    key: Hashable
+
+
 @dataclass(frozen=True)
 class StepStats:
     """What one decode step did.
 
     chosen_blocks, far_blocks: closed blocks attended to, and those of them that the device did not hold, summed over
-        sequences, layers and KV heads; in both, what the guard had attended to again counts again.
+        sequences, layers and KV heads; blocks that the guard had attended to again count again.
     guarded_heads: KV heads in which the guard found something missed or spoilt, summed over sequences and layers.
     hidden_s, unhidden_s: seconds of the CPU's attention that ran behind the device's work, and that it waited for.
     recalls: times that a layer of a sequence recalled.   recalled_bytes: bytes copied from host pages to device slots.
@@ -47,21 +60,23 @@ class StepStats:
         return replace(self, **dict(zip(names, totals, strict=True)))
 
 
-class Attention(Protocol):
-    """One way to attend during decoding. A step is `plan`, `begin`, the layers, and `end`.
+S = TypeVar("S", bound=Step)
 
-    `plan` decides what is done from `begin` to the last layer: where two plans are equal it is the same, with other
-    numbers in the same memory, so that a graph of one step can be replayed for the other. A plan of None can not.
+
+class Attention(Protocol[S]):
+    """One way to attend during decoding. A step is `prepare`, `begin`, the layers, and `end`.
+
+    `prepare` decides on the host. Everything from `begin` to the last layer only queues work for the device.
     """
 
-    def plan(self, batch: int) -> Hashable:
-        """Decide how the sequences in rows 0 to batch - 1 attend in the next step."""
+    def prepare(self, rows: Sequence[int]) -> S:
+        """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs."""
         ...
 
-    def begin(self, rope: Rope) -> Attend:
-        """Start the step that was planned."""
+    def begin(self, step: S, rope: Rope) -> Attend:
+        """Start a step that was prepared; `rope` has the rotary tables of its tokens."""
         ...
 
-    def end(self) -> StepStats:
-        """Finish the step: close full blocks, recall drifted ones."""
+    def end(self, step: S) -> StepStats:
+        """Finish the step: close full blocks, recall blocks that have become important."""
         ...

@@ -1,0 +1,1 @@
+"""The CPU's share: attention to absent blocks, started ahead and taken when its layer needs it."""

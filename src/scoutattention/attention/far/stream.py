@@ -1,0 +1,114 @@
+"""Far attention where the device is a GPU: its stream starts the CPU's calls, and waits for them."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...cache.pool import BlockPool, PackedPool
+from ...kernels.ops import Ops
+from ...runtime.handover import Handover, PartialCall
+from ...runtime.host_functions import HostQueue
+from ...runtime.workers import Workers
+from ...types import BlockList, PageSelection, Partial
+from .work import CallKind, FarTimes, FarTransport, Pending
+
+
+@dataclass(frozen=True)
+class _Buffers(Pending):
+    """Where one kind of call of one layer passes through host memory: always the same, so that a graph can hold it.
+
+    result: float32 numbers, those of a partial one after the other, see `_split`.
+    """
+
+    q: Tensor
+    pages: BlockList
+    result: Tensor
+    handover: Handover
+    device: torch.device
+
+    @override
+    def wait(self) -> Partial:
+        self.handover.wait()
+        with_mean_key = self.handover.result.mean_key is not None
+        return _split(self.result.to(self.device, non_blocking=True), self.q.shape, with_mean_key=with_mean_key)
+
+
+def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partial:
+    """Numbers as a partial of queries [B, H, G, D]: out, mean keys, lse."""
+    size, rows = shape.numel(), shape[:-1].numel()
+    out, lse = numbers[:size].view(shape), numbers[-rows:].view(shape[:-1])
+    return Partial(out, lse, numbers[size : 2 * size].view(shape) if with_mean_key else None)
+
+
+class StreamTransport(FarTransport):
+    """Calls are started and awaited by the device's stream, so that the host only queues.
+
+    What is attended to in the layer itself the device reads from pinned pages: it is little, and the CPU would be late.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool | PackedPool,
+        ops: Ops,
+        workers: Workers,
+        scale: float,
+        *,
+        functions: HostQueue,
+        timeout_s: float,
+    ) -> None:
+        """functions: what queues host functions on the current stream.   timeout_s: the longest wait for the CPU."""
+        self._pool = pool
+        self._ops = ops
+        self._workers = workers
+        self._scale = scale
+        self._functions = functions
+        self._timeout_s = timeout_s
+        self._buffers: dict[tuple[int, CallKind, int, int], _Buffers] = {}
+        self.reset()
+
+    @override
+    def reset(self) -> None:
+        self._began = time.perf_counter()
+
+    @override
+    def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
+        key = (layer, kind, q.shape[0], what.blocks.shape[-1])
+        if key not in self._buffers:
+            self._buffers[key] = self._make(layer, q, what, with_mean_key=with_mean_key)
+        buffers = self._buffers[key]
+        self._ops.stage_call(q, what, (buffers.q, buffers.pages))
+        buffers.handover.start()
+        return buffers
+
+    @override
+    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
+        if isinstance(self._pool, PackedPool):
+            return self.start(layer, "late", q, what, with_mean_key=False).wait()
+        return self._ops.partial(q, self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what), self._scale)
+
+    @override
+    def times(self) -> FarTimes:
+        hidden_s = waited_s = 0.0
+        for buffers in self._buffers.values():
+            handover = buffers.handover
+            handover.check()
+            if handover.started_s >= self._began:
+                waited_s += handover.waited_s
+                hidden_s += max(0.0, handover.ran_s - handover.waited_s)
+        return FarTimes(hidden_s, waited_s)
+
+    def _make(self, layer: int, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
+        pinned = self._ops.device.type == "cuda"
+
+        def host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, pin_memory=pinned)
+
+        q, listed = host(*like.shape), BlockList(*(host(*what.blocks.shape, dtype=torch.int32) for _ in range(2)))
+        result = host((1 + with_mean_key) * like.numel() + like[..., 0].numel())
+        call = PartialCall(q, self._pool.k[layer], self._pool.v[layer], listed, self._scale)
+        partial = _split(result, like.shape, with_mean_key=with_mean_key)
+        handover = Handover(self._workers, call, partial, functions=self._functions, timeout_s=self._timeout_s)
+        return _Buffers(q, listed, result, handover, self._ops.device)

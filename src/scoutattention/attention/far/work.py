@@ -1,0 +1,114 @@
+"""The CPU's share of a layer: attention to absent blocks, started ahead and taken when the layer needs it.
+
+`FarWork` is what the method does with it. A transport brings calls to the CPU's workers: `workers.py` where the main
+thread is the device, `stream.py` where a GPU's stream is.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ...kernels.ops import Ops
+from ...types import PageSelection, Partial
+
+CallKind = Literal["scout", "true", "late"]
+"""Who asks: a scout, ahead of its layer; the true query, for its choice; the true query, for what a scout missed."""
+
+
+class Pending(Protocol):
+    """A far partial that was started."""
+
+    def wait(self) -> Partial:
+        """The partial, float32 on the device; waits only for what is late."""
+        ...
+
+
+class FarTimes(NamedTuple):
+    """Seconds of the CPU's attention that ran behind other work, and that was waited for."""
+
+    hidden_s: float
+    waited_s: float
+
+
+class FarTransport(Protocol):
+    """How calls for far attention reach the CPU's workers, and how results come back."""
+
+    def reset(self) -> None:
+        """Begin a step: set the clocks to zero."""
+        ...
+
+    def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
+        """Start attending with q [B, H, G, D] to the selected pages; returns at once."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
+        """Attend with q to the selected pages now."""
+        ...
+
+    def times(self) -> FarTimes:
+        """The clocks since `reset`, once the step's work is done; raises KernelError where the CPU's part failed."""
+        ...
+
+
+class Far(NamedTuple):
+    """What the CPU attended to in a layer.   scout: [B, H, G, D], its query where that was not the true one."""
+
+    partial: Partial
+    scout: Tensor | None
+
+    def joined(self, ops: Ops, other: "Far") -> "Far":
+        """Both, which are of different sequences."""
+        return Far(ops.merge(self.partial, other.partial), self.scout if other.scout is None else other.scout)
+
+    def error(self, ops: Ops, q: Tensor, near: Partial) -> Tensor:
+        """How much a wrong scout may have spoilt each KV head, [B, H], by `reference.scout_error`; 0 without one."""
+        if self.scout is None:
+            return q.new_zeros(q.shape[:2], dtype=torch.float32)
+        return ops.scout_error(self.partial, near, q, self.scout)
+
+    def with_late(self, ops: Ops, late: Partial, spoilt: Tensor) -> "Far":
+        """Merged with the partial of late blocks, which replaces that of the spoilt KV heads, bool [B, H]."""
+        return Far(ops.merge(self.partial, late, without=spoilt), self.scout)
+
+
+class FarCall(NamedTuple):
+    """A call under way, with the scout that made it, or None where the true query did."""
+
+    pending: Pending
+    scout: Tensor | None
+
+
+class FarWork:
+    """Partial attention over host pages beside the device's work.
+
+    The weight of what a scout attended to is corrected to first order for the true query, if `correct` says so.
+    """
+
+    def __init__(self, transport: FarTransport, ops: Ops, scale: float, *, correct: bool) -> None:
+        """`correct`: see `Ablation.correct_far`."""
+        self.transport = transport
+        self._ops = ops
+        self._scale = scale
+        self._correct = correct
+
+    def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, predicted: bool) -> FarCall:
+        """Start attending with q [B, H, G, D] to the selected pages.   predicted: whether q is a scout."""
+        pending = self.transport.start(layer, kind, q, what, with_mean_key=predicted and self._correct)
+        return FarCall(pending, q if predicted else None)
+
+    def take(self, calls: Sequence[FarCall], q: Tensor) -> Far | None:
+        """The results of a layer's calls, for its true query q; None where there were no calls."""
+        taken: Far | None = None
+        for call in calls:
+            partial = call.pending.wait()
+            if call.scout is not None and self._correct:
+                partial = self._ops.corrected(partial, q, call.scout, self._scale)
+            far = Far(partial, call.scout)
+            taken = far if taken is None else taken.joined(self._ops, far)
+        return taken
+
+    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
+        """Attend with the true query to the selected pages now."""
+        return self.transport.attend(layer, q, what)

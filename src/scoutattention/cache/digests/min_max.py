@@ -1,0 +1,34 @@
+"""Digests of channel maxima and minima (Quest, arXiv 2406.10774, section 3.2)."""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...kernels.ops import Ops
+from ...runtime.memory import empty
+from ...shape import ModelShape
+from .base import Digests
+
+
+class MinMaxDigests(Digests):
+    """Channel maxima and minima of a block's keys; scores are upper bounds."""
+
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops) -> None:
+        """`capacity`: pages."""
+        size = (shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
+        self._values = empty(size, torch.float32, ops.device)
+        self._block_size = block_size
+        self._ops = ops
+        self._scale = shape.scale
+
+    @override
+    def put(self, k: Tensor, places: Tensor) -> None:
+        self._ops.write_min_max(k, self._values.flatten(0, 1), places)
+
+    @override
+    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+        return self._ops.score_min_max(q, self._values[layer], pages, self._scale)
+
+    @override
+    def bytes_per_token(self) -> float:
+        return self._values[:, 0].nbytes / self._block_size

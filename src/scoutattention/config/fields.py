@@ -1,0 +1,95 @@
+"""What a setting says of itself, and the checks that follow from it.
+
+Each field of a configuration is explained once, where it is defined. `scout ... --help` and docs/settings.md print
+these explanations.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, Self, get_args, get_type_hints
+
+from ..errors import ConfigError
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS[f"{_letter}ib"] = _UNITS[_letter] = 1024**_power
+    _UNITS[f"{_letter}b"] = 1000**_power
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `text`: a number with an optional unit, as "512MiB", "1.5G" or "4096".
+
+    "k", "m", "g", "t" and "KiB" ... "TiB" are powers of 1024; "KB" ... "TB" are powers of 1000.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2] not in _UNITS:
+        raise ConfigError(f"cannot read {text!r} as a size: write a number and a unit, for example 512MiB or 8GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The explanation of one field.
+
+    help: what the setting is, in one sentence.   change: when to change it.
+    none: what None means.   none_word: how the command line writes None; "" where leaving the flag out does.
+    least: the smallest value, or None.   size: whether the value is in bytes.   advanced: for `--help-all` alone.
+    """
+
+    help: str
+    change: str = ""
+    none: str = ""
+    none_word: str = ""
+    least: float | None = None
+    size: bool = False
+    advanced: bool = False
+
+
+def setting(default: object, help: str, **about: Any) -> Any:  # noqa: ANN401  # becomes a field of any type
+    """A field with its default and its explanation; `about` are the other fields of `Setting`."""
+    return field(default=default, metadata={"setting": Setting(help, **about)})
+
+
+def setting_of(item: Field[Any]) -> Setting:
+    """The explanation of a field that `setting` made."""
+    found: Setting = item.metadata["setting"]
+    return found
+
+
+class Checked:
+    """Base of the configurations: checks every field when one is made, and refuses names of earlier versions."""
+
+    old_names: ClassVar[Mapping[str, str]] = {}
+    """Names that were settings once, with what to write now."""
+
+    def __new__(cls, *_: object, **values: object) -> Self:
+        """Raises ConfigError for an old name, with the new one."""
+        for name in values:
+            if name in cls.old_names:
+                raise ConfigError(f"{cls.__name__} has no setting {name!r} any more: {cls.old_names[name]}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            if "setting" in item.metadata:
+                check(item.name, getattr(self, item.name), setting_of(item), hints[item.name])
+
+
+def check(name: str, value: object, about: Setting, hint: object) -> None:
+    """Raises ConfigError where a number is below the least, or a word is not one of its type's words."""
+    if about.least is not None and isinstance(value, int | float) and not value >= about.least:
+        raise ConfigError(f"{name}={value} is below the least value {about.least:g}")
+    words = _words(hint)
+    if isinstance(value, str) and words and value not in words:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(words)}")
+
+
+def _words(hint: object) -> tuple[str, ...]:
+    """The words that a type allows; empty where it allows any text."""
+    parts = get_args(hint)
+    if str in parts:
+        return ()
+    nested = (_words(part) if get_args(part) else (part,) for part in parts)
+    return tuple(word for group in nested for word in group if isinstance(word, str))

@@ -1,0 +1,170 @@
+"""The method: what is chosen, who attends to it, and when blocks move."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+from ..errors import ConfigError
+from .fields import Checked, setting
+
+OnMiss = Literal["compute", "fetch", "drop"]
+FarQuery = Literal["predicted", "true"]
+PredictorName = Literal["plain", "calibrated", "oracle"]
+DigestName = Literal["minmax", "keys2", "exact"]
+Pooling = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class Ablation(Checked):
+    """What only experiments change: each field turns one idea of the method off, or into a rival's.
+
+    `scout eval fidelity --ablate` and the rivals of the benchmarks are made of these. The defaults are the method, and
+    docs/accuracy.md shows what each of them is worth.
+    """
+
+    on_miss: OnMiss = setting(
+        "compute", "What happens to chosen blocks without a slot: the CPU computes them, they are fetched, or dropped."
+    )
+    far_query: FarQuery = setting(
+        "predicted", "The query that the CPU attends with; with 'true', only the choice is made ahead."
+    )
+    predictor: PredictorName = setting(
+        "calibrated",
+        "What predicts queries: the later layer's own projection ('plain'), the same after a correction that was "
+        "fitted ('calibrated'), or the true query ('oracle', for tests).",
+    )
+    correction_dims: int = setting(64, "Dimensions of the low-rank correction that each prompt fits.", least=1)
+    correct_far: bool = setting(
+        True, "Correct the weight of what the CPU computed, to first order in the error of the predicted query."
+    )
+    true_query_layers: tuple[int, ...] | None = setting(
+        None, "Layers that choose and attend with their true query.", none="each prompt's trial of scouts finds them"
+    )
+    min_scout_cosine: float = setting(
+        0.8, "Mean cosine of scouts and true queries that a layer needs in a prompt's trial to use scouts.", least=-1
+    )
+    digest: DigestName = setting(
+        "keys2",
+        "What blocks are judged by: channel bounds of their keys ('minmax'), their keys in 2 bits ('keys2'), or the "
+        "keys ('exact', slow).",
+    )
+    pooling: Pooling = setting(
+        "mean", "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score."
+    )
+    recall_interval: int = setting(8, "Decode steps between two recalls of a layer; 0 never recalls.", least=0)
+    recall_target: float | None = setting(
+        0.05,
+        "CPU share at which a layer keeps to the recall interval; at twice this share it recalls twice as often.",
+        none="every layer keeps to the interval",
+        none_word="off",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
+class ScoutConfig(Checked):
+    """The method's settings. The source of the method is ScoutAttention, arXiv 2603.27138.
+
+    Raises ConfigError where a value is out of range.
+    """
+
+    old_names: ClassVar[Mapping[str, str]] = {
+        "most_share": "write max_cpu_share",
+        "cpu_share": "write ablation=Ablation(recall_target=...)",
+        "rank": "write ablation=Ablation(correction_dims=...)",
+        "least_cosine": "write ablation=Ablation(min_scout_cosine=...)",
+        "wait_share": "recall goes by shares alone",
+    } | {
+        name: f"write ablation=Ablation({name}=...)"
+        for name in (
+            *("on_miss", "far_query", "predictor", "correct_far"),
+            *("true_query_layers", "digest", "pooling", "recall_interval"),
+        )
+    }
+
+    budget: int | None = setting(
+        1024,
+        "Tokens that each layer and KV head of a sequence attends to in a decode step.",
+        change="Raise it where answers miss facts; twice the budget reads twice the bytes. On a CPU, take 2048.",
+        none="attends to every token",
+        none_word="all",
+    )
+    block_size: int = setting(
+        32,
+        "Tokens in a block, the unit that is chosen and moved.",
+        change="Keep it: smaller blocks choose more precisely and cost more digests, moves and scores.",
+        least=1,
+        advanced=True,
+    )
+    sink_blocks: int = setting(
+        1,
+        "First blocks of a sequence that are always attended to.",
+        change="Keep it at 1 or more: models give their first tokens much attention.",
+        least=0,
+        advanced=True,
+    )
+    recent_blocks: int = setting(
+        1,
+        "Last full blocks of a sequence that are always attended to.",
+        change="Raise it for text whose next token depends on the last few hundred.",
+        least=0,
+        advanced=True,
+    )
+    lookahead: int = setting(
+        1,
+        "Layers between predicting a query and using it: the time that the CPU has. 0 predicts nothing.",
+        change="Raise it to 2 to 4 where the report shows CPU time that was waited for.",
+        least=0,
+    )
+    calibration: str | None = setting(
+        "auto",
+        "The stored correction that predictions start from: a file, or 'auto' for what `scout calibrate` stored.",
+        change="Run `scout calibrate` once for a model that you use with short prompts or a lookahead above 1.",
+        none="starts from no stored correction",
+        none_word="off",
+        advanced=True,
+    )
+    guard: float | None = setting(
+        0.02,
+        "Part of a KV head's attention that a prediction may miss or spoil before the true query computes it again.",
+        change="Lower it for accuracy, raise it where the report shows many guarded heads.",
+        none="never checks a prediction",
+        none_word="off",
+        least=0,
+        advanced=True,
+    )
+    max_cpu_share: float | None = setting(
+        0.085,
+        "Largest part of the chosen blocks that the CPU attends to; the blocks with the least attention are left out.",
+        change="Raise it for accuracy where CPU time is hidden; lower it where it is waited for.",
+        none="sets no limit",
+        none_word="off",
+        least=0.01,
+    )
+    ablation: Ablation = field(default_factory=Ablation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = self.always_blocks * self.block_size
+        if self.budget is not None and self.budget < least:
+            raise ConfigError(
+                f"budget={self.budget} tokens is below {least}, which the {self.sink_blocks} sink, "
+                f"{self.recent_blocks} recent and 1 open blocks of {self.block_size} tokens take: "
+                "raise budget, or lower block_size"
+            )
+
+    @property
+    def always_blocks(self) -> int:
+        """Blocks that every step attends to: sink, recent, and the open one."""
+        return self.sink_blocks + self.recent_blocks + 1
+
+    @property
+    def budget_blocks(self) -> int | None:
+        """Closed blocks that a step may choose per layer and KV head: the budget without the open block."""
+        return None if self.budget is None else self.budget // self.block_size - 1
+
+    def changed(self, **values: Any) -> Self:  # noqa: ANN401  # of any field
+        """The same configuration with other values, of its own fields or of its ablation's."""
+        own = {item.name for item in fields(self)}
+        ablation = {name: values.pop(name) for name in list(values) if name not in own}
+        return replace(self, ablation=replace(self.ablation, **ablation), **values)
