@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.attention.build import Around, build, build_cache
-from scoutattention.attention.far.workers import WorkerTransport
+from scoutattention.attention.far import WorkerTransport
 from scoutattention.attention.predict import Adjust
 from scoutattention.attention.scout import ScoutAttention
 from scoutattention.attention.step import Attend, StepStats

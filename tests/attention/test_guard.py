@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.far.work import Far
+from scoutattention.attention.far import Far
 from scoutattention.kernels.native.ops import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.runtime.workers import Workers

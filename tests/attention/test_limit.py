@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoutattention.attention.limit import LOWEST, CpuShareLimit, adapted
+from scoutattention.attention.choose import LOWEST, CpuShareLimit, adapted
 from scoutattention.runtime.workers import Workers
 
 from .rig import Rig

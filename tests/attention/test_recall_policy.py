@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.recall_policy import (
+from scoutattention.attention.recall import (
     MARGIN,
     first_residents,
     progress,

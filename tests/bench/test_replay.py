@@ -26,10 +26,22 @@ def make_replay(closed=20, run=None, **shape):
     return Replay(ABOUT, run or make_run(), make_shape(**shape), closed * SIZE)
 
 
-def batch_of(step, closed, size=2):
-    now, rows = closed + step // SIZE, torch.arange(size)
+def batch_of(step, begun, size=2):
+    now, rows = begun + step // SIZE, torch.arange(size)
     fill = torch.full((size,), step % SIZE)
-    return Batch(tuple(range(size)), slice(0, size), rows, torch.full((size,), now), fill, rows, (now,) * size, now, 0)
+    return Batch(
+        size,
+        tuple(range(size)),
+        slice(0, size),
+        True,
+        rows,
+        torch.full((size,), now),
+        fill,
+        rows,
+        (now,) * size,
+        now,
+        0,
+    )
 
 
 @settings(deadline=None)

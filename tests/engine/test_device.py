@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, CapacityError, ConfigError, KernelError, SamplingParams, ScoutConfig
-from scoutattention.attention.far.stream import StreamTransport
+from scoutattention.attention.far_stream import StreamTransport
 from scoutattention.config import EngineConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops

@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from scoutattention.attention import scout_step
-from scoutattention.attention.far.stream import StreamTransport
-from scoutattention.attention.far.work import Pending
+from scoutattention.attention import step
+from scoutattention.attention.far import Pending
+from scoutattention.attention.far_stream import StreamTransport
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.engine import Engine
@@ -109,7 +109,7 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
 
 
 def test_a_mistake_would_be_seen(make_engine, monkeypatch):
-    monkeypatch.setattr(scout_step.StepMemory, "put", lambda self, masks: masks)  # which leaves them on the host
+    monkeypatch.setattr(step.StepMemory, "put", lambda self, masks: masks)  # which leaves them on the host
     with pytest.raises(RuntimeError, match="meta"):
         test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, {})
 

@@ -20,19 +20,17 @@ from ..kernels.ops import Ops
 from ..runtime.memory import CPU
 from ..runtime.ranks import ALONE, Ranks
 from ..shape import ModelShape
-from .choose import TopChooser
+from .choose import CpuShareLimit, TopChooser
 from .dense import ResidentAttention
-from .far.work import FarTransport, FarWork
+from .far import FarTransport, FarWork
 from .guard import Guard
-from .limit import CpuShareLimit
 from .observer import Observer
 from .predict import CalibratedPredictor, PlainPredictor, QueryModel
 from .prompt.correction import Correction
 from .prompt.prefill import PromptAttention
 from .prompt.trial import ScoutTrial
 from .recall import Recall
-from .scout import ScoutAttention
-from .scout_layers import Parts
+from .scout import Parts, ScoutAttention
 
 MakeTransport = Callable[[KVStore], FarTransport]
 """Makes what brings far attention to the CPU, for a store."""

@@ -6,8 +6,8 @@ from ..cache.store import KVStore
 from ..kernels.ops import Ops
 from ..types import GuardFinding, GuardRequest, Partial
 from .choose import Wanted
-from .far.work import Far, FarWork
-from .scout_step import ScoutStep
+from .far import Far, FarWork
+from .step import ScoutStep
 
 
 class Guard:

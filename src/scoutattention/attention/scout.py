@@ -1,16 +1,40 @@
 """A decode step of ScoutAttention (arXiv 2603.27138): the device attends to what it holds, the CPU to the rest."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
-from ..config import ScoutConfig
-from ..types import Rope
-from .predict import source_layers
-from .scout_layers import Parts, ScoutLayers
-from .scout_step import ScoutStep, StepMemory, Work, sort_sequences
-from .step import Attend, Attention, StepStats
+from ..cache.store import KVStore
+from ..config import Ablation, ScoutConfig
+from ..kernels.ops import Ops
+from ..types import BlockList, Rope, SplitRequest
+from .choose import Choice, Chooser, CpuShareLimit, Wanted
+from .far import CallKind, FarCall, FarWork
+from .guard import Guard
+from .observer import Attended, Chosen, Observer
+from .predict import Predictor, source_layers
+from .recall import Recall
+from .step import Attend, Attention, ScoutStep, StepMemory, StepStats, Work, sort_sequences
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the method is made of. Without a guard no scout is checked; without an observer nobody looks on."""
+
+    store: KVStore
+    ops: Ops
+    scale: float
+    chooser: Chooser
+    predictor: Predictor
+    far: FarWork
+    recall: Recall
+    limit: CpuShareLimit
+    guard: Guard | None
+    observer: Observer | None
 
 
 class ScoutAttention(Attention[ScoutStep]):
@@ -82,3 +106,125 @@ class ScoutAttention(Attention[ScoutStep]):
         parts.limit.update(batch, far, chosen)
         chosen_blocks, far_blocks, guarded = totals
         return StepStats(chosen_blocks, far_blocks, guarded, times.hidden_s, times.waited_s, recalls, recalled_bytes)
+
+
+class ScoutLayers:
+    """The `Attend` of one step; what one layer leaves for another is kept here."""
+
+    def __init__(
+        self, ablation: Ablation, parts: Parts, targets: Sequence[Sequence[int]], step: ScoutStep, rope: Rope
+    ) -> None:
+        """`targets`: of each layer, the later layers whose scouts are made from its input."""
+        self._ablation = ablation
+        self._parts = parts
+        self._targets = targets
+        self._step = step
+        self._rope = rope
+        self._ahead: dict[int, Wanted] = {}  # by scouts, for layers to come
+        self._calls: dict[int, list[FarCall]] = {}
+        self._everything: Choice | None = None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        """Attend in one layer; see `Attend`."""
+        parts, store, step = self._parts, self._parts.store, self._step
+        assert store.transfers is not None
+        store.append(layer, k, v, step.batch)
+        store.transfers.wait_for_copies(layer)
+        wanted = self._true_choice(layer, q)
+        self._look_ahead(layer, x)
+        ahead = self._ahead.pop(layer, None)
+        if ahead is not None and self._waits_for_true_query:
+            self._start(layer, "scout", q, ahead, predicted=False)
+        if wanted is not None and step.work.true_query[layer]:
+            self._serve(layer, q, wanted.of(step.masks.true_query[layer]))
+        pool = store.near_pool
+        near = parts.ops.partial(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
+        far, finding = parts.far.take(self._calls.pop(layer, ()), q), None
+        if far is not None and ahead is not None and wanted is not None and parts.guard is not None:
+            far, finding = parts.guard.check(step, layer, q, wanted, ahead, near, far)
+        merged = near if far is None else parts.ops.merge(near, far.partial)
+        if parts.observer is not None:
+            far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
+            guarded = None if finding is None else finding.spoilt | finding.late.any(-1)
+            parts.observer.attended(layer, q, partial(self._choose, layer), Attended(far_weight, guarded))
+        return merged.out.to(q.dtype)
+
+    @property
+    def _waits_for_true_query(self) -> bool:
+        return self._ablation.on_miss == "compute" and self._ablation.far_query == "true"
+
+    def _choose(self, layer: int, q: Tensor) -> Choice:
+        """The choice of queries; where all blocks are chosen, one choice serves every layer."""
+        chooser, batch = self._parts.chooser, self._step.batch
+        if not chooser.takes_all(batch):
+            return chooser.choose(layer, q, batch)
+        self._everything = self._everything or chooser.choose(layer, q, batch)
+        return self._everything
+
+    def _split(self, layer: int, choice: Choice, asked: Tensor, counts: Tensor) -> Wanted:
+        """What of a choice is attended to in the sequences of bool [B]; counts: int64 [2, B, H], to be filled."""
+        parts, step = self._parts, self._step
+        assert parts.store.slots is not None
+        request = SplitRequest(
+            *(choice.blocks, choice.wishes, choice.closed),
+            slots=parts.store.slots.of_blocks(layer, step.batch),
+            rows=(asked, step.masks.within_budget[0], parts.limit.threshold(step.batch)),
+            always=parts.limit.always,
+            counts=counts,
+        )
+        return Wanted(choice, *parts.ops.split_choice(request))
+
+    def _true_choice(self, layer: int, q: Tensor) -> Wanted | None:
+        """What the true query wants; None where no sequence asks it."""
+        step = self._step
+        if not step.work.asked[layer]:
+            return None
+        choice = self._choose(layer, q)
+        wanted = self._split(layer, choice, step.masks.asked[layer], step.tally.asked[layer])
+        self._parts.recall.note(step.batch, layer, choice, step.masks.interesting[layer])
+        return wanted
+
+    def _look_ahead(self, layer: int, x: Tensor) -> None:
+        """Make the scouts of later layers from this layer's input x, and start what they want."""
+        parts, step = self._parts, self._step
+        for target in self._targets[layer]:
+            if not step.work.scouted[target]:
+                continue
+            scout = parts.predictor.predict(target, x, self._rope, step.batch.rows)
+            choice, rows = self._choose(target, scout), step.masks.scouted[target]
+            ahead = self._split(target, choice, rows, step.tally.scouted[target])
+            if parts.guard is None:  # else recall goes by the true query
+                parts.recall.note(step.batch, target, choice, rows)
+            self._ahead[target] = ahead
+            self._serve(target, scout, ahead, predicted=True)
+
+    def _serve(self, layer: int, q: Tensor, wanted: Wanted, *, predicted: bool = False) -> None:
+        """Have what is wanted and absent attended to: by the CPU, or after it was fetched."""
+        parts, batch, blocks = self._parts, self._step.batch, wanted.choice.blocks
+        if parts.observer is not None:
+            assert parts.store.slots is not None
+            resident = parts.store.slots.resident(layer, batch.rows)
+            chosen = Chosen(blocks, wanted.attended, resident)
+            parts.observer.chose(layer, q if predicted else None, chosen)
+        if self._ablation.on_miss == "fetch":
+            self._step.fetched.append(parts.recall.fetch(batch, layer, blocks, wanted.absent))
+        elif self._ablation.on_miss == "compute" and not (predicted and self._waits_for_true_query):
+            self._start(layer, "scout" if predicted else "true", q, wanted, predicted=predicted)
+
+    def _start(self, layer: int, kind: CallKind, q: Tensor, wanted: Wanted, *, predicted: bool) -> None:
+        what = self._parts.store.select(wanted.choice.blocks, wanted.absent, self._step.batch)
+        call = self._parts.far.start(layer, kind, q, what, predicted=predicted)
+        self._calls.setdefault(layer, []).append(call)
+
+    def _near(self, layer: int, wanted: Wanted | None) -> BlockList:
+        """What the device attends to: every slot, or the chosen ones of sequences whose blocks are all resident."""
+        slots, batch = self._parts.store.slots, self._step.batch
+        assert slots is not None
+        near = slots.near(layer, batch)
+        if wanted is None or not self._step.work.all_resident:
+            return near
+        (rows,) = self._step.masks.all_resident
+        slot_of, none = slots.of_blocks(layer, batch)
+        attended = wanted.attended & rows[:, None, None]
+        chosen = slot_of.gather(-1, wanted.choice.blocks).masked_fill(~attended, none)
+        return slots.keep(chosen, near, rows[:, None, None])

@@ -9,11 +9,10 @@ from ..kernels.ops import Ops
 from ..runtime.ranks import ALONE, Ranks
 from ..runtime.streams import SideStream
 from ..types import BlockList, PageSelection
-from .batch import Batch, consecutive
+from .batch import Batch
 from .pages import Pages
 from .pool import BlockPool
-from .slots import Slots
-from .transfers import PARTS, Transfers
+from .slots import PARTS, Slots, Transfers
 
 GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
@@ -146,13 +145,15 @@ class KVStore:
         entries = [self._open_entry(row, self.closed[row]) for row in rows]
         self._step[:, :size] = torch.tensor([list(rows), list(counts), [self.fill[row] for row in rows], entries])
         index, closed, fill, entry = self._step[:, :size]
-        selected = consecutive(rows)
+        selected = _slice_of(rows)
         width = max(counts, default=0)
         if self._ops.deferred:  # room for the next block too, or a graph would last no longer than the open one
             width = (width // GRAIN + 1) * GRAIN
         return Batch(
+            size=size,
             numbers=tuple(rows),
             rows=index if selected is None else selected,
+            consecutive=selected is not None,
             index=index,
             closed=closed,
             fill=fill,
@@ -200,3 +201,9 @@ class KVStore:
 
     def _open_entry(self, row: int, block: int) -> int:
         return self.pages.page(row, block) if self.slots is None else self.slots.open_entry(row)
+
+
+def _slice_of(rows: Sequence[int]) -> slice | None:
+    """The slice that selects these rows in their order, or None where there is none."""
+    start = rows[0] if rows else 0
+    return slice(start, start + len(rows)) if list(rows) == list(range(start, start + len(rows))) else None

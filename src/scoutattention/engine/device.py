@@ -7,9 +7,8 @@ from importlib import import_module
 
 import torch
 
-from ..attention.far.stream import StreamTransport
-from ..attention.far.work import FarTransport
-from ..attention.far.workers import WorkerTransport
+from ..attention.far import FarTransport, WorkerTransport
+from ..attention.far_stream import StreamTransport
 from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
 from ..errors import CapacityError, ConfigError, KernelError

@@ -12,7 +12,7 @@ from ...cache.slots import Moves
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...types import Rope
-from ..recall_policy import first_residents
+from ..recall import first_residents
 from ..step import Attend
 from .trial import ScoutTrial, TrialSample, sample_positions
 

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from ...attention.recall_policy import first_residents
+from ...attention.recall import first_residents
 from ...attention.scout import ScoutAttention
 from ...cache.slots import Moves
 from ...cache.store import KVStore

@@ -1,17 +1,21 @@
 """The CPU's share of a layer: attention to absent blocks, started ahead and taken when the layer needs it.
 
-`FarWork` is what the method does with it. A transport brings calls to the CPU's workers: `workers.py` where the main
-thread is the device, `stream.py` where a GPU's stream is.
+`FarWork` is what the method does with it. A transport brings calls to the CPU's workers: `WorkerTransport` where the
+main thread is the device, and `far_stream.py` where a GPU's stream is.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ...kernels.ops import Ops
-from ...types import PageSelection, Partial
+from ..cache.pool import BlockPool, PackedPool
+from ..kernels.ops import Ops
+from ..runtime.workers import Job, Workers
+from ..types import PageSelection, Partial
 
 CallKind = Literal["scout", "true", "late"]
 """Who asks: a scout, ahead of its layer; the true query, for its choice; the true query, for what a scout missed."""
@@ -112,3 +116,50 @@ class FarWork:
     def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
         """Attend with the true query to the selected pages now."""
         return self.transport.attend(layer, q, what)
+
+
+class WorkerTransport(FarTransport):
+    """Calls become jobs of native threads, which run while the main thread goes on."""
+
+    def __init__(self, pool: BlockPool | PackedPool, ops: Ops, workers: Workers, scale: float) -> None:
+        """`pool`: the host's pages."""
+        self._pool = pool
+        self._ops = ops
+        self._workers = workers
+        self._scale = scale
+        self.reset()
+
+    @override
+    def reset(self) -> None:
+        self._hidden_s = self._waited_s = 0.0
+
+    @override
+    def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
+        k, v, pages = self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what)
+        job = self._workers.submit(q, k, v, pages, self._scale, with_mean_key=with_mean_key)
+        return _PendingJob(job, self)
+
+    @override
+    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
+        return self.start(layer, "late", q, what, with_mean_key=False).wait()
+
+    @override
+    def times(self) -> FarTimes:
+        return FarTimes(self._hidden_s, self._waited_s)
+
+    def note(self, job: Job) -> None:
+        """Take the times of a job that was waited for into account."""
+        self._waited_s += job.waited_s
+        self._hidden_s += max(0.0, job.ran_s - job.waited_s)
+
+
+@dataclass(frozen=True)
+class _PendingJob(Pending):
+    job: Job
+    transport: WorkerTransport
+
+    @override
+    def wait(self) -> Partial:
+        partial = self.job.wait()
+        self.transport.note(self.job)
+        return partial

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...cache.pool import BlockPool, PackedPool
-from ...kernels.ops import Ops
-from ...runtime.handover import Handover, PartialCall
-from ...runtime.host_functions import HostQueue
-from ...runtime.workers import Workers
-from ...types import BlockList, PageSelection, Partial
-from .work import CallKind, FarTimes, FarTransport, Pending
+from ..cache.pool import BlockPool, PackedPool
+from ..kernels.ops import Ops
+from ..runtime.handover import Handover, PartialCall
+from ..runtime.host_functions import HostQueue
+from ..runtime.workers import Workers
+from ..types import BlockList, PageSelection, Partial
+from .far import CallKind, FarTimes, FarTransport, Pending
 
 
 @dataclass(frozen=True)
