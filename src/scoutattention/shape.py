@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .errors import ConfigError
 
@@ -42,7 +43,7 @@ class ModelShape:
             intermediate_size=self.intermediate_size // ranks,
         )
 
-    @property
+    @cached_property
     def group_size(self) -> int:
         """Query heads that share one KV head."""
         return self.num_query_heads // self.num_kv_heads

@@ -49,6 +49,7 @@ class ScoutAttention(Attention[ScoutStep]):
         layers = store.num_layers
         self.parts = parts
         self._config = config
+        self._budget = config.budget_blocks
         self.trusted = trusted
         sources = source_layers(config, layers)
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(sources)])
@@ -63,7 +64,7 @@ class ScoutAttention(Attention[ScoutStep]):
             parts.store.side.join()  # layers will move blocks themselves
         parts.far.transport.reset()
         parts.chooser.prepare(batch)
-        slots, budget = parts.store.slots, self._config.budget_blocks
+        slots, budget = parts.store.slots, self._budget
         assert slots is not None
         # Asked of all ranks: a graph with their sums is one that all of them capture and replay, in the same steps.
         has_absent = parts.store.ranks.sum((~slots.complete(batch)).long()) > 0
