@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "dispatch.h"
-#include "plan.h"
-#include "pool.h"
+#include "instruction_sets/dispatch.h"
+#include "tasks/calls.h"
+#include "runtime/worker_threads.h"
 
 namespace testing {
 
@@ -113,18 +113,18 @@ struct Stored {
     }
 };
 
-inline void finish(Pool& pool, std::unique_ptr<Work> work) { pool.submit(std::move(work), true)->wait(); }
+inline void finish(WorkerThreads& workers, std::unique_ptr<Work> work) { workers.submit(std::move(work), true)->wait(); }
 
 inline constexpr DType kEveryDType[] = {kFloat32, kBFloat16, kFloat16};
 
-void test_partial(const Kernels& kernels, Pool& pool);
-void test_scores(const Kernels& kernels, Pool& pool);
-void test_rank(const Kernels& kernels, Pool& pool);
-void test_linear(const Kernels& kernels, Pool& pool);
+void test_partial(const Kernels& kernels, WorkerThreads& workers);
+void test_scores(const Kernels& kernels, WorkerThreads& workers);
+void test_top_blocks(const Kernels& kernels, WorkerThreads& workers);
+void test_linear(const Kernels& kernels, WorkerThreads& workers);
 void test_rows(const Kernels& kernels);
 void test_merging(const Kernels& kernels);
-void test_reading(Pool& pool);
-void test_pool();
+void test_reading(WorkerThreads& workers);
+void test_worker_threads();
 void test_handovers();
 
 }  // namespace testing
