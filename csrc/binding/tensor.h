@@ -32,7 +32,7 @@ struct Tensor {
 
 // Finds PyTorch; throws std::logic_error where it is too old. To be called before the first `view`.
 void find_torch();
-// Describes a tensor; false where `object` is none. `memory.ndim` is -1 where its device has no memory that DLPack knows.
+// Describes a tensor; false where `object` is not one. `memory.ndim` is -1 where DLPack does not know its device.
 bool view(nb::handle object, Tensor& tensor) noexcept;
 
 // What elements of a C++ type are called; booleans are stored as bytes.
@@ -70,7 +70,7 @@ bool has(const Tensor& tensor, const Element& element);
 // Whether axes `first` and later are contiguous.
 bool is_contiguous(const Tensor& tensor, int first);
 
-// An attribute of a tensor as Python prints it, for messages; `shape` and `size` are printed as lists.
+// An attribute of a tensor as Python prints it, for messages; a shape as a list.
 std::string text(const Tensor& tensor, const char* attribute);
 std::string text(Sizes sizes);
 

@@ -98,8 +98,7 @@ nb::object Workers::score_key_codes(const Tensor& q, const Tensor& codes, const 
 nb::tuple Workers::top_blocks(const Tensor& scores, const Tensor& closed, int64_t count,
                               std::pair<int64_t, int64_t> always, bool largest) {
     const auto [B, H, G, N] = shape<4>("scores", scores, "[B, H, G, N] with G at least 1");
-    if (G < 1)
-        throw std::invalid_argument("scores are " + text(scores, "shape") + ": they must be [B, H, G, N] with G at least 1");
+    if (G < 1) throw std::invalid_argument("scores are " + text(scores, "shape") + ": they must have G at least 1");
     const float* from = exact<float>("scores", scores, {B, H, G, N});
     const int64_t* blocks_of = exact<int64_t>("closed", closed, {B});
     check("count", count, N, "the blocks that have scores");

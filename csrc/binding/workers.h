@@ -33,8 +33,8 @@ class Workers {
     nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages);
     nb::object score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& pages);
 
-    // always: how many sink and recent blocks come before all others.   Returns blocks and wishes [B, H, count], and the
-    // wishes [B, H, N] for all blocks.
+    // always: how many sink and recent blocks come before all others.
+    // Returns blocks and wishes [B, H, count], and the wishes [B, H, N] for all blocks.
     nb::tuple top_blocks(const Tensor& scores, const Tensor& closed, int64_t count, std::pair<int64_t, int64_t> always,
                          bool largest);
     nb::tuple split_choice(const SplitRequestArgument& request);

@@ -6,11 +6,13 @@
 namespace {
 
 // 2 W channels of a row, widened. Where `interleaved`, `even` holds channels 0, 2, 4, ... and `odd` 1, 3, 5, ...;
-// else `even` holds the first W and `odd` the last W. Which one is free to choose: a dot product has no order.
+// else `even` holds the first W and `odd` the last W. A dtype
+// uses the order that is faster to load: a dot product has no order.
 struct Pair {
     Vec even, odd;
 };
 
+// How a row of this dtype is loaded and widened.
 template <class T>
 struct Loader;
 
@@ -125,7 +127,7 @@ SCOUT_INLINE Vec every_other(Pair x, Lanes<I...>) {
     return __builtin_shufflevector(x.even, x.odd, (2 * I + First)...);
 }
 
-// The reverse: 2 W channels in order, of which x holds every other.
+// The reverse of `every_other`: 2 W channels in order, from the even ones and the odd ones.
 template <int... I>
 SCOUT_INLINE Pair merged(Pair x, Lanes<I...>) {
     return {__builtin_shufflevector(x.even, x.odd, (I / 2 + I % 2 * W)...),

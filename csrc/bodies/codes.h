@@ -1,11 +1,11 @@
-// What the kernels over codes of a few bits share: whole numbers of four channels in a word, and their products.
+// Products of codes of a few bits with 8-bit integers, four of them in each lane.
 #pragma once
 
 #include "bodies/tiles.h"
 
 namespace {
 
-constexpr float kRound = 12582912;  // added to a number below 2^22 it leaves the nearest whole one in the low bits
+constexpr float kRound = 12582912;  // added to a number below 2^22, it leaves the nearest integer in the low bits
 
 // sum + a[0] b[0] + ... + a[3] b[3] in every lane of four bytes: a in 0..3, b in -127..127.
 SCOUT_INLINE IntVec dot4(IntVec sum, Bits a, IntVec b) {
@@ -26,7 +26,7 @@ SCOUT_INLINE IntVec dot4(IntVec sum, Bits a, IntVec b) {
 #endif
 }
 
-// The lowest byte of every lane.
+// Stores the lowest byte of every lane.
 SCOUT_INLINE void store_bytes(int8_t* p, Vec x) {
 #if defined(__AVX512F__)
     _mm_storeu_si128((__m128i*)p, _mm512_maskz_cvtepi32_epi8(0xffff, __m512i(x)));
@@ -39,7 +39,7 @@ SCOUT_INLINE void store_bytes(int8_t* p, Vec x) {
 #endif
 }
 
-// The nearest whole numbers of four vectors in order, a byte each.   x: -127 to 127.
+// The nearest integers of four vectors in order, a byte each.   x: -127 to 127.
 SCOUT_INLINE IntVec whole_bytes(const Vec x[4]) {
 #if defined(__AVX512BW__)
     __m512i whole[4];

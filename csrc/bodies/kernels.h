@@ -101,8 +101,8 @@ struct Kernels {
     void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
     void (*correct)(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
                     const float* lse, float* out);
-    void (*scout_error)(const float* q, const float* scout, const float* far, const float* near, int64_t heads, int64_t width,
-                  float* out);
+    void (*scout_error)(const float* q, const float* scout, const float* far, const float* near, int64_t heads,
+                        int64_t width, float* out);
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
     void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
     void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
@@ -112,8 +112,8 @@ struct Kernels {
 // Channels, padded to whole pairs of vectors; 32 is the widest pair.
 constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
 
-// Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per head
-// the running sum and maximum.
+// Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per
+// head the running sum and maximum.
 constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 2 * 32 + 17); }
 
 // Words of 16 channels that hold a key of 2-bit codes.
@@ -125,8 +125,8 @@ constexpr int64_t packed_words(int64_t count, int bits) { return (count * bits +
 // Channels of a row of 2-bit products, padded to whole vectors of bytes; 64 is the widest.
 constexpr int64_t code_row(int64_t dim) { return (dim + 63) / 64 * 64; }
 
-// Floats of scratch memory of `score_key_codes`: queries and their magnitudes; for each of at most 16 pages two factors,
-// two times 16 lanes, its scores, and its products in bytes.
+// Floats of scratch memory of `score_key_codes`: queries and their magnitudes; for each of at most 16 pages two
+// factors, two times 16 lanes, its scores, and its products in bytes.
 constexpr int64_t key_code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
     return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
 }

@@ -1,14 +1,16 @@
-// Products of keys with queries, the keys turned so that each has a lane: no sum over channels is one over lanes.
+// Products of keys with queries. Keys are transposed, so that each key has a lane of its own and no sum over lanes is
+// needed.
 #pragma once
 
 #include "bodies/tiles.h"
 
 namespace {
 
-constexpr int kChunk = 32;                    // keys of a chunk
-constexpr int kHeadsPerTile = W == 16 ? 8 : 4;  // heads that share a turned or widened row: half of the registers
+constexpr int kChunk = 32;  // keys of a chunk
+// Heads that share a transposed or widened row: their sums fill half of the registers.
+constexpr int kHeadsPerTile = W == 16 ? 8 : 4;
 
-// Words of a row: a channel of float, two of the others.
+// 32-bit words of a row. A word is one channel of float32, or two of the other dtypes.
 template <class T>
 constexpr int64_t row_words(int64_t dim) {
     return (dim + Loader<T>::per_word - 1) / Loader<T>::per_word;
@@ -29,13 +31,13 @@ SCOUT_INLINE void pack_queries(const PartialRun& run, float* packed) {
     });
 }
 
-// Memory that will be read soon, asked for line by line, at the pace at which other memory is read.
+// Prefetches memory that will be read soon, line by line, at the pace at which other memory is read.
 struct Prefetcher {
     const char* at;
 
-    // As much of it as is read meanwhile.
+    // Prefetches the next BYTES, as many as are read of other memory meanwhile.
     template <int BYTES>
-    SCOUT_INLINE void ask() {
+    SCOUT_INLINE void prefetch_next() {
         constexpr int lines = BYTES < kLine ? 1 : BYTES / kLine;
         for (int i = 0; i < lines; ++i) __builtin_prefetch(at + i * kLine, 0, 0);
         at += BYTES;
@@ -53,7 +55,7 @@ Prefetcher score_words(const Vec words[][2], int64_t count, const float* q, floa
             if constexpr (SUMS == 2) sum[g][v][1] = Vec{};
         }
     for (int64_t c = 0; c < count; ++c, q += HEADS * PER) {
-        ahead.ask<2 * W * sizeof(float)>();
+        ahead.prefetch_next<2 * W * sizeof(float)>();
         Vec x[2][PER];
         for (int v = 0; v < 2; ++v) Loader<T>::widen_words(words[c][v], x[v]);
         for (int g = 0; g < HEADS; ++g)
@@ -68,7 +70,7 @@ Prefetcher score_words(const Vec words[][2], int64_t count, const float* q, floa
     return ahead;
 }
 
-// Calls body(first channel, words, load) for each W words of a row; load(row) gives those words of a row.
+// Calls body(first channel, words, load) for every W words of a row; load(row) gives these words of any row.
 template <class T, class Body>
 SCOUT_INLINE void for_words(int64_t dim, Body body) {
     constexpr int64_t ALL = W * Loader<T>::per_word;

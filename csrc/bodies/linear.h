@@ -1,7 +1,7 @@
 // Products of a few rows with a matrix: each weight is read from memory once, however many rows there are.
 //
-// `row_products` gives a tile of rows their products with W outputs' weights at a time, so the weights stream through the cache
-// while the rows, packed once, stay in it.
+// `row_products` multiplies a tile of rows with the weights of W outputs at a time. So the weights stream through the
+// cache, while the rows, packed once, stay in it.
 #pragma once
 
 #include "bodies/tiles.h"
@@ -13,7 +13,7 @@ void pack_rows(const float* rows, int64_t count, int64_t width, float* packed) {
     pack<T>(rows, count, width, 1, packed);
 }
 
-constexpr int64_t kLinesAhead = 8;  // lines of the matrix that are asked for before they are read
+constexpr int64_t kLinesAhead = 8;  // lines of the matrix that are prefetched before they are read
 
 template <class T>
 void linear(const LinearRun& run) {

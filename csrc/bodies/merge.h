@@ -1,4 +1,4 @@
-// Partials of the same queries over different keys: their merge, and what a scout's error may have done to one of them.
+// Partials of the same queries over different keys: their merge, and how much a wrong scout may have spoilt one.
 #pragma once
 
 #include "bodies/vector.h"
@@ -22,7 +22,7 @@ void merge(const PartialView& a, const PartialView& b, int64_t rows, int64_t wid
     }
 }
 
-// lse + (q - scout) . mean_key * scale
+// out = lse + (q - scout) . mean_key * scale
 void correct(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
              const float* lse, float* out) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -32,7 +32,8 @@ void correct(const float* q, const float* scout, const float* mean_key, float sc
     }
 }
 
-// The most, over a KV head's query heads, of the far part's weight in its merge with the near part times |q - scout| / |q|.
+// The scout error of a KV head: the largest, over its query heads, of |q - scout| / |q| times the weight that the far
+// partial has in its merge with the near one.
 void scout_error(const float* q, const float* scout, const float* far, const float* near, int64_t heads, int64_t width,
            float* out) {
     float most = 0;
@@ -44,7 +45,7 @@ void scout_error(const float* q, const float* scout, const float* far, const flo
         }
         const float weight = 1 / (1 + __builtin_expf(near[g] - far[g]));
         const float x = weight * __builtin_sqrtf(error / size);
-        most = most != most || x <= most ? most : x;  // what is no number stays
+        most = most != most || x <= most ? most : x;  // NaN stays
     }
     *out = most;
 }

@@ -1,18 +1,18 @@
-// Attention over listed pages: the idea, once; isa_*.cpp compile it for each instruction set.
+// Attention of the query heads of one KV head over listed pages.
 //
-// A chunk of keys goes through three steps: scores of all keys (`score`), their exponentials under a running maximum
-// (`weigh`), and the weighted sum of the values (`add`). All G heads share the chunk while it is in cache, so that
-// memory is read once. The values of a chunk are added after the keys of the next are scored, behind which `weigh` has
-// time for its chains of dependent steps. Channels of sums are kept in the packed order of `channel` until the end.
+// A chunk of keys goes through three steps: `score` computes the scores of its keys, `weigh` their exponentials under a
+// running maximum, and `add` the weighted sum of its values. All G heads share the chunk while it is in cache, so that
+// memory is read once. The values of a chunk are added after the keys of the next chunk are scored: that hides the
+// latency of `weigh`. Channels of sums are kept in the packed order of `channel` until the end.
 #pragma once
 
 #include "bodies/key_scores.h"
 
 namespace {
 
-constexpr int kAhead = 1;   // chunks that are asked for before they are read
+constexpr int kChunksAhead = 1;  // chunks that are prefetched before they are read
 
-// Some keys and values of one page. With n = 0, none.
+// n keys and values of one page.
 template <class T>
 struct Chunk {
     const T *k, *v;
@@ -23,21 +23,21 @@ struct Chunk {
 template <class T>
 struct Walk {
     const PartialRun& run;
-    int64_t entry, first;
+    int64_t block, first;
     Chunk<T> now;
 
-    SCOUT_INLINE Walk(const PartialRun& run) : run(run), entry(0), first(0), now() { look(); }
+    SCOUT_INLINE Walk(const PartialRun& run) : run(run), block(0), first(0), now() { look(); }
 
     SCOUT_INLINE void step() {
         first += now.n;
-        if (entry < run.count && first == run.blocks[entry].length) ++entry, first = 0;
+        if (block < run.count && first == run.blocks[block].length) ++block, first = 0;
         look();
     }
 
     SCOUT_INLINE void look() {
         now.n = 0;
-        if (entry == run.count) return;
-        const ListedBlock& at = run.blocks[entry];
+        if (block == run.count) return;
+        const ListedBlock& at = run.blocks[block];
         const int64_t rest = at.length - first;
         now = {(const T*)run.k + at.page * run.k_page + first * run.dim,
                (const T*)run.v + at.page * run.v_page + first * run.dim, rest < kChunk ? rest : kChunk};
@@ -61,7 +61,7 @@ struct Sums {
     }
 };
 
-// The scores of a chunk's keys. Meanwhile asks for the keys `ahead`. The keys are turned, so that each has a lane.
+// The scores of a chunk's keys, which are transposed so that each has a lane. Meanwhile prefetches the keys `ahead`.
 template <class T>
 SCOUT_INLINE void score(const PartialRun& run, const Sums& sums, Chunk<T> chunk, Prefetcher ahead, float* scores) {
     const int64_t dim = run.dim;
@@ -79,14 +79,14 @@ SCOUT_INLINE void score(const PartialRun& run, const Sums& sums, Chunk<T> chunk,
             }
             for_head_tiles<kHeadsPerTile>(run.heads, [&](int64_t g, auto tile) {
                 constexpr int HEADS = decltype(tile)::value;
-                const Prefetcher asked = score_words<T, HEADS>(words, count, sums.q + g * padded(dim) + c * HEADS,
+                const Prefetcher after = score_words<T, HEADS>(words, count, sums.q + g * padded(dim) + c * HEADS,
                                                            scores + g * kChunk + first, ahead);
-                if (g + kHeadsPerTile >= run.heads) ahead = asked;
+                if (g + kHeadsPerTile >= run.heads) ahead = after;
             });
         });
 }
 
-// Makes `high` the maximum of head g, and shrinks what was summed under the old one.
+// Makes `high` the maximum of head g, and scales the sums under the old maximum down.
 SCOUT_INLINE void raise_maximum(const PartialRun& run, const Sums& sums, int64_t g, float high) {
     const Vec shrink = splat(exp_negative(splat(sums.maximum[g] - high))[0]);
     sums.maximum[g] = high;
@@ -123,9 +123,9 @@ struct Source {
     float* sums;
 };
 
-// sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources. Meanwhile asks,
-// where ASK, for as much as is read of one of them.
-template <class T, int HEADS, int COUNT, bool ASK, class Load>
+// sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources. Meanwhile
+// prefetches, where PREFETCH, as much as is read of one of them.
+template <class T, int HEADS, int COUNT, bool PREFETCH, class Load>
 SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
                             Prefetcher& ahead, Load load_pair) {
     Vec even[COUNT][HEADS], odd[COUNT][HEADS];
@@ -135,7 +135,7 @@ SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_
             odd[s][g] = load(sources[s].sums + g * padded(dim) + W);
         }
     for (int64_t i = 0; i < n; ++i) {
-        if constexpr (ASK) ahead.ask<2 * W * sizeof(T)>();
+        if constexpr (PREFETCH) ahead.prefetch_next<2 * W * sizeof(T)>();
         Pair x[COUNT];
         for (int s = 0; s < COUNT; ++s) x[s] = load_pair(sources[s].rows + i * dim);
         for (int g = 0; g < HEADS; ++g) {
@@ -153,21 +153,21 @@ SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_
         }
 }
 
-// The same for all channels. Two pairs of one source at a time would share their weights, but ask for memory in bursts.
-template <class T, int HEADS, int COUNT, bool ASK>
+// The same for all channels. Two pairs of one source at a time would share their weights, but would prefetch in bursts.
+template <class T, int HEADS, int COUNT, bool PREFETCH>
 SCOUT_INLINE void add_rows(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
                            Prefetcher& ahead) {
     const auto add_from = [&](int64_t c, auto load_pair) {
         Source<T> from[COUNT];
         for (int s = 0; s < COUNT; ++s) from[s] = {sources[s].rows + c, sources[s].sums + c};
-        add_pairs<T, HEADS, COUNT, ASK>(from, n, dim, weights, ahead, load_pair);
+        add_pairs<T, HEADS, COUNT, PREFETCH>(from, n, dim, weights, ahead, load_pair);
     };
     int64_t c = 0;
     for (; c + 2 * W <= dim; c += 2 * W) add_from(c, [](const T* row) { return Loader<T>::load(row); });
     if (c < dim) add_from(c, [rest = dim - c](const T* row) { return load_tail(row, rest); });
 }
 
-// Adds a chunk's values, and its keys where their mean is wanted. Meanwhile asks for values.
+// Adds a chunk's values, and its keys where their mean is wanted. Meanwhile prefetches the values `ahead`.
 template <class T>
 SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, Prefetcher ahead, const float* weights) {
     const int64_t dim = run.dim;
@@ -175,11 +175,11 @@ SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, P
         constexpr int HEADS = decltype(tile)::value;
         const float* mine = weights + g * kChunk;
         const Source<T> v = {chunk.v, sums.out + g * padded(dim)}, k = {chunk.k, sums.mean_key + g * padded(dim)};
-        Prefetcher asked = ahead;
+        Prefetcher after = ahead;
         if constexpr (2 * HEADS <= kHeadsPerTile)
-            if (run.mean_key) return add_rows<T, HEADS, 2, true>({v, k}, chunk.n, dim, mine, asked);
-        add_rows<T, HEADS, 1, true>({v}, chunk.n, dim, mine, asked);
-        if (run.mean_key) add_rows<T, HEADS, 1, false>({k}, chunk.n, dim, mine, asked);
+            if (run.mean_key) return add_rows<T, HEADS, 2, true>({v, k}, chunk.n, dim, mine, after);
+        add_rows<T, HEADS, 1, true>({v}, chunk.n, dim, mine, after);
+        if (run.mean_key) add_rows<T, HEADS, 1, false>({k}, chunk.n, dim, mine, after);
     });
 }
 
@@ -190,18 +190,18 @@ void partial(const PartialRun& run) {
     pack_queries<T>(run, sums.q);
     Chunk<T> last = {};
     Walk<T> walk(run), ahead(run);
-    for (int i = 0; i < kAhead && ahead.now.n; ++i) ahead.step();
-    int turn = 0;
-    for (; walk.now.n; turn ^= 1) {
+    for (int i = 0; i < kChunksAhead && ahead.now.n; ++i) ahead.step();
+    int current = 0;
+    for (; walk.now.n; current ^= 1) {
         const Chunk<T> now = walk.now, later = ahead.now.n ? ahead.now : now;
-        score(run, sums, now, Prefetcher{(const char*)later.k}, sums.weights[turn]);
-        add(run, sums, last, Prefetcher{(const char*)later.v}, sums.weights[turn ^ 1]);
-        weigh(run, sums, now.n, sums.weights[turn]);
+        score(run, sums, now, Prefetcher{(const char*)later.k}, sums.weights[current]);
+        add(run, sums, last, Prefetcher{(const char*)later.v}, sums.weights[current ^ 1]);
+        weigh(run, sums, now.n, sums.weights[current]);
         last = now;
         walk.step();
         if (ahead.now.n) ahead.step();
     }
-    add(run, sums, last, Prefetcher{(const char*)last.v}, sums.weights[turn ^ 1]);
+    add(run, sums, last, Prefetcher{(const char*)last.v}, sums.weights[current ^ 1]);
     for (int64_t g = 0; g < heads; ++g) {
         const float sum = sum_lanes(load(sums.sum + g * W)), inverse = 1 / sum;
         unpack<T>(sums.out + g * padded(dim), dim, inverse, run.out + g * dim);

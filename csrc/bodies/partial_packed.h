@@ -7,8 +7,8 @@
 //     q . key = q . least + sum(q * step * code) over channels, a key in each lane;
 //     sum(p * value) = least * sum(p) + step * sum(p * code) over tokens, a channel in each lane.
 //
-// The factors q * step, on a scale of their own for each page and head, and p are rounded to whole numbers of 16 bits,
-// a high and a low byte, so that whole numbers are multiplied and added up.
+// The factors q * step, scaled for each page and head, and the weights p are rounded to 16-bit integers, of which the
+// high and the low byte are multiplied apart, so that all sums are of integers.
 #pragma once
 
 #include "bodies/codes.h"
@@ -38,20 +38,21 @@ SCOUT_INLINE IntVec dot_codes(IntVec sum, Bits a, IntVec b) {
     return dot4(sum, a, b);
 }
 
-// Codes j of a word's.
+// The j-th code of each byte of a word.
 template <int BITS>
 SCOUT_INLINE Bits codes_of(Bits word, int j) {
     return word >> uint32_t(BITS * j) & ((1u << BITS) - 1) * 0x01010101u;
 }
 
-// Codes to be multiplied: [words, lanes, 4], words `stride` bytes apart; `ahead` bytes further on are those to come.
+// Codes to be multiplied: [words, lanes, 4], words `stride` bytes apart; the codes `ahead`
+// bytes further on are prefetched.
 struct Codes {
     const uint8_t* data;
     int64_t words, lanes, stride, ahead;
 };
 
-// Factors: blocks of kBlock of them, [blocks, G, kParts, kBlock], of which the first part counts kHigh.
-constexpr int64_t kBlock = 32;
+// Factors are kept in groups: [groups, G, kParts, kGroup], bytes. The first part counts kHigh times the second.
+constexpr int64_t kGroup = 32;
 constexpr int kParts = 2, kHigh = 256;
 constexpr float kMost = 127 * kHigh;  // the largest factor
 
@@ -61,9 +62,10 @@ struct PackedScratch {
     float *k_bounds, *v_bounds;                 // [2, padded D]: a page's least values and steps
     float *scores;                              // [G, padded P]
     float *maximum, *sum, *shrink;              // [G]
-    float *factor, *rest, *total;               // [G]: what a page's products count, its scores share, its weights sum to
+    float *factor, *rest, *total;               // [G], of a page: the scale of its products, the part that its scores
+                                                // share, and the sum of its weights
     int8_t *products, *weights;                 // factors of D channels, and of P tokens
-    uint8_t *turned;                            // [padded P / 4, padded D, 4]: a page of keys as if of values
+    uint8_t *keys_by_token;                     // [padded P / 4, padded D, 4]: a page of keys laid out as values are
 
     PackedScratch(const PartialRun& run) {
         const int64_t heads = run.heads, D = padded(run.dim), P = padded(run.positions);
@@ -74,7 +76,7 @@ struct PackedScratch {
         maximum = scores + heads * P, sum = maximum + heads, shrink = sum + heads;
         factor = shrink + heads, rest = factor + heads, total = rest + heads;
         products = reinterpret_cast<int8_t*>(total + heads), weights = products + heads * kParts * D;
-        turned = reinterpret_cast<uint8_t*>(weights + heads * kParts * P);
+        keys_by_token = reinterpret_cast<uint8_t*>(weights + heads * kParts * P);
         for (int64_t g = 0; g < heads; ++g) {
             maximum[g] = -kInfinity;
             for (int64_t d = 0; d < run.dim; ++d) q[g * D + d] = run.q[g * run.dim + d] * run.scale;
@@ -82,11 +84,11 @@ struct PackedScratch {
     }
 };
 
-// Writes W factors of head g, from number `first` on, given as what kRound leaves of them.
+// Writes W factors of head g, from number `first` on, to which kRound was added.
 SCOUT_INLINE void store_factors(int8_t* factors, int64_t heads, int64_t g, int64_t first, Vec shifted) {
-    int8_t* to = factors + (first / kBlock * heads + g) * kParts * kBlock + first % kBlock;
+    int8_t* to = factors + (first / kGroup * heads + g) * kParts * kGroup + first % kGroup;
     store_bytes(to, Vec((IntVec(shifted) + kHigh / 2) >> 8));
-    store_bytes(to + kBlock, shifted);
+    store_bytes(to + kGroup, shifted);
 }
 
 // Sums of products of VECTORS times W lanes, from lane `first` on, with the factors of HEADS of `heads`, as rows of
@@ -94,12 +96,12 @@ SCOUT_INLINE void store_factors(int8_t* factors, int64_t heads, int64_t g, int64
 template <int BITS, int HEADS, int VECTORS, bool WHOLE>
 __attribute__((noinline)) void multiply_tile(const Codes& codes, int64_t first, const int8_t* factors, int64_t heads,
                                              float* out, int64_t row) {
-    constexpr int64_t block = kBlock * BITS / 32;  // words
+    constexpr int64_t block = kGroup * BITS / 32;  // words
     const int64_t words = codes.words, stride = codes.stride, ahead = codes.ahead, lanes = codes.lanes - first;
     IntVec sums[HEADS * kParts][VECTORS];
     for (int i = 0; i < HEADS * kParts * VECTORS; ++i) sums[i / VECTORS][i % VECTORS] = IntVec{};
     const uint8_t* at = codes.data + 4 * first;
-    for (int64_t begin = 0; begin < words; begin += block, factors += heads * kParts * kBlock) {
+    for (int64_t begin = 0; begin < words; begin += block, factors += heads * kParts * kGroup) {
         const int8_t* fours = factors;
         for (int64_t n = begin + block < words ? block : words - begin; n > 0; --n, at += stride, fours += 32 / BITS) {
             Bits word[VECTORS];
@@ -110,7 +112,7 @@ __attribute__((noinline)) void multiply_tile(const Codes& codes, int64_t first, 
             for (int j = 0; j < 8 / BITS; ++j)
                 for (int i = 0; i < HEADS * kParts; ++i) {
                     int32_t four;
-                    __builtin_memcpy(&four, fours + i * kBlock + 4 * j, sizeof four);
+                    __builtin_memcpy(&four, fours + i * kGroup + 4 * j, sizeof four);
                     for (int v = 0; v < VECTORS; ++v)
                         sums[i][v] = dot_codes<BITS>(sums[i][v], codes_of<BITS>(word[v], j), IntVec{} + four);
                 }
@@ -128,7 +130,7 @@ template <int BITS>
 SCOUT_INLINE void multiply(Codes codes, const int8_t* factors, int64_t heads, float* out, int64_t row) {
     for_head_tiles(heads, [=](int64_t g, auto tile) mutable {
         constexpr int HEADS = decltype(tile)::value;
-        const int8_t* own = factors + g * kParts * kBlock;
+        const int8_t* own = factors + g * kParts * kGroup;
         float* to = out + g * row;
         if (g) codes.ahead = 0;
         int64_t first = 0;
@@ -156,7 +158,7 @@ SCOUT_INLINE void round_products(const PackedScratch& s, int64_t heads, int64_t 
     s.factor[g] = largest / kMost, s.rest[g] = sum_lanes(rest);
 }
 
-// Turns head g's scores of n tokens into weights, as factors: kMost for the largest score so far.
+// Makes weights of head g's scores of n tokens, as factors: kMost for the largest score so far.
 SCOUT_INLINE void weigh(const PackedScratch& s, int64_t heads, int64_t g, int64_t n, int64_t positions) {
     float* scores = s.scores + g * padded(positions);
     const float factor = s.factor[g], rest = s.rest[g], old = s.maximum[g];
@@ -176,7 +178,7 @@ SCOUT_INLINE void weigh(const PackedScratch& s, int64_t heads, int64_t g, int64_
     s.total[g] = sum_lanes(total), s.sum[g] = s.sum[g] * s.shrink[g] + s.total[g];
 }
 
-// Adds a page's rows times their weights to all heads' sums, which shrink first.
+// Scales all heads' sums down, and adds a page's rows times their weights.
 template <int BITS>
 SCOUT_INLINE void add_rows(const PartialRun& run, const PackedScratch& s, const Codes& codes, const float* least,
                            float* sums) {
@@ -213,16 +215,16 @@ SCOUT_INLINE void store_fours(uint8_t* to, int64_t row, Bits x) {
 
 // A page's keys with four tokens in a word, a code a byte.
 template <int BITS>
-SCOUT_INLINE Codes turn(const PartialRun& run, const PackedScratch& s, const Codes& keys) {
+SCOUT_INLINE Codes by_token(const PartialRun& run, const PackedScratch& s, const Codes& keys) {
     const int64_t row = 4 * padded(run.dim);
     for (int64_t p = 0; p < run.positions; p += W)
         for (int64_t w = 0; w < keys.words; ++w) {
             const Bits word = load_words(keys.data + w * keys.stride + 4 * p, run.positions - p);
             for (int j = 0; j < 8 / BITS; ++j)
-                store_fours(s.turned + p / 4 * row + 4 * (32 / BITS * w + 4 * j), row,
+                store_fours(s.keys_by_token + p / 4 * row + 4 * (32 / BITS * w + 4 * j), row,
                             swap_in_fours(codes_of<BITS>(word, j), AllBytes()));
         }
-    return {s.turned, (run.positions + 3) / 4, padded(run.dim), row, 0};
+    return {s.keys_by_token, (run.positions + 3) / 4, padded(run.dim), row, 0};
 }
 
 SCOUT_INLINE void widen_bounds(const uint16_t* bounds, int64_t dim, float* out) {
@@ -231,10 +233,10 @@ SCOUT_INLINE void widen_bounds(const uint16_t* bounds, int64_t dim, float* out) 
     widen(row + dim, dim, out + padded(dim));
 }
 
-// The n tokens of one page; the page to come is `ahead` pages further on.
+// Attends to the listed tokens of one page. The next page is `ahead` pages further on.
 template <int BITS>
-SCOUT_INLINE void attend_page(const PartialRun& run, const PackedScratch& s, ListedBlock entry, int64_t ahead) {
-    const int64_t dim = run.dim, positions = run.positions, P = padded(positions), page = entry.page;
+SCOUT_INLINE void attend_page(const PartialRun& run, const PackedScratch& s, ListedBlock listed, int64_t ahead) {
+    const int64_t dim = run.dim, positions = run.positions, P = padded(positions), page = listed.page;
     const uint16_t* k_bounds = run.k_bounds + page * run.k_bounds_page;
     const uint16_t* v_bounds = run.v_bounds + page * run.v_bounds_page;
     const Codes k{(const uint8_t*)run.k + page * run.k_page, packed_words(dim, BITS), positions, 4 * positions,
@@ -249,17 +251,17 @@ SCOUT_INLINE void attend_page(const PartialRun& run, const PackedScratch& s, Lis
     widen_bounds(v_bounds, dim, s.v_bounds);
     for (int64_t g = 0; g < run.heads; ++g) round_products(s, run.heads, g, dim);
     multiply<BITS>(k, s.products, run.heads, s.scores, P);
-    for (int64_t g = 0; g < run.heads; ++g) weigh(s, run.heads, g, entry.length, positions);
+    for (int64_t g = 0; g < run.heads; ++g) weigh(s, run.heads, g, listed.length, positions);
     add_rows<BITS>(run, s, v, s.v_bounds, s.out);
-    if (run.mean_key) add_rows<8>(run, s, turn<BITS>(run, s, k), s.k_bounds, s.mean_key);
+    if (run.mean_key) add_rows<8>(run, s, by_token<BITS>(run, s, k), s.k_bounds, s.mean_key);
 }
 
 template <int BITS>
 void packed_partial(const PartialRun& run) {
     const PackedScratch s(run);
     for (int64_t e = 0; e < run.count; ++e) {
-        const ListedBlock entry = run.blocks[e];
-        attend_page<BITS>(run, s, entry, e + 1 < run.count ? run.blocks[e + 1].page - int64_t(entry.page) : 0);
+        const ListedBlock listed = run.blocks[e];
+        attend_page<BITS>(run, s, listed, e + 1 < run.count ? run.blocks[e + 1].page - int64_t(listed.page) : 0);
     }
     for (int64_t g = 0; g < run.heads; ++g) {
         const float inverse = 1 / s.sum[g];

@@ -1,4 +1,4 @@
-// What stands between a layer's matrices, for a few rows of float32: the norm, rotary embedding, and the gated unit.
+// What a layer computes between its matrices, for a few rows of float32: the norm, rotary embedding, and SwiGLU.
 #pragma once
 
 #include "bodies/vector.h"
@@ -30,7 +30,7 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int6
     }
 }
 
-// Turns `heads` heads of x [heads, width] by the angles of one position; cos and sin are [width].
+// Rotates `heads` heads of x [heads, width] by the angles of one position; cos and sin are [width].
 void rotate(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out) {
     const int64_t half = width / 2;
     for (int64_t h = 0; h < heads; ++h, x += width, out += width)

@@ -1,11 +1,11 @@
 // Scores of pages whose keys are kept in 2 bits a channel: channel d of a key is about least[d] + code * step[d].
 //
-// The products s = q * step are rounded to whole numbers r in -127..127 times a factor, for each page and head, so that
+// The products s = q * step are rounded to integers r in -127..127 times a factor, for each page and head, so that
 //
 //     q . key = q . least + s . code, about factor * (r . code) + q . (least + 1.5 step) - 1.5 * factor * sum(r):
 //
-// what rounding loses on the mean code, 1.5, is given back. r . code is made of whole numbers, four channels of W keys
-// at a time, and the page's score is the log-sum-exp over its keys.
+// the rounding error of the mean code, 1.5, is corrected. r . code is a sum of integers, four channels of W keys at a
+// time, and the page's score is the log-sum-exp over its keys.
 #pragma once
 
 #include "bodies/codes.h"
@@ -13,7 +13,7 @@
 namespace {
 
 constexpr float kMeanCode = 1.5f, kLogOf2 = 0.693147181f;
-constexpr int64_t kPagesOfCodesAhead = 8;  // pages whose codes are asked for before they are read; of bounds, W pages
+constexpr int64_t kPagesOfCodesAhead = 8;  // pages whose codes are prefetched before they are read; of bounds, W pages
 
 // Natural logarithm of x >= 1, absolute error below 2e-7 times log2(x): x = 2^e m with m about 1, and
 // log(m) = 2 atanh(t) with t = (m - 1) / (m + 1), |t| < 0.172.
@@ -25,7 +25,7 @@ SCOUT_INLINE Vec log_at_least_one(Vec x) {
     return __builtin_convertvector(IntVec(e), Vec) * kLogOf2 + log_m;
 }
 
-// 2^x for x <= 0, relative error below 1.1e-4, exact for 0: what scores are good for bears it.
+// 2^x for x <= 0, relative error below 1.1e-4, exact for 0: scores need no more.
 SCOUT_INLINE Vec exp2_roughly(Vec x) {
 #if defined(__AVX512F__)
     const Vec f = _mm512_maskz_reduce_ps(0xffff, __m512(x), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
@@ -44,11 +44,11 @@ SCOUT_INLINE Vec exp2_roughly(Vec x) {
 // The memory of a task. Rows are padded with zeros. The pages are W at a time.
 struct KeyCodeScratch {
     float *q, *size;          // [G, code_row]; size: magnitudes of q
-    float *factor, *inverse;  // [G, W pages]: what whole numbers of a page count, and how many of them make 1
-    float *rest;              // [G, W pages, W]: what all keys of a page share of their scores, to be summed
+    float *factor, *inverse;  // [G, W pages]: the factor of a page's integers, and its inverse
+    float *rest;              // [G, W pages, W]: the part of their scores that a page's keys share, lane by lane
     float *lanes;             // [G, W pages, W]: to be folded over the last
     float *scores;            // [G, W pages, P in whole vectors], less the rest, to base 2
-    int8_t *rounded;          // [W pages, G, code_row]: q * step, in whole numbers
+    int8_t *rounded;          // [W pages, G, code_row]: q * step, rounded
     int64_t keys, row;
 
     KeyCodeScratch(const KeyCodeRun& run) : keys((run.positions + W - 1) / W * W), row(code_row(run.dim)) {
@@ -63,7 +63,7 @@ struct KeyCodeScratch {
     }
 };
 
-// Pages to be scored: the next W of the list, or what is left of it.
+// Pages that are scored together: the next W of the list, or all that are left.
 struct PageGroup {
     const int32_t* pages;
     int64_t left;
@@ -101,10 +101,11 @@ SCOUT_INLINE void find_factors(const KeyCodeRun& run, const KeyCodeScratch& s, P
     }
 }
 
-// Products of page i's steps with the heads from g on, in whole numbers, and what all of its keys share. Meanwhile asks
-// for bounds.
+// Products of page i's steps with the heads from g on, rounded, and the part of the scores that its keys share.
+// Meanwhile prefetches bounds.
 template <int HEADS>
-SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s, PageGroup group, int64_t i, int64_t g) {
+SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s, PageGroup group, int64_t i,
+                                 int64_t g) {
     const int64_t dim = run.dim;
     const Float16 *least = page_bounds(run, group.pages[i]), *later = page_bounds(run, group.later(i + W));
     Vec rest[HEADS] = {};
@@ -155,7 +156,7 @@ SCOUT_INLINE void code_dots(Load load, const int8_t* rounded, int64_t dim, IntVe
     }
 }
 
-// Scores of page i's keys for the heads from g on, -inf where the last vector has no key. Meanwhile asks for codes.
+// Scores of page i's keys for the heads from g on, -inf where the last vector has no key. Meanwhile prefetches codes.
 template <int HEADS>
 SCOUT_INLINE void score_keys(const KeyCodeRun& run, const KeyCodeScratch& s, PageGroup group, int64_t i, int64_t g) {
     const int32_t page = group.pages[i];
@@ -166,12 +167,12 @@ SCOUT_INLINE void score_keys(const KeyCodeRun& run, const KeyCodeScratch& s, Pag
     const auto score = [&](int64_t first, auto vectors, auto load) {
         constexpr int VECTORS = decltype(vectors)::value;
         IntVec sums[HEADS][VECTORS];
-        const auto load_and_ask = [&](int v, int64_t w) {
+        const auto load_and_prefetch = [&](int v, int64_t w) {
             const uint8_t* at = codes + 4 * (w * run.positions + first + v * W);
             __builtin_prefetch(at + ahead);
             return load(at);
         };
-        code_dots<HEADS, VECTORS>(load_and_ask, s.rounded + (i * run.heads + g) * s.row, run.dim, sums);
+        code_dots<HEADS, VECTORS>(load_and_prefetch, s.rounded + (i * run.heads + g) * s.row, run.dim, sums);
         for (int h = 0; h < HEADS; ++h)
             for (int v = 0; v < VECTORS; ++v) {
                 const int64_t row = (g + h) * W + i, key = first + v * W, keys = run.positions - key;
@@ -202,7 +203,7 @@ SCOUT_INLINE Vec join_scores(const KeyCodeScratch& s, int64_t g) {
     return fold_rows<Sum>(s.rest + g * W * W) + kLogOf2 * most + log_at_least_one(fold_rows<Sum>(lanes));
 }
 
-// Asks for memory that will be read soon.
+// Prefetches memory.
 SCOUT_INLINE void prefetch_bytes(const void* from, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch((const char*)from + at);
 }

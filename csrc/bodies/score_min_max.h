@@ -1,11 +1,11 @@
-// Products of queries with the digests of listed pages.
+// Products of queries with the min/max digests of listed pages.
 #pragma once
 
 #include "bodies/tiles.h"
 
 namespace {
 
-constexpr int64_t kPagesAhead = W;  // digests asked for before they are read
+constexpr int64_t kPagesAhead = W;  // digests that are prefetched before they are read
 
 void score_min_max(const MinMaxRun& run) {
     const int64_t width = run.width;

@@ -1,4 +1,5 @@
-// What the kernels over rows share: heads in tiles, channels in pairs, and the dot products of both.
+// Dot products of query heads with rows. Heads are taken in tiles, which share each loaded row; channels in pairs of
+// vectors.
 #pragma once
 
 #include "bodies/channels.h"
@@ -37,7 +38,7 @@ SCOUT_INLINE void for_pairs(int64_t dim, Body body) {
     if (c < dim) body(c, [c, dim](const T* row) { return load_tail(row + c, dim - c); });
 }
 
-// Asks for the memory of the pair at `at`, `position` channels into its row, once per cache line.
+// Prefetches the pair at `at`, `position` channels into its row, once per cache line.
 template <class T>
 SCOUT_INLINE void prefetch(const T* at, int64_t position) {
     constexpr int64_t bytes = 2 * W * sizeof(T);
@@ -46,7 +47,7 @@ SCOUT_INLINE void prefetch(const T* at, int64_t position) {
 }
 
 // Scores of W rows for HEADS heads: scores[g * W + i] = q[g] . rows[i].
-// Meanwhile asks for the rows `next`, which will be read later.
+// Meanwhile prefetches the rows `next`, which will be read later.
 template <class T, int HEADS>
 SCOUT_INLINE void dots(const T* const rows[W], const T* const next[W], const float* q, int64_t dim, float* scores) {
     Vec quads[HEADS][W / 4];
@@ -74,8 +75,8 @@ SCOUT_INLINE void dots(const T* const rows[W], const T* const next[W], const flo
     for (int g = 0; g < HEADS; ++g) store(scores + g * W, fold_quads(quads[g]));
 }
 
-// out[g * stride + i] = q[g] . rows[i] for all packed heads and the first n rows; only the first tile asks for `next`,
-// the others find it asked for.
+// out[g * stride + i] = q[g] . rows[i] for all packed heads and the first n rows. The first tile prefetches `next`; the
+// other tiles need not.
 template <class T>
 SCOUT_INLINE void row_products(const T* const rows[W], const T* const next[W], int64_t n, const float* q, int64_t heads,
                                int64_t dim, float* out, int64_t stride) {
@@ -89,7 +90,7 @@ SCOUT_INLINE void row_products(const T* const rows[W], const T* const next[W], i
 }
 
 // The rows in the packed order of T, times `scale`, for `dots`: tiles of heads one after the other, in a tile a pair of
-// vectors of each head, then the next pairs. What is beyond the width is zero.
+// vectors of each head, then the next pairs. Channels beyond the width are zero.
 template <class T>
 SCOUT_INLINE void pack(const float* rows, int64_t count, int64_t width, float scale, float* packed) {
     for_head_tiles(count, [&](int64_t first, auto tile) {

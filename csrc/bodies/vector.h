@@ -1,7 +1,7 @@
-// A thin layer over the compiler's vector types: W floats at a time, W set by the unit that includes this.
+// A thin layer over the compiler's vector types: W floats at a time, W set by the file that includes this.
 //
-// Included by the units in isa_*.cpp alone. Everything is in an unnamed namespace and no standard template is used,
-// so that no code built for one instruction set can be linked into another.
+// Included through instruction_sets/table.h alone. Everything is in an unnamed namespace and no standard template is
+// used, so that no code built for one instruction set can be linked into another.
 #pragma once
 
 #if defined(__F16C__)
@@ -40,7 +40,8 @@ SCOUT_INLINE void store(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x); }
 
 SCOUT_INLINE Vec splat(float x) { return x - Vec{}; }
 
-// x, where the compiler would rather load it again for each use: that many loads would take longer than the products.
+// x, kept in a register. The compiler would load it again for each use, and the loads would take longer than the
+// products.
 SCOUT_INLINE Vec in_register(Vec x) {
 #if defined(__AVX512F__)
     asm("" : "+v"(x));
@@ -88,10 +89,10 @@ SCOUT_INLINE void split(Vec& a, Vec& b, Lanes<I...>) {
     a = first;
 }
 
-// W vectors to those of their lanes: x[i] becomes lane transposed_lane(i) of each.
+// Transposes W vectors: afterwards x[i] holds lane transposed_lane(i) of each of them.
 constexpr int transposed_lane(int i) { return i / 4 * 4 + i % 2 * 2 + i / 2 % 2; }
 
-// One step of it: folds the vectors whose numbers differ in the bit DISTANCE.
+// One step of a transposition: folds the vectors whose numbers differ in the bit DISTANCE.
 template <class How, int DISTANCE>
 SCOUT_INLINE void split_all(Vec x[W]) {
     for (int first = 0; first < W; first += 2 * DISTANCE)
@@ -137,7 +138,7 @@ SCOUT_INLINE Vec fold_quads(const Vec x[W / 4]) {
     else return fold<Quads, Join>(fold<Quads, Join>(x[0], x[1]), fold<Quads, Join>(x[2], x[3]));
 }
 
-// W vectors in memory to the sums (or what `Join` makes) of their lanes: lane i is that of vector i.
+// The sums over lanes (or what `Join` makes of them) of W vectors in memory: lane i is that of vector i.
 template <class Join>
 SCOUT_INLINE Vec fold_rows(const float* rows) {
     Vec quads[W / 4];

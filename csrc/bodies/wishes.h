@@ -1,4 +1,4 @@
-// What the query heads of a KV head want of the blocks together: a distribution over them.
+// The wishes of a KV head: a distribution over the blocks, on which its query heads agree.
 #pragma once
 
 #include "bodies/rows.h"

@@ -131,8 +131,8 @@ void Handover::time_out(const char* begun) {
     char reason[200];
     std::snprintf(reason, sizeof reason,
                   "%lld of %lld tasks were left, and %lld had begun, %.3g s after it was %s, where timeout_s is %g",
-                  (long long)last_.job->left(), (long long)last_.job->tasks(), (long long)last_.job->begun(), times_.waited_s,
-                  begun, timeout_s_);
+                  (long long)last_.job->left(), (long long)last_.job->tasks(), (long long)last_.job->begun(),
+                  times_.waited_s, begun, timeout_s_);
     drop();
     refuse(reason);
 }

@@ -27,10 +27,11 @@ class Handover {
 
     // Makes the call of what the tables hold now and submits it. An earlier call that was not waited for is dropped.
     void start() noexcept;
-    // Waits until the call is done, and runs tasks that no thread has begun; drops the call when it is not done in time.
+    // Waits until the call is done, and runs tasks that no thread has begun. Drops the call if it is not done in time.
     // A call that was refused or dropped has failed, and leaves its results as those of no keys.
     void wait() noexcept;
-    // Ends the call as `wait` does, but only if it is done, or its time since the start is over. Returns whether it ended.
+    // Ends the call as `wait` does, but only if it is done or its time since the start is over. Returns whether it
+    // ended.
     bool poll() noexcept;
     // Returns when no task of it runs. After that, a stream's calls of its ticket do nothing.
     void close();

@@ -6,8 +6,8 @@
 namespace scout {
 namespace {
 
-// A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes as
-// long. So a thread that waits polls for this long before it sleeps. Between two polls it yields: without that, two
+// A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes
+// as long. So a thread that waits polls for this long before it sleeps. Between two polls it yields: without that, two
 // threads stayed on one core.
 constexpr auto kPollTime = std::chrono::microseconds(100);
 

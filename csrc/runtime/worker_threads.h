@@ -34,7 +34,7 @@ class Job {
     bool run_one();  // claims a task and runs it; false when all are claimed
     bool done() const { return done_.load(std::memory_order_acquire); }
     void wait();  // runs tasks that no thread has claimed, then sleeps until the last one ends
-    // Waits as `wait` does, but begins no task after the deadline, and sleeps no longer. Returns whether the job is done.
+    // Waits as `wait` does, but begins no task after the deadline, and sleeps no longer. Returns whether it is done.
     bool wait_until(Clock::time_point deadline);
     int64_t begun() const;  // tasks that were claimed
     int64_t left() const { return left_.load(std::memory_order_relaxed); }  // tasks that have not ended

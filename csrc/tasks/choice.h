@@ -1,5 +1,5 @@
-// Short passes over chosen blocks, done by the calling thread: splitting a choice into near and far blocks, updating the
-// interest, and finding what a scout missed or spoilt.
+// Short passes over chosen blocks, done by the calling thread: splitting a choice into near and far blocks, updating
+// the interest, and finding what a scout missed or spoilt.
 //
 // All throw std::invalid_argument where a block is outside its table. A uint8_t is a boolean.
 #pragma once

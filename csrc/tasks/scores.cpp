@@ -74,8 +74,8 @@ class MinMaxWork final : public ScoreWork {
                 bounds[g * 2 * D + D + d] = std::min(x, 0.0f);
             }
         float* scratch = scratch_memory(scratch_floats(G, 2 * D));
-        kernels_.score_min_max({bounds.data(), layer_.digests + task.head * layer_.head_stride, layer_.page_stride, task.pages,
-                         task.count, G, 2 * D, scratch, task.out, call_.N});
+        kernels_.score_min_max({bounds.data(), layer_.digests + task.head * layer_.head_stride, layer_.page_stride,
+                                task.pages, task.count, G, 2 * D, scratch, task.out, call_.N});
     }
 
     const Kernels& kernels_;
@@ -104,11 +104,12 @@ class KeyCodeWork final : public ScoreWork {
 }  // namespace
 
 std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const MinMaxLayer& layer,
-                                  int threads) {
+                                      int threads) {
     return std::make_unique<MinMaxWork>(kernels, call, layer, threads);
 }
 
-std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer, int threads) {
+std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
+                                      int threads) {
     return std::make_unique<KeyCodeWork>(kernels, call, layer, threads);
 }
 

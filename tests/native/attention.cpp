@@ -134,8 +134,8 @@ void check_top_blocks(const Kernels& kernels, WorkerThreads& workers, int64_t N,
     Array<int64_t> closed(B), blocks(B * H * count);
     for (int64_t b = 0; b < B; ++b) closed[b] = N - b * N / 4;
     Array<float> wishes(B * H * N), top_wishes(B * H * count);
-    const TopBlocksCall call{scores.data(), B,       H,             G,             N,                closed.data(), 1, 2,
-                             count,         largest, wishes.data(), blocks.data(), top_wishes.data()};
+    const TopBlocksCall call{scores.data(), B,     H,       G,             N,             closed.data(),    1,
+                             2,             count, largest, wishes.data(), blocks.data(), top_wishes.data()};
     finish(workers, make_top_blocks_work(kernels, call, workers.count()));
     for (int64_t row = 0; row < B * H; ++row) {
         const int64_t n = closed[row / H];

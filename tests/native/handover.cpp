@@ -1,5 +1,5 @@
-// Handovers, called by threads that stand for streams: what a call wrote must be seen by whoever waited for it, and
-// one that was dropped must write no more.
+// Handovers, called by threads that stand for streams: what a call wrote must be seen by the thread that waited for it,
+// and a dropped call must write no more.
 #include <string>
 #include <thread>
 
@@ -81,8 +81,8 @@ void replay(const Kernels& kernels, WorkerThreads& workers) {
     check(far.is_nothing(), "result of a failed call");
 }
 
-// Calls whose results nobody may write once they are dropped: read here while the job still runs.
-void be_late(const Kernels& kernels) {
+// The results of a dropped call are read here while its job still runs: no task may write them.
+void time_out(const Kernels& kernels) {
     WorkerThreads workers(2, 1e-3);
     Far far;
     Handover handover(kernels, workers, far.call(), 1e-5);
@@ -97,8 +97,8 @@ void be_late(const Kernels& kernels) {
     }
 }
 
-// Several at a time, some of them at work when they are dropped.
-void be_late_together(const Kernels& kernels) {
+// Several late calls at a time, some of whose tasks run when they are dropped.
+void time_out_together(const Kernels& kernels) {
     WorkerThreads workers(2, 0);
     std::vector<std::unique_ptr<Far>> fars;
     std::vector<std::unique_ptr<Handover>> handovers;
@@ -116,7 +116,7 @@ void be_late_together(const Kernels& kernels) {
     }
 }
 
-// What is written inside is not written after, and needs no other lock.
+// What a task writes inside a gate needs no other lock, and is not written after the gate is shut.
 void shut_a_gate() {
     for (int round = 0; round < 50; ++round) {
         Gate gate;
@@ -132,7 +132,7 @@ void shut_a_gate() {
     }
 }
 
-// A stream that goes on calling what is taken away from it.
+// A stream that goes on calling a handover that is gone.
 void outlive(const Kernels& kernels, WorkerThreads& workers) {
     for (int round = 0; round < 30; ++round) {
         auto far = std::make_unique<Far>();
@@ -160,8 +160,8 @@ void test_handovers() {
         replay(kernels, workers);
         other.join();
     }
-    be_late(kernels);
-    be_late_together(kernels);
+    time_out(kernels);
+    time_out_together(kernels);
     shut_a_gate();
 }
 

@@ -1,5 +1,5 @@
-// Every kernel of every instruction set that this CPU has, against plain loops; workers and handovers from many threads.
-// To be built with a sanitizer, or for another architecture. Exit code 0 where nothing is wrong.
+// Every kernel of every instruction set that this CPU has, against plain loops; worker threads and handovers, used from
+// many threads. To be built with a sanitizer, or for another architecture. Exit code 0 where nothing is wrong.
 #include "testing.h"
 
 int main() {

@@ -1,16 +1,17 @@
-// What a layer computes of a few rows, partials put together, and reading.
+// What a layer computes of a few rows, merged partials, and reading.
 #include "testing.h"
 
 namespace testing {
 namespace {
 
-void check_linear(const Kernels& kernels, WorkerThreads& workers, int64_t M, int64_t B, int64_t I, int64_t O, DType dtype) {
+void check_linear(const Kernels& kernels, WorkerThreads& workers, int64_t M, int64_t B, int64_t I, int64_t O,
+                  DType dtype) {
     Dice dice;
     const Array<float> x = dice.numbers(M * B * I);
     const Stored weight(dtype, M * O * I, dice);
     Array<float> out(M * B * O);
-    finish(workers, make_linear_work(kernels, {x.data(), weight.bytes.data(), O * I, M, B, I, O, dtype, out.data()},
-                             workers.count()));
+    const LinearCall call{x.data(), weight.bytes.data(), O * I, M, B, I, O, dtype, out.data()};
+    finish(workers, make_linear_work(kernels, call, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t row = i / O, line = row / B * O + i % O;
         double want = 0;

@@ -1,7 +1,7 @@
-// What the native tests share: memory that is watched at its end, numbers to fill it with, and comparison.
+// What the native tests share: memory that ends where access is forbidden, numbers to fill it with, and comparison.
 //
-// Memory is checked by the page behind it, which no instruction may touch: that holds for vector loads too, which
-// a sanitizer cannot see where they are written as intrinsics.
+// The memory page behind an array may not be touched by any instruction. So vector loads are checked too, which a
+// sanitizer cannot see where they are written as intrinsics.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -113,7 +113,9 @@ struct Stored {
     }
 };
 
-inline void finish(WorkerThreads& workers, std::unique_ptr<Work> work) { workers.submit(std::move(work), true)->wait(); }
+inline void finish(WorkerThreads& workers, std::unique_ptr<Work> work) {
+    workers.submit(std::move(work), true)->wait();
+}
 
 inline constexpr DType kEveryDType[] = {kFloat32, kBFloat16, kFloat16};
 

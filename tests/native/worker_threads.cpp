@@ -1,4 +1,4 @@
-// The workers, used from many threads at once: what a job wrote must be seen by whoever waited for it.
+// Worker threads, used from many threads at once: what a job wrote must be seen by the thread that waited for it.
 #include <thread>
 
 #include "testing.h"
