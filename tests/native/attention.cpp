@@ -1,4 +1,4 @@
-// Partial attention, and what scores and ranks blocks.
+// Partial attention, scores of blocks, and the top blocks.
 #include <algorithm>
 
 #include "testing.h"
@@ -46,7 +46,7 @@ Answer attend(const PartialCall& call, const Stored& k, const Stored& v, int64_t
     return answer;
 }
 
-void check_partial(const Kernels& kernels, Pool& pool, const Shape& s, DType dtype, bool with_mean_key) {
+void check_partial(const Kernels& kernels, WorkerThreads& workers, const Shape& s, DType dtype, bool with_mean_key) {
     Dice dice;
     const int64_t rows = s.B * s.H;
     const Array<float> q = dice.numbers(rows * s.G * s.D);
@@ -62,7 +62,7 @@ void check_partial(const Kernels& kernels, Pool& pool, const Shape& s, DType dty
     call.layer.pages = s.S, call.layer.positions = s.P, call.layer.dtype = dtype;
     call.index = {index.data(), s.H * s.N, s.N}, call.length = {length.data(), s.H * s.N, s.N};
     call.out = out.data(), call.lse = lse.data(), call.mean_key = with_mean_key ? mean_key.data() : nullptr;
-    finish(pool, plan_partial(kernels, call, pool.threads()));
+    finish(workers, make_partial_work(kernels, call, workers.count()));
     for (int64_t row = 0; row < rows * s.G; ++row) {
         const Answer want = attend(call, k, v, row / s.G, row % s.G);
         expect("lse", kernels.name, lse[row], want.lse, 2e-5);
@@ -73,14 +73,14 @@ void check_partial(const Kernels& kernels, Pool& pool, const Shape& s, DType dty
     }
 }
 
-void check_digests(const Kernels& kernels, Pool& pool, const Shape& s) {
+void check_digests(const Kernels& kernels, WorkerThreads& workers, const Shape& s) {
     Dice dice;
     const Array<float> q = dice.numbers(s.B * s.H * s.G * s.D), digests = dice.numbers(s.S * s.H * 2 * s.D);
     const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
     Array<float> out(s.B * s.H * s.G * s.N);
     const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
-    const DigestLayer layer{digests.data(), s.H * 2 * s.D, 2 * s.D};
-    finish(pool, plan_scores(kernels, call, layer, pool.threads()));
+    const MinMaxLayer layer{digests.data(), s.H * 2 * s.D, 2 * s.D};
+    finish(workers, make_score_work(kernels, call, layer, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
         const float *x = q.data() + row * s.D, *bounds = digests.data() + (page * s.H + h) * 2 * s.D;
@@ -91,7 +91,7 @@ void check_digests(const Kernels& kernels, Pool& pool, const Shape& s) {
 }
 
 // Whole-number queries and equal steps, so that rounding the products to 8 bits changes nothing.
-void check_codes(const Kernels& kernels, Pool& pool, const Shape& s) {
+void check_codes(const Kernels& kernels, WorkerThreads& workers, const Shape& s) {
     constexpr uint16_t kStep = 0x1800;  // 1/512 in float16
     Dice dice;
     const int64_t W = code_words(s.D), codes_page = W * s.P * 4;
@@ -108,8 +108,8 @@ void check_codes(const Kernels& kernels, Pool& pool, const Shape& s) {
     const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
     Array<float> out(s.B * s.H * s.G * s.N);
     const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
-    const CodeLayer layer{codes.data(), bounds.data(), s.H * codes_page, codes_page, s.H * 2 * s.D, 2 * s.D, s.P};
-    finish(pool, plan_scores(kernels, call, layer, pool.threads()));
+    const KeyCodeLayer layer{codes.data(), bounds.data(), s.H * codes_page, codes_page, s.H * 2 * s.D, 2 * s.D, s.P};
+    finish(workers, make_score_work(kernels, call, layer, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
         std::vector<double> scores(s.P);
@@ -127,21 +127,24 @@ void check_codes(const Kernels& kernels, Pool& pool, const Shape& s) {
 }
 
 // No two scores are equal, so there is one right order.
-void check_rank(const Kernels& kernels, Pool& pool, int64_t N, int64_t count, bool largest) {
+void check_top_blocks(const Kernels& kernels, WorkerThreads& workers, int64_t N, int64_t count, bool largest) {
     constexpr int64_t B = 3, H = 2, G = 3;
     Dice dice;
     const Array<float> scores = dice.numbers(B * H * G * N);
     Array<int64_t> closed(B), blocks(B * H * count);
     for (int64_t b = 0; b < B; ++b) closed[b] = N - b * N / 4;
-    Array<float> wishes(B * H * N);
-    RankCall call{scores.data(), B, H, G, N, closed.data(), 1, 2, count, largest, wishes.data(), blocks.data()};
-    finish(pool, plan_rank(kernels, call, pool.threads()));
+    Array<float> wishes(B * H * N), top_wishes(B * H * count);
+    const TopBlocksCall call{scores.data(), B,     H,       G,             N,             closed.data(),    1,
+                             2,             count, largest, wishes.data(), blocks.data(), top_wishes.data()};
+    finish(workers, make_top_blocks_work(kernels, call, workers.count()));
     for (int64_t row = 0; row < B * H; ++row) {
         const int64_t n = closed[row / H];
         const float* wish = wishes.data() + row * N;
         double sum = 0;
         for (int64_t i = 0; i < N; ++i) sum += wish[i];
         expect("wishes", kernels.name, sum, 1, 1e-5);
+        for (int64_t i = row * count; i < (row + 1) * count; ++i)
+            expect("wishes of the top blocks", kernels.name, top_wishes[i], wish[blocks[i]], 0);
         const auto place = [&](int64_t i) { return i >= n ? -1 : wish[i] + 2 * (i < 1 || i >= n - 2); };
         for (int64_t i = 1; i < count; ++i) {
             const int64_t one = blocks[row * count + i - 1], next = blocks[row * count + i];
@@ -150,27 +153,27 @@ void check_rank(const Kernels& kernels, Pool& pool, int64_t N, int64_t count, bo
         for (int64_t i = 0; count && i < N; ++i) {
             const int64_t *first = blocks.data() + row * count, *end = first + count;
             if (place(i) > place(end[-1]) && std::find(first, end, i) == end)
-                fail("a wanted block", kernels.name, -1, double(i));
+                fail("a top block", kernels.name, -1, double(i));
         }
     }
 }
 
 }  // namespace
 
-void test_partial(const Kernels& kernels, Pool& pool) {
+void test_partial(const Kernels& kernels, WorkerThreads& workers) {
     for (const Shape& shape : kShapes)
         for (const DType dtype : kEveryDType)
-            for (const bool with_mean_key : {false, true}) check_partial(kernels, pool, shape, dtype, with_mean_key);
+            for (const bool with_mean_key : {false, true}) check_partial(kernels, workers, shape, dtype, with_mean_key);
 }
 
-void test_scores(const Kernels& kernels, Pool& pool) {
-    for (const Shape& shape : kShapes) check_digests(kernels, pool, shape), check_codes(kernels, pool, shape);
+void test_scores(const Kernels& kernels, WorkerThreads& workers) {
+    for (const Shape& shape : kShapes) check_digests(kernels, workers, shape), check_codes(kernels, workers, shape);
 }
 
-void test_rank(const Kernels& kernels, Pool& pool) {
+void test_top_blocks(const Kernels& kernels, WorkerThreads& workers) {
     for (const int64_t N : {4, 15, 16, 33, 300})
         for (const int64_t count : {int64_t(0), N / 2, N})
-            for (const bool largest : {false, true}) check_rank(kernels, pool, N, count, largest);
+            for (const bool largest : {false, true}) check_top_blocks(kernels, workers, N, count, largest);
 }
 
 }  // namespace testing

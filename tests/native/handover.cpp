@@ -1,9 +1,9 @@
-// Handovers, called by threads that stand for streams: what a call wrote must be seen by whoever waited for it, and
-// one that was dropped must write no more.
+// Handovers, called by threads that stand for streams: what a call wrote must be seen by the thread that waited for it,
+// and a dropped call must write no more.
 #include <string>
 #include <thread>
 
-#include "handover.h"
+#include "runtime/handover.h"
 #include "testing.h"
 
 namespace testing {
@@ -32,11 +32,11 @@ struct Far {
     }
 
     // Whether the results are those of the plain call.
-    bool is_right(const Kernels& kernels, Pool& pool) {
+    bool is_right(const Kernels& kernels, WorkerThreads& workers) {
         Array<float> want(out.size()), want_lse(lse.size()), want_key(out.size());
         PartialCall plain = call();
         plain.out = want.data(), plain.lse = want_lse.data(), plain.mean_key = want_key.data();
-        finish(pool, plan_partial(kernels, plain, pool.threads()));
+        finish(workers, make_partial_work(kernels, plain, workers.count()));
         return !std::memcmp(out.data(), want.data(), out.size() * 4) &&
                !std::memcmp(lse.data(), want_lse.data(), lse.size() * 4) &&
                !std::memcmp(mean_key.data(), want_key.data(), out.size() * 4);
@@ -64,15 +64,15 @@ void check(bool right, const char* what) {
     if (!right) fail(what, "handover", 0, 1);
 }
 
-void replay(const Kernels& kernels, Pool& pool) {
+void replay(const Kernels& kernels, WorkerThreads& workers) {
     Far far;
-    Handover handover(kernels, pool, far.call(), 60);
+    Handover handover(kernels, workers, far.call(), 60);
     for (int round = 0; round < 50; ++round) {
         for (int64_t i = 0; i < far.length.size(); ++i) far.length[i] = int32_t(far.dice.below(Far::P + 1));
         start(handover);
         wait(handover);
         check_failure(handover, "");
-        check(far.is_right(kernels, pool), "replayed call");
+        check(far.is_right(kernels, workers), "replayed call");
     }
     far.index[7] = Far::S, far.length[7] = 1;
     start(handover);
@@ -81,30 +81,30 @@ void replay(const Kernels& kernels, Pool& pool) {
     check(far.is_nothing(), "result of a failed call");
 }
 
-// Calls whose results nobody may write once they are dropped: read here while the job still runs.
-void be_late(const Kernels& kernels) {
-    Pool pool(2, 1e-3);
+// The results of a dropped call are read here while its job still runs: no task may write them.
+void time_out(const Kernels& kernels) {
+    WorkerThreads workers(2, 1e-3);
     Far far;
-    Handover handover(kernels, pool, far.call(), 1e-5);
+    Handover handover(kernels, workers, far.call(), 1e-5);
     for (int round = 0; round < 30; ++round) {
         start(handover);
         std::this_thread::sleep_for(std::chrono::microseconds(100 * (round % 15)));
         wait(handover);
-        if (handover.failure().empty()) check(far.is_right(kernels, pool), "call in time");
+        if (handover.failure().empty()) check(far.is_right(kernels, workers), "call in time");
         else check(far.is_nothing(), "result of a late call");
         handover.forget_failure();
         start(handover);  // and dropped by the next
     }
 }
 
-// Several at a time, some of them at work when they are dropped.
-void be_late_together(const Kernels& kernels) {
-    Pool pool(2, 0);
+// Several late calls at a time, some of whose tasks run when they are dropped.
+void time_out_together(const Kernels& kernels) {
+    WorkerThreads workers(2, 0);
     std::vector<std::unique_ptr<Far>> fars;
     std::vector<std::unique_ptr<Handover>> handovers;
     for (int i = 0; i < 4; ++i) {
         fars.push_back(std::make_unique<Far>());
-        handovers.push_back(std::make_unique<Handover>(kernels, pool, fars.back()->call(), 1e-7));
+        handovers.push_back(std::make_unique<Handover>(kernels, workers, fars.back()->call(), 1e-7));
     }
     for (int round = 0; round < 50; ++round) {
         for (const auto& handover : handovers) start(*handover);
@@ -116,7 +116,7 @@ void be_late_together(const Kernels& kernels) {
     }
 }
 
-// What is written inside is not written after, and needs no other lock.
+// What a task writes inside a gate needs no other lock, and is not written after the gate is shut.
 void shut_a_gate() {
     for (int round = 0; round < 50; ++round) {
         Gate gate;
@@ -132,11 +132,11 @@ void shut_a_gate() {
     }
 }
 
-// A stream that goes on calling what is taken away from it.
-void outlive(const Kernels& kernels, Pool& pool) {
+// A stream that goes on calling a handover that is gone.
+void outlive(const Kernels& kernels, WorkerThreads& workers) {
     for (int round = 0; round < 30; ++round) {
         auto far = std::make_unique<Far>();
-        auto handover = std::make_unique<Handover>(kernels, pool, far->call(), 60);
+        auto handover = std::make_unique<Handover>(kernels, workers, far->call(), 60);
         void* ticket = reinterpret_cast<void*>(handover->ticket());
         std::thread stream([ticket] {
             for (int i = 0; i < 60; ++i) scout_handover_start(ticket), scout_handover_wait(ticket);
@@ -153,15 +153,15 @@ void outlive(const Kernels& kernels, Pool& pool) {
 void test_handovers() {
     const Kernels& kernels = *supported_kernels().back();
     for (const int threads : {1, 3}) {
-        Pool pool(threads, 0);
-        replay(kernels, pool);
-        outlive(kernels, pool);
-        std::thread other([&] { replay(kernels, pool); });
-        replay(kernels, pool);
+        WorkerThreads workers(threads, 0);
+        replay(kernels, workers);
+        outlive(kernels, workers);
+        std::thread other([&] { replay(kernels, workers); });
+        replay(kernels, workers);
         other.join();
     }
-    be_late(kernels);
-    be_late_together(kernels);
+    time_out(kernels);
+    time_out_together(kernels);
     shut_a_gate();
 }
 

@@ -1,16 +1,17 @@
-// What a layer computes of a few rows, partials put together, and reading.
+// What a layer computes of a few rows, merged partials, and reading.
 #include "testing.h"
 
 namespace testing {
 namespace {
 
-void check_linear(const Kernels& kernels, Pool& pool, int64_t M, int64_t B, int64_t I, int64_t O, DType dtype) {
+void check_linear(const Kernels& kernels, WorkerThreads& workers, int64_t M, int64_t B, int64_t I, int64_t O,
+                  DType dtype) {
     Dice dice;
     const Array<float> x = dice.numbers(M * B * I);
     const Stored weight(dtype, M * O * I, dice);
     Array<float> out(M * B * O);
-    finish(pool, plan_linear(kernels, {x.data(), weight.bytes.data(), O * I, M, B, I, O, dtype, out.data()},
-                             pool.threads()));
+    const LinearCall call{x.data(), weight.bytes.data(), O * I, M, B, I, O, dtype, out.data()};
+    finish(workers, make_linear_work(kernels, call, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t row = i / O, line = row / B * O + i % O;
         double want = 0;
@@ -75,9 +76,9 @@ void check_scouts(const Kernels& kernels, int64_t rows, int64_t width) {
     Dice dice;
     const Array<float> q = dice.numbers(rows * width), scout = dice.numbers(rows * width),
                        mean_key = dice.numbers(rows * width), far = dice.numbers(rows), near = dice.numbers(rows);
-    Array<float> lse(rows), doubt(1);
+    Array<float> lse(rows), scout_error(1);
     kernels.correct(q.data(), scout.data(), mean_key.data(), 0.3f, rows, width, far.data(), lse.data());
-    kernels.doubt(q.data(), scout.data(), far.data(), near.data(), rows, width, doubt.data());
+    kernels.scout_error(q.data(), scout.data(), far.data(), near.data(), rows, width, scout_error.data());
     double most = 0;
     for (int64_t r = 0; r < rows; ++r) {
         double shift = 0, error = 0, size = 0;
@@ -88,18 +89,18 @@ void check_scouts(const Kernels& kernels, int64_t rows, int64_t width) {
         expect("corrected lse", kernels.name, lse[r], far[r] + 0.3 * shift, 1e-4);
         most = std::max(most, std::sqrt(error / size) / (1 + std::exp(double(near[r]) - far[r])));
     }
-    expect("doubt", kernels.name, doubt[0], most, 1e-5);
+    expect("scout_error", kernels.name, scout_error[0], most, 1e-5);
 }
 
 }  // namespace
 
-void test_linear(const Kernels& kernels, Pool& pool) {
+void test_linear(const Kernels& kernels, WorkerThreads& workers) {
     for (const DType dtype : kEveryDType) {
-        check_linear(kernels, pool, 1, 1, 64, 48, dtype);
-        check_linear(kernels, pool, 1, 7, 33, 17, dtype);
-        check_linear(kernels, pool, 3, 1, 24, 5, dtype);
-        check_linear(kernels, pool, 1, 4, 7, 530, dtype);
-        check_linear(kernels, pool, 1, 2, 600, 700, dtype);
+        check_linear(kernels, workers, 1, 1, 64, 48, dtype);
+        check_linear(kernels, workers, 1, 7, 33, 17, dtype);
+        check_linear(kernels, workers, 3, 1, 24, 5, dtype);
+        check_linear(kernels, workers, 1, 4, 7, 530, dtype);
+        check_linear(kernels, workers, 1, 2, 600, 700, dtype);
     }
 }
 
@@ -116,13 +117,13 @@ void test_merging(const Kernels& kernels) {
         for (const int64_t rows : {1, 5}) check_merge(kernels, rows, width), check_scouts(kernels, rows, width);
 }
 
-void test_reading(Pool& pool) {
+void test_reading(WorkerThreads& workers) {
     for (const int64_t words : {0, 32, 96, 131072 + 32}) {
         Array<uint64_t> data(words);
         uint64_t want = 0;
         for (int64_t i = 0; i < words; ++i) want += data[i] = uint64_t(i) * 0x9e3779b97f4a7c15u;
         std::atomic<uint64_t> sum{0};
-        finish(pool, plan_read(*supported_kernels().back(), data.data(), words * 8, sum, pool.threads()));
+        finish(workers, make_read_work(*supported_kernels().back(), data.data(), words * 8, sum, workers.count()));
         if (sum != want) fail("sum of words", "any", double(sum), double(want));
     }
 }

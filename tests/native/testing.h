@@ -1,7 +1,7 @@
-// What the native tests share: memory that is watched at its end, numbers to fill it with, and comparison.
+// What the native tests share: memory that ends where access is forbidden, numbers to fill it with, and comparison.
 //
-// Memory is checked by the page behind it, which no instruction may touch: that holds for vector loads too, which
-// a sanitizer cannot see where they are written as intrinsics.
+// The memory page behind an array may not be touched by any instruction. So vector loads are checked too, which a
+// sanitizer cannot see where they are written as intrinsics.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "dispatch.h"
-#include "plan.h"
-#include "pool.h"
+#include "instruction_sets/dispatch.h"
+#include "tasks/calls.h"
+#include "runtime/worker_threads.h"
 
 namespace testing {
 
@@ -113,18 +113,20 @@ struct Stored {
     }
 };
 
-inline void finish(Pool& pool, std::unique_ptr<Work> work) { pool.submit(std::move(work), true)->wait(); }
+inline void finish(WorkerThreads& workers, std::unique_ptr<Work> work) {
+    workers.submit(std::move(work), true)->wait();
+}
 
 inline constexpr DType kEveryDType[] = {kFloat32, kBFloat16, kFloat16};
 
-void test_partial(const Kernels& kernels, Pool& pool);
-void test_scores(const Kernels& kernels, Pool& pool);
-void test_rank(const Kernels& kernels, Pool& pool);
-void test_linear(const Kernels& kernels, Pool& pool);
+void test_partial(const Kernels& kernels, WorkerThreads& workers);
+void test_scores(const Kernels& kernels, WorkerThreads& workers);
+void test_top_blocks(const Kernels& kernels, WorkerThreads& workers);
+void test_linear(const Kernels& kernels, WorkerThreads& workers);
 void test_rows(const Kernels& kernels);
 void test_merging(const Kernels& kernels);
-void test_reading(Pool& pool);
-void test_pool();
+void test_reading(WorkerThreads& workers);
+void test_worker_threads();
 void test_handovers();
 
 }  // namespace testing

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError, KernelError
 from ..types import BlockList, Partial
-from .checks import check_pool, native_call
+from .checks import pool_layer
 from .host_functions import HostQueue
 from .packed import Blocks
 from .workers import HANDOVER_START, HANDOVER_WAIT, Workers
@@ -44,14 +43,7 @@ class Handover:
         if not 0 < timeout_s <= LONGEST_S:
             raise ConfigError(f"timeout_s={timeout_s} is outside 0..{LONGEST_S:g} seconds: set how long a stream waits")
         q, k, v, blocks, scale = call
-        check_pool(q, k, v)
-        _check_fixed("q", q, q.shape)
-        _check_fixed("result.out", result.out, q.shape)
-        _check_fixed("result.lse", result.lse, q.shape[:3])
-        if result.mean_key is not None:
-            _check_fixed("result.mean_key", result.mean_key, q.shape)
-        addresses = native_call(q, k, v, blocks, result)
-        self._native = workers.native.handover(*addresses, scale, timeout_s, (call, result))
+        self._native = workers.native.handover(q, pool_layer(k, v), blocks, scale, result, timeout_s)
         self._functions = functions
         self.result = result
 
@@ -104,12 +96,3 @@ class Handover:
     def waited_s(self) -> float:
         """Seconds that the stream waited for the last call."""
         return self._native.times[2]
-
-
-def _check_fixed(name: str, tensor: Tensor, shape: torch.Size) -> None:
-    """Refuse what is not contiguous float32 on the CPU: nothing is converted between two calls."""
-    if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.shape != shape or not tensor.is_contiguous():
-        raise KernelError(
-            f"{name} is {tensor.dtype} {list(tensor.shape)} strided {tensor.stride()} on {tensor.device}: "
-            f"it must be contiguous float32 {list(shape)} on the CPU"
-        )

@@ -1,7 +1,4 @@
-"""The native worker threads: a queue of jobs, and partial attention on them.
-
-Every argument is checked here, before the native side sees an address.
-"""
+"""The native worker threads: a queue of jobs, and partial attention on them."""
 
 from types import TracebackType
 
@@ -11,7 +8,7 @@ from torch import Tensor
 from ..errors import ConfigError, KernelError
 from ..hardware.host import usable_cores
 from ..types import BlockList, Partial
-from .checks import check_pool, native_call
+from .checks import pool_layer
 from .packed import Blocks
 
 try:
@@ -32,32 +29,31 @@ def isa_levels() -> tuple[str, ...]:
 class Job:
     """One submitted partial. Keeps its tensors alive; dropping it unfinished waits for it."""
 
-    def __init__(self, handle: _native.Handle, result: Partial) -> None:
-        self._handle = handle
-        self._result = result
-        self._waited = False
+    def __init__(self, native: _native.Job) -> None:
+        self._native = native
+        self._result: Partial | None = None
 
     def wait(self) -> Partial:
         """The result. Blocks until it is there, without the GIL, and helps with tasks that nobody has started."""
-        if not self._waited:
-            self._handle.wait()
-            self._waited = True
+        if self._result is None:
+            self._native.wait()
+            self._result = Partial(*self._native.result)
         return self._result
 
     @property
     def ran_s(self) -> float:
         """Seconds from the start of the first task to the end of the last; valid after `wait`."""
-        return self._handle.ran_s
+        return self._native.ran_s
 
     @property
     def started_s(self) -> float:
         """When the first task started, on the clock of `time.perf_counter`; valid after `wait`."""
-        return self._handle.started_s
+        return self._native.started_s
 
     @property
     def waited_s(self) -> float:
         """Seconds that `wait` took; valid after `wait`."""
-        return self._handle.waited_s
+        return self._native.waited_s
 
 
 class Workers:
@@ -106,21 +102,14 @@ class Workers:
     ) -> Job:
         """Submit; `helped` says that the caller waits at once, so that one thread fewer need wake."""
         q = q.to(torch.float32).contiguous()
-        check_pool(q, k, v)
-        B, H, G, _ = q.shape
-        out, lse = torch.empty_like(q), q.new_empty(B, H, G)
-        result = Partial(out, lse, torch.empty_like(q) if with_mean_key else None)
-        call = native_call(q, k, v, blocks, result)
-        return Job(self._native.partial(*call, scale, helped, (q, k, v, result)), result)
+        return Job(self._native.partial(q, pool_layer(k, v), blocks, scale, with_mean_key, helped))
 
     def read(self, data: Tensor) -> int:
         """Sum of the 64-bit words of `data`, modulo 2**64: for timing how fast these threads can read memory.
 
         data: contiguous, on the CPU, a multiple of 256 bytes.   Raises KernelError where it is not.
         """
-        if not data.is_cpu or not data.is_contiguous():
-            raise KernelError(f"data has strides {data.stride()} on {data.device}: it must be contiguous on the CPU")
-        return self._native.read(data.data_ptr(), data.nbytes)
+        return self._native.read(data)
 
     def close(self) -> None:
         """Finish what was submitted and end the threads. A second call does nothing."""

@@ -69,7 +69,7 @@ def test_bad_arguments_are_named(ops):
         (lambda: ops.merge(a, b._replace(out=b.out.mT.contiguous().mT)), "contiguous"),
         (lambda: ops.corrected(a, q, q_hat[:1], 1.0), r"\[1, 3, 3, 16\]"),
         (lambda: ops.corrected(a._replace(mean_key=None), q, q_hat, 1.0), "no mean key"),
-        (lambda: ops.scout_error(a, b, q[0], q_hat[0]), r"do not fit \[3, 3, 16\]"),
+        (lambda: ops.scout_error(a, b, q[0], q_hat[0]), r"q is \[3, 3, 16\]: it must be \[B, H, G, D\]"),
     ]:
         with pytest.raises(KernelError, match=message):
             call()

@@ -1,0 +1,62 @@
+// The extension module scoutattention._native.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "binding/workers.h"
+#include "instruction_sets/dispatch.h"
+
+namespace {
+
+using namespace scout;
+
+std::vector<std::string> isa_levels() {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : supported_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+// What is refused is a KernelError.
+void translate(const std::exception_ptr& thrown, void* kernel_error) {
+    try {
+        std::rethrow_exception(thrown);
+    } catch (const std::logic_error& error) {
+        PyErr_SetString(static_cast<PyObject*>(kernel_error), error.what());
+    }
+}
+
+void bind_workers(nb::module_& m) {
+    using nb::literals::operator""_a;
+    nb::class_<Workers>(m, "Workers")
+        .def(nb::init<int, const std::string&, double>(), "threads"_a, "isa"_a, "delay_s"_a)
+        .def("partial", &Workers::partial, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "with_mean_key"_a, "helped"_a)
+        .def("handover", &Workers::handover, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "result"_a, "timeout_s"_a,
+             nb::keep_alive<0, 1>())
+        .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a)
+        .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a)
+        .def("top_blocks", &Workers::top_blocks, "scores"_a, "closed"_a, "count"_a, "always"_a, "largest"_a)
+        .def("split_choice", &Workers::split_choice, "request"_a)
+        .def("update_interest", &Workers::update_interest, "interest"_a, "wishes"_a, "rows"_a, "kept"_a)
+        .def("find_late", &Workers::find_late, "request"_a)
+        .def("merge", &Workers::merge, "a"_a, "b"_a)
+        .def("corrected_lse", &Workers::corrected_lse, "far"_a, "q"_a, "q_hat"_a, "scale"_a)
+        .def("scout_error", &Workers::scout_error, "far"_a, "near"_a, "q"_a, "q_hat"_a)
+        .def("linear", &Workers::linear, "x"_a, "weight"_a)
+        .def("rms_norm", &Workers::rms_norm, "x"_a, "weight"_a, "eps"_a)
+        .def("rotate", &Workers::rotate, "x"_a, "cos"_a, "sin"_a)
+        .def("swiglu", &Workers::swiglu, "x"_a)
+        .def("read", &Workers::read, "data"_a)
+        .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("threads", &Workers::threads)
+        .def_prop_ro("isa", &Workers::isa);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::object kernel_error = nb::module_::import_("scoutattention.errors").attr("KernelError");
+    nb::register_exception_translator(translate, kernel_error.release().ptr());  // held for good, as the translator is
+    m.def("isa_levels", &isa_levels, "The instruction sets this CPU and build support, worst to best.");
+    bind_partial(m);
+    bind_workers(m);
+}

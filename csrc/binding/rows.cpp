@@ -1,0 +1,89 @@
+// The methods of Workers that compute a few rows of a layer, float32 each.
+#include "binding/workers.h"
+
+namespace scout {
+namespace {
+
+[[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
+
+DType weight_dtype(const Tensor& weight) {
+    const Element elements[] = {kElement<float>, kBFloat16Element, kElement<uint16_t>};
+    for (int i = kFloat32; i <= kFloat16; ++i)
+        if (is_on_cpu(weight) && has(weight, elements[i])) return static_cast<DType>(i);
+    refuse("weight is " + text(weight, "dtype") + " on " + text(weight, "device") +
+           ": it must be float32, bfloat16 or float16 on the CPU");
+}
+
+const float* rows(const char* name, const Tensor& x) {
+    check_on_cpu(name, x);
+    if (!has(x, kElement<float>) || !is_contiguous(x, 0))
+        refuse(std::string(name) + " is " + text(x, "dtype") + " with strides " + text(x, "stride") +
+               ": it must be float32 and contiguous");
+    return address<float>(x);
+}
+
+}  // namespace
+
+nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
+    const float* from = rows("x", x);
+    LinearCall call{};
+    call.dtype = weight_dtype(weight);
+    const int dims = weight.memory.ndim;
+    bool fits = x.memory.ndim == 2 && (dims == 2 || dims == 3);
+    fits = fits && weight.size(dims - 1) == x.size(1) && (dims == 2 || weight.size(0) == x.size(0));
+    if (!fits || !is_contiguous(weight, dims - 2))
+        refuse("x is " + text(x, "shape") + " and weight " + text(weight, "shape") + " with strides " +
+               text(weight, "stride") + ": they must be [T, A] and [B, A] or [T, B, A], matrices contiguous");
+    const int64_t T = x.size(0);
+    call.M = dims == 2 ? 1 : T, call.B = dims == 2 ? T : 1, call.I = x.size(1), call.O = weight.size(dims - 2);
+    call.x = from, call.weight = address<char>(weight), call.matrix_stride = weight.stride(0);
+    const auto out = new_like<float>(x, {T, call.O});
+    call.out = out.data;
+    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
+    return out.tensor;
+}
+
+nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+    const float *from = rows("x", x), *factors = rows("weight", weight);
+    const int dims = weight.memory.ndim, first = x.memory.ndim - dims;
+    bool fits = (dims == 1 || dims == 2) && first >= 0;
+    int64_t repeats = 1;
+    for (int axis = 0; fits && axis < first; ++axis) repeats *= x.size(axis);
+    for (int axis = 0; fits && axis < dims; ++axis)
+        fits = weight.size(axis) > 0 && weight.size(axis) == x.size(first + axis);
+    if (!fits)
+        refuse("x is " + text(x, "shape") + " and weight " + text(weight, "shape") + ": the last axes must agree");
+    const int64_t width = weight.size(dims - 1), lines = dims == 2 ? weight.size(0) : 1, step = lines * width;
+    nb::object out = new_empty(x, x.memory.shape, size_t(x.memory.ndim));
+    Tensor memory;
+    view(out, memory);
+    float* to = address<float>(memory);
+    for (int64_t at = 0; at < repeats * step; at += step)
+        kernels_.rms_norm(from + at, factors, float(eps), lines, width, to + at);
+    return out;
+}
+
+nb::object Workers::rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
+    const float *from = rows("x", x), *cosines = rows("cos", cos), *sines = rows("sin", sin);
+    const auto fits = [&x](const Tensor& table) {
+        return table.memory.ndim == 2 && table.size(0) == x.size(0) && table.size(1) == x.size(2);
+    };
+    if (x.memory.ndim != 3 || !fits(cos) || !fits(sin) || x.size(2) % 2 != 0)
+        refuse("x is " + text(x, "shape") + ", cos " + text(cos, "shape") + " and sin " + text(sin, "shape") +
+               ": they must be [T, heads, D], [T, D] and [T, D] with an even D");
+    const int64_t T = x.size(0), heads = x.size(1), D = x.size(2), step = heads * D;
+    const auto out = new_like<float>(x, {T, heads, D});
+    for (int64_t t = 0; t < T; ++t)
+        kernels_.rotate(from + t * step, cosines + t * D, sines + t * D, heads, D, out.data + t * step);
+    return out.tensor;
+}
+
+nb::object Workers::swiglu(const Tensor& x) {
+    const float* from = rows("x", x);
+    if (x.memory.ndim != 2 || x.size(1) % 2 != 0) refuse("x is " + text(x, "shape") + ": it must be [T, 2 * I]");
+    const auto out = new_like<float>(x, {x.size(0), x.size(1) / 2});
+    kernels_.swiglu(from, x.size(0), x.size(1) / 2, out.data);
+    return out.tensor;
+}
+
+}  // namespace scout

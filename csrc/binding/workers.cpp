@@ -1,0 +1,218 @@
+#include "binding/workers.h"
+
+#include "instruction_sets/dispatch.h"
+#include "tasks/choice.h"
+
+namespace scout {
+namespace {
+
+constexpr const char* kQueries = "[B, H, G, D]";
+
+std::array<int64_t, 4> queries(const Tensor& q) {
+    const auto sizes = shape<4>("q", q, kQueries);
+    if (sizes[2] < 1 || sizes[3] < 1)
+        throw std::invalid_argument("q is " + text(q, "shape") + ": it must be [B, H, G, D], no G or D of 0");
+    return sizes;
+}
+
+float* mean_key(const std::optional<Tensor>& tensor, Sizes sizes) {
+    return tensor ? exact<float>("result.mean_key", *tensor, sizes) : nullptr;
+}
+
+}  // namespace
+
+Workers::Workers(int threads, const std::string& isa, double delay_s)
+    : kernels_(find_kernels(isa)), threads_(threads, delay_s) {
+    find_torch();
+}
+
+std::unique_ptr<BoundJob> Workers::partial(const Tensor& q, const PoolLayerArgument& layer,
+                                           const BlockListArgument& blocks, double scale, bool with_mean_key,
+                                           bool helped) {
+    const PartialArguments arguments{q, layer, blocks, scale};
+    PartialCall call = partial_call(arguments);
+    const auto out = new_like<float>(q, {call.B, call.H, call.G, call.D});
+    const auto lse = new_like<float>(q, {call.B, call.H, call.G});
+    Result<float> mean_key{nb::none(), nullptr};
+    if (with_mean_key) mean_key = new_like<float>(q, {call.B, call.H, call.G, call.D});
+    call.out = out.data, call.lse = lse.data, call.mean_key = mean_key.data;
+    std::shared_ptr<Job> job;
+    {
+        nb::gil_scoped_release released;
+        job = threads_.submit(make_partial_work(kernels_, call, threads_.count()), helped);
+    }
+    return std::make_unique<BoundJob>(std::move(job), owners(arguments),
+                                      nb::make_tuple(out.tensor, lse.tensor, mean_key.tensor));
+}
+
+std::unique_ptr<BoundHandover> Workers::handover(const Tensor& q, const PoolLayerArgument& layer,
+                                                 const BlockListArgument& blocks, double scale,
+                                                 const PartialArgument& result, double timeout_s) {
+    const PartialArguments arguments{q, layer, blocks, scale};
+    PartialCall call = partial_call(arguments);
+    const auto& [out, lse, key] = result;
+    const auto [B, H, G, D] = std::array{call.B, call.H, call.G, call.D};
+    call.out = exact<float>("result.out", out, {B, H, G, D});
+    call.lse = exact<float>("result.lse", lse, {B, H, G});
+    call.mean_key = mean_key(key, {B, H, G, D});
+    std::vector<nb::object> tensors = owners(arguments);
+    for (const Tensor& tensor : {std::get<0>(blocks), std::get<1>(blocks), out, lse}) tensors.push_back(tensor.owner());
+    if (key) tensors.push_back(key->owner());
+    return std::make_unique<BoundHandover>(kernels_, threads_, call, timeout_s, std::move(tensors));
+}
+
+std::pair<ScoreCall, Result<float>> Workers::score_call(const Tensor& q, const Tensor& pages, int64_t page_count) {
+    const auto [B, H, G, D] = queries(q);
+    const Table list = table("pages", pages, {B}, "[B, N]");
+    const int64_t N = pages.size(1);
+    const float* from = exact<float>("q", q, {B, H, G, D});
+    auto out = new_like<float>(q, {B, H, G, N});
+    return {ScoreCall{from, B, H, G, D, N, page_count, list, out.data}, std::move(out)};
+}
+
+nb::object Workers::score_min_max(const Tensor& q, const Tensor& digests, const Tensor& list) {
+    const auto [B, H, G, D] = queries(q);
+    const float* memory = pages<float>("digests", digests, {H, 2 * D});
+    const auto [call, out] = score_call(q, list, digests.size(0));
+    const MinMaxLayer layer{memory, digests.stride(0), digests.stride(1)};
+    run([&, &call = call] { return make_score_work(kernels_, call, layer, threads_.count()); });
+    return out.tensor;
+}
+
+nb::object Workers::score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& list) {
+    const auto [B, H, G, D] = queries(q);
+    check_on_cpu("codes", codes);
+    const int64_t P = codes.memory.ndim == 5 ? std::max<int64_t>(1, codes.size(3)) : 1;
+    const uint8_t* code_memory = pages<uint8_t>("codes", codes, {H, code_words(D), P, 4});
+    const uint16_t* bound_memory = pages<uint16_t>("bounds", bounds, {H, 2, D});
+    if (bounds.size(0) != codes.size(0))
+        throw std::invalid_argument("codes have " + std::to_string(codes.size(0)) + " pages and bounds " +
+                                    std::to_string(bounds.size(0)) + ": they must have the same");
+    const auto [call, out] = score_call(q, list, codes.size(0));
+    const KeyCodeLayer layer{code_memory,      bound_memory,     codes.stride(0), codes.stride(1),
+                             bounds.stride(0), bounds.stride(1), P};
+    run([&, &call = call] { return make_score_work(kernels_, call, layer, threads_.count()); });
+    return out.tensor;
+}
+
+nb::tuple Workers::top_blocks(const Tensor& scores, const Tensor& closed, int64_t count,
+                              std::pair<int64_t, int64_t> always, bool largest) {
+    const auto [B, H, G, N] = shape<4>("scores", scores, "[B, H, G, N] with G at least 1");
+    if (G < 1) throw std::invalid_argument("scores are " + text(scores, "shape") + ": they must have G at least 1");
+    const float* from = exact<float>("scores", scores, {B, H, G, N});
+    const int64_t* blocks_of = exact<int64_t>("closed", closed, {B});
+    check("count", count, N, "the blocks that have scores");
+    const auto wishes = new_like<float>(scores, {B, H, N});
+    const auto blocks = new_like<int64_t>(closed, {B, H, count});
+    const auto top_wishes = new_like<float>(scores, {B, H, count});
+    const TopBlocksCall call{from,         B,     H,       G,           N,           blocks_of,      always.first,
+                             always.second, count, largest, wishes.data, blocks.data, top_wishes.data};
+    run([&] { return make_top_blocks_work(kernels_, call, threads_.count()); });
+    return nb::make_tuple(blocks.tensor, top_wishes.tensor, wishes.tensor);
+}
+
+nb::tuple Workers::split_choice(const SplitRequestArgument& request) {
+    const auto& [blocks, wishes, closed, slots, rows, always, counts] = request;
+    const auto& [asked, all, threshold] = rows;
+    const auto [B, H, N] = shape<3>("blocks", blocks, "[B, H, N]");
+    const int64_t width = shape<3>("slots", slots.first, "[B, H, NB]")[2];
+    SplitChoiceCall call{};
+    call.B = B, call.H = H, call.N = N, call.width = width, call.no_slot = slots.second, call.always = always;
+    call.blocks = exact<int64_t>("blocks", blocks, {B, H, N});
+    call.wishes = exact<float>("wishes", wishes, {B, H, N});
+    call.closed = exact<int64_t>("closed", closed, {B});
+    call.slots = exact<int64_t>("slots", slots.first, {B, H, width});
+    call.asked = exact<bool>("asked", asked, {B});
+    call.all = exact<bool>("all_of_it", all, {B});
+    call.threshold = exact<float>("threshold", threshold, {B});
+    call.counts = exact<int64_t>("counts", counts, {2, B, H});
+    const auto attended = new_like<bool>(asked, {B, H, N}), absent = new_like<bool>(asked, {B, H, N});
+    call.attended = attended.data, call.absent = absent.data;
+    scout::split_choice(call);
+    return nb::make_tuple(attended.tensor, absent.tensor);
+}
+
+void Workers::update_interest(const Tensor& interest, const Tensor& wishes, const Tensor& rows, double kept) {
+    const auto [B, H, width] = shape<3>("interest", interest, "[B, H, NB]");
+    const int64_t W = shape<3>("wishes", wishes, "[B, H, N]")[2];
+    scout::update_interest({B, H, W, width, exact<float>("wishes", wishes, {B, H, W}), exact<bool>("rows", rows, {B}),
+                            float(kept), exact<float>("interest", interest, {B, H, width})});
+}
+
+nb::tuple Workers::find_late(const GuardRequestArgument& request) {
+    const auto& [wanted, scouts, scout_error, rows, limit, counts] = request;
+    const auto& [blocks, absent, wishes] = wanted;
+    const auto& [scouted, served] = scouts;
+    const auto [B, H, N] = shape<3>("blocks", blocks, "[B, H, N]");
+    FindLateCall call{};
+    call.B = B, call.H = H, call.N = N, call.limit = float(limit);
+    call.blocks = exact<int64_t>("blocks", blocks, {B, H, N});
+    call.absent = exact<bool>("absent", absent, {B, H, N});
+    call.wishes = exact<float>("wishes", wishes, {B, H, N});
+    call.scouted = exact<int64_t>("scouted", scouted, {B, H, N});
+    call.served = exact<bool>("served", served, {B, H, N});
+    call.scout_error = exact<float>("scout_error", scout_error, {B, H});
+    call.asked = exact<bool>("rows", rows, {B});
+    call.counts = exact<int64_t>("counts", counts, {2, B, H});
+    const auto spoilt = new_like<bool>(absent, {B, H}), late = new_like<bool>(absent, {B, H, N});
+    call.spoilt = spoilt.data, call.late = late.data;
+    scout::find_late(call);
+    return nb::make_tuple(spoilt.tensor, late.tensor);
+}
+
+nb::tuple Workers::merge(const PartialArgument& a, const PartialArgument& b) {
+    const auto& [a_out, a_lse, a_key] = a;
+    const auto& [b_out, b_lse, b_key] = b;
+    const auto [B, H, G, D] = shape<4>("a.out", a_out, kQueries);
+    const PartialView from_a{exact<float>("a.out", a_out, {B, H, G, D}), exact<float>("a.lse", a_lse, {B, H, G})};
+    const PartialView from_b{exact<float>("b.out", b_out, {B, H, G, D}), exact<float>("b.lse", b_lse, {B, H, G})};
+    const auto out = new_like<float>(a_out, {B, H, G, D}), lse = new_like<float>(a_lse, {B, H, G});
+    kernels_.merge(from_a, from_b, B * H * G, D, out.data, lse.data);
+    return nb::make_tuple(out.tensor, lse.tensor);
+}
+
+nb::object Workers::corrected_lse(const PartialArgument& far, const Tensor& q, const Tensor& scout, double scale) {
+    const auto& [out, lse, key] = far;
+    const auto [B, H, G, D] = shape<4>("q", q, kQueries);
+    if (!key)
+        throw std::invalid_argument("the far partial has no mean key: it must be computed with one to be corrected");
+    const float* true_query = exact<float>("q", q, {B, H, G, D});
+    const float* predicted = exact<float>("q_hat", scout, {B, H, G, D});
+    const float* keys = exact<float>("far.mean_key", *key, {B, H, G, D});
+    const float* before = exact<float>("far.lse", lse, {B, H, G});
+    const auto after = new_like<float>(lse, {B, H, G});
+    kernels_.correct(true_query, predicted, keys, float(scale), B * H * G, D, before, after.data);
+    return after.tensor;
+}
+
+nb::object Workers::scout_error(const PartialArgument& far, const PartialArgument& near, const Tensor& q,
+                                const Tensor& scout) {
+    const auto [B, H, G, D] = shape<4>("q", q, kQueries);
+    const float* true_query = exact<float>("q", q, {B, H, G, D});
+    const float* predicted = exact<float>("q_hat", scout, {B, H, G, D});
+    const float* far_lse = exact<float>("far.lse", std::get<1>(far), {B, H, G});
+    const float* near_lse = exact<float>("near.lse", std::get<1>(near), {B, H, G});
+    const auto out = new_like<float>(q, {B, H});
+    for (int64_t h = 0; h < B * H; ++h)
+        kernels_.scout_error(true_query + h * G * D, predicted + h * G * D, far_lse + h * G, near_lse + h * G, G, D,
+                             out.data + h);
+    return out.tensor;
+}
+
+uint64_t Workers::read(const Tensor& data) {
+    check_on_cpu("data", data);
+    if (!is_contiguous(data, 0))
+        throw std::invalid_argument("data has strides " + text(data, "stride") + ": it must be contiguous");
+    const char* begin = address<char>(data);
+    int64_t bytes = data.memory.dtype.bits / 8;
+    for (int axis = 0; axis < data.memory.ndim; ++axis) bytes *= data.size(axis);
+    // The best instruction set, whatever the other calls use: the number stands for what the machine can read.
+    const Kernels& best = *supported_kernels().back();
+    std::atomic<uint64_t> sum{0};
+    run([&] { return make_read_work(best, begin, bytes, sum, threads_.count()); });
+    return sum;
+}
+
+void Workers::close() { threads_.close(); }
+
+}  // namespace scout

@@ -1,0 +1,73 @@
+// The kernels of one instruction set on worker threads, as Python calls them. Tensors come in, new tensors go out.
+//
+// Every tensor is checked here; each function throws std::invalid_argument with one sentence where one does not fit.
+// Floats are float32 and contiguous. Axes as in bodies/kernels.h.
+#pragma once
+
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+
+#include "binding/partial.h"
+
+namespace scout {
+
+// The named tuples of Python, in the order of their fields.
+using SplitRequestArgument = std::tuple<Tensor, Tensor, Tensor, std::pair<Tensor, int64_t>, std::array<Tensor, 3>,
+                                        int64_t, Tensor>;  // types.SplitRequest
+using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor, 2>, Tensor, Tensor, double,
+                                        Tensor>;           // types.GuardRequest
+
+class Workers {
+  public:
+    Workers(int threads, const std::string& isa, double delay_s);
+
+    // helped: the caller will wait at once.
+    std::unique_ptr<BoundJob> partial(const Tensor& q, const PoolLayerArgument& layer, const BlockListArgument& blocks,
+                                      double scale, bool with_mean_key, bool helped);
+    // result: contiguous float32, written by each call. The handover owns its tensors.
+    std::unique_ptr<BoundHandover> handover(const Tensor& q, const PoolLayerArgument& layer,
+                                            const BlockListArgument& blocks, double scale,
+                                            const PartialArgument& result, double timeout_s);
+
+    // Scores [B, H, G, N] of q [B, H, G, D] with the digests at pages, int32 [B, N].
+    nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages);
+    nb::object score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& pages);
+
+    // always: how many sink and recent blocks come before all others.
+    // Returns blocks and wishes [B, H, count], and the wishes [B, H, N] for all blocks.
+    nb::tuple top_blocks(const Tensor& scores, const Tensor& closed, int64_t count, std::pair<int64_t, int64_t> always,
+                         bool largest);
+    nb::tuple split_choice(const SplitRequestArgument& request);
+    void update_interest(const Tensor& interest, const Tensor& wishes, const Tensor& rows, double kept);
+    nb::tuple find_late(const GuardRequestArgument& request);
+
+    nb::tuple merge(const PartialArgument& a, const PartialArgument& b);
+    nb::object corrected_lse(const PartialArgument& far, const Tensor& q, const Tensor& scout, double scale);
+    nb::object scout_error(const PartialArgument& far, const PartialArgument& near, const Tensor& q,
+                           const Tensor& scout);
+
+    nb::object linear(const Tensor& x, const Tensor& weight);
+    nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);
+    nb::object rotate(const Tensor& x, const Tensor& cos, const Tensor& sin);
+    nb::object swiglu(const Tensor& x);
+
+    uint64_t read(const Tensor& data);
+    void close();
+    int threads() const { return threads_.count(); }
+    std::string isa() const { return kernels_.name; }
+
+  private:
+    // Submits the work that `make` makes, and waits for it, without Python's lock.
+    template <class Make>
+    void run(Make make) {
+        nb::gil_scoped_release released;
+        threads_.submit(make(), true)->wait();
+    }
+    // What both kinds of scores have in common.
+    std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, int64_t page_count);
+
+    const Kernels& kernels_;
+    WorkerThreads threads_;
+};
+
+}  // namespace scout

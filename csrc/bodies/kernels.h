@@ -1,0 +1,141 @@
+// The arguments of a task, as plain data, and the table of kernels that one instruction set offers.
+//
+// Axes as in types.py: B sequences, H KV heads, G query heads per KV head, D head dim, N listed blocks, S pages,
+// P positions of a page. Every instruction set compiles the same kernels; they allocate nothing and throw nothing.
+#pragma once
+
+#include <stdint.h>
+
+namespace scout {
+
+// Dtypes of weights and of pages; then those of packed pages.
+enum DType : int { kFloat32, kBFloat16, kFloat16, kDTypes, kInt8 = kDTypes, kInt4, kPageTypes };
+
+// A listed block: its page, and how many of its tokens to attend to.
+struct ListedBlock {
+    int32_t page;
+    int32_t length;
+};
+
+// Attention of the G query heads of one KV head to a run of listed blocks, none of them empty.
+struct PartialRun {
+    const float* q;     // [G, D]
+    const void* k;      // the pool's keys at this KV head: [S, P, D], pages k_page elements apart
+    const void* v;
+    int64_t k_page, v_page;
+    const uint16_t *k_bounds, *v_bounds;    // of packed pages alone, see partial_packed.h: float16 [S, 2, D]
+    int64_t k_bounds_page, v_bounds_page;
+    int64_t positions;
+    const ListedBlock* blocks;
+    int64_t count;
+    int64_t heads, dim;
+    float scale;
+    float* scratch;     // at least scratch_floats(heads, dim), or packed_scratch_floats, 64-byte aligned
+    float* out;         // [G, D]
+    float* lse;         // [G]
+    float* mean_key;    // [G, D], or null
+};
+
+// Products of the G rows of `bounds` with the min/max digests of listed pages: row g has the positive channels of query
+// g before its negative ones.
+struct MinMaxRun {
+    const float* bounds;    // [G, width]
+    const float* digests;   // the digests at this KV head: [S, width], pages page_stride floats apart
+    int64_t page_stride;
+    const int32_t* pages;
+    int64_t count;
+    int64_t heads, width;
+    float* scratch;
+    float* out;             // [G, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
+// Log-sum-exp of the products of the G rows of `q` with each listed page's keys, the keys in 2 bits a channel.
+struct KeyCodeRun {
+    const float* q;             // [G, D]
+    const uint8_t* codes;       // the codes at this KV head: [S, code_words(D), P, 4], pages codes_page bytes apart
+    const uint16_t* bounds;     // float16, the least value and the step of each channel: [S, 2, D], bounds_page apart
+    int64_t codes_page, bounds_page;
+    const int32_t* pages;
+    int64_t count;
+    int64_t heads, dim, positions;
+    float* scratch;             // at least key_code_scratch_floats(heads, dim, positions)
+    float* out;                 // [G, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
+// The softmax of each head's scores over a sequence's blocks, and the mean of the heads' (or, where `largest`, the
+// softmax of the heads' largest scores).
+struct WishRun {
+    const float* scores;    // [G, count], rows `stride` floats apart
+    int64_t count, stride;
+    int64_t heads;
+    bool largest;
+    float* scratch;         // at least 2 * count floats
+    float* out;             // [count]
+};
+
+// Products of a few rows with some of a matrix's lines.
+struct LinearRun {
+    const float* x;         // [rows, padded(width)], packed
+    const void* weight;     // [count, width]
+    int64_t rows, width, count;
+    float* out;             // [rows, count], rows out_stride floats apart
+    int64_t out_stride;
+};
+
+// Attention of some queries over some keys.
+struct PartialView {
+    const float* out;  // [rows, width]
+    const float* lse;  // [rows]
+};
+
+struct Kernels {
+    const char* name;
+    void (*partial[kPageTypes])(const PartialRun&);
+    void (*score_min_max)(const MinMaxRun&);
+    void (*score_key_codes)(const KeyCodeRun&);
+    void (*wishes)(const WishRun&);
+    void (*pack_rows[kDTypes])(const float* rows, int64_t count, int64_t width, float* packed);
+    void (*linear[kDTypes])(const LinearRun&);
+    void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
+    void (*correct)(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
+                    const float* lse, float* out);
+    void (*scout_error)(const float* q, const float* scout, const float* far, const float* near, int64_t heads,
+                        int64_t width, float* out);
+    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
+    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
+    void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
+    uint64_t (*read_words)(const char* data, int64_t bytes);  // their sum; bytes: a multiple of 256
+};
+
+// Channels, padded to whole pairs of vectors; 32 is the widest pair.
+constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
+
+// Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per
+// head the running sum and maximum.
+constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 2 * 32 + 17); }
+
+// Words of 16 channels that hold a key of 2-bit codes.
+constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }
+
+// Words that hold `count` codes of `bits` bits.
+constexpr int64_t packed_words(int64_t count, int bits) { return (count * bits + 31) / 32; }
+
+// Channels of a row of 2-bit products, padded to whole vectors of bytes; 64 is the widest.
+constexpr int64_t code_row(int64_t dim) { return (dim + 63) / 64 * 64; }
+
+// Floats of scratch memory of `score_key_codes`: queries and their magnitudes; for each of at most 16 pages two
+// factors, two times 16 lanes, its scores, and its products in bytes.
+constexpr int64_t key_code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
+    return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
+}
+
+// Floats of scratch memory of `packed_partial`: three accumulators and queries; queries and weights in pairs of bytes,
+// scores, six numbers; bounds; a page of keys by token.
+constexpr int64_t packed_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
+    const int64_t D = padded(dim), P = padded(positions);
+    return heads * (4 * D + D / 2 + P / 2 + P + 6) + 4 * D + P * D / 4;
+}
+
+}  // namespace scout

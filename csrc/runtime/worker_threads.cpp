@@ -1,0 +1,114 @@
+#include "runtime/worker_threads.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace scout {
+namespace {
+
+// A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes
+// as long. So a thread that waits polls for this long before it sleeps. Between two polls it yields: without that, two
+// threads stayed on one core.
+constexpr auto kPollTime = std::chrono::microseconds(100);
+
+template <class Ready>
+void poll(Ready ready) {
+    const auto end = Job::Clock::now() + kPollTime;
+    while (!ready() && Job::Clock::now() < end) std::this_thread::yield();
+}
+
+}  // namespace
+
+Job::Job(std::unique_ptr<Work> work, double delay_s)
+    : work_(std::move(work)), tasks_(work_->tasks()), delay_s_(delay_s), left_(tasks_), done_(tasks_ == 0) {}
+
+bool Job::run_one() {
+    if (next_.load(std::memory_order_relaxed) >= tasks_) return false;
+    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+    if (task >= tasks_) return false;
+    if (task == 0) {
+        started_ = Clock::now();
+        if (delay_s_ > 0) std::this_thread::sleep_for(std::chrono::duration<double>(delay_s_));
+    }
+    work_->run(task);
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        ended_ = Clock::now();
+        std::lock_guard<std::mutex> lock(mutex_);
+        done_.store(true, std::memory_order_release);
+        ended_signal_.notify_all();
+    }
+    return true;
+}
+
+void Job::wait() {
+    while (!wait_until(Clock::now() + std::chrono::hours(1))) {
+    }
+}
+
+bool Job::wait_until(Clock::time_point deadline) {
+    while (Clock::now() < deadline && run_one()) {
+    }
+    poll([this] { return done(); });
+    if (done()) return true;
+    std::unique_lock<std::mutex> lock(mutex_);
+    return ended_signal_.wait_until(lock, deadline, [this] { return done(); });
+}
+
+int64_t Job::begun() const { return std::min(next_.load(std::memory_order_relaxed), tasks_); }
+
+double Job::started_s() const { return std::chrono::duration<double>(started_.time_since_epoch()).count(); }
+
+double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
+
+WorkerThreads::WorkerThreads(int count, double delay_s) : count_(count), delay_s_(delay_s) {
+    try {
+        for (int i = 0; i < count; ++i) threads_.emplace_back([this] { serve(); });
+    } catch (...) {
+        close();
+        throw;
+    }
+}
+
+std::shared_ptr<Job> WorkerThreads::submit(std::unique_ptr<Work> work, bool helped) {
+    const int64_t wanted = std::min({work->tasks(), work->threads(), int64_t(count_)}) - helped;
+    auto job = std::make_shared<Job>(std::move(work), delay_s_);
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (closed_) throw std::logic_error("the workers were closed before this job was submitted");
+        if (wanted > 0) queue_.push_back(job);
+        waiting_.store(!queue_.empty(), std::memory_order_relaxed);
+    }
+    for (int64_t i = 0; i < wanted; ++i) submitted_.notify_one();
+    return job;
+}
+
+void WorkerThreads::close() {
+    std::vector<std::thread> threads;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        closed_ = true;
+        threads.swap(threads_);
+    }
+    submitted_.notify_all();
+    for (std::thread& thread : threads) thread.join();
+}
+
+// The oldest job; null when the queue is empty and will stay so.
+std::shared_ptr<Job> WorkerThreads::next_job() {
+    poll([this] { return waiting_.load(std::memory_order_relaxed); });
+    std::unique_lock<std::mutex> lock(mutex_);
+    submitted_.wait(lock, [this] { return closed_ || !queue_.empty(); });
+    return queue_.empty() ? nullptr : queue_.front();
+}
+
+void WorkerThreads::serve() {
+    while (auto job = next_job()) {
+        while (job->run_one()) {
+        }
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!queue_.empty() && queue_.front() == job) queue_.pop_front();
+        waiting_.store(!queue_.empty(), std::memory_order_relaxed);
+    }
+}
+
+}  // namespace scout

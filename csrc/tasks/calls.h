@@ -1,0 +1,104 @@
+// The calls that are cut into tasks: what each computes, and what makes its `Work` for the worker threads.
+//
+// Axes as in bodies/kernels.h. Every make_..._work checks each index before a task uses it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "bodies/kernels.h"
+#include "runtime/gate.h"
+#include "runtime/worker_threads.h"
+
+namespace scout {
+
+// int32 [B, H, N], strides in elements; contiguous along N.
+struct Table {
+    const int32_t* data;
+    int64_t b_stride, h_stride;
+    const int32_t* row(int64_t b, int64_t h) const { return data + b * b_stride + h * h_stride; }
+};
+
+// Keys and values of one layer of a pool: [S, H, P, D] each, strides in elements, contiguous in the last two dims.
+// Packed, keys are [S, H, packed_words(D, bits), P, 4], values [S, H, packed_words(P, bits), D, 4] and the float16
+// bounds of each [S, H, 2, D], contiguous but for the first two dims.
+struct PoolLayer {
+    const char *k, *v;
+    int64_t k_page, k_head, v_page, v_head;
+    const uint16_t *k_bounds, *v_bounds;  // null where the layer is not packed
+    int64_t k_bounds_page, k_bounds_head, v_bounds_page, v_bounds_head;
+    int64_t pages, positions;
+    DType dtype;
+};
+
+struct PartialCall {
+    const float* q;                 // [B, H, G, D]
+    int64_t B, H, G, D, N;
+    float scale;
+    PoolLayer layer;
+    Table index, length;            // [B, H, N]
+    float *out, *lse, *mean_key;    // [B, H, G, D], [B, H, G], and [B, H, G, D] or null
+    std::shared_ptr<Gate> gate;     // nothing is written once it is shut; null where it never will be
+};
+
+// Queries, and the pages whose digests they are scored with, whichever kind of digest it is.
+struct ScoreCall {
+    const float* q;                 // [B, H, G, D]
+    int64_t B, H, G, D, N;
+    int64_t page_count;
+    Table pages;                    // [B, N]: h_stride is 0
+    float* out;                     // [B, H, G, N]
+};
+
+// Min/max digests of one layer: [S, H, 2 D], strides in elements, contiguous in the last dim.
+struct MinMaxLayer {
+    const float* digests;
+    int64_t page_stride, head_stride;
+};
+
+// 2-bit digests of one layer: codes [S, H, code_words(D), P, 4] and float16 bounds [S, H, 2, D], strides in elements,
+// contiguous but for the first two dims.
+struct KeyCodeLayer {
+    const uint8_t* codes;
+    const uint16_t* bounds;
+    int64_t codes_page, codes_head, bounds_page, bounds_head, positions;
+};
+
+// The wishes of each KV head for its sequence's blocks, and the `count` blocks that it wishes for most.
+struct TopBlocksCall {
+    const float* scores;            // [B, H, G, N]
+    int64_t B, H, G, N;
+    const int64_t* closed;          // [B], blocks that each sequence has
+    int64_t sink, recent, count;    // so many first and last blocks come before all others
+    bool largest;                   // see WishRun
+    float* wishes;                  // [B, H, N], 0 where there is no block
+    int64_t* blocks;                // [B, H, count], the largest wish first
+    float* top_wishes;              // [B, H, count], of these blocks
+};
+
+// out = x weight^T, for M matrices with B rows each; every line of a matrix is contiguous.
+struct LinearCall {
+    const float* x;                 // [M, B, I]
+    const char* weight;             // [M, O, I], matrices matrix_stride elements apart
+    int64_t matrix_stride;
+    int64_t M, B, I, O;
+    DType dtype;                    // of the weights
+    float* out;                     // [M, B, O]
+};
+
+// All throw std::invalid_argument where an index or a length is out of range, or memory is not aligned. The memory that
+// a call points to must live until the work is done, tables excepted. `threads`: how many will share the work.
+std::unique_ptr<Work> make_partial_work(const Kernels& kernels, const PartialCall& call, int threads);
+std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const MinMaxLayer& layer,
+                                      int threads);
+std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
+                                      int threads);
+std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
+std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
+
+// Adds the 64-bit words of a memory to `sum`; its speed is the read bandwidth of the machine. `bytes` must be a
+// multiple of 256.
+std::unique_ptr<Work> make_read_work(const Kernels& kernels, const void* data, int64_t bytes,
+                                     std::atomic<uint64_t>& sum, int threads);
+
+}  // namespace scout

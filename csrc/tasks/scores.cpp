@@ -1,0 +1,116 @@
+#include "tasks/common.h"
+
+namespace scout {
+namespace {
+
+// Multiplications that take some 40 microseconds.
+constexpr int64_t kMinMaxPerThread = 1 << 20, kKeyCodesPerThread = 1 << 22;
+
+constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time
+
+// Scores of every listed page, for all query heads of a KV head at once.
+class ScoreWork : public Work {
+  public:
+    // page_products: multiplications of a page.   per_thread: multiplications that are worth another thread.
+    ScoreWork(const ScoreCall& call, int64_t page_products, int64_t per_thread, int threads) : call_(call) {
+        pages_.reserve(call.B * call.N);
+        for (int64_t b = 0; b < call.B; ++b)
+            for (int64_t n = 0; n < call.N; ++n) {
+                const int32_t page = call.pages.row(b, 0)[n];
+                check("page", page, call.page_count - 1, "the pages of the digests");
+                pages_.push_back(page);
+            }
+        const int64_t rows = call.B * call.H;
+        threads_ = worthwhile_threads(rows * call.N * page_products, per_thread, threads);
+        parts_ = rows ? std::min(units(), ceil_div(wanted_tasks(threads_), rows)) : 0;
+    }
+
+    int64_t tasks() const final { return call_.B * call_.H * parts_; }
+    int64_t threads() const final { return threads_; }
+
+    void run(int64_t number) noexcept final {
+        const int64_t row = number / parts_, part = number % parts_;
+        const int64_t first = units() * part / parts_ * kUnit;
+        const int64_t end = std::min(call_.N, units() * (part + 1) / parts_ * kUnit);
+        run({call_.q + row * call_.G * call_.D, row % call_.H, pages_.data() + row / call_.H * call_.N + first,
+             end - first, call_.out + row * call_.G * call_.N + first});
+    }
+
+  protected:
+    // Some pages of one sequence and KV head.
+    struct Task {
+        const float* q;  // [G, D]
+        int64_t head;
+        const int32_t* pages;
+        int64_t count;
+        float* out;      // [G, count], rows N floats apart
+    };
+
+    virtual void run(const Task& task) const noexcept = 0;
+
+    const ScoreCall call_;
+
+  private:
+    int64_t units() const { return ceil_div(call_.N, kUnit); }
+
+    std::vector<int32_t> pages_;
+    int64_t threads_, parts_;  // parts: tasks of each (sequence, KV head)
+};
+
+class MinMaxWork final : public ScoreWork {
+  public:
+    MinMaxWork(const Kernels& kernels, const ScoreCall& call, const MinMaxLayer& layer, int threads)
+        : ScoreWork(call, call.G * 2 * call.D, kMinMaxPerThread, threads), kernels_(kernels), layer_(layer) {}
+
+  private:
+    void run(const Task& task) const noexcept override {
+        const int64_t G = call_.G, D = call_.D;
+        thread_local std::vector<float> bounds;
+        bounds.resize(std::max<size_t>(bounds.size(), G * 2 * D));
+        for (int64_t g = 0; g < G; ++g)
+            for (int64_t d = 0; d < D; ++d) {
+                const float x = task.q[g * D + d];
+                bounds[g * 2 * D + d] = std::max(x, 0.0f);
+                bounds[g * 2 * D + D + d] = std::min(x, 0.0f);
+            }
+        float* scratch = scratch_memory(scratch_floats(G, 2 * D));
+        kernels_.score_min_max({bounds.data(), layer_.digests + task.head * layer_.head_stride, layer_.page_stride,
+                                task.pages, task.count, G, 2 * D, scratch, task.out, call_.N});
+    }
+
+    const Kernels& kernels_;
+    const MinMaxLayer layer_;
+};
+
+class KeyCodeWork final : public ScoreWork {
+  public:
+    KeyCodeWork(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer, int threads)
+        : ScoreWork(call, call.G * call.D * layer.positions, kKeyCodesPerThread, threads),
+          kernels_(kernels),
+          layer_(layer) {}
+
+  private:
+    void run(const Task& task) const noexcept override {
+        float* scratch = scratch_memory(key_code_scratch_floats(call_.G, call_.D, layer_.positions));
+        kernels_.score_key_codes({task.q, layer_.codes + task.head * layer_.codes_head,
+                              layer_.bounds + task.head * layer_.bounds_head, layer_.codes_page, layer_.bounds_page,
+                              task.pages, task.count, call_.G, call_.D, layer_.positions, scratch, task.out, call_.N});
+    }
+
+    const Kernels& kernels_;
+    const KeyCodeLayer layer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const MinMaxLayer& layer,
+                                      int threads) {
+    return std::make_unique<MinMaxWork>(kernels, call, layer, threads);
+}
+
+std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
+                                      int threads) {
+    return std::make_unique<KeyCodeWork>(kernels, call, layer, threads);
+}
+
+}  // namespace scout
