@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.cli.output import show
-from scoutattention.cli.report import JSON_STATS, format_bytes, plain_table
+from scoutattention.cli.actions import generate as action
+from scoutattention.cli.actions.generate import JSON_STATS
+from scoutattention.cli.output import format_bytes, plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 
 NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
@@ -45,9 +46,7 @@ class FakeLLM:
 
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
-    module = ModuleType("scoutattention.engine.llm")
-    module.LLM = FakeLLM
-    monkeypatch.setitem(sys.modules, "scoutattention.engine.llm", module)
+    monkeypatch.setattr(action, "LLM", FakeLLM)
     monkeypatch.setattr(FakeLLM, "raises", None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("COLUMNS", "200")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scoutattention.cli import main
-from scoutattention.cli.fidelity import _texts
+from scoutattention.cli.actions.texts import read_texts
 from scoutattention.eval.fidelity.ablation import ROWS
 from scoutattention.eval.fidelity.report import SCALARS
 
@@ -115,7 +115,7 @@ def test_without_matplotlib_the_extra_is_named(fidelity, capsys, story, monkeypa
 
 
 def test_the_same_text_twice_is_one(story):
-    (text,) = _texts([Path(story), Path(story)])
+    (text,) = read_texts([Path(story), Path(story)])
     assert text.name == story
 
 

@@ -1,7 +1,7 @@
 """The settings as flags: every field of the configuration classes becomes one option, with its own explanation."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
@@ -114,39 +114,17 @@ def _parameter(item: Field[Any], about: Setting, default: object, hint: object, 
     )
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        for parameter in context.command.params:
-            parameter.hidden = False  # type: ignore[attr-defined]  # every parameter here is an option or an argument
-        print(context.get_help())
-        raise typer.Exit
-
-
-HelpAll = Annotated[
-    bool,
-    typer.Option("--help-all", help="Show every setting, and exit.", callback=_show_all, is_eager=True),
-]
-
-
-def with_settings(*classes: type, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: `command(..., **settings)`, seen by Typer as taking one option per field of `classes` instead.
+def setting_parameters(classes: Sequence[type], defaults: Mapping[str, object]) -> list[inspect.Parameter]:
+    """One option, as Typer reads it from a signature, for each field of some configuration classes.
 
     defaults: of fields whose default is another for this command.
     """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [
-            _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
-            for cls in classes
-            for name, (item, about) in settings_of(cls).items()
-            if name not in FIXED
-        ]
-        every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
-        command.__signature__ = inspect.Signature([*own, *added, every])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
+    return [
+        _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
+        for cls in classes
+        for name, (item, about) in settings_of(cls).items()
+        if name not in FIXED
+    ]
 
 
 def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from ...config import EngineConfig, Memory, ScoutConfig
 
 TRACED = 3
-"""Steps that follow the timed ones, to see when the device works."""
+"""Steps after the timed ones, in which a profiler sees when the device works."""
+QUICK_STEPS = (8, 16)
+"""Steps of a quick run: not counted, and counted."""
 
 
 class Rival(NamedTuple):
@@ -28,7 +30,7 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
     plain = base.changed(predictor="plain", calibration=None)
     return (
         Rival("full", plain.changed(budget=None), "all"),
-        Rival("fits", plain, "all"),
+        Rival("resident", plain, "all"),
         Rival("fetch", plain.changed(on_miss="fetch", lookahead=0)),
         Rival("fetch-ahead", plain.changed(on_miss="fetch")),
         Rival("fetch-all", plain, fetch_all=True),
@@ -39,12 +41,12 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What to run.
 
-    contexts, batches: every pair is a case, the first context the one to begin with.
-    engine_config: with the host's memory.
-    warm_up, steps: of each engine in each case at most, not counted and counted.
+    contexts, batches: each pair is a case; the first context is the first to run.
+    engine_config: the settings that all engines share, with the size of the host's memory.
+    warm_up, steps: decode steps of each engine in each case at most; the warm-up is not counted.
     """
 
     contexts: tuple[int, ...]

@@ -18,7 +18,7 @@ from ...engine.device import find_device, free_memory, make_ops
 from ...engine.engine import Engine
 from ...errors import CapacityError
 from ...models.decoder import Decoder
-from .cases import TRACED, LeftOut, Plan, Result, Rival
+from .cases import TRACED, LeftOut, Result, Rival, Workload
 from .fetch_all import FetchAllAttention
 from .idle import busy_seconds
 from .prompts import Prompts
@@ -45,7 +45,7 @@ class Bench:
 
     decoder: Decoder
     prompts: Prompts
-    plan: Plan
+    workload: Workload
     until: float
     tell: Callable[[Result | LeftOut], object]
 
@@ -97,8 +97,8 @@ def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> 
 
 def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
     """The configuration with the sizes of a case."""
-    longest, memory = case[0] + bench.plan.more, rival.device_memory
-    return replace(bench.plan.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+    longest, memory = case[0] + bench.workload.more, rival.device_memory
+    return replace(bench.workload.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
 
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:
@@ -146,14 +146,14 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
 
 def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], float | None]:
     """The counted steps of an engine, and the seconds of a step in which the device worked, if that is seen."""
-    (context, batch), plan, store = case, bench.plan, engine.store
+    (context, batch), workload, store = case, bench.workload, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
     for row in range(batch):
         store.admit(row, blocks, engine.plan.quota(batch, engine.plan.max_len))
     try:
         steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
-        steps.take_some(LEAST_WARM_UP, plan.warm_up)
-        timed = steps.take_some(LEAST_TIMED, plan.steps)
+        steps.take_some(LEAST_WARM_UP, workload.warm_up)
+        timed = steps.take_some(LEAST_TIMED, workload.steps)
         busy = busy_seconds(steps.take, TRACED) if bench.decoder.device.type == "cuda" else None
     finally:
         for row in range(batch):

@@ -37,7 +37,7 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     results: list[Result] = []
     left_out: list[LeftOut] = []
     with little_garbage():
-        for context, sharing in itertools.product(bench.plan.contexts, groups):
+        for context, sharing in itertools.product(bench.workload.contexts, groups):
             queue, without = with_room(bench, context, sharing)
             queues.append(queue)
             left_out += without
@@ -68,7 +68,7 @@ def little_garbage() -> Iterator[None]:
 def with_room(bench: Bench, context: int, sharing: list[Rival]) -> tuple[Queue, list[LeftOut]]:
     """The batches for which there is memory, and why there is none for the next larger one."""
     fitting: list[int] = []
-    for batch in sorted(bench.plan.batches):
+    for batch in sorted(bench.workload.batches):
         why = tried(partial(check_room, bench, sharing[0], (context, batch)))
         if why is not None:
             return Queue(context, sharing, fitting), [LeftOut(rival.name, context, batch, why) for rival in sharing]

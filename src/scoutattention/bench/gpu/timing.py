@@ -118,7 +118,7 @@ def _row(seconds: float, moved: int) -> Row:
     return Row("", "", seconds=seconds, moved=moved)
 
 
-def machine() -> dict[str, str]:
+def gpu_facts() -> dict[str, str]:
     """Names and versions that a result depends on."""
     return {
         "device": torch.cuda.get_device_name(),
