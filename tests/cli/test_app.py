@@ -205,12 +205,30 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
                 assert f"[default: {default}]" in shown[0]
 
 
-def test_help_fits_one_screen_and_leaves_the_rest_to_help_all(capsys):
+COMMANDS = ["generate", "calibrate", "eval fidelity", "eval retrieval", "bench decode", "bench gpu", "bench kernels"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_one_screen(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([*command.split(), "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("bench decode", "--largest"), ("bench gpu", "--no-kernels"), ("calibrate", "--dtype")]
+)
+def test_flags_that_few_people_need_are_in_help_all(capsys, command, flag):
+    for help_flag, shown in (("--help", False), ("--help-all", True)):
+        main([*command.split(), help_flag])
+        assert (f"{flag} " in capsys.readouterr().out) == shown
+
+
+def test_help_leaves_advanced_settings_to_help_all(capsys):
     seen = {}
     for flag in ("--help", "--help-all"):
         main(["generate", flag])
         seen[flag] = capsys.readouterr().out
-    assert len(seen["--help"].splitlines()) < 50
     for cls in (ScoutConfig, EngineConfig, SamplingParams):
         for name, (_, about) in settings_of(cls).items():
             if name not in FIXED:

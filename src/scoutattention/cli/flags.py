@@ -12,7 +12,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the results into this PNG file.")]
 Trace = Annotated[
     Path | None,
-    typer.Option("--trace", metavar="FILE", help="Write where the time of each step and layer went, for Perfetto."),
+    typer.Option("--trace", metavar="FILE", help="Write where each step's time went, for Perfetto."),
 ]
 TextFiles = Annotated[
     list[Path] | None,

@@ -28,7 +28,7 @@ class GenerateFlags:
     ] = None
     chat: Annotated[
         bool | None,
-        typer.Option("--chat/--no-chat", help="Use the model's chat template. Without it: if there is one."),
+        typer.Option("--chat/--no-chat", help="Use the chat template. Without it: if the model has one."),
     ] = None
     dense: Annotated[
         bool,
