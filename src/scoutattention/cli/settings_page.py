@@ -32,8 +32,8 @@ docs/settings.md`.
 ABLATION = (
     "`Ablation` is for experiments only. Each field turns one idea of the method off, or into that of a rival design; "
     "[accuracy](accuracy.md) shows what the ideas are worth. `scout eval fidelity` and `scout eval retrieval` take "
-    'these settings as `--ablation NAME=VALUE`. In Python write `ScoutConfig(ablation=Ablation(digest="minmax"))`. There '
-    "are no environment variables."
+    'these settings as `--ablation NAME=VALUE`. In Python write `ScoutConfig(ablation=Ablation(digest="minmax"))`. '
+    "There are no environment variables."
 )
 SECTIONS: tuple[tuple[type, str, str], ...] = (
     (ScoutConfig, "The method", "`ScoutConfig`: what is attended to, and who attends to it."),

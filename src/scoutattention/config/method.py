@@ -24,8 +24,8 @@ class Ablation(Checked):
 
     on_miss: OnMiss = setting(
         "compute",
-        "What happens to chosen blocks without a slot: the CPU attends to them ('compute'), they are first copied to the "
-        "device ('fetch'), or they are left out ('drop').",
+        "What happens to chosen blocks without a slot: the CPU attends to them ('compute'), they are copied to the "
+        "device first ('fetch'), or they are left out ('drop').",
     )
     far_query: FarQuery = setting(
         "predicted",

@@ -64,5 +64,5 @@ class Decoding(Protocol):
         ...
 
     def traced_step(self) -> list[Span]:
-        """A step, and where its time went; empty where the engine does not tell."""
-        ...
+        """A step, and where its time went; empty, and no step, where the engine does not tell."""
+        return []

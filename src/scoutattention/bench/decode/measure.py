@@ -12,7 +12,7 @@ from .job import DecodeJob, Setup, Span
 from .process import ENGINES, EngineProcess, Serving
 
 REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
-"""Engines that attend to everything; the first that runs says what the tokens should be."""
+"""Engines with full attention. The first of these that runs gives the tokens that others are compared with."""
 
 PACKAGES = {
     "transformers": ("transformers", "transformers"),
@@ -20,7 +20,7 @@ PACKAGES = {
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
     "llama.cpp-converted": ("llama_cpp", "llama-cpp-python"),
 }
-"""Modules that engines need, and what installs them."""
+"""The module that an engine needs, and the package that installs it."""
 
 Watch = Callable[[str], object]
 """watch(what is being done)"""
@@ -31,8 +31,8 @@ class Workload:
     """What to run.
 
     contexts, batches: each pair is a case; a case of more than `largest` tokens in all its prompts is left out.
-    rounds, steps: of each engine in turn, and steps in a round; one more round comes first and is not counted.
-    traced: steps that follow, to see where time goes.
+    rounds, steps: turns of each engine, and decode steps of a turn. One more round comes first and is not counted.
+    traced: steps after the counted ones, to see where the time goes.
     """
 
     contexts: tuple[int, ...]
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 def missing(engine: str, job: DecodeJob) -> str | None:
-    """Why an engine cannot run a job here, or None where it can."""
+    """Why an engine cannot run a job on this machine, or None where it can."""
     module, package = PACKAGES.get(engine, (None, None))
     if module is not None and find_spec(module) is None:
         return f"{engine} is not installed: pip install {package}"

@@ -1,7 +1,6 @@
-"""Times the device kernels beside attention: choices, recall from the host, and a whole step's launches."""
+"""Times the device kernels beside attention: choices, and copies of blocks from the host."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from functools import partial as bind
 
@@ -9,12 +8,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.triton import choice as triton_rank
-from ...kernels.triton import merge as triton_merge
 from ...kernels.triton import move_blocks as triton_move
-from ...kernels.triton import partial as triton_partial
 from ...kernels.triton import score_digests as triton_digest
-from ...types import BlockList, Partial
-from .timing import Row, Timer, attempt, captured
+from .timing import Row, Timer, attempt
 
 HEADS, GROUP, HEAD_DIM, BLOCK_SIZE = 8, 4, 128, 32
 DTYPE = torch.bfloat16
@@ -72,47 +68,6 @@ def time_host_copy(moves: int, timer: Timer) -> Row:
     return Row("", "", seconds=timer.seconds(lambda: target.copy_(source, non_blocking=True)), moved=source.nbytes)
 
 
-def step_call(B: int, N: int, layers: int) -> Callable[[], None]:
-    """A decode step's device kernels, layer after layer, over one layer's worth of slots."""
-    q, k, v = (on_device(B, HEADS, size, HEAD_DIM) for size in (GROUP, 1, 1))
-    pools = (on_device(B * N, HEADS, BLOCK_SIZE, HEAD_DIM), on_device(B * N, HEADS, BLOCK_SIZE, HEAD_DIM))
-    index = torch.arange(B * N, device="cuda", dtype=torch.int32).reshape(B, 1, N).expand(B, HEADS, N)
-    blocks = BlockList(index, torch.full((B, HEADS, N), BLOCK_SIZE, dtype=torch.int32, device="cuda"))
-    entry, fill = torch.arange(B, device="cuda"), torch.zeros(B, device="cuda", dtype=torch.int64)
-    digests, closed = some_codes(B * N), torch.full((B,), N, device="cuda")
-    wide = (B, HEADS, GROUP, HEAD_DIM)
-    far = Partial(*(on_device(*shape, dtype=torch.float32) for shape in (wide, wide[:3], wide)))
-    pages = index[:, 0].contiguous()
-
-    def step() -> None:
-        for _ in range(layers):
-            triton_move.append(k[:, :, 0], v[:, :, 0], pools, entry, fill)
-            scores = triton_digest.score_key_codes(q, *digests, pages)
-            triton_rank.top_blocks(scores, closed, min(CHOSEN, N), (1, 1), largest=False)
-            near = triton_partial.partial(q, *pools, blocks, 0.1)
-            triton_merge.merge(near, triton_merge.corrected(far, q, q, 0.1))
-
-    return step
-
-
-def time_step(B: int, N: int, layers: int) -> Row:
-    """Seconds of a captured step, and of the host while it queues the same step kernel by kernel."""
-    step = step_call(B, N, layers)
-    graph = captured(step)
-    graph.replay()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(10):
-        graph.replay()
-    torch.cuda.synchronize()
-    replayed = (time.perf_counter() - start) / 10
-    start = time.perf_counter()
-    step()
-    queued = time.perf_counter() - start
-    torch.cuda.synchronize()
-    return Row("", "", seconds=replayed, more={"a layer": replayed / layers, "queued by the host": queued})
-
-
 def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
     """A row for every case."""
     for B, N in ((8, 1024),) if quick else ((1, 1024), (1, 4096), (8, 1024), (8, 4096), (32, 1024)):
@@ -122,5 +77,3 @@ def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
         for programs in (32,) if quick else (4, 8, 16, 32, 64, 132):
             case = f"{moves} blocks, {programs} programs"
             yield attempt("copy_blocks from host", case, bind(time_recall, moves, programs, timer))
-    for B, N in ((1, 8), (8, 64)) if quick else ((1, 8), (1, 128), (8, 64), (8, 128), (32, 128)):
-        yield attempt("a step of 32 layers", f"B {B} N {N}", bind(time_step, B, N, 32))

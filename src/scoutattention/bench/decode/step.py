@@ -1,8 +1,8 @@
 """Times decode steps of SmolLM2-135M at a long context: one prompt is read, and every sequence of the batch replays it.
 
-python benchmarks/step.py --dtype float32 --batch 1 4 --budget 1024 --context 7936
+python -m scoutattention.bench.decode.step --dtype float32 --batch 1 4 --budget 1024 --context 7936
 
-What is compared has an engine each; they take turns.
+Each case has an engine of its own. The engines take turns.
 """
 
 import argparse
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import torch
 
-from scoutattention.config import DTypeName, EngineConfig, KVDTypeName, Memory, ScoutConfig
-from scoutattention.engine.engine import Engine
-from scoutattention.engine.runner import Record
-from scoutattention.eval.text import first_tokens, prose
-from scoutattention.models.decoder import Decoder
-from scoutattention.models.loader import load
+from ...config import DTypeName, EngineConfig, KVDTypeName, Memory, ScoutConfig
+from ...engine.engine import Engine
+from ...engine.runner import Record
+from ...eval.text import first_tokens, prose
+from ...models.decoder import Decoder
+from ...models.loader import load
 
-WARM_UP = 4
-TURN = 4
+WARM_UP, TURN = 4, 4
+"""Steps that are not counted, and steps of a turn."""
 
 
 class Case(NamedTuple):
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def cases(budget: int) -> dict[str, Case]:
-    """Every case by name; without a name of its own, all is in one memory."""
+    """Every case by name; "slots" divides the memory, the others keep everything in one."""
     return {
         "one": Case(budget),
         "int8": Case(budget, kv_dtype="int8"),
@@ -44,15 +44,22 @@ def cases(budget: int) -> dict[str, Case]:
 
 
 def make_engine(decoder: Decoder, dtype: DTypeName, case: Case, batch: int, max_len: int) -> Engine:
-    """An engine for so many sequences."""
-    machine = EngineConfig(case.device_memory, None, max_len, batch, dtype, case.kv_dtype)
-    return Engine(decoder, ScoutConfig(budget=case.budget), machine)
+    """An engine for `batch` sequences of up to `max_len` tokens."""
+    engine_config = EngineConfig(case.device_memory, None, max_len, batch, dtype, case.kv_dtype)
+    return Engine(decoder, ScoutConfig(budget=case.budget), engine_config)
 
 
-def read(engine: Engine, ids: list[int], max_len: int) -> Record:
-    """The record of a prompt."""
+def admit(engine: Engine, batch: int) -> None:
+    """Reserve memory for every row of a batch."""
+    blocks, quota = engine.plan.blocks(engine.plan.max_len), engine.plan.quota(batch, engine.plan.max_len)
+    for row in range(batch):
+        engine.store.admit(row, blocks, quota)
+
+
+def read(engine: Engine, ids: list[int]) -> Record:
+    """The record of a prompt; the engine is closed."""
     record = Record()
-    engine.store.admit(0, engine.plan.blocks(max_len), engine.plan.quota(1, max_len))
+    admit(engine, 1)
     engine.runner.prefill(0, ids, record=record)
     engine.close()
     return record
@@ -65,9 +72,8 @@ class Run:
         self.engine = engine
         self._length = record[0].k.shape[0]
         self._tokens = list(range(100, 100 + batch))
-        max_len = engine.plan.max_len
+        admit(engine, batch)
         for row in range(batch):
-            engine.store.admit(row, engine.plan.blocks(max_len), engine.plan.quota(batch, max_len))
             engine.runner.replay(row, record)
 
     def steps(self, count: int) -> list[float]:
@@ -92,16 +98,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--cases", nargs="+", default=["one", "int8", "slots", "full"], choices=list(cases(1024)))
     options = parser.parse_args()
-    model = load("smollm2", options.dtype)
+    torch.set_grad_enabled(False)
+    model, dtype = load("smollm2", options.dtype), options.dtype
     max_len = options.context + options.steps + WARM_UP + 1
-    reader = make_engine(model.decoder, options.dtype, Case(None), 1, max_len)
-    record = read(reader, first_tokens(model.tokenizer, prose(), options.context), max_len)
+    ids = first_tokens(model.tokenizer, prose(), options.context)
+    record = read(make_engine(model.decoder, dtype, Case(None), 1, max_len), ids)
     wanted = {name: cases(options.budget)[name] for name in options.cases}
     for batch in options.batch:
-        engines = {
-            name: make_engine(model.decoder, options.dtype, case, batch, max_len) for name, case in wanted.items()
+        runs = {
+            name: Run(make_engine(model.decoder, dtype, case, batch, max_len), record, batch)
+            for name, case in wanted.items()
         }
-        runs = {name: Run(engine, record, batch) for name, engine in engines.items()}
         times: dict[str, list[float]] = {name: run.steps(WARM_UP)[:0] for name, run in runs.items()}
         for _ in range(options.steps // TURN):
             for name, run in runs.items():
@@ -109,9 +116,8 @@ def main() -> None:
         for name, run in runs.items():
             run.engine.close()
             shown = f"median {statistics.median(times[name]):.1f} ms, least {min(times[name]):.1f}"
-            print(f"{options.dtype} context {options.context} batch {batch} {name:9}: {shown}", flush=True)
+            print(f"{dtype} context {options.context} batch {batch} {name:9}: {shown}", flush=True)
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()
