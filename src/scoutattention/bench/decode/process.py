@@ -86,7 +86,7 @@ class EngineProcess:
     """An engine in a process of its own. It works only while it is asked something."""
 
     def __init__(self, engine: str, job: DecodeJob) -> None:
-        """Start the process, and wait until the model is loaded. Raises what the engine raises, and what `ask` raises."""
+        """Start the process, and wait until the model is loaded. Raises what the engine and `ask` raise."""
         self._engine = engine
         self._pipe, child = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(child, engine, job), daemon=True)

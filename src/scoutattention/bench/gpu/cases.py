@@ -21,7 +21,7 @@ class Rival(NamedTuple):
 
     @property
     def store(self) -> tuple[Memory, bool]:
-        """Equal for rivals that can share a store. (Full attention keeps no digests.)"""
+        """Equal for rivals that can share a store; full attention keeps no digests."""
         return self.device_memory, self.scout.budget is None
 
 

@@ -84,7 +84,7 @@ def rounds(bench: Bench, queues: list[Queue]) -> Iterator[Result | LeftOut]:
 
 
 def next_batch(bench: Bench, queue: Queue) -> Iterator[Result | LeftOut]:
-    """The outcomes of a queue's largest batch. Where memory was too small for all its rivals, the next batch follows."""
+    """The outcomes of a queue's largest batch. Where memory was too small for all rivals, the next batch follows."""
     fits = False
     while queue.batches and not fits and time.perf_counter() < bench.until:
         for outcome in run_together(bench, queue.sharing, (queue.context, queue.batches.pop())):
