@@ -8,6 +8,7 @@ Each case has an engine of its own. The engines take turns.
 import argparse
 import statistics
 import time
+from pydoc_data.topics import topics
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,6 @@ import torch
 from ...config import DTypeName, EngineConfig, KVDTypeName, Memory, ScoutConfig
 from ...engine.engine import Engine
 from ...engine.runner import Record
-from ...eval.text import first_tokens, prose
 from ...models.decoder import Decoder
 from ...models.loader import load
 
@@ -88,6 +88,7 @@ class Run:
         return times
 
 
+@torch.no_grad()
 def main() -> None:
     """Print the median step of every case for every batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,10 +99,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--cases", nargs="+", default=["one", "int8", "slots", "full"], choices=list(cases(1024)))
     options = parser.parse_args()
-    torch.set_grad_enabled(False)
     model, dtype = load("smollm2", options.dtype), options.dtype
     max_len = options.context + options.steps + WARM_UP + 1
-    ids = first_tokens(model.tokenizer, prose(), options.context)
+    ids = model.tokenizer.encode("\n".join(topics[name] for name in sorted(topics)))[: options.context]
     record = read(make_engine(model.decoder, dtype, Case(None), 1, max_len), ids)
     wanted = {name: cases(options.budget)[name] for name in options.cases}
     for batch in options.batch:

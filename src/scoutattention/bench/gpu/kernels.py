@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from ...errors import KernelError
-from .partial import decode_rows, sweep_rows
-from .steps import other_rows
+from .kernel_cases import decode_rows, other_rows, sweep_rows
 from .timing import Row, Timer, as_json, bandwidth, gpu_facts
 
 Tell = Callable[[str], object]
