@@ -7,7 +7,6 @@ Each case has an engine of its own. The engines take turns.
 
 import argparse
 import statistics
-import time
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
@@ -18,9 +17,10 @@ from ...engine.engine import Engine
 from ...engine.runner import Record
 from ...models.decoder import Decoder
 from ...models.loader import load
+from ..gpu.decode import Steps
 
-WARM_UP, TURN = 4, 4
-"""Steps that are not counted, and steps of a turn."""
+TURN, WARM_UP_TURNS = 4, 1
+"""Decode steps of a turn, and turns that are not counted."""
 
 
 class Case(NamedTuple):
@@ -65,27 +65,12 @@ def read(engine: Engine, ids: list[int]) -> Record:
     return record
 
 
-class Run:
-    """An engine whose sequences have all replayed a prompt."""
-
-    def __init__(self, engine: Engine, record: Record, batch: int) -> None:
-        self.engine = engine
-        self._length = record[0].k.shape[0]
-        self._tokens = list(range(100, 100 + batch))
-        admit(engine, batch)
-        for row in range(batch):
-            engine.runner.replay(row, record)
-
-    def steps(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` greedy steps."""
-        times = []
-        for _ in range(count):
-            started = time.perf_counter()
-            logits, _ = self.engine.runner.decode(self._tokens, [self._length] * len(self._tokens))
-            self._tokens = logits.argmax(-1).tolist()
-            self._length += 1
-            times.append((time.perf_counter() - started) * 1e3)
-        return times
+def start(engine: Engine, record: Record, batch: int) -> Steps:
+    """Greedy decoding of sequences that have all replayed a prompt, each from another token."""
+    admit(engine, batch)
+    for row in range(batch):
+        engine.runner.replay(row, record)
+    return Steps(engine, list(range(100, 100 + batch)), record[0].k.shape[0])
 
 
 @torch.no_grad()
@@ -100,21 +85,20 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["one", "int8", "slots", "full"], choices=list(cases(1024)))
     options = parser.parse_args()
     model, dtype = load("smollm2", options.dtype), options.dtype
-    max_len = options.context + options.steps + WARM_UP + 1
+    max_len = options.context + options.steps + WARM_UP_TURNS * TURN + 1
     ids = model.tokenizer.encode("\n".join(topics[name] for name in sorted(topics)))[: options.context]
     record = read(make_engine(model.decoder, dtype, Case(None), 1, max_len), ids)
     wanted = {name: cases(options.budget)[name] for name in options.cases}
     for batch in options.batch:
-        runs = {
-            name: Run(make_engine(model.decoder, dtype, case, batch, max_len), record, batch)
-            for name, case in wanted.items()
-        }
-        times: dict[str, list[float]] = {name: run.steps(WARM_UP)[:0] for name, run in runs.items()}
-        for _ in range(options.steps // TURN):
+        engines = {name: make_engine(model.decoder, dtype, case, batch, max_len) for name, case in wanted.items()}
+        runs = {name: start(engine, record, batch) for name, engine in engines.items()}
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(WARM_UP_TURNS + options.steps // TURN):
             for name, run in runs.items():
-                times[name] += run.steps(TURN)
-        for name, run in runs.items():
-            run.engine.close()
+                taken = [run.take()[0] * 1e3 for _ in range(TURN)]
+                times[name] += taken if turn >= WARM_UP_TURNS else []
+        for name, engine in engines.items():
+            engine.close()
             shown = f"median {statistics.median(times[name]):.1f} ms, least {min(times[name]):.1f}"
             print(f"{dtype} context {options.context} batch {batch} {name:9}: {shown}", flush=True)
 

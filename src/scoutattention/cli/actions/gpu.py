@@ -65,11 +65,11 @@ def _facts(flags: GpuFlags) -> dict[str, Any]:
         tell("scout: without a GPU no device kernel is checked: `scout bench kernels` does so for the CPU's")
         return {**host_facts(), "device": "cpu"}
     if flags.no_kernels:
-        return {**host_facts(), **gpu_facts()}
+        return gpu_facts()
     rows, best = survey(Timer(10 if flags.quick else 30), tell, quick=True)
     link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
     rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}
-    return {**host_facts(), **gpu_facts(), **rates, "kernels": [as_json(row) for row in rows]}
+    return {**gpu_facts(), **rates, "kernels": [as_json(row) for row in rows]}
 
 
 def _tell(outcome: Result | LeftOut) -> None:
