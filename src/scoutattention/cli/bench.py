@@ -15,7 +15,7 @@ from ..config import EngineConfig, ScoutConfig, parse_size
 from ..errors import ConfigError
 from ..hardware.host import available_memory
 from .command import Call, load_action, takes
-from .flags import AsJson, DType, Model, Plot, Trace
+from .flags import AsJson, DType, Model, Plot, Trace, flag
 from .inputs import read_numbers, read_words
 from .output import check_drawing, check_folder
 
@@ -30,11 +30,11 @@ MINUTES, QUICK_MINUTES = 7.0, 2.0
 class KernelsFlags:
     """The flags of `scout bench kernels`."""
 
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer shapes: seconds, not minutes.")] = False
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Calls of each kernel; the median counts.")] = 5
-    size: Annotated[
-        str, typer.Option("--size", metavar="BYTES", help="Data that a call reads; much larger than the caches.")
-    ] = "256MiB"
+    quick: Annotated[bool, flag("--quick", "Fewer shapes: seconds, not minutes.")] = False
+    rounds: Annotated[int, flag("--rounds", "Calls of each kernel; the median counts.", min=1)] = 5
+    size: Annotated[str, flag("--size", "Data that a call reads; much larger than the caches.", metavar="BYTES")] = (
+        "256MiB"
+    )
     as_json: AsJson = False
 
 
@@ -58,29 +58,22 @@ class DecodeFlags:
     """The flags of `scout bench decode`."""
 
     model: Model
-    contexts: Annotated[str, typer.Option("--contexts", metavar="LIST", help="Lengths of the prompts in tokens.")] = (
-        "1024,7936"
-    )
+    contexts: Annotated[str, flag("--contexts", "Lengths of the prompts in tokens.", metavar="LIST")] = "1024,7936"
     batches: Annotated[
-        str, typer.Option("--batches", metavar="LIST", help="Sequences decoded at once, each with its own prompt.")
+        str, flag("--batches", "Sequences decoded at once, each with its own prompt.", metavar="LIST")
     ] = "1,4"
     engines: Annotated[
-        str | None,
-        typer.Option(
-            "--engines", metavar="LIST", help=f"Of {', '.join(ENGINES)}. Without it: those that are installed."
-        ),
+        str | None, flag("--engines", f"Of {', '.join(ENGINES)}. Without it: those that are installed.", metavar="LIST")
     ] = None
-    budget: Annotated[
-        int, typer.Option("--budget", help="Tokens that scout attends to, for each layer and KV head.")
-    ] = 1024
+    budget: Annotated[int, flag("--budget", "Tokens that scout attends to, for each layer and KV head.")] = 1024
     dtype: DType = "auto"
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Counted turns of each engine; one more comes first.", hidden=True)
+        int, flag("--rounds", "Counted turns of each engine; one more comes first.", min=1, hidden=True)
     ] = 5
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Decode steps of a turn.", hidden=True)] = 6
-    largest: Annotated[
-        int, typer.Option("--largest", help="Largest case to run, in tokens of all its prompts.", hidden=True)
-    ] = 16384
+    steps: Annotated[int, flag("--steps", "Decode steps of a turn.", min=1, hidden=True)] = 6
+    largest: Annotated[int, flag("--largest", "Largest case to run, in tokens of all its prompts.", hidden=True)] = (
+        16384
+    )
     as_json: AsJson = False
     plot: Plot = None
     trace: Trace = None
@@ -118,50 +111,38 @@ class GpuFlags:
 
     model: Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")] = None
     load_format: Annotated[
-        Literal["auto", "dummy"], typer.Option("--load-format", help="'dummy': random weights of --shape, no model.")
+        Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape, no model.")
     ] = "auto"
     shape: Annotated[
-        str,
-        typer.Option(
-            "--shape", metavar="NAME", help="llama-3.1-8b, qwen3-8b, qwen3-14b, tiny, or the path of a config.json."
-        ),
+        str, flag("--shape", "llama-3.1-8b, qwen3-8b, qwen3-14b, tiny, or the path of a config.json.", metavar="NAME")
     ] = "llama-3.1-8b"
     replay: Annotated[
         Path | None,
-        typer.Option(
-            "--replay", metavar="FILE", help="Choose the blocks that `scout eval fidelity --record` wrote; for dummies."
-        ),
+        flag("--replay", "Choose the blocks that `scout eval fidelity --record` wrote; for dummies.", metavar="FILE"),
     ] = None
     contexts: Annotated[
         str | None,
-        typer.Option(
-            "--contexts", metavar="LIST", help="Prompt lengths in tokens, in order. Without it: 64k, 32k, 128k, 8k."
-        ),
+        flag("--contexts", "Prompt lengths in tokens, in order. Without it: 64k, 32k, 128k, 8k.", metavar="LIST"),
     ] = None
     batches: Annotated[
-        str | None,
-        typer.Option("--batches", metavar="LIST", help="Sequences decoded at once. Without it: sizes from 1 to 256."),
+        str | None, flag("--batches", "Sequences decoded at once. Without it: sizes from 1 to 256.", metavar="LIST")
     ] = None
     budget: Annotated[
         int | None,
-        typer.Option(
-            "--budget", help="Tokens that a layer and KV head attends to. Without it: the recording's, or 1024."
-        ),
+        flag("--budget", "Tokens that a layer and KV head attends to. Without it: the recording's, or 1024."),
     ] = None
     host_memory: Annotated[
-        str | None,
-        typer.Option("--host-memory", metavar="BYTES", help="For the KV cache. Without it: 3/4 of what is free."),
+        str | None, flag("--host-memory", "For the KV cache. Without it: 3/4 of what is free.", metavar="BYTES")
     ] = None
     minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", min=0, help="No case starts after so much decoding. Without it: 7; 2 if quick."),
+        float | None, flag("--minutes", "No case starts after so much decoding. Without it: 7; 2 if quick.", min=0)
     ] = None
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats, contexts, batches and steps.")] = False
+    quick: Annotated[bool, flag("--quick", "Fewer repeats, contexts, batches and steps.")] = False
     no_kernels: Annotated[
-        bool, typer.Option("--no-kernels", help="Leave out checking and timing the device kernels.", hidden=True)
+        bool, flag("--no-kernels", "Leave out checking and timing the device kernels.", hidden=True)
     ] = False
     device: Annotated[
-        Literal["cuda", "cpu"], typer.Option("--device", help="'cpu' tries the command without a GPU.", hidden=True)
+        Literal["cuda", "cpu"], flag("--device", "'cpu' tries the command without a GPU.", hidden=True)
     ] = "cuda"
     as_json: AsJson = False
     plot: Plot = None

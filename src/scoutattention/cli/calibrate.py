@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
 from ..errors import ConfigError
 from .command import Call, load_action, takes
-from .flags import AsJson, DType, Model, TextFiles
+from .flags import AsJson, DType, Model, TextFiles, flag
 
 
 @dataclass(frozen=True)
@@ -16,14 +14,11 @@ class CalibrateFlags:
 
     model: Model
     text: TextFiles = None
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read, equally many of each text.")] = 16384
+    tokens: Annotated[int, flag("--tokens", "Tokens to read, equally many of each text.")] = 16384
     lookahead: Annotated[
-        list[int] | None,
-        typer.Option("--lookahead", help="The lookahead to calibrate for; may be repeated. Without it: 1.", min=1),
+        list[int] | None, flag("--lookahead", "The lookahead to calibrate for; may be repeated. Without it: 1.", min=1)
     ] = None
-    dims: Annotated[
-        str, typer.Option("--dims", metavar="NUMBER", help="Dimensions of the low-rank corrections, or 'full'.")
-    ] = "256"
+    dims: Annotated[str, flag("--dims", "Dimensions of the low-rank corrections, or 'full'.", metavar="NUMBER")] = "256"
     dtype: DType = "auto"
     as_json: AsJson = False
 

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..config import EngineConfig, ScoutConfig
 from ..errors import ConfigError
 from ..eval.fidelity.ablation import SET_BY_ROWS
 from .command import Call, load_action, takes
-from .flags import Ablations, AsJson, Model, Plot, TextFiles
+from .flags import Ablations, AsJson, Model, Plot, TextFiles, flag
 from .output import check_drawing, check_folder
 from .settings import flag_of, read_settings
 
@@ -21,20 +19,15 @@ class FidelityFlags:
 
     model: Model
     text: TextFiles = None
-    context: Annotated[int, typer.Option("--context", help="Tokens of each text that are read as the prompt.")] = 4096
-    steps: Annotated[int, typer.Option("--steps", help="Tokens after the prompt that are fed and compared.")] = 64
-    ablate: Annotated[
-        bool, typer.Option("--ablate", help="Compare the published design and each improvement of it.")
-    ] = False
+    context: Annotated[int, flag("--context", "Tokens of each text that are read as the prompt.")] = 4096
+    steps: Annotated[int, flag("--steps", "Tokens after the prompt that are fed and compared.")] = 64
+    ablate: Annotated[bool, flag("--ablate", "Compare the published design and each improvement of it.")] = False
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with plots to this HTML file.")
-    ] = None
+    html: Annotated[Path | None, flag("--html", "Write a report with plots to this HTML file.", metavar="FILE")] = None
     record: Annotated[
-        Path | None,
-        typer.Option("--record", metavar="FILE", help="Write the chosen blocks, for `scout bench gpu --replay`."),
+        Path | None, flag("--record", "Write the chosen blocks, for `scout bench gpu --replay`.", metavar="FILE")
     ] = None
 
 

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import ConfigError
 from .command import Call, load_action, takes
-from .flags import AsJson, Model, Trace
+from .flags import AsJson, Model, Trace, flag
 from .inputs import read_prompt
 from .output import check_folder
 from .settings import PANELS, flag_of, read_settings
@@ -22,19 +22,13 @@ class GenerateFlags:
     source: Annotated[str | None, typer.Argument(metavar="[-]", help="'-' reads the prompt from standard input.")] = (
         None
     )
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The prompt itself.")] = None
-    prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", metavar="FILE", help="A UTF-8 file with the prompt.")
-    ] = None
+    prompt: Annotated[str | None, flag("--prompt", "The prompt itself.", metavar="TEXT")] = None
+    prompt_file: Annotated[Path | None, flag("--prompt-file", "A UTF-8 file with the prompt.", metavar="FILE")] = None
     chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Use the chat template. Without it: if the model has one."),
+        bool | None, flag("--chat/--no-chat", "Use the chat template. Without it: if the model has one.")
     ] = None
     dense: Annotated[
-        bool,
-        typer.Option(
-            "--dense", help="Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False
-        ),
+        bool, flag("--dense", "Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False)
     ] = False
     trace: Trace = None
     as_json: AsJson = False

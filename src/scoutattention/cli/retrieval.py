@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
 from ..config import EngineConfig, ScoutConfig
 from .command import Call, load_action, takes
-from .flags import Ablations, AsJson, Model, Plot
+from .flags import Ablations, AsJson, Model, Plot, flag
 from .inputs import read_numbers
 from .output import check_drawing
 from .settings import read_settings
@@ -18,18 +16,17 @@ class RetrievalFlags:
     """The flags of `scout eval retrieval`, beside the settings."""
 
     model: Model
-    lengths: Annotated[
-        str, typer.Option("--lengths", metavar="LIST", help="Prompt lengths in tokens, question included.")
-    ] = "1024,2048,4096"
+    lengths: Annotated[str, flag("--lengths", "Prompt lengths in tokens, question included.", metavar="LIST")] = (
+        "1024,2048,4096"
+    )
     depths: Annotated[
-        str, typer.Option("--depths", metavar="LIST", help="Where the answer is, in percent of the text before it.")
+        str, flag("--depths", "Where the answer is, in percent of the text before it.", metavar="LIST")
     ] = "0,25,50,75,100"
     tasks: Annotated[
-        str | None,
-        typer.Option("--tasks", metavar="LIST", help="Of single, multikey, multivalue, multiquery, variables, common."),
+        str | None, flag("--tasks", "Of single, multikey, multivalue, multiquery, variables, common.", metavar="LIST")
     ] = None
-    samples: Annotated[int, typer.Option("--samples", help="Prompts for each length, depth and task.")] = 1
-    seed: Annotated[int, typer.Option("--seed", help="Another number makes other prompts.")] = 0
+    samples: Annotated[int, flag("--samples", "Prompts for each length, depth and task.")] = 1
+    seed: Annotated[int, flag("--seed", "Another number makes other prompts.")] = 0
     plot: Plot = None
     ablation: Ablations = None
     as_json: AsJson = False
