@@ -60,7 +60,9 @@ def takes(
             mine = {parameter.name: values.pop(parameter.name) for parameter in own}
             command(Call(flags(**mine), values, given))
 
-        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+        called.__name__ = command.__name__
+        called.__doc__ = "\n\n".join(" ".join(text.split()) for text in paragraphs)  # else help breaks lines twice
         context = _parameter("typer_context", typer.Context, MISSING)
         called.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
         return called
