@@ -47,7 +47,7 @@ DOORS = {
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/common/lines.py"),
+    "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
 PUBLIC_NAMES = [
     "LLM",

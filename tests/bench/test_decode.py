@@ -13,17 +13,17 @@ from matplotlib.image import imread
 from scoutattention.bench.decode import measure as decode
 from scoutattention.bench.decode import process as decode_process
 from scoutattention.bench.decode.job import DecodeJob, Setup
-from scoutattention.bench.decode.measure import Plan, Result, measure, missing
-from scoutattention.bench.decode.plot import png
+from scoutattention.bench.decode.measure import Result, Workload, measure, missing
 from scoutattention.bench.decode.process import EngineProcess, Serving
 from scoutattention.bench.decode.scout import OurDecoding, SlotsDecoding
 from scoutattention.bench.decode.transformers import StaticTransformersDecoding, TransformersDecoding
+from scoutattention.bench.plot import decode_png
 from scoutattention.errors import CapacityError, ConfigError
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
 JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
 SETUP = Setup("float32", "float32", "none")
-PLAN = Plan((120,), (2,), ("scout", "transformers"), rounds=2, steps=3, traced=2)
+WORKLOAD = Workload((120,), (2,), ("scout", "transformers"), rounds=2, steps=3, traced=2)
 
 
 @dataclass
@@ -65,14 +65,14 @@ def job(tiny_models):
 
 
 def test_cases_above_the_limit_are_left_out_and_named():
-    plan = Plan((1024, 7936), (4, 1), most_tokens=8000)
-    assert plan.cases() == [(1024, 1), (1024, 4), (7936, 1)]
-    assert plan.left_out() == [(7936, 4)]
+    workload = Workload((1024, 7936), (4, 1), largest=8000)
+    assert workload.cases() == [(1024, 1), (1024, 4), (7936, 1)]
+    assert workload.left_out() == [(7936, 4)]
 
 
 @pytest.mark.usefixtures("fake")
 def test_a_case_is_measured_in_turns_and_compared():
-    scout, transformers = measure(PLAN, JOB, lambda what: None).results
+    scout, transformers = measure(WORKLOAD, JOB, lambda what: None).results
     assert scout == Result("scout", *SETUP, 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 4.0, 0.75)
     assert transformers == scout._replace(engine="transformers", budget=None, same_tokens=1.0)
     turns = [engine for engine, work in FakeEngine.log if work == "steps"]
@@ -91,7 +91,7 @@ def test_the_first_round_is_not_counted(fake, monkeypatch):
         return [10.0] * 300 if work is Serving.steps and first else given
 
     monkeypatch.setattr(FakeEngine, "ask", ask)
-    assert [result.ms_per_step for result in measure(PLAN, JOB, lambda told: None).results] == [250.0, 250.0]
+    assert [result.ms_per_step for result in measure(WORKLOAD, JOB, lambda told: None).results] == [250.0, 250.0]
 
 
 def test_engines_that_cannot_run_say_why(monkeypatch):
@@ -164,5 +164,5 @@ def test_every_engine_is_named():
 
 def test_the_plot_is_a_picture(tmp_path):
     result = Result("dense", *SETUP, 1024, 1, None, 10.0, 100.0, 300.0, 500.0, 600.0, 1.0)
-    (tmp_path / "a.png").write_bytes(png([result, result._replace(context=8192), result._replace(batch=4)]))
+    (tmp_path / "a.png").write_bytes(decode_png([result, result._replace(context=8192), result._replace(batch=4)]))
     assert imread(tmp_path / "a.png").shape[2] == 4

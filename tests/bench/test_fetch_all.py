@@ -18,7 +18,7 @@ from scoutattention.runtime.graphs import Graphs
 from ..engine.test_two_memories import META
 from ..engine.test_two_memories import make_engine as engines_on_meta
 from ..runtime.test_graphs import tapes as tapes_of_steps
-from .test_gpu_decode import BASE, CPU, MACHINE, make_bench
+from .test_gpu_decode import BASE, CPU, ENGINE_CONFIG, make_bench
 
 tapes, make_engine = tapes_of_steps, engines_on_meta
 LENGTHS = (40, 35)
@@ -59,9 +59,9 @@ class _PuttingOff(TorchDispatchMode):
 def an_engine(name, layers, kernels="auto"):
     """An engine of a rival, without prompts."""
     decoder = dummy_decoder({**shape_config("tiny"), "num_hidden_layers": layers}, 256, CPU)
-    bench = replace(make_bench((64,), engine_config=replace(MACHINE, kernels=kernels)), decoder=decoder)
+    bench = replace(make_bench((64,), engine_config=replace(ENGINE_CONFIG, kernels=kernels)), decoder=decoder)
     (rival,) = (rival for rival in rivals(BASE) if rival.name == name)
-    return gpu_decode.make_engine(replace(bench, plan=replace(bench.plan, steps=STEPS)), rival, (64, 2), None)
+    return gpu_decode.make_engine(replace(bench, workload=replace(bench.workload, steps=STEPS)), rival, (64, 2), None)
 
 
 def logits_of(engine):

@@ -12,7 +12,7 @@ import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import idle as gpu_idle
-from scoutattention.bench.gpu.cases import LeftOut, Plan, rivals
+from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
 from scoutattention.bench.gpu.decode import Bench
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu.idle import covered
@@ -34,12 +34,12 @@ from ..models.test_recording import ABOUT, make_run
 
 CPU = torch.device("cpu")
 BASE = ScoutConfig(budget=64, block_size=16)
-MACHINE = EngineConfig(host_memory=8 << 20)
-NAMES = ["full", "fits", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
+ENGINE_CONFIG = EngineConfig(host_memory=8 << 20)
+NAMES = ["full", "resident", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
 
 
-def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **plan):
-    sizes = Plan(contexts, batches, plan.pop("engine_config", MACHINE), **({"warm_up": 2, "steps": 4} | plan))
+def make_bench(contexts=(256,), batches=(1,), recorded=None, until=None, **more):
+    sizes = Workload(contexts, batches, more.pop("engine_config", ENGINE_CONFIG), **({"warm_up": 2, "steps": 4} | more))
     decoder = dummy_decoder(shape_config("tiny"), max(contexts) + sizes.more, CPU)
     clock = time.perf_counter() + 100 if until is None else until
     return Bench(decoder, DummyPrompts(recorded), sizes, clock, lambda told: None)
@@ -64,7 +64,7 @@ def test_rivals_are_settings():
     known = {rival.name: rival.scout for rival in rivals(BASE)}
     assert list(known) == NAMES
     assert known["full"].budget is None
-    assert known["fits"] == known["scout-plain"]
+    assert known["resident"] == known["scout-plain"]
     assert [known[name].lookahead for name in NAMES[2:]] == [0, 1, 1, 0, 1, 1]
     assert [known[name].ablation.on_miss for name in NAMES[2:]] == ["fetch"] * 2 + ["compute"] * 4
     assert [known[name].ablation.predictor for name in NAMES[6:]] == ["plain", "calibrated"]
@@ -83,7 +83,7 @@ def test_every_engine_runs_every_case_largest_batches_first(engines):
         assert result.tokens_per_s == pytest.approx(result.batch / result.ms_per_step * 1e3, rel=0.9)
         assert result.device_idle_share is None
     by_name = {result.engine: result for result in measured.results[8:16]}
-    for name in ("full", "fits"):
+    for name in ("full", "resident"):
         assert by_name[name].link_bytes == by_name[name].share == by_name["fetch"].unhidden_ms == 0
     assert by_name["fetch"].link_bytes > by_name["compute"].link_bytes
     assert by_name["fetch-all"].link_bytes == engines[21].store.pages.pool.k.nbytes * 2
@@ -96,7 +96,7 @@ def test_every_engine_runs_every_case_largest_batches_first(engines):
 
 def test_the_cache_is_filled_with_numbers(engines):
     """Page by page: of normal size, no two of a kind, and what slots hold is what pages hold."""
-    bench = make_bench(engine_config=replace(MACHINE, max_num_seqs=1))
+    bench = make_bench(engine_config=replace(ENGINE_CONFIG, max_num_seqs=1))
     (fetch,) = (rival for rival in rivals(BASE) if rival.name == "fetch")
     engine = gpu_decode.make_engine(bench, fetch, (256, 2), None)
     store = engine.store
@@ -143,7 +143,7 @@ def test_a_recording_says_what_is_resident_trusted_and_chosen():
 
 def test_a_row_ends_where_memory_does():
     """On the CPU the device's memory is the host's: so all of them have as much room."""
-    few = replace(MACHINE, host_memory=30 * 16 * 1024)  # pages for one sequence of 256 tokens, and not for two
+    few = replace(ENGINE_CONFIG, host_memory=30 * 16 * 1024)  # pages for one sequence of 256 tokens, and not for two
     measured = measure(make_bench((256,), (1, 2, 4), engine_config=few), rivals(BASE))
     assert [result.engine for result in measured.results] == NAMES
     assert [(left.engine, left.batch) for left in measured.left_out] == [(name, 2) for name in NAMES]
@@ -153,7 +153,7 @@ def test_a_row_ends_where_memory_does():
 
 def test_room_is_the_devices_where_everything_is_there(monkeypatch):
     monkeypatch.setattr(gpu_decode, "free_memory", lambda device: 30 * 16 * 1024)
-    bench = make_bench((256,), (1,), engine_config=replace(MACHINE, host_memory=1 << 40))
+    bench = make_bench((256,), (1,), engine_config=replace(ENGINE_CONFIG, host_memory=1 << 40))
     for rival in rivals(BASE)[:2]:
         with pytest.raises(CapacityError, match="fit the device: lower --batches or --contexts"):
             gpu_decode.check_room(bench, rival, (256, 4))

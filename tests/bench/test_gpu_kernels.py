@@ -7,7 +7,7 @@ import torch
 
 from scoutattention.bench.common.measure import relative_error
 from scoutattention.bench.gpu import kernels as gpu_kernels
-from scoutattention.bench.gpu.partial import DecodeCase
+from scoutattention.bench.gpu.kernel_cases import DecodeCase
 from scoutattention.bench.gpu.timing import Row, as_json, attempt, driver
 from scoutattention.errors import KernelError
 

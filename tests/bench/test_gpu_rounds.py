@@ -11,7 +11,7 @@ from scoutattention.bench.gpu.rounds import measure
 
 from .test_gpu_decode import BASE, NAMES, make_bench
 
-FULL, FITS, FETCH = rivals(BASE)[:3]
+FULL, RESIDENT, FETCH = rivals(BASE)[:3]
 AHEAD = rivals(BASE)[3]
 
 
@@ -79,8 +79,8 @@ def test_an_engine_that_fails_keeps_its_turn(cases, monkeypatch):
         yield LeftOut(sharing[0].name, *case, "failed: RuntimeError: a bug")
 
     monkeypatch.setattr(gpu_rounds, "run_together", run_together)
-    measured = measure(told_bench((256,), (1, 2))[0], (FULL, FITS))
-    assert ran == [("full", 2), ("fits", 2), ("full", 1), ("fits", 1)]
+    measured = measure(told_bench((256,), (1, 2))[0], (FULL, RESIDENT))
+    assert ran == [("full", 2), ("resident", 2), ("full", 1), ("resident", 1)]
     assert [one.batch for one in measured.smallest_left_out] == [1, 1]
 
 

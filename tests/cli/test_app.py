@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.cli.output import show
-from scoutattention.cli.report import JSON_STATS, format_bytes, plain_table
+from scoutattention.cli.actions import generate as action
+from scoutattention.cli.actions.generate import JSON_STATS
+from scoutattention.cli.output import format_bytes, plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 
 NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
@@ -45,9 +46,7 @@ class FakeLLM:
 
 @pytest.fixture(autouse=True)
 def fake_engine(monkeypatch):
-    module = ModuleType("scoutattention.engine.llm")
-    module.LLM = FakeLLM
-    monkeypatch.setitem(sys.modules, "scoutattention.engine.llm", module)
+    monkeypatch.setattr(action, "LLM", FakeLLM)
     monkeypatch.setattr(FakeLLM, "raises", None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("COLUMNS", "200")
@@ -206,12 +205,30 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
                 assert f"[default: {default}]" in shown[0]
 
 
-def test_help_fits_one_screen_and_leaves_the_rest_to_help_all(capsys):
+COMMANDS = ["generate", "calibrate", "eval fidelity", "eval retrieval", "bench decode", "bench gpu", "bench kernels"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_one_screen(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([*command.split(), "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("bench decode", "--largest"), ("bench gpu", "--no-kernels"), ("calibrate", "--dtype")]
+)
+def test_flags_that_few_people_need_are_in_help_all(capsys, command, flag):
+    for help_flag, shown in (("--help", False), ("--help-all", True)):
+        main([*command.split(), help_flag])
+        assert (f"{flag} " in capsys.readouterr().out) == shown
+
+
+def test_help_leaves_advanced_settings_to_help_all(capsys):
     seen = {}
     for flag in ("--help", "--help-all"):
         main(["generate", flag])
         seen[flag] = capsys.readouterr().out
-    assert len(seen["--help"].splitlines()) < 50
     for cls in (ScoutConfig, EngineConfig, SamplingParams):
         for name, (_, about) in settings_of(cls).items():
             if name not in FIXED:

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from scoutattention.bench.decode import measure as decode
 from scoutattention.bench.decode.job import Span
 from scoutattention.bench.decode.measure import Measured, Result
 from scoutattention.cli import main
+from scoutattention.cli.actions import decode as action
 
 KEYS = {"engine", "dtype", "cache_dtype", "calibration", "context", "batch", "budget"}
 NUMBERS = {"ms_per_step", "tokens_per_s", "prefill_tokens_per_s", "rss_mib", "peak_mib"}
@@ -20,14 +20,14 @@ def measured(monkeypatch):
     """Makes every case one of two canned results, and returns the jobs that were measured."""
     jobs = []
 
-    def measure(plan, job, watch):
-        jobs.append((plan, job))
+    def measure(workload, job, watch):
+        jobs.append((workload, job))
         watch("working")
         sizes = (job.dtype, "float16", "the prompt's own", len(job.prompts[0]), len(job.prompts))
-        results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 1300.0, 0.5) for engine in plan.engines]
+        results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 1300.0, 0.5) for engine in workload.engines]
         return Measured(results, {"scout": [Span("near attention", 0.0, 0.016), Span("step", 0.0, 0.024)]})
 
-    monkeypatch.setattr(decode, "measure", measure)
+    monkeypatch.setattr(action, "measure", measure)
     return jobs
 
 
@@ -51,11 +51,11 @@ def test_a_case_runs_and_is_written(tiny_models, tmp_path, capsys):
 def test_every_sequence_reads_its_own_part_of_the_text(measured, tiny_models, capsys):
     path = str(tiny_models["llama"])
     assert main(["bench", "decode", path, "--contexts", "64,128", "--batches", "2", *SHORT]) == 0
-    (_, short), (plan, long) = measured
+    (_, short), (workload, long) = measured
     assert [len(prompt) for prompt in (*short.prompts, *long.prompts)] == [64, 64, 128, 128]
     assert long.prompts[0] == short.prompts[0] + short.prompts[1]
     assert long.prompts[0] != long.prompts[1]
-    assert long.max_len == 128 + 1 + 2 + plan.traced
+    assert long.max_len == 128 + 1 + 2 + workload.traced
     out = capsys.readouterr().out
     assert "scout, 2 x 128 tokens" in out
     assert "67%" in out

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
-from scoutattention.bench.gpu import kernels as gpu_kernels
-from scoutattention.bench.gpu import timing as gpu_timing
 from scoutattention.bench.gpu.prompts import DummyPrompts
 from scoutattention.bench.gpu.timing import Row
 from scoutattention.cli import main
+from scoutattention.cli.actions import gpu as action
 from scoutattention.engine import device, engine
 from scoutattention.models.recording import About, Recording
 
@@ -22,7 +21,7 @@ from ..models.test_recording import make_run
 TINY = ("--device", "cpu", "--load-format", "dummy", "--shape", "tiny")
 SHORT = ("--contexts", "256", "--batches", "1", "--quick")
 KEYS = {"engine", "context", "batch", "steps", "ms_per_step", "tokens_per_s", "device_idle_share", "hidden_ms"}
-NAMES = ["full", "fits", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
+NAMES = ["full", "resident", "fetch", "fetch-ahead", "fetch-all", "compute", "scout-plain", "scout"]
 
 
 def bench(*args):
@@ -102,7 +101,7 @@ def test_what_was_told_before_an_interruption_stays(monkeypatch, capsys):
     monkeypatch.setattr(DummyPrompts, "place", placed)
     assert bench(*TINY, *SHORT) == 130
     told = capsys.readouterr().err.splitlines()
-    assert [json.loads(line)["engine"] for line in told[1:-1]] == ["full", "fits"]
+    assert [json.loads(line)["engine"] for line in told[1:-1]] == ["full", "resident"]
 
 
 def test_the_profiler_is_told_to_let_go(monkeypatch):
@@ -174,11 +173,11 @@ def test_without_a_gpu_one_sentence(monkeypatch, capsys):
 def made_up(monkeypatch):
     """A GPU that is the CPU. What its kernels are found to do: its link brings a megabyte a second."""
     rows = [Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
-    for module in (device, engine, gpu_decode):
+    for module in (device, engine, gpu_decode, action):
         monkeypatch.setattr(module, "find_device", lambda *which: torch.device("cpu"))
-    monkeypatch.setattr(gpu_kernels, "survey", lambda timer, tell, *, quick: (rows, 2.0))
-    monkeypatch.setattr(gpu_timing, "Timer", lambda repeats: None)
-    monkeypatch.setattr(gpu_timing, "machine", lambda: {"device": "made up"})
+    monkeypatch.setattr(action, "survey", lambda timer, tell, *, quick: (rows, 2.0))
+    monkeypatch.setattr(action, "Timer", lambda repeats: None)
+    monkeypatch.setattr(action, "gpu_facts", lambda: {"device": "made up"})
     return rows
 
 

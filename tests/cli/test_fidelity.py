@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scoutattention.cli import main
-from scoutattention.cli.fidelity import _texts
+from scoutattention.cli.actions.texts import read_texts
 from scoutattention.eval.fidelity.ablation import ROWS
 from scoutattention.eval.fidelity.report import SCALARS
 
@@ -92,7 +92,7 @@ def test_table_plot_and_page(fidelity, capsys, story, tmp_path):
         (["--ablate", "--ablation", "digest=minmax"], "excludes --ablation digest=minmax"),
         (["--ablate", "--guard", "off"], "excludes --guard"),
         (["--ablation", "digest=best"], "digest='best' is not one of minmax, keys2, exact"),
-        (["--ablation", "correct_far=maybe"], "--correct-far='maybe' is not true or false"),
+        (["--ablation", "correct_far=maybe"], "--ablation correct_far='maybe' is not true or false"),
         (["--ablation", "true_query_layers=0,x"], "'0,x' is not a list of layer numbers"),
         (["--ablation", "budget=3"], "is not NAME=VALUE with one of on_miss"),
         (["--ablate", "--device-memory", "1GiB"], "excludes --device-memory"),
@@ -115,7 +115,7 @@ def test_without_matplotlib_the_extra_is_named(fidelity, capsys, story, monkeypa
 
 
 def test_the_same_text_twice_is_one(story):
-    (text,) = _texts([Path(story), Path(story)])
+    (text,) = read_texts([Path(story), Path(story)])
     assert text.name == story
 
 

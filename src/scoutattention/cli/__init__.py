@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -14,10 +15,8 @@ def main(args: Sequence[str] | None = None) -> int:
     # OpenMP threads that spin while they wait take the cores from the native workers. PyTorch reads this when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        # Inside, so that Ctrl-C during these imports is one line as well.
-        from .app import run  # noqa: PLC0415
-
-        code = run(sys.argv[1:] if args is None else args)
+        app = import_module(f"{__package__}.app")  # here, so that Ctrl-C during its imports is one line as well
+        code: int = app.run(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -14,14 +14,17 @@ import typer
 from ..errors import ScoutError
 from ..hardware.doctor import examine
 from ..hardware.host import Machine
-from . import bench, evaluate
+from .bench import decode, gpu, kernels
 from .calibrate import calibrate
+from .fidelity import fidelity
 from .generate import generate
-from .output import show
-from .report import plain_table
+from .output import plain_table, show
+from .retrieval import retrieval
 from .settings import refuse_old_environment, refuse_old_flag
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="scout",
@@ -29,12 +32,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_FLAGS,
 )
+GROUPS = {
+    "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval)),
+    "bench": ("Measure speed on this machine.", (decode, gpu, kernels)),
+}
 app.command()(generate)
 app.command()(calibrate)
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(bench.app, name="bench")
+for _name, (_help, _commands) in GROUPS.items():
+    _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)
+    for _command in _commands:
+        _group.command()(_command)
+    app.add_typer(_group, name=_name)
 
 
 @dataclass

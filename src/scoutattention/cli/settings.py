@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
-from ..config import Ablation, EngineConfig, MemoryName, SamplingParams, ScoutConfig, Setting, parse_size, setting_of
+from ..config import Ablation, EngineConfig, SamplingParams, ScoutConfig, Setting, parse_size, setting_of
 from ..errors import ConfigError
 
 
@@ -20,7 +20,10 @@ class Settings(NamedTuple):
 
 
 PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Engine", SamplingParams: "Answer"}
-FIXED: dict[str, Any] = {"max_num_seqs": 1}  # the command decodes one sequence
+FIXED: dict[str, Any] = {"max_num_seqs": 1}
+"""Settings without a flag: the commands decode one sequence."""
+REPEATED = ("stop",)
+"""Settings whose flag may be repeated; these have no variable in the environment."""
 ABLATION = "write `--ablation {}=VALUE` with `scout eval`, or ScoutConfig(ablation=Ablation({}=...)) in Python"
 OLD_FLAGS = {
     "most_share": "write --max-cpu-share",
@@ -42,8 +45,8 @@ def refuse_old_flag(flag: str) -> None:
 def refuse_old_environment(environment: Mapping[str, str]) -> None:
     """Raises ConfigError for a variable of earlier versions, as SCOUT_MOST_SHARE, with what to write now."""
     for name in OLD_FLAGS:
-        if f"SCOUT_{name.upper()}" in environment:
-            raise ConfigError(f"SCOUT_{name.upper()} is no setting any more: {OLD_FLAGS[name]}")
+        if variable_of(name) in environment:
+            raise ConfigError(f"{variable_of(name)} is no setting any more: {OLD_FLAGS[name]}")
 
 
 def settings_of(cls: type) -> dict[str, tuple[Field[Any], Setting]]:
@@ -51,39 +54,58 @@ def settings_of(cls: type) -> dict[str, tuple[Field[Any], Setting]]:
     return {item.name: (item, setting_of(item)) for item in fields(cls) if "setting" in item.metadata}
 
 
-def _read(name: str, text: str, about: Setting, hint: object) -> object:
-    """The value that a text stands for, where the command line cannot tell by the type."""
-    kinds = {hint, *get_args(hint)}
+def _read(written: str, text: str, about: Setting, hint: object) -> object:
+    """The value that a text stands for.
+
+    written: the flag, for errors.   hint: the type of the setting.
+    Raises ConfigError where the text cannot be read.
+    """
     if about.none_word and text == about.none_word:
         return None
     if about.size:
-        return text if text in get_args(MemoryName) and name == "device_memory" else parse_size(text)
-    if tuple[int, ...] in kinds:
-        return _layers(name, text)
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if not {int, float, bool} & kinds:
-        return text
-    try:
-        if bool not in kinds:
-            return int(text) if int in kinds else float(text)
-    except ValueError:
-        pass
-    wanted = "true or false" if bool in kinds else "a number"
-    other = f" or {about.none_word!r}" if about.none_word else ""
-    raise ConfigError(f"{flag_of(name)}={text!r} is not {wanted}{other}")
+        words = [word for part in get_args(hint) for word in get_args(part)]
+        return text if text in words else parse_size(text)
+    kinds = {hint, *get_args(hint)}
+    for kind, (read, wanted) in READERS.items():
+        if kind in kinds:
+            try:
+                return read(text)
+            except ValueError:
+                other = f" or {about.none_word!r}" if about.none_word else ""
+                raise ConfigError(f"{written}={text!r} is not {wanted}{other}") from None
+    return text
 
 
-def _layers(name: str, text: str) -> tuple[int, ...]:
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _layers(text: str) -> tuple[int, ...]:
     numbers = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise ConfigError(f"{flag_of(name)}={text!r} is not a list of layer numbers as in 0,1,2")
+        raise ValueError
     return tuple(int(number) for number in numbers)
+
+
+READERS: dict[object, tuple[Callable[[str], object], str]] = {
+    bool: (_bool, "true or false"),
+    int: (int, "a number"),
+    float: (float, "a number"),
+    tuple[int, ...]: (_layers, "a list of layer numbers as in 0,1,2"),
+}
+"""How the text of a setting of a type is read, and what to call such texts."""
 
 
 def flag_of(name: str) -> str:
     """The flag of a setting, as --max-cpu-share."""
     return f"--{name.replace('_', '-')}"
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting, as SCOUT_MAX_CPU_SHARE."""
+    return f"SCOUT_{name.upper()}"
 
 
 def help_of(about: Setting, default: object) -> str:
@@ -94,16 +116,18 @@ def help_of(about: Setting, default: object) -> str:
 
 
 def _parameter(item: Field[Any], about: Setting, default: object, hint: object, panel: str) -> inspect.Parameter:
-    if item.name == "stop":
+    if item.name in REPEATED:
         hint, default = list[str], []
     elif about.none_word or about.size:
         hint = str | None
         default = (about.none_word or None) if default is None else str(default)
     flag = flag_of(item.name)
+    metavar = "SIZE" if about.size else "NAME" if get_origin(hint) is Literal else None
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if hint is bool else flag,
         help=help_of(about, default),
-        envvar=None if isinstance(default, list) else f"SCOUT_{item.name.upper()}",
+        metavar=metavar,
+        envvar=None if item.name in REPEATED else variable_of(item.name),
         show_envvar=False,
         rich_help_panel=panel,
         show_default=default not in (None, []),
@@ -114,39 +138,17 @@ def _parameter(item: Field[Any], about: Setting, default: object, hint: object, 
     )
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        for parameter in context.command.params:
-            parameter.hidden = False  # type: ignore[attr-defined]  # every parameter here is an option or an argument
-        print(context.get_help())
-        raise typer.Exit
-
-
-HelpAll = Annotated[
-    bool,
-    typer.Option("--help-all", help="Show every setting, and exit.", callback=_show_all, is_eager=True),
-]
-
-
-def with_settings(*classes: type, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: `command(..., **settings)`, seen by Typer as taking one option per field of `classes` instead.
+def setting_parameters(classes: Sequence[type], defaults: Mapping[str, object]) -> list[inspect.Parameter]:
+    """One option, as Typer reads it from a signature, for each field of some configuration classes.
 
     defaults: of fields whose default is another for this command.
     """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [
-            _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
-            for cls in classes
-            for name, (item, about) in settings_of(cls).items()
-            if name not in FIXED
-        ]
-        every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
-        command.__signature__ = inspect.Signature([*own, *added, every])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
+    return [
+        _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
+        for cls in classes
+        for name, (item, about) in settings_of(cls).items()
+        if name not in FIXED
+    ]
 
 
 def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, (_, about) in settings_of(cls).items():
         if name in values:
             value = values[name]
-            picked[name] = _read(name, value, about, hints[name]) if isinstance(value, str) else value
+            picked[name] = _read(flag_of(name), value, about, hints[name]) if isinstance(value, str) else value
     return picked
 
 
@@ -168,7 +170,7 @@ def read_ablation(pairs: Sequence[str]) -> Ablation:
         name = name.replace("-", "_")
         if name not in known or "=" not in pair:
             raise ConfigError(f"--ablation={pair!r} is not NAME=VALUE with one of {', '.join(known)}")
-        values[name] = _read(name, text, known[name][1], hints[name])
+        values[name] = _read(f"--ablation {name}", text, known[name][1], hints[name])
     return Ablation(**values)
 
 

@@ -19,47 +19,48 @@ class EngineConfig(Checked):
 
     device_memory: Memory = setting(
         None,
-        "Memory for KV blocks on the device: a size, 'slots' for twice the budget of each sequence, or 'all'.",
-        change="Give the memory that the weights leave free; more slots mean less work for the CPU.",
-        none="'slots' on a GPU, and 'all' where the CPU is the device",
+        "Device memory for the KV cache: a size, 'slots' (twice the budget of each sequence), or 'all'.",
+        change="On a GPU, give what the weights leave free: with more blocks on the GPU, the CPU has less work.",
+        none="'slots' on a GPU, 'all' on a CPU",
         size=True,
         least=1,
     )
     host_memory: int | None = setting(
         None,
-        "Memory for the KV cache on the host.",
-        change="Give a size where other programs need the memory, or to hold more sequences.",
-        none="what max_num_seqs sequences can need, at most half of the free memory",
+        "Host memory for the KV cache.",
+        change="Lower it where other programs need the memory; raise it to run more sequences.",
+        none="enough for max_num_seqs sequences, at most half of the free memory",
         size=True,
         least=1,
     )
     max_model_len: int | None = setting(
         None,
-        "Longest sequence in tokens, prompt and answer together.",
+        "Longest sequence in tokens, prompt and answer.",
         change="Lower it to save host memory.",
-        none="the model's own limit",
+        none="the model's limit",
         least=1,
     )
     max_num_seqs: int = setting(
-        8, "Sequences that are decoded at once.", change="Raise it for throughput, lower it for memory.", least=1
+        8, "Sequences that run at once, at most.", change="Raise it for throughput; lower it to save memory.", least=1
     )
     dtype: DTypeName = setting(
         "auto",
-        "Number format of weights and KV cache; 'auto' is the checkpoint's.",
+        "Number format of weights and KV cache: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
         change="Choose 'bfloat16' for speed; 'float32' to compare numbers.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",
-        "Number format of closed blocks in host memory; 'auto' is that of dtype, others are 8 or 4 bits a channel.",
-        change="Choose 'int8' to halve a bfloat16 cache; 'int4' costs accuracy.",
+        "Number format of full blocks in host memory: 'auto' (that of dtype), 'int8' or 'int4'.",
+        change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
+        advanced=True,
     )
     device: DeviceName = setting(
-        "cpu", "Where the model runs; 'cuda' is a GPU.", change="Choose 'cuda' where there is a GPU."
+        "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' where there is a GPU."
     )
     kernels: KernelsName = setting(
         "auto",
-        "The kernels of decode steps: 'auto' is 'native' on a CPU and 'triton' on a GPU; 'plain' is slow PyTorch.",
-        change="Choose 'plain' to find out whether a kernel is at fault.",
+        "Kernels of decode steps: 'auto' ('native' on a CPU, 'triton' on a GPU), or 'plain' for slow PyTorch.",
+        change="Choose 'plain' to see whether a wrong answer comes from a kernel.",
         advanced=True,
     )
     graphs: bool = setting(
@@ -70,23 +71,23 @@ class EngineConfig(Checked):
     )
     workers: int | None = setting(
         None,
-        "Native CPU threads of each rank.",
+        "Native CPU threads of each process.",
         change="Lower it where other programs need the cores.",
-        none="one for each core, shared by the ranks, and two fewer beside a GPU",
+        none="one for each core, divided among the processes; two fewer with a GPU",
         least=1,
         advanced=True,
     )
     torch_threads: int | None = setting(
         None,
-        "Threads of PyTorch's own operators, of each rank.",
+        "Threads of PyTorch's own operators, in each process.",
         change="Lower it together with workers.",
-        none="one for each core, shared by the ranks",
+        none="one for each core, divided among the processes",
         least=1,
         advanced=True,
     )
     tensor_parallel_size: int = setting(
         1,
-        "Processes (ranks) that share the model, each with its own KV heads, and with its own GPU on device 'cuda'.",
+        "Processes that share the model; each has its own KV heads and, with device 'cuda', its own GPU.",
         change="Raise it where one GPU's memory is too small; on one CPU it is slower than one process.",
         least=1,
         advanced=True,

@@ -23,10 +23,13 @@ class Ablation(Checked):
     """
 
     on_miss: OnMiss = setting(
-        "compute", "What happens to chosen blocks without a slot: the CPU computes them, they are fetched, or dropped."
+        "compute",
+        "What happens to chosen blocks without a slot: the CPU attends to them ('compute'), they are copied to the "
+        "device first ('fetch'), or they are left out ('drop').",
     )
     far_query: FarQuery = setting(
-        "predicted", "The query that the CPU attends with; with 'true', only the choice is made ahead."
+        "predicted",
+        "The query that the CPU attends with: 'predicted'; or 'true', with which only the choice is made ahead.",
     )
     predictor: PredictorName = setting(
         "calibrated",
@@ -35,7 +38,7 @@ class Ablation(Checked):
     )
     correction_dims: int = setting(64, "Dimensions of the low-rank correction that each prompt fits.", least=1)
     correct_far: bool = setting(
-        True, "Correct the weight of what the CPU computed, to first order in the error of the predicted query."
+        True, "Correct the weight of the CPU's partial result, to first order in the error of the predicted query."
     )
     true_query_layers: tuple[int, ...] | None = setting(
         None, "Layers that choose and attend with their true query.", none="each prompt's trial of scouts finds them"
@@ -49,13 +52,14 @@ class Ablation(Checked):
         "keys ('exact', slow).",
     )
     pooling: Pooling = setting(
-        "mean", "How a KV head's query heads agree: the mean of their softmax over the blocks, or their largest score."
+        "mean",
+        "How a KV head's query heads agree: 'mean' of their softmax over the blocks, or largest score ('max').",
     )
     recall_interval: int = setting(8, "Decode steps between two recalls of a layer; 0 never recalls.", least=0)
     recall_target: float | None = setting(
         0.05,
         "CPU share at which a layer keeps to the recall interval; at twice this share it recalls twice as often.",
-        none="every layer keeps to the interval",
+        none="keeps every layer to the interval",
         none_word="off",
         least=0,
     )
@@ -84,15 +88,15 @@ class ScoutConfig(Checked):
 
     budget: int | None = setting(
         1024,
-        "Tokens that each layer and KV head of a sequence attends to in a decode step.",
-        change="Raise it where answers miss facts; twice the budget reads twice the bytes. On a CPU, take 2048.",
+        "Tokens that a decode step attends to, for each layer and KV head of a sequence.",
+        change="Raise it where answers miss facts; twice the budget reads twice the bytes. On a CPU, use 2048.",
         none="attends to every token",
         none_word="all",
     )
     block_size: int = setting(
         32,
-        "Tokens in a block, the unit that is chosen and moved.",
-        change="Keep it: smaller blocks choose more precisely and cost more digests, moves and scores.",
+        "Tokens of a block; blocks are chosen and moved as a whole.",
+        change="Keep it. Smaller blocks make the choice more precise, and take more memory and time.",
         least=1,
         advanced=True,
     )
@@ -106,19 +110,19 @@ class ScoutConfig(Checked):
     recent_blocks: int = setting(
         1,
         "Last full blocks of a sequence that are always attended to.",
-        change="Raise it for text whose next token depends on the last few hundred.",
+        change="Raise it where the next token depends on the last few hundred tokens.",
         least=0,
         advanced=True,
     )
     lookahead: int = setting(
         1,
-        "Layers between predicting a query and using it: the time that the CPU has. 0 predicts nothing.",
-        change="Raise it to 2 to 4 where the report shows CPU time that was waited for.",
+        "Layers between predicting a query and using it, the time that the CPU has; 0 predicts nothing.",
+        change="Raise it, up to 4, where the statistics show CPU time that was waited for.",
         least=0,
     )
     calibration: str | None = setting(
         "auto",
-        "The stored correction that predictions start from: a file, or 'auto' for what `scout calibrate` stored.",
+        "Stored correction that predictions start from: a file, or 'auto' for what `scout calibrate` stored.",
         change="Run `scout calibrate` once for a model that you use with short prompts or a lookahead above 1.",
         none="starts from no stored correction",
         none_word="off",
@@ -126,8 +130,8 @@ class ScoutConfig(Checked):
     )
     guard: float | None = setting(
         0.02,
-        "Part of a KV head's attention that a prediction may miss or spoil before the true query computes it again.",
-        change="Lower it for accuracy, raise it where the report shows many guarded heads.",
+        "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
+        change="Lower it for accuracy; raise it for speed where the statistics show many guarded heads.",
         none="never checks a prediction",
         none_word="off",
         least=0,
@@ -135,11 +139,12 @@ class ScoutConfig(Checked):
     )
     max_cpu_share: float | None = setting(
         0.085,
-        "Largest part of the chosen blocks that the CPU attends to; the blocks with the least attention are left out.",
-        change="Raise it for accuracy where CPU time is hidden; lower it where it is waited for.",
+        "Largest part of the chosen blocks that the CPU may attend to; above it, the least important are left out.",
+        change="Raise it for accuracy where no CPU time is waited for; lower it for speed where some is.",
         none="sets no limit",
         none_word="off",
         least=0.01,
+        advanced=True,
     )
     ablation: Ablation = field(default_factory=Ablation)
 

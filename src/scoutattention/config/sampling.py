@@ -12,24 +12,32 @@ class SamplingParams(Checked):
 
     max_tokens: int = setting(128, "New tokens at most.", change="Set it to the longest answer you want.", least=1)
     temperature: float = setting(
-        0.0, "Randomness of the draw; 0 always takes the likeliest token.", change="Raise it for variety.", least=0
+        0.0, "Randomness of sampling; 0 always takes the most likely token.", change="Raise it for variety.", least=0
     )
     top_p: float = setting(
         1.0,
-        "Draw from the likeliest tokens that together have this probability.",
+        "Sample from the most likely tokens that together have this probability.",
         change="Lower it to 0.9 to leave out unlikely tokens.",
+        advanced=True,
     )
     seed: int | None = setting(
         None,
-        "Makes random draws repeatable.",
+        "Seed of sampling.",
         change="Set it to get the same answer again.",
-        none="each draw is new",
+        none="another answer each time",
+        advanced=True,
     )
     stop: tuple[str, ...] = setting(
-        (), "Texts that end the answer and are not part of it.", change="Set it to the end mark of your format."
+        (),
+        "Texts that end the answer and are not part of it.",
+        change="Set it to the end mark of your format.",
+        advanced=True,
     )
     ignore_eos: bool = setting(
-        False, "Go on after the model's end-of-sequence token.", change="Set it for benchmarks of fixed length."
+        False,
+        "Go on after the model's end-of-sequence token.",
+        change="Set it for benchmarks of fixed length.",
+        advanced=True,
     )
 
     def __post_init__(self) -> None:

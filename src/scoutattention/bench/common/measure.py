@@ -34,7 +34,7 @@ def interleaved(calls: Sequence[Callable[[], object]], rounds: int) -> list[floa
     return [statistics.median(seconds) for seconds in times]
 
 
-def machine_facts() -> dict[str, str | int]:
+def host_facts() -> dict[str, str | int]:
     """Names, counts and versions that a result of the CPU depends on."""
     machine = Machine()
     return {

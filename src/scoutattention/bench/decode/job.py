@@ -1,4 +1,4 @@
-"""What every engine of the decode benchmark is given and must do. No PyTorch: llama.cpp's process does without."""
+"""What an engine of the decode benchmark is given and must do. No PyTorch, for the process of llama.cpp has none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from ...config import DTypeName
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Some prompts to read and go on from, each sequence with its own.
+    """Prompts to read and to continue, one for each sequence.
 
-    directory: the model in the layout of Hugging Face.   gguf: the file it came from, if it did.
-    dtype: of weights and KV cache, in engines that do not keep the file's; not "auto".
+    directory: the model in the layout of Hugging Face.   gguf: the file that the model came from, or None.
+    dtype: of weights and KV cache, except in engines that keep the file's; not "auto".
     prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
     budget: of the engines that have one.   threads: that may be used.
     """
@@ -64,5 +64,5 @@ class Decoding(Protocol):
         ...
 
     def traced_step(self) -> list[Span]:
-        """A step, and where its time went; empty where the engine does not tell."""
-        ...
+        """A step, and where its time went; empty, and no step, where the engine does not tell."""
+        return []

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+from typing_extensions import override
 
 from ...config import DTypeName
 from ...errors import ModelFileError
-from .job import DecodeJob, Setup, Span
+from .job import DecodeJob, Decoding, Setup
 
 FILE_TYPES = {
     "float32": llama_cpp.LLAMA_FTYPE_ALL_F32,
@@ -25,7 +26,7 @@ def _say_nothing(level: int, text: bytes, data: object) -> None:
     pass
 
 
-class LlamaDecoding:
+class LlamaDecoding(Decoding):
     """The model's file as it is, with the cache that llama.cpp takes unless told otherwise, and its flash attention."""
 
     cache_dtype: DTypeName = "float16"
@@ -44,35 +45,31 @@ class LlamaDecoding:
         self._batch = llama_cpp.llama_batch_init(max(PROMPT_TOKENS, len(job.prompts)), 0, 1)
         self._answers: list[list[int]] = [[] for _ in job.prompts]
 
+    @override
     def setup(self) -> Setup:
-        """See `Decoding.setup`."""
         about = ctypes.create_string_buffer(100)  # as in "llama 135M Q4_1"
         llama_cpp.llama_model_desc(self._model, about, len(about))
         return Setup(about.value.decode().split(" ", 2)[-1], self.cache_dtype)
 
+    @override
     def read(self) -> None:
-        """See `Decoding.read`."""
         for row, prompt in enumerate(self._job.prompts):
             for start in range(0, len(prompt), PROMPT_TOKENS):
                 tokens = prompt[start : start + PROMPT_TOKENS]
                 self._decode([(token, start + i, row) for i, token in enumerate(tokens)], wanted={len(tokens) - 1})
             self._answers[row].append(self._likeliest(self._batch.n_tokens - 1))
 
+    @override
     def step(self) -> None:
-        """See `Decoding.step`."""
         position = len(self._job.prompts[0]) + len(self._answers[0]) - 1
         fed = [(answer[-1], position, row) for row, answer in enumerate(self._answers)]
         self._decode(fed, wanted=set(range(len(fed))))
         for row, answer in enumerate(self._answers):
             answer.append(self._likeliest(row))
 
+    @override
     def answers(self) -> list[list[int]]:
-        """See `Decoding.answers`."""
         return self._answers
-
-    def traced_step(self) -> list[Span]:
-        """See `Decoding.traced_step`."""
-        return []
 
     def _file(self) -> Path:
         assert self._job.gguf is not None
@@ -102,8 +99,8 @@ class ConvertedLlamaDecoding(LlamaDecoding):
         self.cache_dtype = job.dtype
         super().__init__(job)
 
+    @override
     def setup(self) -> Setup:
-        """See `Decoding.setup`."""
         return Setup(self._job.dtype, self.cache_dtype)
 
     def _file(self) -> Path:

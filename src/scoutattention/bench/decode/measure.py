@@ -12,7 +12,7 @@ from .job import DecodeJob, Setup, Span
 from .process import ENGINES, EngineProcess, Serving
 
 REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
-"""Engines that attend to everything; the first that runs says what the tokens should be."""
+"""Engines with full attention. The first of these that runs gives the tokens that others are compared with."""
 
 PACKAGES = {
     "transformers": ("transformers", "transformers"),
@@ -20,19 +20,19 @@ PACKAGES = {
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
     "llama.cpp-converted": ("llama_cpp", "llama-cpp-python"),
 }
-"""Modules that engines need, and what installs them."""
+"""The module that an engine needs, and the package that installs it."""
 
-Watch = Callable[[str], None]
+Watch = Callable[[str], object]
 """watch(what is being done)"""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What to run.
 
-    contexts, batches: every pair is a case; those of more than `most_tokens` in all sequences are left out.
-    rounds, steps: of each engine in turn, and steps in a round; one more round comes first and is not counted.
-    traced: steps that follow, to see where time goes.
+    contexts, batches: each pair is a case; a case of more than `largest` tokens in all its prompts is left out.
+    rounds, steps: turns of each engine, and decode steps of a turn. One more round comes first and is not counted.
+    traced: steps after the counted ones, to see where the time goes.
     """
 
     contexts: tuple[int, ...]
@@ -41,15 +41,15 @@ class Plan:
     rounds: int = 5
     steps: int = 6
     traced: int = 8
-    most_tokens: int = 16384
+    largest: int = 16384
 
     def cases(self) -> list[tuple[int, int]]:
         """The (context, batch) pairs to run, the shortest context first."""
-        return [case for case in self._pairs() if case[0] * case[1] <= self.most_tokens]
+        return [case for case in self._pairs() if case[0] * case[1] <= self.largest]
 
     def left_out(self) -> list[tuple[int, int]]:
         """The pairs that are too large."""
-        return [case for case in self._pairs() if case[0] * case[1] > self.most_tokens]
+        return [case for case in self._pairs() if case[0] * case[1] > self.largest]
 
     @property
     def new_tokens(self) -> int:
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 def missing(engine: str, job: DecodeJob) -> str | None:
-    """Why an engine cannot run a job here, or None where it can."""
+    """Why an engine cannot run a job on this machine, or None where it can."""
     module, package = PACKAGES.get(engine, (None, None))
     if module is not None and find_spec(module) is None:
         return f"{engine} is not installed: pip install {package}"
@@ -102,29 +102,29 @@ def missing(engine: str, job: DecodeJob) -> str | None:
     return None
 
 
-def measure(plan: Plan, job: DecodeJob, watch: Watch) -> Measured:
+def measure(workload: Workload, job: DecodeJob, watch: Watch) -> Measured:
     """Every engine in one case, each in its own process.
 
-    They work one at a time: each reads its prompts, then they decode in turns of `plan.steps` steps.
+    They work one at a time: each reads its prompts, then they decode in turns of `workload.steps` steps.
     """
     case = f"{len(job.prompts)} x {len(job.prompts[0])} tokens"
     with ExitStack() as stack:
         processes: dict[str, EngineProcess] = {}
         runs: dict[str, _Run] = {}
-        for engine in plan.engines:
+        for engine in workload.engines:
             watch(f"{case}: {engine} reads")
             own = replace(job, budget=None) if engine in REFERENCES else job
             processes[engine] = stack.enter_context(closing(EngineProcess(engine, own)))
             setup = processes[engine].ask(Serving.setup)
             runs[engine] = _Run(own, setup, processes[engine].ask(Serving.read))
-        for counted, engine in _turns(plan):
+        for counted, engine in _turns(workload):
             watch(f"{case}: {engine} decodes")
-            seconds = processes[engine].ask(Serving.steps, plan.steps)
+            seconds = processes[engine].ask(Serving.steps, workload.steps)
             runs[engine].steps.extend(seconds if counted else ())
         for engine, process in processes.items():
             runs[engine].answers.extend(process.ask(Serving.answers))
             runs[engine].memory = process.ask(Serving.memory)
-        spans = {engine: process.ask(Serving.spans, plan.traced) for engine, process in processes.items()}
+        spans = {engine: process.ask(Serving.spans, workload.traced) for engine, process in processes.items()}
     reference = next((runs[engine].answers for engine in REFERENCES if engine in runs), None)
     results = [_result(engine, run, reference) for engine, run in runs.items()]
     return Measured(results, {engine: parts for engine, parts in spans.items() if parts})
@@ -159,11 +159,11 @@ def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result
     )
 
 
-def _turns(plan: Plan) -> Iterator[tuple[bool, str]]:
+def _turns(workload: Workload) -> Iterator[tuple[bool, str]]:
     """Whether it counts, and which engine it is; every round begins with another."""
-    for number in range(plan.rounds + 1):
-        first = number % len(plan.engines)
-        for engine in (*plan.engines[first:], *plan.engines[:first]):
+    for number in range(workload.rounds + 1):
+        first = number % len(workload.engines)
+        for engine in (*workload.engines[first:], *workload.engines[:first]):
             yield number > 0, engine
 
 

@@ -1,4 +1,4 @@
-"""One process for each engine, so that its memory is its own; they take turns, so that its time is, too."""
+"""A process for each engine. So its memory can be told, and it works only when its turn comes."""
 
 import multiprocessing
 import time
@@ -21,7 +21,7 @@ ENGINES = {
     "llama.cpp": ("llama_cpp", "LlamaDecoding"),
     "llama.cpp-converted": ("llama_cpp", "ConvertedLlamaDecoding"),
 }
-"""Where each engine is. Only its own process imports it: what one engine needs would count as memory of the others."""
+"""Module and class of each engine. Only the engine's own process imports them, since they count as its memory."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ _SPAWN = multiprocessing.get_context("spawn")  # a fork would carry over the par
 
 @dataclass(frozen=True)
 class Serving:
-    """What can be asked of a process; a message is one of these methods and its arguments."""
+    """What a process can be asked for. A message is one of these methods and its arguments."""
 
     decoding: Decoding
 
@@ -55,11 +55,11 @@ class Serving:
         return [span for _ in range(count) for span in self.decoding.traced_step()]
 
     def answers(self) -> list[list[int]]:
-        """See `Decoding.answers`."""
+        """The new tokens of each sequence so far."""
         return self.decoding.answers()
 
     def setup(self) -> Setup:
-        """See `Decoding.setup`."""
+        """What the engine runs with."""
         return self.decoding.setup()
 
     def memory(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ class EngineProcess:
     """An engine in a process of its own. It works only while it is asked something."""
 
     def __init__(self, engine: str, job: DecodeJob) -> None:
-        """Start it, and wait until the model is loaded. Raises what the engine raises, and what `ask` does."""
+        """Start the process, and wait until the model is loaded. Raises what the engine and `ask` raise."""
         self._engine = engine
         self._pipe, child = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(child, engine, job), daemon=True)
@@ -95,7 +95,7 @@ class EngineProcess:
         self._exchange()
 
     def ask(self, work: Callable[Concatenate[Serving, P], R], *arguments: P.args, **_: P.kwargs) -> R:
-        """What a method of `Serving` returns there.
+        """What a method of `Serving` returns in the process.
 
         Raises the ScoutError that it raised, and CapacityError where the process has ended.
         """

@@ -1,13 +1,15 @@
 """The engine of this project in the decode benchmark: with a budget, with slots as well, or with full attention."""
 
+from typing_extensions import override
+
 from ...config import Memory, SamplingParams, ScoutConfig
 from ...engine.llm import LLM
 from ...engine.sequence import Sequence
-from .job import DecodeJob, Setup, Span
+from .job import DecodeJob, Decoding, Setup, Span
 from .stages import Stages, watch_engine
 
 
-class OurDecoding:
+class OurDecoding(Decoding):
     """With the device memory that is the default; `budget=None` in the job is full attention."""
 
     device_memory: Memory = None
@@ -31,26 +33,26 @@ class OurDecoding:
         ]
         self._stages: Stages | None = None
 
+    @override
     def setup(self) -> Setup:
-        """See `Decoding.setup`."""
         return Setup(self._job.dtype, self._job.dtype, self._llm.engine.calibration)
 
+    @override
     def read(self) -> None:
-        """See `Decoding.read`."""
         for sequence in self._sequences:
             self._llm.engine.add(sequence)
         self._llm.engine.step()
 
+    @override
     def step(self) -> None:
-        """See `Decoding.step`."""
         self._llm.engine.step()
 
+    @override
     def answers(self) -> list[list[int]]:
-        """See `Decoding.answers`."""
         return [sequence.output_ids for sequence in self._sequences]
 
+    @override
     def traced_step(self) -> list[Span]:
-        """See `Decoding.traced_step`."""
         if self._stages is None:
             self._stages = watch_engine(self._llm.engine)
         before = len(self._stages.spans)

@@ -115,8 +115,8 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.decoder, "forward", "decoder")
     stages.watch_layers(runner.decoder)
     stages.watch(runner.decoder, "logits", "output head")
-    stages.watch(runner.attention, "prepare", "step plan")
-    stages.watch(runner.attention, "begin", "step plan", watch_attend)
+    stages.watch(runner.attention, "prepare", "step decisions")
+    stages.watch(runner.attention, "begin", "step decisions", watch_attend)
     stages.watch(runner.attention, "end", "recall")
     stages.watch(engine.workers, "partial", "near attention")
     stages.watch(engine.cache.digests, "score", "digest scores", stages.keep_outer)  # even if they attend

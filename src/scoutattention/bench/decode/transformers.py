@@ -3,12 +3,13 @@
 import torch
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 from transformers.utils import logging
+from typing_extensions import override
 
 from ...cache.pool import TORCH_DTYPES
-from .job import DecodeJob, Setup, Span
+from .job import DecodeJob, Decoding, Setup
 
 
-class TransformersDecoding:
+class TransformersDecoding(Decoding):
     """All prompts, which are of one length, are one batch. The cache is the one that `generate` takes, and grows."""
 
     def __init__(self, job: DecodeJob) -> None:
@@ -23,25 +24,21 @@ class TransformersDecoding:
         self._cache = self._make_cache(job)
         self._tokens: list[torch.Tensor] = []
 
+    @override
     def setup(self) -> Setup:
-        """See `Decoding.setup`."""
         return Setup(self._job.dtype, self._job.dtype)
 
+    @override
     def read(self) -> None:
-        """See `Decoding.read`."""
         self._forward(self._prompts)
 
+    @override
     def step(self) -> None:
-        """See `Decoding.step`."""
         self._forward(self._tokens[-1][:, None])
 
+    @override
     def answers(self) -> list[list[int]]:
-        """See `Decoding.answers`."""
         return torch.stack(self._tokens, 1).tolist()
-
-    def traced_step(self) -> list[Span]:
-        """See `Decoding.traced_step`."""
-        return []
 
     def _make_cache(self, job: DecodeJob) -> Cache:
         return DynamicCache(config=self._model.config)

@@ -6,11 +6,13 @@ from typing import NamedTuple
 from ...config import EngineConfig, Memory, ScoutConfig
 
 TRACED = 3
-"""Steps that follow the timed ones, to see when the device works."""
+"""Steps after the timed ones, in which a profiler sees when the device works."""
+QUICK_STEPS = (8, 16)
+"""Steps of a quick run: not counted, and counted."""
 
 
 class Rival(NamedTuple):
-    """A design of the field, as settings.   fetch_all: attends as `FetchAllAttention` does, to everything."""
+    """Another design, as settings of this engine.   fetch_all: it attends with `FetchAllAttention`."""
 
     name: str
     scout: ScoutConfig
@@ -19,16 +21,19 @@ class Rival(NamedTuple):
 
     @property
     def store(self) -> tuple[Memory, bool]:
-        """Equal for rivals that can share a store: full attention keeps no digests."""
+        """Equal for rivals that can share a store; full attention keeps no digests."""
         return self.device_memory, self.scout.budget is None
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
-    """Everything on the device, with and without a budget; blocks fetched (asked for, ahead, or all), or computed."""
+    """Full attention and rival designs, then scout without and with corrections.
+
+    Two rivals keep everything on the device; three copy absent blocks there; one computes in the same layer.
+    """
     plain = base.changed(predictor="plain", calibration=None)
     return (
         Rival("full", plain.changed(budget=None), "all"),
-        Rival("fits", plain, "all"),
+        Rival("resident", plain, "all"),
         Rival("fetch", plain.changed(on_miss="fetch", lookahead=0)),
         Rival("fetch-ahead", plain.changed(on_miss="fetch")),
         Rival("fetch-all", plain, fetch_all=True),
@@ -39,12 +44,12 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What to run.
 
-    contexts, batches: every pair is a case, the first context the one to begin with.
-    engine_config: with the host's memory.
-    warm_up, steps: of each engine in each case at most, not counted and counted.
+    contexts, batches: each pair is a case; the first context is the first to run.
+    engine_config: the settings that all engines share, with the size of the host's memory.
+    warm_up, steps: decode steps of each engine in each case at most; the warm-up is not counted.
     """
 
     contexts: tuple[int, ...]
@@ -55,18 +60,18 @@ class Plan:
 
     @property
     def more(self) -> int:
-        """Tokens that a sequence gets at most."""
+        """New tokens that a sequence gets at most."""
         return self.warm_up + self.steps + TRACED
 
 
 class Result(NamedTuple):
     """One engine in one case.
 
-    steps: that were counted.   ms_per_step: their median.   tokens_per_s: of all of them, those that close blocks too.
-    device_idle_share: of a median step, the part in which no kernel ran; None where no GPU was seen.
-    hidden_ms, unhidden_ms, link_bytes: means over the steps: the CPU's attention that ran behind other work, and that
-        was waited for; what was copied from host pages to the device.
-    share: of the chosen blocks, those that the device did not hold.
+    steps: counted decode steps.   ms_per_step: the median step.   tokens_per_s: by the mean step.
+    device_idle_share: part of a median step in which no kernel ran; None where the profiler saw no GPU.
+    hidden_ms, unhidden_ms: CPU attention in a mean step that ran behind other work, and that was waited for.
+    link_bytes: bytes that a mean step copied from host pages to the device.
+    share: chosen blocks that the device did not hold, as a part of all chosen blocks.
     """
 
     engine: str
@@ -92,12 +97,12 @@ class LeftOut(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether something other than room was missing."""
+        """Whether the engine failed for another reason than memory."""
         return self.why.startswith("failed")
 
 
 class Measured(NamedTuple):
-    """Everything that ran, what did not, and how many cases there was no time for."""
+    """The results, what was left out, and how many cases were not started for want of time."""
 
     results: list[Result]
     left_out: list[LeftOut]
@@ -105,6 +110,6 @@ class Measured(NamedTuple):
 
     @property
     def smallest_left_out(self) -> list[LeftOut]:
-        """Of each engine and context the smallest batch that did not fit, and the smallest that failed."""
+        """For each engine and context: the smallest batch without memory, and the smallest that failed."""
         falling = sorted(self.left_out, key=lambda left: -left.batch)
         return list({(left.engine, left.context, left.failed): left for left in falling}.values())

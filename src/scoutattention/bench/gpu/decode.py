@@ -1,4 +1,4 @@
-"""Decoding on a device with this engine's full attention, its rivals and itself: one engine, set differently."""
+"""Times decode steps of full attention, rivals and scout on a device: one engine with different settings."""
 
 import gc
 import statistics
@@ -18,16 +18,16 @@ from ...engine.device import find_device, free_memory, make_ops
 from ...engine.engine import Engine
 from ...errors import CapacityError
 from ...models.decoder import Decoder
-from .cases import TRACED, LeftOut, Plan, Result, Rival
+from .cases import TRACED, LeftOut, Result, Rival, Workload
 from .fetch_all import FetchAllAttention
 from .idle import busy_seconds
 from .prompts import Prompts
 from .timing import FAILURES, first_line
 
 LONGEST_S = 5.0
-"""Seconds after which a case warms up no more, and is timed no more."""
+"""Seconds after which the warm-up of a case ends, and after which its timing ends."""
 LEAST_WARM_UP, LEAST_TIMED = 3, 4
-"""Steps that are taken all the same: the first is queued kernel by kernel, the second captured, the third replayed."""
+"""Steps that are taken however slow they are. The first queues single kernels, the second is captured."""
 
 T = TypeVar("T")
 Case = tuple[int, int]
@@ -40,20 +40,20 @@ Taken = tuple[float, StepStats]
 class Bench:
     """What every case needs.
 
-    until: when to start no more cases, by `time.perf_counter`.   tell: is told every outcome as it comes.
+    until: the time, by `time.perf_counter`, after which no case starts.   tell: is called with every outcome.
     """
 
     decoder: Decoder
     prompts: Prompts
-    plan: Plan
+    workload: Workload
     until: float
     tell: Callable[[Result | LeftOut], object]
 
 
 def run_together(bench: Bench, sharing: list[Rival], case: Case) -> Iterator[Result | LeftOut]:
-    """Engines of the same sizes, one after the other; they share a store, which takes long to fill.
+    """Run engines of one case, one after the other. They share a store, because filling a store takes long.
 
-    An engine that fails is left out. None starts when the time is over.
+    An engine that fails is left out. No engine starts when the time is over.
     """
     with ExitStack() as stack:
         keeper = tried(partial(make_engine, bench, sharing[0], case, None))
@@ -69,7 +69,7 @@ def run_together(bench: Bench, sharing: list[Rival], case: Case) -> Iterator[Res
 
 
 def tried(call: Callable[[], T]) -> T | str:
-    """What a call returns, or why it failed: for want of memory, or otherwise."""
+    """What a call returns, or why it failed, as "memory: ..." or "failed: ..."."""
     try:
         return call()
     except (*FAILURES, OSError, MemoryError) as error:
@@ -79,8 +79,11 @@ def tried(call: Callable[[], T]) -> T | str:
 
 
 def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> Engine:
-    """An engine for a case, its cache filled or that of another engine. Raises CapacityError where it does not fit."""
-    free()  # of the engine before, and of those that failed
+    """An engine for a case, with a filled store or with the store of the engine `like`.
+
+    Raises CapacityError where memory is too small.
+    """
+    free()  # what the last engine held, and what failed engines held
     engine_config = config_for(bench, rival, case)
     if like is None:
         check_room(bench, rival, case)
@@ -97,12 +100,12 @@ def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> 
 
 def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
     """The configuration with the sizes of a case."""
-    longest, memory = case[0] + bench.plan.more, rival.device_memory
-    return replace(bench.plan.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+    longest, memory = case[0] + bench.workload.more, rival.device_memory
+    return replace(bench.workload.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
 
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:
-    """Raises CapacityError where the sequences do not all fit, before any memory is taken."""
+    """Raises CapacityError, before any memory is taken, where it is too small for all sequences of a case."""
     engine_config = config_for(bench, rival, case)
     assert engine_config.host_memory is not None
     assert engine_config.max_model_len is not None
@@ -119,7 +122,7 @@ def check_room(bench: Bench, rival: Rival, case: Case) -> None:
 
 
 def run_beside(bench: Bench, rival: Rival, case: Case, keeper: Engine) -> Result:
-    """Make a rival's engine, on the store of another, and time its steps."""
+    """Make a rival's engine on the store of another engine, and time its steps."""
     with closing(make_engine(bench, rival, case, keeper)) as engine:
         return run(bench, rival, case, engine)
 
@@ -145,15 +148,15 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
 
 
 def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], float | None]:
-    """The counted steps of an engine, and the seconds of a step in which the device worked, if that is seen."""
-    (context, batch), plan, store = case, bench.plan, engine.store
+    """The counted steps of an engine, and the seconds of a step in which the device worked, or None."""
+    (context, batch), workload, store = case, bench.workload, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
     for row in range(batch):
         store.admit(row, blocks, engine.plan.quota(batch, engine.plan.max_len))
     try:
         steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
-        steps.take_some(LEAST_WARM_UP, plan.warm_up)
-        timed = steps.take_some(LEAST_TIMED, plan.steps)
+        steps.take_some(LEAST_WARM_UP, workload.warm_up)
+        timed = steps.take_some(LEAST_TIMED, workload.steps)
         busy = busy_seconds(steps.take, TRACED) if bench.decoder.device.type == "cuda" else None
     finally:
         for row in range(batch):
@@ -188,14 +191,14 @@ class Steps:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a pool, the machine or the device was too small, by what PyTorch and the driver call it."""
+    """Whether host or device memory was too small, judged by the messages of PyTorch and the driver."""
     said = str(error).lower()
     words = ("out of memory", "can't allocate memory", "cannot allocate memory")
     return isinstance(error, CapacityError | MemoryError) or any(word in said for word in words)
 
 
 def free() -> None:
-    """Give back what the engines of a case held."""
+    """Give back the memory of engines that are gone."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 COPIES = ("Memcpy", "Memset", "copy_kernel")
-"""How names begin of what moves data and computes nothing."""
+"""Beginnings of the names of events that only move data."""
 
 
 def busy_seconds(step: Callable[[], object], steps: int) -> float | None:

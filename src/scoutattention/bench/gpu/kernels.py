@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 
 from ...errors import KernelError
-from .partial import decode_rows, sweep_rows
-from .steps import other_rows
-from .timing import Row, Timer, as_json, bandwidth, machine
+from .kernel_cases import decode_rows, other_rows, sweep_rows
+from .timing import Row, Timer, as_json, bandwidth, gpu_facts
 
 Tell = Callable[[str], object]
 """tell(a line)"""
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise KernelError("PyTorch finds no GPU, and this needs one: run it where torch.cuda.is_available()")
-    facts = machine()
+    facts = gpu_facts()
     print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
     timer = Timer(10 if options.quick else 30)
     rows, best = survey(timer, bind(print, flush=True), quick=options.quick)

@@ -1,8 +1,10 @@
-"""Long prompts for the GPU benchmark: read by a real model, or made up, where the weights are dummies."""
+"""Long prompts for the GPU benchmark: a real model reads them; with dummy weights they are random."""
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from typing_extensions import override
 
 from ...attention.recall import first_residents
 from ...attention.scout import ScoutAttention
@@ -18,24 +20,25 @@ class Prompts(Protocol):
     """What puts prompts into engines."""
 
     def fill(self, store: KVStore) -> None:
-        """Prepare a store that has no sequences yet; engines may share it."""
-        ...
+        """Prepare a store that has no sequences yet; engines may share it. Nothing to do where a model reads."""
 
     def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
-        """Put `batch` prompts of `context` tokens into rows that were admitted; returns each one's next token."""
+        """Put `batch` prompts of `context` tokens into admitted rows; returns the next token of each."""
         ...
 
 
-class RealPrompts(NamedTuple):
-    """Parts of a text, each sequence's its own, that the model reads.   tokens: the text, which goes round."""
+@dataclass(frozen=True)
+class RealPrompts(Prompts):
+    """Parts of a text that the model reads, another part for each sequence.   tokens: of the text, which repeats."""
 
     tokens: list[int]
 
+    @override
     def fill(self, store: KVStore) -> None:
-        """See `Prompts.fill`."""
+        return
 
+    @override
     def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
-        """See `Prompts.place`."""
         first = []
         for row in range(batch):
             start = row * context % len(self.tokens)
@@ -44,17 +47,18 @@ class RealPrompts(NamedTuple):
         return first
 
 
-class DummyPrompts(NamedTuple):
-    """Random keys and values that were never computed.
+@dataclass(frozen=True)
+class DummyPrompts(Prompts):
+    """Random keys and values, which no model computed.
 
-    recording: whose choices are replayed and whose residents are resident; without one the blocks that random queries
-    want are chosen, and random ones are resident.
+    recording: its choices are replayed, and its resident blocks are resident. Without a recording random queries choose
+        the blocks, and random blocks are resident.
     """
 
     recording: Recording | None
 
+    @override
     def fill(self, store: KVStore) -> None:
-        """See `Prompts.fill`. What is written stays in the pages when other rows take them."""
         layers, _, heads, size, dim = store.pages.pool.k.shape
         rows, blocks = store.pages.table.shape
         generator = torch.Generator(store.device).manual_seed(0)
@@ -65,10 +69,10 @@ class DummyPrompts(NamedTuple):
             for layer in range(layers):
                 store.pages.write_prompt(layer, row, k, v)
         for row in range(rows):
-            store.pages.release(row)
+            store.pages.release(row)  # what is written stays in the pages when other rows take them
 
+    @override
     def place(self, engine: Engine, scout: ScoutConfig, context: int, batch: int) -> list[int]:
-        """See `Prompts.place`."""
         attention, shape, store = engine.runner.attention, engine.runner.decoder.shape, engine.store
         if isinstance(attention, ScoutAttention):
             source = None

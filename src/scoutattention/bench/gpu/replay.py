@@ -1,4 +1,4 @@
-"""Choosing what a recording chose: attention patterns of a real model for weights that have none of their own."""
+"""Replays the blocks that a real model chose, for random weights, which have no attention patterns of their own."""
 
 import dataclasses
 from typing import NamedTuple
@@ -21,8 +21,9 @@ class Replay:
 
     layers: the recorded layer of each layer, int64 [L].
 
-    Depth is stretched: the first layer is the first, the last the last. Heads go round, each sequence beginning with
-    another. A prompt's blocks keep their relative places, and blocks that came later, or are recent, their distance.
+    The recorded layers are stretched over all layers, from the first to the last. The recorded heads repeat, and each
+    sequence begins with another head. Blocks of the prompt keep their relative places. Later blocks and recent blocks
+    keep their distance from the end.
     """
 
     def __init__(self, about: About, run: Run, shape: ModelShape, context: int) -> None:
@@ -42,14 +43,14 @@ class Replay:
         return (torch.arange(batch)[:, None] + torch.arange(self._kv_heads)) % self._recorded_heads
 
     def places(self, step: int, blocks: Tensor, closed: int) -> Tensor:
-        """Where the blocks, int64 of any shape, of a recorded step are when `closed` blocks are."""
+        """Where blocks of a recorded step are, int64 of any shape, when a sequence has `closed` closed blocks."""
         recorded = self._recorded + step // self._block_size
         stretched = self._prompt_places(blocks)
         placed = torch.where(blocks < self._recorded, stretched, self._closed + blocks - self._recorded)
         return torch.where(blocks >= recorded - self._recent, closed - recorded + blocks, placed)
 
     def residents(self, layer: int, batch: int) -> Tensor:
-        """Where the blocks are that had slots when the recording began: bool [B, H, NB], NB blocks of a prompt."""
+        """Which blocks had slots when the recording began: bool [B, H, NB], NB blocks of a prompt."""
         places = self._prompt_places(torch.arange(self._recorded))
         held = self.run.resident[self.layers[layer]][self.heads(batch)]
         stretched = torch.zeros((*held.shape[:2], self._closed), dtype=torch.bool)
@@ -61,7 +62,7 @@ class Replay:
 
 
 class MarkedPredictor(Predictor):
-    """Another predictor, whose last scout of each layer can be told from a true query."""
+    """Wraps a predictor, so that the last scout of each layer can be told from a true query."""
 
     def __init__(self, inner: Predictor) -> None:
         self._inner = inner
@@ -78,16 +79,16 @@ class MarkedPredictor(Predictor):
 
 
 class ReplayChooser(Chooser):
-    """Asks another chooser, so that its work is done, and answers with what the recording chose.
+    """Lets another chooser do its work, and then answers with what the recording chose.
 
-    Scouts get what the recording's scouts chose, and true queries what its true queries did. All sequences of a batch
-    are equally long. After the recording's last step its first one follows. The choices of all layers are made before
-    a step, so that the step queues nothing for them; they are in memory that is overwritten by the next step of as many
-    sequences and the same width, as a graph of such steps wants them.
+    Scouts get what the recorded scouts chose, and true queries what the recorded true queries chose. All sequences of
+    a batch are equally long. After the last recorded step the first one follows. The choices of all layers are made
+    before a step, so that the step queues nothing for them. Steps of the same batch and width write them to the same
+    memory, as captured graphs need.
     """
 
     def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
-        """`chooser`: the one that is asked.   device: where choices are made."""
+        """chooser: does its work without effect.   device: where choices are made."""
         self._source = source
         self._chooser = chooser
         self._predictor = predictor

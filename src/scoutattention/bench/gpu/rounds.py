@@ -1,4 +1,4 @@
-"""In which order the GPU benchmark's cases run: what tells most first, until the time is over."""
+"""The order of the GPU benchmark's cases: the largest batch of every context first, until the time is over."""
 
 import gc
 import itertools
@@ -27,17 +27,17 @@ class Queue(NamedTuple):
 
 
 def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
-    """Cases in rounds; each outcome is told as it comes.
+    """Run the cases in rounds, and tell each outcome as it comes.
 
-    In a round those that share a store take, at every context, their next smaller batch: the first one is of the
-    largest that fit.
+    The first round takes the largest batch that fits of every context and store; each later round takes the next
+    smaller batch.
     """
     groups = [list(sharing) for _, sharing in itertools.groupby(engines, key=attrgetter("store"))]
     queues: list[Queue] = []
     results: list[Result] = []
     left_out: list[LeftOut] = []
     with little_garbage():
-        for context, sharing in itertools.product(bench.plan.contexts, groups):
+        for context, sharing in itertools.product(bench.workload.contexts, groups):
             queue, without = with_room(bench, context, sharing)
             queues.append(queue)
             left_out += without
@@ -56,7 +56,7 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
 
 @contextmanager
 def little_garbage() -> Iterator[None]:
-    """Have garbage looked for in what is made from here on alone: all modules take as long as a short case."""
+    """Keep the garbage collector away from all that exists: scanning all modules takes as long as a short case."""
     free()
     gc.freeze()
     try:
@@ -66,9 +66,9 @@ def little_garbage() -> Iterator[None]:
 
 
 def with_room(bench: Bench, context: int, sharing: list[Rival]) -> tuple[Queue, list[LeftOut]]:
-    """The batches for which there is memory, and why there is none for the next larger one."""
+    """The batches that memory suffices for, and why it does not suffice for the next larger one."""
     fitting: list[int] = []
-    for batch in sorted(bench.plan.batches):
+    for batch in sorted(bench.workload.batches):
         why = tried(partial(check_room, bench, sharing[0], (context, batch)))
         if why is not None:
             return Queue(context, sharing, fitting), [LeftOut(rival.name, context, batch, why) for rival in sharing]
@@ -77,14 +77,14 @@ def with_room(bench: Bench, context: int, sharing: list[Rival]) -> tuple[Queue, 
 
 
 def rounds(bench: Bench, queues: list[Queue]) -> Iterator[Result | LeftOut]:
-    """The outcomes of the queues' cases, those that begin in time."""
+    """The outcomes of all cases that begin in time."""
     while any(queue.batches for queue in queues) and time.perf_counter() < bench.until:
         for queue in queues:
             yield from next_batch(bench, queue)
 
 
 def next_batch(bench: Bench, queue: Queue) -> Iterator[Result | LeftOut]:
-    """The outcomes of a queue's largest batch; where none of its rivals had the memory after all, of the next, too."""
+    """The outcomes of a queue's largest batch. Where memory was too small for all rivals, the next batch follows."""
     fits = False
     while queue.batches and not fits and time.perf_counter() < bench.until:
         for outcome in run_together(bench, queue.sharing, (queue.context, queue.batches.pop())):

@@ -1,4 +1,4 @@
-"""What the GPU benchmark decodes with: a model that reads a text, or dummy weights that choose what was recorded."""
+"""The model of the GPU benchmark: real weights that read a text, or random weights that replay a recording."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from .prompts import DummyPrompts, Prompts, RealPrompts
 
 
 class Setup(NamedTuple):
-    """weights, choices: what reports call the weights, and where it comes from which blocks are chosen."""
+    """weights, choices: for reports, what the weights are, and what chooses the blocks."""
 
     decoder: Decoder
     prompts: Prompts

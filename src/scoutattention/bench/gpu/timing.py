@@ -1,6 +1,5 @@
 """Timing on a GPU: CUDA graphs, events, medians, a cold L2, and the bandwidth that results are compared with."""
 
-import platform
 import shutil
 import statistics
 import subprocess
@@ -12,6 +11,7 @@ import torch
 
 from ...errors import ScoutError
 from ...kernels.triton.base import TritonError, triton
+from ..common.measure import host_facts
 
 FLUSH_BYTES = 256 << 20
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, ScoutError, TritonError)
@@ -118,16 +118,10 @@ def _row(seconds: float, moved: int) -> Row:
     return Row("", "", seconds=seconds, moved=moved)
 
 
-def machine() -> dict[str, str]:
-    """Names and versions that a result depends on."""
-    return {
-        "device": torch.cuda.get_device_name(),
-        "driver": driver(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def gpu_facts() -> dict[str, str | int]:
+    """Names, counts and versions that a result of the GPU depends on."""
+    gpu = {"device": torch.cuda.get_device_name(), "driver": driver(), "triton": triton.__version__}
+    return host_facts() | gpu
 
 
 def driver() -> str:

@@ -1,4 +1,4 @@
-"""The native CPU kernels: checked against their plain twins, then timed against what this machine can read."""
+"""Checks the native CPU kernels against plain PyTorch, and times them against a plain read of the same memory."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from ..common.measure import interleaved, relative_error
 from .problems import LAYOUTS, PARTIALS, SCORES, Case, make_problem, small
 
 LIMITS = dict.fromkeys(PARTIALS, 1e-5) | {SCORES[0]: 1e-5, SCORES[1]: 1e-2}
-"""Relative errors: sums are float32, products of pages' dtypes are exact; 2-bit scores round the queries to 8 bits."""
+"""Largest relative errors. Sums are in float32; scores of 2-bit keys round the queries to 8 bits."""
 
 PACKED_LIMIT = 1e-3
-"""The same for packed pages, against the plain kernel over the same codes: products and weights have 16 bits."""
+"""Largest relative error on packed pages, against the plain kernel over the same codes; products have 16 bits."""
 
 DTYPES = (*TORCH_DTYPES, *PACKED_BITS)
 HEAD_DIMS, GROUPS = (64, 128), (1, 3, 4, 7, 8)
@@ -60,7 +60,7 @@ class Timing:
 
 
 def check_cases(*, quick: bool) -> list[Case]:
-    """Every body that was compiled: each kernel for each instruction set and each dtype it reads, in several shapes."""
+    """Each kernel for each instruction set and each dtype that it reads, in several shapes."""
     shapes = [(128, 7)] if quick else [*itertools.product(HEAD_DIMS, GROUPS), (80, 3)]
     bodies = [*itertools.product(PARTIALS, DTYPES), *((kernel, TIMED_DTYPE) for kernel in SCORES)]
     return [
@@ -70,7 +70,7 @@ def check_cases(*, quick: bool) -> list[Case]:
 
 
 def timed_cases(*, quick: bool) -> list[Case]:
-    """The best instruction set in every shape, then every other body in one."""
+    """The best instruction set in every shape, then the other instruction sets and dtypes in one shape."""
     cores, best = usable_cores(), isa_levels()[-1]
     threads = [cores] if quick else sorted({*(1 << n for n in range(cores.bit_length()) if 1 << n < cores), cores})
     dims, groups, layouts = ((128,), (4,), LAYOUTS[1:]) if quick else (HEAD_DIMS, GROUPS, LAYOUTS)
@@ -104,7 +104,7 @@ def measure(case: Case, size: int, rounds: int) -> Timing:
 
 
 def wrong(*, quick: bool) -> Iterator[tuple[Case, float]]:
-    """The bodies whose error is above its limit, or is no number."""
+    """The cases whose error is above its limit, or is no number."""
     for case in check_cases(quick=quick):
         found = error(case)
         if not found <= (PACKED_LIMIT if case.dtype in PACKED_BITS else LIMITS[case.kernel]):

@@ -1,4 +1,4 @@
-"""Calls of the native CPU kernels on made-up pools, with the answers they should give."""
+"""Calls of the native CPU kernels on random pools, with the right answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -45,8 +45,8 @@ class Case:
 class Problem:
     """A case's data.
 
-    run: the call.   wanted: what it should return, in the same order.   moved: bytes that it has to read.
-    memory: what it reads most of, contiguous.
+    run: the call.   wanted: the right results, in the same order.   moved: bytes that the call has to read.
+    memory: the largest tensor that the call reads, contiguous.
     dense: PyTorch's attention over the same keys: with `enable_gqa`, then with a group's heads as rows of one head.
     """
 
@@ -66,7 +66,7 @@ def make_problem(case: Case, size: int, *, ragged: bool = False) -> Problem:
 
 
 def small(case: Case) -> Problem:
-    """The case on so little data that its answer can be had in float64."""
+    """The case on so little data that the answer can be computed in float64."""
     return make_problem(replace(case, layout="scattered"), 2 << 20, ragged=True)
 
 

@@ -1,9 +1,10 @@
-"""Times partial attention over slots on a GPU, against PyTorch's attention over the same keys laid out densely."""
+"""Cases of the device kernels' benchmark: attention over slots, scores and choices, and copies of blocks."""
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from functools import partial as bind
 
 import torch
@@ -11,18 +12,25 @@ from torch import Tensor
 
 from ...errors import ScoutError
 from ...kernels import reference
+from ...kernels.triton import choice as triton_choice
+from ...kernels.triton import move_blocks as triton_move
 from ...kernels.triton import partial as triton_partial
+from ...kernels.triton import score_digests as triton_digest
 from ...kernels.triton.base import TritonError
 from ...kernels.triton.partial import PartialTile
 from ...types import BlockList, Partial
 from ..common.measure import relative_error
 from .timing import Row, Timer, attempt
 
-BLOCK_SIZE = 32
-HEADS = 8
-WORKING_SET = 512 << 20  # bytes of keys and values, ten times an L2
-LIMIT = 1e-2  # of bfloat16
-DTYPE = torch.bfloat16
+HEADS, BLOCK_SIZE, DTYPE = 8, 32, torch.bfloat16
+WORKING_SET = 512 << 20
+"""Bytes of keys and values, ten times an L2."""
+LIMIT = 1e-2
+"""Largest relative error, of bfloat16."""
+GROUP, HEAD_DIM, CHOSEN = 4, 128, 64
+"""Of the cases that choose and copy: query heads of a KV head, channels, and blocks that are chosen."""
+PAGES = 1024
+"""Pages of the host pool, 1 MiB each."""
 
 SWEEP_TOKENS, SWEEP_WARPS, SWEEP_STAGES, SWEEP_WAVES = (32, 64, 128), (2, 4, 8), (1, 3, 5, 7), (2, 4, 8, 16)
 SWEEP_BATCHES = (1, 8, 32)
@@ -145,3 +153,64 @@ def _time_tiles(problem: Problem, tiles: list[PartialTile], timer: Timer) -> dic
 
 def _name(tile: PartialTile) -> str:
     return f"tokens {tile.tokens} warps {tile.warps} stages {tile.stages} waves {tile.waves}"
+
+
+def on_device(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
+    """Normal random numbers on the device."""
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def some_codes(pages: int) -> tuple[Tensor, Tensor]:
+    """Random keys in 2 bits a channel: codes and bounds."""
+    codes = torch.randint(0, 256, (pages, HEADS, HEAD_DIM // 16, BLOCK_SIZE, 4), dtype=torch.uint8, device="cuda")
+    return codes, torch.rand(pages, HEADS, 2, HEAD_DIM, device="cuda").half()
+
+
+def time_choice(B: int, N: int, timer: Timer) -> Row:
+    """Scores of 2-bit keys of B sequences of N closed blocks, and how long choosing the best of them takes."""
+    pages = torch.randperm(B * N, device="cuda").reshape(B, N).to(torch.int32)
+    (codes, bounds), q = some_codes(B * N), on_device(B, HEADS, GROUP, HEAD_DIM)
+    scores = triton_digest.score_key_codes(q, codes, bounds, pages)
+    closed = torch.full((B,), N, device="cuda")
+    seconds = timer.seconds(lambda: triton_digest.score_key_codes(q, codes, bounds, pages))
+    count = min(CHOSEN, N)
+    choosing = timer.seconds(lambda: triton_choice.top_blocks(scores, closed, count, (1, 1), largest=False))
+    moved = codes.nbytes + bounds.nbytes + pages.nbytes + scores.nbytes
+    return Row("", "", seconds=seconds, moved=moved, more={"ranking seconds": choosing})
+
+
+@cache
+def host_pools(entries: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of one layer in pinned host memory, which takes long to make."""
+    shape = (entries, HEADS, BLOCK_SIZE, HEAD_DIM)
+    k, v = (torch.randn(shape).to(DTYPE).pin_memory() for _ in range(2))
+    return k, v
+
+
+def time_recall(moves: int, programs: int, timer: Timer) -> Row:
+    """Scattered blocks read by the device from pinned host memory."""
+    source = host_pools(PAGES)
+    target = (torch.empty_like(source[0], device="cuda"), torch.empty_like(source[1], device="cuda"))
+    place = torch.randperm(PAGES * HEADS, device="cuda")[:moves]
+    page, head = place // HEADS, place % HEADS
+    entry = PAGES - 1 - page
+    call = bind(triton_move.copy_blocks, source, target, page, entry, head, programs=programs)
+    return Row("", "", seconds=timer.seconds(call), moved=moves * 2 * BLOCK_SIZE * HEAD_DIM * DTYPE.itemsize)
+
+
+def time_host_copy(moves: int, timer: Timer) -> Row:
+    """One plain copy of the bytes of `moves` blocks from pinned host memory."""
+    source = host_pools(PAGES)[0].view(-1, 2, BLOCK_SIZE, HEAD_DIM)[:moves]
+    target = torch.empty_like(source, device="cuda")
+    return Row("", "", seconds=timer.seconds(lambda: target.copy_(source, non_blocking=True)), moved=source.nbytes)
+
+
+def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
+    """A row for every case."""
+    for B, N in ((8, 1024),) if quick else ((1, 1024), (1, 4096), (8, 1024), (8, 4096), (32, 1024)):
+        yield attempt("score_key_codes", f"B {B} N {N}", bind(time_choice, B, N, timer))
+    for moves in (256, 4096):
+        yield attempt("copy from host", f"{moves} blocks", bind(time_host_copy, moves, timer))
+        for programs in (32,) if quick else (4, 8, 16, 32, 64, 132):
+            case = f"{moves} blocks, {programs} programs"
+            yield attempt("copy_blocks from host", case, bind(time_recall, moves, programs, timer))

@@ -1,11 +1,34 @@
-"""Where a prompt comes from: a text, a file, or standard input."""
+"""What commands read: lists of numbers and words, and a prompt from a text, a file, or standard input."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import PromptError
+from ..errors import ConfigError, PromptError
 
 STDIN = Path("-")
+
+
+def read_numbers(flag: str, text: str, *, least: int = 0) -> tuple[int, ...]:
+    """The different numbers of a list as in 1024,2048. Raises ConfigError, naming the flag, where it is none."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"{flag}={text!r} is not a list of numbers as in 1024,2048")
+    numbers = tuple(dict.fromkeys(int(part) for part in parts))
+    if min(numbers) < least:
+        raise ConfigError(f"{flag}={text!r}: {min(numbers)} is below the least value {least}")
+    return numbers
+
+
+def read_words(flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The different words of a list as in scout,dense; all of them without one. Raises ConfigError for another word."""
+    if text is None:
+        return tuple(known)
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise ConfigError(f"{flag}={text!r}: {word!r} is not one of {', '.join(known)}")
+    return words
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -21,7 +44,7 @@ def _decode(data: bytes, name: str) -> str:
 def read_file(file: Path, name: str) -> str:
     """A file's text; `name` is what errors call the file.
 
-    Raises PromptError where it is unreadable, not UTF-8, or empty.
+    Raises PromptError where the file is unreadable, not UTF-8, or empty.
     """
     try:
         return _decode(file.read_bytes(), f"{name} {file}")

@@ -1,0 +1,114 @@
+"""What `scout bench decode` does: it runs every engine that is installed, and prints tokens a second and memory."""
+
+import json
+import sys
+from dataclasses import replace
+from typing import cast
+
+from rich.console import Group
+from rich.table import Table
+
+from ...bench.common.measure import host_facts
+from ...bench.decode.job import DecodeJob
+from ...bench.decode.measure import Measured, Result, Workload, measure, missing
+from ...bench.decode.stages import exclusive
+from ...bench.decode.trace import trace
+from ...config import DTypeName
+from ...errors import ConfigError
+from ...eval.text import Text, code, first_tokens, prose
+from ...hardware.host import usable_cores
+from ...models.formats.hub import gguf_file, resolve
+from ...models.loader import stored_dtype
+from ...models.text import Tokenizer
+from ..bench import DecodeFlags
+from ..command import load_action
+from ..output import busy, plain_table, show, write_file
+
+COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Peak", "Same")
+
+
+def decode(flags: DecodeFlags, workload: Workload) -> None:
+    """Measure every case, then write what the flags ask for."""
+    jobs = _jobs(flags, workload)
+    workload = _without_missing(workload, jobs[0], asked=flags.engines is not None)
+    with busy("Starting") as tell:
+        cases = [measure(workload, job, tell) for job in jobs]
+    for length, size in workload.left_out():
+        print(f"scout: left out: {size} x {length} tokens, above --largest {workload.largest}", file=sys.stderr)
+    results = [result for case in cases for result in case.results]
+    if flags.plot is not None:
+        write_file(flags.plot, load_action("drawings").decode_png(results))
+    if flags.trace is not None:
+        write_file(flags.trace, trace(cases[-1].spans).encode())
+    stages = [
+        {stage: s / workload.traced * 1e3 for stage, s in exclusive(case.spans.get(result.engine, ())).items()}
+        for case in cases
+        for result in case.results
+    ]
+    if flags.as_json:
+        rows = [result._asdict() | {"stages_ms": ms} for result, ms in zip(results, stages, strict=True)]
+        left_out = [{"context": context, "batch": batch} for context, batch in workload.left_out()]
+        print(json.dumps(host_facts() | {"cases": rows, "left_out": left_out}), flush=True)
+    else:
+        tables = [_stage_table(result, ms) for result, ms in zip(results, stages, strict=True) if ms]
+        show(Group(_table(cases), *tables))
+
+
+def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:
+    """A job for each case; every sequence of a batch reads another part of the text."""
+    directory = resolve(flags.model, flags.dtype)
+    dtype = cast(DTypeName, stored_dtype(directory)) if flags.dtype == "auto" else flags.dtype
+    text = Text("of Python's topics and sources", prose().text + code().text)
+    needed = max(context * batch for context, batch in workload.cases())
+    ids = first_tokens(Tokenizer.from_directory(directory), text, needed)
+    return [
+        DecodeJob(
+            directory=directory,
+            gguf=gguf_file(flags.model),
+            dtype=dtype,
+            prompts=tuple(tuple(ids[row * context : (row + 1) * context]) for row in range(batch)),
+            max_len=context + workload.new_tokens,
+            budget=flags.budget,
+            threads=usable_cores(),
+        )
+        for context, batch in workload.cases()
+    ]
+
+
+def _without_missing(workload: Workload, job: DecodeJob, *, asked: bool) -> Workload:
+    """The workload for engines that can run. Raises ConfigError where another was asked for by name."""
+    reasons = {engine: reason for engine in workload.engines if (reason := missing(engine, job)) is not None}
+    for reason in reasons.values():
+        if asked:
+            raise ConfigError(f"--engines: {reason}")
+        print(f"scout: left out: {reason}", file=sys.stderr)
+    return replace(workload, engines=tuple(engine for engine in workload.engines if engine not in reasons))
+
+
+def _table(cases: list[Measured]) -> Table:
+    table = plain_table(*COLUMNS, title="Prompts and answers in tokens per second")
+    notes: dict[str, None] = {}
+    for case in cases:
+        for result in case.results:
+            table.add_row(*_row(result), end_section=result is case.results[-1])
+            note = f"{result.engine}: {result.dtype} weights, {result.cache_dtype} cache"
+            notes[note if result.calibration is None else f"{note}, calibration: {result.calibration}"] = None
+    table.caption = "\n".join(notes)
+    return table
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    return (
+        *(result.engine, f"{result.context:,}", str(result.batch)),
+        "all" if result.budget is None else f"{result.budget:,}",
+        *(f"{result.ms_per_step:.1f}", f"{result.tokens_per_s:.1f}", f"{result.prefill_tokens_per_s:.0f}"),
+        *(f"{result.rss_mib:,.0f}", f"{result.peak_mib:,.0f}"),
+        "" if result.same_tokens is None else f"{result.same_tokens:.0%}",
+    )
+
+
+def _stage_table(result: Result, stages: dict[str, float]) -> Table:
+    table = plain_table(f"{result.engine}, {result.batch} x {result.context:,} tokens", "ms/step", "Share")
+    for stage, ms in stages.items():
+        table.add_row(stage, f"{ms:.2f}", f"{ms / sum(stages.values()):.0%}")
+    return table

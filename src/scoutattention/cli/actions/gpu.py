@@ -1,0 +1,104 @@
+"""What `scout bench gpu` does: it times the device kernels, then runs the engines, and prints what became of them."""
+
+import itertools
+import json
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from ...bench.common.measure import host_facts
+from ...bench.gpu.cases import LeftOut, Measured, Result, Workload, rivals
+from ...bench.gpu.decode import Bench
+from ...bench.gpu.kernels import survey
+from ...bench.gpu.rounds import measure
+from ...bench.gpu.setup import Setup, check_contexts, dummy_setup, real_setup, shared_settings
+from ...bench.gpu.timing import Timer, as_json, gpu_facts
+from ...engine.device import find_device
+from ...eval.text import code, prose
+from ...models.recording import load_recording
+from ..bench import GpuFlags
+from ..command import load_action
+from ..output import format_bytes, plain_table, show, write_file
+
+COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
+
+
+def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
+    """Measure, then write what the flags ask for. Raises typer.Exit where something is wrong or failed."""
+    recording = None if flags.replay is None else load_recording(flags.replay)
+    base = shared_settings(recording, flags.budget)
+    longest, device = max(workload.contexts) + workload.more, find_device(flags.device)
+    if flags.model is None:
+        check_contexts(workload.contexts, base.block_size, recording)
+    facts = _facts(flags)
+    if flags.model is None:
+        setup = dummy_setup(flags.shape, recording, longest, device)
+    else:
+        setup = real_setup(flags.model, prose().text + code().text, longest, device)
+    bench = Bench(setup.decoder, setup.prompts, workload, time.perf_counter() + 60 * minutes, _tell)
+    measured = measure(bench, rivals(base))
+    if flags.plot is not None:
+        write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
+    if flags.as_json:
+        about = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
+        cases = [result._asdict() for result in measured.results]
+        left_out = [case._asdict() for case in measured.left_out]
+        report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
+        print(json.dumps(report), flush=True)
+    else:
+        show(_table(measured, setup))
+    wrong = not all(row["right"] for row in facts.get("kernels", ()))
+    if wrong or any(left.failed for left in measured.left_out):
+        raise typer.Exit(1)
+
+
+def _facts(flags: GpuFlags) -> dict[str, Any]:
+    """What results depend on; of a GPU, also the bandwidths and what its kernels do, told as they are measured."""
+    tell = partial(print, file=sys.stderr, flush=True)
+    if flags.device == "cpu":
+        tell("scout: without a GPU no device kernel is checked: `scout bench kernels` does so for the CPU's")
+        return {**host_facts(), "device": "cpu"}
+    if flags.no_kernels:
+        return gpu_facts()
+    rows, best = survey(Timer(10 if flags.quick else 30), tell, quick=True)
+    link = max((row.rate for row in rows if row.kernel == "copy from host" and row.rate), default=None)
+    rates = {"best_bytes_per_second": best, "link_bytes_per_second": link}
+    return {**gpu_facts(), **rates, "kernels": [as_json(row) for row in rows]}
+
+
+def _tell(outcome: Result | LeftOut) -> None:
+    """An outcome as a line of JSON: what follows may be interrupted, and this is not lost."""
+    print(json.dumps(outcome._asdict()), file=sys.stderr, flush=True)
+
+
+def _table(measured: Measured, setup: Setup) -> Table:
+    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}")
+    notes = [
+        f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
+    ]
+    if measured.not_started:
+        notes.append(f"{measured.not_started} cases were not started: raise --minutes")
+    table.caption = "\n".join(notes)
+    case = attrgetter("context", "batch")
+    for _, results in itertools.groupby(sorted(measured.results, key=case), key=case):
+        for result in results:
+            table.add_row(*_row(result))
+        table.add_section()
+    return table
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    idle = result.device_idle_share
+    return (
+        *(result.engine, f"{result.context:,}", str(result.batch)),
+        *(f"{result.ms_per_step:.2f}", f"{result.tokens_per_s:.1f}"),
+        "" if idle is None else f"{idle:.0%}",
+        *(f"{result.hidden_ms:.2f} ms", f"{result.unhidden_ms:.2f} ms"),
+        *(format_bytes(result.link_bytes), f"{result.share:.1%}"),
+    )
