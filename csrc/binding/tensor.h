@@ -1,8 +1,8 @@
 // PyTorch tensors as arguments and results: what a tensor is, whether it fits, and where its memory is.
 //
-// PyTorch describes a tensor through the C functions of DLPack, which it has had since 2.10. That takes some 50 ns a
-// tensor. `nb::ndarray` calls the Python method `__dlpack__` instead, which takes 2 us, and a decode step passes
-// thousands of tensors.
+// PyTorch describes a tensor through the C functions of DLPack, which it has had since 2.10. A call of ten tensors, all
+// checked, takes 0.8 us (minimum of many). With `nb::ndarray`, which calls the Python method `__dlpack__`, it took 22 us,
+// and a decode step makes hundreds of such calls.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,4 +1,4 @@
-"""The native passes over ranked blocks against their plain twins."""
+"""The native passes over chosen blocks against their plain twins."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The native ranking of blocks against its plain twin, on every instruction set."""
+"""The native top blocks against their plain twin, on every instruction set."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def ops(request):
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("always", [(0, 0), (1, 1), (3, 2)])
 @pytest.mark.parametrize(("G", "N"), [(3, 248), (1, 16), (7, 37), (2, 5)])
-def test_ranks_are_the_reference(ops, G, N, always, largest):
+def test_top_blocks_are_the_reference(ops, G, N, always, largest):
     torch.manual_seed(0)
     scores = torch.randn(3, 2, G, N) * 4
     closed = torch.tensor([N, N - 1, N // 2 + 1])
