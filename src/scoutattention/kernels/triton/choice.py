@@ -46,9 +46,9 @@ def _wish_kernel(
     wish = tl.sum(tl.where((g < heads)[:, None], weight, 0.0), axis=0)
     wish = tl.where(n < end, wish, 0.0)
     first = (n < sink) | (n >= end - recent)
-    key = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
+    sort_by = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
     tl.store(wishes + row * N + n, wish, mask=n < N)
-    tl.store(order + row * N + n, key, mask=n < N)
+    tl.store(order + row * N + n, sort_by, mask=n < N)
 
 
 @triton.jit
