@@ -28,10 +28,10 @@ write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
-attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity field
-fingerprint format graph init integration kernel key kv layer len loader model native num ops p param parallel pinned plain
-policy precompile predict prompt recorder reference runner runtime sampler scheduler seq size stream temperature tensor
-token tokenizer unsupported worker
+attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
+field fingerprint format graph init integration kernel key kv layer len loader model native num ops p param parallel
+pinned plain policy precompile predict prompt recorder reference runner runtime sampler scheduler seq size stream
+temperature tensor token tokenizer unsupported worker
 """
 """Words of programming and of language models, as their libraries use them."""
 PROJECTS = "cpp gguf gpu html hub llama lm safetensors torch transformers triton"
