@@ -40,7 +40,7 @@ test-all: check $(VENV)/.model $(VENV)/.harness
 
 # Here Triton compiles the kernels: other tests have its interpreter run them.
 test-gpu: $(VENV)/.package
-	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu tests/kernels tests/engine tests/runtime
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)
