@@ -1,7 +1,7 @@
 # make demo    the demo: full attention and ScoutAttention answer the same long prompt
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
-# make test-gpu  the tests that need a GPU: every kernel and the engine on it, in less than two minutes
+# make test-gpu  the tests that need a GPU: every kernel, and the engine
 # make clean   remove everything that make made
 #
 # Each sets up all it needs in .venv first, once; the native extension is built again when its sources change.

@@ -103,7 +103,7 @@ class Followers:
 class LeadingEngine(Engine):
     """The engine of rank 0. What it is told, it tells the other ranks, so that all take the same steps.
 
-    Every method raises RankError where a rank was lost. A step that is broken off is the last one.
+    `add`, `step` and `abort` raise RankError where a rank was lost. A step that is broken off is the last one.
     """
 
     def __init__(self, decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, followers: Followers) -> None:
