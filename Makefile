@@ -1,6 +1,7 @@
 # make demo    the demo: full attention and ScoutAttention answer the same long prompt
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
+# make test-gpu  the tests that need a GPU: every kernel, and the engine
 # make clean   remove everything that make made
 #
 # Each sets up all it needs in .venv first, once; the native extension is built again when its sources change.
@@ -23,7 +24,7 @@ CHECKED := src tests examples
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all check clean
+.PHONY: help demo test test-all test-gpu check clean
 
 help:
 	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
@@ -35,7 +36,11 @@ test: check $(VENV)/.model $(VENV)/.harness
 	$(BIN)/pytest
 
 test-all: check $(VENV)/.model $(VENV)/.harness
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest -m 'not gpu'
+
+# Here Triton compiles the kernels: other tests have its interpreter run them.
+test-gpu: $(VENV)/.package
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu tests/kernels tests/engine tests/runtime
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)

@@ -1,4 +1,5 @@
 import os
 
-# Device kernels run in Triton's interpreter; it has to be chosen before anything imports triton.
+# Device kernels run in Triton's interpreter, unless the environment says otherwise, as `make test-gpu` does. It has to
+# be chosen before anything imports triton.
 os.environ.setdefault("TRITON_INTERPRET", "1")

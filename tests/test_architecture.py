@@ -1,54 +1,37 @@
-"""The house's rules, held over the syntax trees of the sources. Each rule names the offending file and line."""
+"""The house's rules, held over the syntax trees of the sources. Each rule names the offending file and line.
+
+The rules are in `rules/`. An example of what each rule forbids stands beside it here.
+"""
 
 import ast
 from collections.abc import Callable, Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import scoutattention
 
-ROOT = Path(scoutattention.__file__).parent
+from .rules.imports import (
+    environment_is_read_in_few_places,
+    errors_are_caught_by_name,
+    imports_are_at_the_top,
+    imports_have_no_cycle,
+    imports_point_down,
+    third_parties_use_their_door,
+)
+from .rules.repository import folders_have_few_files, pages_are_short
+from .rules.sizes import (
+    attributes_are_set_when_an_object_is_made,
+    classes_have_few_attributes,
+    docstrings_say_something,
+    files_and_functions_are_small,
+    functions_take_few_parameters,
+)
+from .rules.sources import Source, read_sources
 
-FLOORS = {
-    **dict.fromkeys(("errors", "shape", "config", "types"), 0),
-    "hardware": 1,
-    "runtime": 2,
-    "kernels": 3,
-    "cache": 4,
-    "attention": 5,
-    "models": 6,
-    "engine": 7,
-    "bench": 8,
-    "eval": 8,
-    "integrations": 8,
-    "cli": 9,
-}
-DOORS = {
-    "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
-    "transformers": ("bench/decode/transformers.py",),
-    "llama_cpp": ("bench/decode/llama_cpp.py",),
-    "gguf": ("models/formats/gguf.py",),
-    "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),
-    "jinja2": ("models/chat.py",),
-    "huggingface_hub": ("models/formats/hub.py",),
-    "httpx": ("models/formats/hub.py",),
-    "safetensors": (
-        "models/formats/safetensors.py",
-        "models/formats/gguf.py",
-        "models/calibration.py",
-        "models/recording.py",
-    ),
-    "torch.distributed": ("runtime/ranks.py",),
-    "triton": ("kernels/triton/",),
-    "typer": ("cli/",),
-    "rich": ("cli/",),
-    "tqdm": ("cli/",),
-    "lm_eval": ("integrations/lm_eval.py",),
-    "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
-}
+ROOT = Path(scoutattention.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
+
 PUBLIC_NAMES = [
     "LLM",
     "CacheFolderError",
@@ -70,129 +53,6 @@ PUBLIC_NAMES = [
     "Stats",
     "UnsupportedModelError",
 ]
-ENVIRONMENT = ("cli/", "models/formats/hub.py")  # the command's settings, and where the cache folder is
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
-
-
-class Source(NamedTuple):
-    """One file: its path under the package, its text and its tree."""
-
-    path: str
-    text: str
-    tree: ast.Module
-
-    @property
-    def module(self) -> str:
-        return "scoutattention." + self.path.removesuffix(".py").replace("/", ".")
-
-    @property
-    def in_cli(self) -> bool:
-        return self.path.startswith("cli/")
-
-
-def read_sources(root: Path) -> list[Source]:
-    paths = sorted(path for path in root.rglob("*.py"))
-    return [Source(str(p.relative_to(root)), p.read_text(), ast.parse(p.read_text())) for p in paths]
-
-
-def imported(source: Source, node: ast.stmt) -> list[str]:
-    """Full names of what an import statement imports; `from m import a` gives m.a."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    above = source.module.split(".")[: -node.level] if node.level else []
-    base = ".".join([*above, *([node.module] if node.module else [])])
-    return [f"{base}.{alias.name}" for alias in node.names]
-
-
-def all_imports(source: Source) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.stmt):
-            yield from ((node.lineno, name) for name in imported(source, node))
-
-
-def part_of(name: str) -> str | None:
-    """The room or word that a full name belongs to: scoutattention.cache.pool.X is in cache."""
-    package, _, rest = name.partition(".")
-    part = rest.partition(".")[0]
-    return part if package == "scoutattention" and part in FLOORS else None
-
-
-def imports_point_down(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        here = part_of(source.module)
-        if source.path == "__init__.py":
-            continue
-        if here is None:
-            yield f"{source.path}:1 stands on no floor: add it to FLOORS"
-            continue
-        for line, name in all_imports(source):
-            there = part_of(name)
-            if there and here != there and FLOORS[there] >= max(FLOORS[here], 1):
-                yield f"{source.path}:{line} imports {name} from a floor that is not below"
-
-
-def imports_have_no_cycle(sources: list[Source]) -> Iterator[str]:
-    modules = {source.module.removesuffix(".__init__"): source for source in sources if source.path != "__init__.py"}
-    graph: dict[str, set[str]] = {module: set() for module in modules}
-    for module, source in modules.items():
-        for _, name in all_imports(source):
-            target = name if name in modules else name.rpartition(".")[0]
-            if target in modules and target != module:
-                graph[module].add(target)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        yield f"{modules[error.args[1][0]].path}:1 is in a cycle: {' -> '.join(reversed(error.args[1]))}"
-
-
-def imports_are_at_the_top(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-        for inner in {node for function in functions for node in ast.walk(function)}:
-            if isinstance(inner, ast.Import | ast.ImportFrom) and not source.in_cli:
-                yield f"{source.path}:{inner.lineno} imports inside a function"
-
-
-def third_parties_use_their_door(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        strings = [n for n in ast.walk(source.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        named = [(node.lineno, node.value) for node in strings if node.value in DOORS and "." in node.value]
-        for line, name in {*all_imports(source), *named}:
-            for package, doors in DOORS.items():
-                if f"{name}.".startswith(f"{package}.") and not source.path.startswith(doors):
-                    yield f"{source.path}:{line} imports {name}, whose door is {doors or 'nowhere'}"
-
-
-def errors_are_caught_by_name(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.ExceptHandler):
-                names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"Exception"}
-                if names & {"Exception", "BaseException"}:
-                    yield f"{source.path}:{node.lineno} catches every exception"
-
-
-def environment_is_read_in_few_places(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        for node in ast.walk(source.tree):
-            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "name", "")
-            if name in {"environ", "getenv", "environb", "putenv"} and not source.path.startswith(ENVIRONMENT):
-                yield f"{source.path}:{node.lineno} reads the environment"
-
-
-def files_and_functions_are_small(sources: list[Source]) -> Iterator[str]:
-    for source in sources:
-        lines = len(source.text.splitlines())
-        if lines > MAX_FILE_LINES:
-            yield f"{source.path}:{lines} is longer than {MAX_FILE_LINES} lines"
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1  # a kernel's signature may be long
-                if length > MAX_FUNCTION_LINES:
-                    yield f"{source.path}:{node.lineno} {node.name} has {length} lines, over {MAX_FUNCTION_LINES}"
-
 
 Rule = Callable[[list[Source]], Iterator[str]]
 RULES: dict[Rule, dict[str, str]] = {
@@ -203,23 +63,105 @@ RULES: dict[Rule, dict[str, str]] = {
     errors_are_caught_by_name: {"cache/a.py": "try:\n    x = 1\nexcept (OSError, Exception):\n    pass"},
     environment_is_read_in_few_places: {"engine/a.py": "import os\nx = os.environ['HOME']"},
     files_and_functions_are_small: {"cache/a.py": "def f():\n" + "    x = 1\n" * 61},
+    functions_take_few_parameters: {
+        "cache/a.py": "class C:\n    def f(self, a, b, c, *d, e, f, g, **h):\n        pass"
+    },
+    classes_have_few_attributes: {
+        "cache/a.py": "class C:\n    def __init__(self):\n" + "".join(f"        self.a{i} = 0\n" for i in range(13))
+    },
+    attributes_are_set_when_an_object_is_made: {
+        "cache/a.py": "class A:\n    def __init__(self):\n        self.x = 0",
+        "cache/b.py": "class B(A):\n    def f(self):\n        self.x, self.y = 1, 2",
+    },
+    docstrings_say_something: {"cache/a.py": 'def f():\n    """See `g`."""'},
 }
+REPOSITORY_RULES: dict[Callable[[Path], Iterator[str]], dict[str, str]] = {
+    folders_have_few_files: {f"src/a/{number}.py": "" for number in range(17)},
+    pages_are_short: {"docs/a.md": "line\n" * 201},
+}
+PENDING: dict[str, tuple[str, ...]] = {
+    functions_take_few_parameters.__name__: ("cli/",),
+    attributes_are_set_when_an_object_is_made.__name__: ("attention/far/", "bench/"),
+    docstrings_say_something.__name__: ("attention/", "bench/"),
+    folders_have_few_files.__name__: ("csrc:",),
+}
+"""Where a rule does not hold yet, by how the offences begin. Entries are only ever removed."""
+
+
+def split_pending(name: str, offences: list[str]) -> tuple[list[str], list[str]]:
+    """Offences that are not pending, and pending places without any."""
+    pending = PENDING.get(name, ())
+    done = [place for place in pending if not any(offence.startswith(place) for offence in offences)]
+    return [offence for offence in offences if not offence.startswith(pending)], done
+
+
+def check(name: str, offences: list[str]) -> None:
+    found, done = split_pending(name, offences)
+    assert not found, "\n".join(found)
+    assert not done, f"{name} holds in {done} by now: remove that from PENDING"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_sources_keep_the_rule(rule):
-    offences = list(rule(read_sources(ROOT)))
-    assert not offences, "\n".join(offences)
+    check(rule.__name__, list(rule(read_sources(ROOT))))
+
+
+@pytest.mark.parametrize("rule", REPOSITORY_RULES, ids=lambda rule: rule.__name__)
+def test_the_repository_keeps_the_rule(rule):
+    check(rule.__name__, list(rule(REPOSITORY)))
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
 
 
 @pytest.mark.parametrize(("rule", "files"), RULES.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_rule_names_the_offence(rule, files, tmp_path):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write(tmp_path, files)
     offences = list(rule(read_sources(tmp_path)))
     assert len(offences) == 1
     assert offences[0].startswith(tuple(f"{name}:" for name in files))
+
+
+@pytest.mark.parametrize(("rule", "files"), REPOSITORY_RULES.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_repository_rule_names_the_offence(rule, files, tmp_path):
+    write(tmp_path, files)
+    offences = list(rule(tmp_path))
+    assert len(offences) == 1
+    assert offences[0].startswith(("src/a:", "docs/a.md:"))
+
+
+def test_a_log_may_have_many_files(tmp_path):
+    write(tmp_path, {f"docs/lab/{number}.md": "line\n" * 300 for number in range(20)})
+    for rule in REPOSITORY_RULES:
+        assert not list(rule(tmp_path))
+
+
+FIELDS = "".join(f"    a{i}: int\n" for i in range(13))
+
+
+@pytest.mark.parametrize(
+    ("head", "method", "allowed"),
+    [
+        ("@dataclass(frozen=True)\nclass C:\n", "", True),
+        ("class C(NamedTuple):\n", "", True),
+        ("class C(NamedTuple):\n", "    def with_a(self, a):\n        return self._replace(a0=a)", True),
+        ("@dataclass(frozen=True)\nclass C:\n", "    @property\n    def b(self):\n        return 1", True),
+        ("@dataclass(frozen=True)\nclass C:\n", "    def run(self):\n        return 1", False),
+        ("@dataclass\nclass C:\n", "", False),
+        ("class C(Protocol):\n", "", False),
+    ],
+)
+def test_only_records_have_many_attributes(head, method, allowed):
+    source = Source("cache/a.py", "", ast.parse(head + FIELDS + method))
+    assert (not list(classes_have_few_attributes([source]))) == allowed
+
+
+def test_kernels_take_many_parameters():
+    text = "@triton.jit\ndef kernel(a, b, c, d, e, f, g, h):\n    pass"
+    assert not list(functions_take_few_parameters([Source("kernels/triton/a.py", text, ast.parse(text))]))
 
 
 @pytest.mark.parametrize(

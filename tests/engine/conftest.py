@@ -18,3 +18,12 @@ def streamed(monkeypatch):
 
     monkeypatch.setattr(engine, "make_ops", deferred)
     monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
+
+
+@pytest.fixture
+def stream_device(device, request) -> str:
+    """A device whose stream starts the CPU's far calls: a GPU's own, or the thread that stands in for one."""
+    if device == "cpu":
+        request.getfixturevalue("streamed")
+    name: str = device
+    return name

@@ -40,21 +40,21 @@ def test_corrections_help_on_text_that_was_not_fitted_to(tiny_models, family):
 def test_windows_that_judge_are_not_fitted_to(tiny_models, monkeypatch):
     fitted = []
 
-    def fit(z, change, weight, rank):
+    def fit(z, change, weight, dims):
         fitted.append(len(z))
-        return fit_low_rank(z, change, weight, rank)
+        return fit_low_rank(z, change, weight, dims)
 
     monkeypatch.setattr(module, "fit_low_rank", fit)
     calibrate(load(str(tiny_models["llama"])).decoder, TOKENS, [1], 8, quiet)
     assert fitted == [(LEAST_WINDOWS - 1) * WINDOW] * 2
 
 
-def test_more_rank_is_closer(tiny_models):
+def test_more_dims_are_closer(tiny_models):
     decoder = load(str(tiny_models["llama"])).decoder
     errors = []
-    for rank in (4, 16, 1000):
-        (fit,) = calibrate(decoder, TOKENS, [1], rank, quiet)
-        assert fit.corrections.left.shape[-1] == min(rank, 64)
+    for dims in (4, 16, 1000):
+        (fit,) = calibrate(decoder, TOKENS, [1], dims, quiet)
+        assert fit.corrections.left.shape[-1] == min(dims, 64)
         errors.append([score.calibrated.error for score in fit.scores])
     for layer in range(2):
         assert errors[0][layer] > errors[1][layer] > errors[2][layer]

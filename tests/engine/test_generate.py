@@ -1,12 +1,18 @@
-"""The whole engine: equal to transformers where it is dense, equal to dense where nothing is approximated."""
+"""The whole engine: equal to transformers where it is dense, equal to dense where nothing is approximated.
+
+Tests of generation run on every device that is there.
+"""
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from scoutattention import LLM, CapacityError, ConfigError, PromptError, SamplingParams, ScoutConfig
+from scoutattention.cache.memory_plan import plan_memory
+from scoutattention.config import EngineConfig
 from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.formats.hub import resolve
+from scoutattention.shape import ModelShape
 
 FAMILIES = ("llama", "llama-llama3", "mistral", "qwen2", "qwen3")
 DENSE = ScoutConfig(budget=None, block_size=8)
@@ -32,23 +38,39 @@ def block_bytes(llm: LLM) -> int:
     return llm.engine.store.near_pool.entry_bytes
 
 
-def far_llm(model, scout: ScoutConfig, blocks: int = 1, sequences: int = 1, **machine) -> LLM:
+def far_llm(model, scout: ScoutConfig, blocks: int = 1, sequences: int = 1, **engine_config) -> LLM:
     """An engine whose device has room for `blocks` blocks of each sequence, the open one included."""
-    dense = LLM(model, scout=ScoutConfig(budget=None, block_size=scout.block_size), max_num_seqs=1)
-    size = block_bytes(dense)
+    device = engine_config.get("device", "cpu")
+    dense = LLM(model, scout=ScoutConfig(budget=None, block_size=scout.block_size), max_num_seqs=1, device=device)
+    shape, size = dense.engine.runner.decoder.shape, block_bytes(dense)
     dense.close()
-    return LLM(model, scout=scout, device_memory=blocks * sequences * size, max_num_seqs=sequences, **machine)
+    memory = blocks * sequences * size
+    while device == "cuda" and gpu_entries(shape, scout, memory, sequences) < blocks * sequences:
+        memory += size
+    return LLM(model, scout=scout, device_memory=memory, max_num_seqs=sequences, **engine_config)
+
+
+def gpu_entries(shape: ModelShape, scout: ScoutConfig, memory: int, sequences: int) -> int:
+    """Blocks that fit into so much memory of a GPU, beside the digests of all pages."""
+    engine_config = EngineConfig(device="cuda", device_memory=memory, max_num_seqs=sequences)
+    try:
+        plan = plan_memory(shape, scout, engine_config, 1 << 40, 1 << 40)
+    except CapacityError:
+        return 0
+    return plan.pages if plan.slots is None else plan.slots
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dense_equals_transformers(tiny_models, family):
+def test_dense_equals_transformers(tiny_models, family, device):
     path = str(tiny_models[family])
-    check_against_transformers(LLM(path, scout=DENSE), path, PROMPT)
+    check_against_transformers(LLM(path, scout=DENSE, device=device), path, PROMPT)
 
 
 @pytest.mark.parametrize("budget", [None, 24])
-def test_half_precision_runs_prompts_of_few_and_many_tokens(tiny_models, budget):
-    llm = far_llm(str(tiny_models["qwen3"]), ScoutConfig(budget=budget, block_size=8), 3, 2, dtype="bfloat16")
+def test_half_precision_runs_prompts_of_few_and_many_tokens(tiny_models, budget, device):
+    llm = far_llm(
+        str(tiny_models["qwen3"]), ScoutConfig(budget=budget, block_size=8), 3, 2, dtype="bfloat16", device=device
+    )
     outs = llm.generate([PROMPT[:5], PROMPT], SamplingParams(max_tokens=20, ignore_eos=True))
     assert [len(out.token_ids) for out in outs] == [20, 20]
 
@@ -61,12 +83,11 @@ def test_dense_equals_transformers_on_a_real_model():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("blocks", [1, 4])
-def test_full_budget_and_all_far_equals_dense(tiny_models, family, blocks):
+def test_full_budget_and_all_far_equals_dense(tiny_models, family, blocks, device):
     path = str(tiny_models[family])
-    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
-    llm = far_llm(
-        path, ScoutConfig().changed(budget=None, block_size=8, predictor="oracle", true_query_layers=()), blocks
-    )
+    expected = LLM(path, scout=DENSE, device=device).generate(PROMPT, GREEDY)[0].token_ids
+    scout = ScoutConfig().changed(budget=None, block_size=8, predictor="oracle", true_query_layers=())
+    llm = far_llm(path, scout, blocks, device=device)
     assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
     stats = llm.stats()
     assert stats.far_blocks > 0
@@ -74,23 +95,23 @@ def test_full_budget_and_all_far_equals_dense(tiny_models, family, blocks):
     assert stats.cpu_share == 1 if blocks == 1 else stats.cpu_share < 1
 
 
-def test_a_context_within_the_budget_equals_full_attention(tiny_models):
+def test_a_context_within_the_budget_equals_full_attention(tiny_models, device):
     """Plain scouts, few slots, no layer with the true query: still exact, since nothing is left out."""
     path = str(tiny_models["llama"])
-    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
-    llm = far_llm(path, ScoutConfig().changed(budget=160, block_size=8, true_query_layers=()), 5)
+    expected = LLM(path, scout=DENSE, device=device).generate(PROMPT, GREEDY)[0].token_ids
+    llm = far_llm(path, ScoutConfig().changed(budget=160, block_size=8, true_query_layers=()), 5, device=device)
     assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
     assert llm.stats().cpu_share > 0
 
 
-def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
+def test_a_ragged_batch_equals_its_sequences_alone(tiny_models, device):
     path = str(tiny_models["qwen2"])
     prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
     scout = ScoutConfig().changed(budget=40, block_size=8, true_query_layers=(0,))
     params = SamplingParams(max_tokens=30, ignore_eos=True)
-    batch = LLM(path, scout=scout, max_num_seqs=3, device_memory="slots")
+    batch = LLM(path, scout=scout, max_num_seqs=3, device_memory="slots", device=device)
     together = [out.token_ids for out in batch.generate(prompts, params)]
-    one = LLM(path, scout=scout, max_num_seqs=1, device_memory="slots")
+    one = LLM(path, scout=scout, max_num_seqs=1, device_memory="slots", device=device)
     alone = [one.generate(p, params)[0].token_ids for p in prompts]
     assert together == alone
     assert batch.stats().far_blocks > 0
@@ -98,22 +119,22 @@ def test_a_ragged_batch_equals_its_sequences_alone(tiny_models):
     assert batch.engine.store.slots.pool.available == batch.engine.store.slots.pool.capacity
 
 
-def test_sequences_are_calibrated_each_by_itself(tiny_models):
+def test_sequences_are_calibrated_each_by_itself(tiny_models, device):
     path = str(tiny_models["qwen3"])
     long = [(5 * i * i + 11 * i) % 89 for i in range(600)]
     prompts = [long, PROMPT, long[::-1], long[7:]]
     scout = ScoutConfig().changed(budget=64, block_size=8, predictor="calibrated", correction_dims=8)
     params = SamplingParams(max_tokens=20, ignore_eos=True)
-    engine = {"scout": scout, "device_memory": "slots"}
+    engine = {"scout": scout, "device_memory": "slots", "device": device}
     together = [out.token_ids for out in LLM(path, max_num_seqs=3, **engine).generate(prompts, params)]
     assert together == [LLM(path, max_num_seqs=1, **engine).generate(p, params)[0].token_ids for p in prompts]
 
 
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
 @pytest.mark.parametrize("lookahead", [0, 1, 2])
-def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
+def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead, device):
     scout = ScoutConfig().changed(budget=32, block_size=8, on_miss=on_miss, lookahead=lookahead, true_query_layers=())
-    llm = far_llm(str(tiny_models["llama"]), scout, 5)
+    llm = far_llm(str(tiny_models["llama"]), scout, 5, device=device)
     out = llm.generate(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))[0]
     assert len(out.token_ids) == 20
     assert llm.stats().recalled_bytes > 0
@@ -121,11 +142,11 @@ def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead):
 
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
 @pytest.mark.parametrize(("kv_dtype", "off"), [("int8", 0.02), ("int4", 0.3)])
-def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss):
+def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss, device):
     """Beside the same engine over pages in the model's dtype, fed the same tokens."""
     path, tokens = str(tiny_models["llama"]), PROMPT + PROMPT[:20]
     scout = ScoutConfig().changed(budget=64, block_size=8, on_miss=on_miss, recall_target=None)
-    plain, packed = far_llm(path, scout, 9), far_llm(path, scout, 9, kv_dtype=kv_dtype)
+    plain, packed = (far_llm(path, scout, 9, kv_dtype=kind, device=device) for kind in ("auto", kv_dtype))
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (plain, packed)
     ]
@@ -152,8 +173,8 @@ def test_packed_pages_on_the_device_are_attended_to_where_they_are(tiny_models, 
 def test_a_packed_ragged_batch_equals_its_sequences_alone(tiny_models):
     prompts = [PROMPT, PROMPT[:3], PROMPT[10:60], PROMPT[:31], PROMPT[5:70]]
     scout, params = ScoutConfig(budget=40, block_size=8), SamplingParams(max_tokens=30, ignore_eos=True)
-    path, machine = str(tiny_models["qwen2"]), {"scout": scout, "kv_dtype": "int8", "dtype": "bfloat16"}
-    batch, one = (LLM(path, max_num_seqs=count, **machine) for count in (3, 1))
+    path, engine_config = str(tiny_models["qwen2"]), {"scout": scout, "kv_dtype": "int8", "dtype": "bfloat16"}
+    batch, one = (LLM(path, max_num_seqs=count, **engine_config) for count in (3, 1))
     together = [out.token_ids for out in batch.generate(prompts, params)]
     assert together == [one.generate(prompt, params)[0].token_ids for prompt in prompts]
     stats = batch.stats()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, ConfigError, PromptError, RankError, SamplingParams, ScoutConfig
-from scoutattention.hardware.host import Machine
+from scoutattention.hardware.host import Host
 
 SCOUT = ScoutConfig(budget=40, block_size=8)
 PROMPTS = [[(7 * i * i + 3 * i) % 97 for i in range(length)] for length in (75, 3, 600)]
@@ -27,11 +27,11 @@ for chunk in llm.stream(list(range(40)), SamplingParams(max_tokens=4000, ignore_
 
 def children(of: int) -> list[int]:
     """Process ids of the processes that another started."""
-    return [int(pid) for pid in (Machine().proc / f"{of}/task/{of}/children").read_text().split()]
+    return [int(pid) for pid in (Host().proc / f"{of}/task/{of}/children").read_text().split()]
 
 
 def alive(pid: int) -> bool:
-    status = Machine().proc / f"{pid}/stat"
+    status = Host().proc / f"{pid}/stat"
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 

@@ -109,7 +109,9 @@ def test_ranks_plan_the_same_step_where_one_of_them_lacks_a_block(tiny_models, t
 def test_the_plan_is_made_for_what_the_poorest_rank_has(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "free_memory", lambda index: (900, 700)[index])
     monkeypatch.setattr(engine, "available_memory", lambda: 5000)
-    monkeypatch.setattr(engine, "plan_memory", lambda shape, scout, machine, host, devices: (shape, host, devices))
+    monkeypatch.setattr(
+        engine, "plan_memory", lambda shape, scout, engine_config, host, devices: (shape, host, devices)
+    )
 
     def work(ranks):
         decoder = SimpleNamespace(ranks=ranks, config=SimpleNamespace(shape="whole"))

@@ -8,7 +8,7 @@ import pytest
 from scoutattention.errors import KernelError
 from scoutattention.hardware import doctor
 from scoutattention.hardware.gpu import Driver, Gpu
-from scoutattention.hardware.host import Machine, available_memory, read_cores, read_cpu, read_memory, usable_cores
+from scoutattention.hardware.host import Host, available_memory, read_cores, read_cpu, read_memory, usable_cores
 
 GIB = 1024**3
 CPUINFO = "".join(f"processor\t: {i}\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2 fma avx512f\n\n" for i in range(8))
@@ -26,88 +26,88 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def make_machine(tmp_path):
-    """Returns make(groups, affinity=8, **files): a machine with 8 cores, 64 GiB, and these files of its cgroups."""
+def make_host(tmp_path):
+    """Returns make(groups, affinity=8, **files): a host with 8 cores, 64 GiB, and these files of its cgroups."""
 
     def make(groups="0::/\n", affinity=8, **files):
         write(tmp_path / "proc", {"cpuinfo": CPUINFO, "meminfo": MEMINFO, "self/cgroup": groups})
         write(tmp_path / "cgroup", files)
-        return Machine(tmp_path / "proc", tmp_path / "cgroup", affinity)
+        return Host(tmp_path / "proc", tmp_path / "cgroup", affinity)
 
     return make
 
 
-def test_cores_without_a_quota_are_those_of_the_affinity_mask(make_machine):
-    cores = read_cores(make_machine(affinity=3, **{"cpu.max": "max 100000\n"}))
+def test_cores_without_a_quota_are_those_of_the_affinity_mask(make_host):
+    cores = read_cores(make_host(affinity=3, **{"cpu.max": "max 100000\n"}))
     assert (cores.present, cores.allowed, cores.quota, cores.usable) == (8, 3, None, 3)
 
 
 @pytest.mark.parametrize(("quota", "usable"), [("250000", 2), ("50000", 1), ("9900000", 8)])
-def test_quota_of_cgroup_v2(make_machine, quota, usable):
-    assert usable_cores(make_machine(**{"cpu.max": f"{quota} 100000\n"})) == usable
+def test_quota_of_cgroup_v2(make_host, quota, usable):
+    assert usable_cores(make_host(**{"cpu.max": f"{quota} 100000\n"})) == usable
 
 
-def test_tightest_quota_of_nested_groups_counts(make_machine):
+def test_tightest_quota_of_nested_groups_counts(make_host):
     files = {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "600000 100000\n", "c/cpu.max": "100000 100000\n"}
-    assert usable_cores(make_machine("0::/a/b\n", **files)) == 2
+    assert usable_cores(make_host("0::/a/b\n", **files)) == 2
 
 
 @pytest.mark.parametrize(("quota", "usable"), [("400000", 4), ("-1", 8)])
-def test_quota_of_cgroup_v1(make_machine, quota, usable):
+def test_quota_of_cgroup_v1(make_host, quota, usable):
     files = {"cpu,cpuacct/x/cpu.cfs_quota_us": quota, "cpu,cpuacct/x/cpu.cfs_period_us": "100000"}
-    assert usable_cores(make_machine("3:memory:/x\n2:cpu,cpuacct:/x\n", **files)) == usable
+    assert usable_cores(make_host("3:memory:/x\n2:cpu,cpuacct:/x\n", **files)) == usable
 
 
-def test_memory_without_a_container_limit(make_machine):
-    memory = read_memory(make_machine(**{"memory.max": "max\n", "memory.current": "1\n"}))
+def test_memory_without_a_container_limit(make_host):
+    memory = read_memory(make_host(**{"memory.max": "max\n", "memory.current": "1\n"}))
     assert (memory.total, memory.usable, memory.limit) == (64 * GIB, 32 * GIB, None)
 
 
-def test_memory_limit_of_cgroup_v2_without_reclaimable_cache(make_machine):
+def test_memory_limit_of_cgroup_v2_without_reclaimable_cache(make_host):
     stat = f"anon 5\ninactive_file {GIB}\n"
     files = {"memory.max": f"{4 * GIB}\n", "memory.current": f"{3 * GIB}\n", "memory.stat": stat}
-    assert available_memory(make_machine(**files)) == 2 * GIB
+    assert available_memory(make_host(**files)) == 2 * GIB
 
 
-def test_memory_limit_of_cgroup_v1_is_found_at_the_mount_when_the_path_is_the_hosts(make_machine):
+def test_memory_limit_of_cgroup_v1_is_found_at_the_mount_when_the_path_is_the_hosts(make_host):
     files = {"memory/memory.limit_in_bytes": str(8 * GIB), "memory/memory.usage_in_bytes": str(6 * GIB)}
-    assert available_memory(make_machine("4:memory:/docker/abc\n", **files)) == 2 * GIB
+    assert available_memory(make_host("4:memory:/docker/abc\n", **files)) == 2 * GIB
     files["memory/memory.limit_in_bytes"] = V1_NO_LIMIT
-    assert read_memory(make_machine("4:memory:/docker/abc\n", **files)).limit is None
+    assert read_memory(make_host("4:memory:/docker/abc\n", **files)).limit is None
 
 
-def test_group_with_the_least_left_counts(make_machine):
+def test_group_with_the_least_left_counts(make_host):
     files = {"a/memory.max": str(8 * GIB), "a/memory.current": str(7 * GIB), "a/b/memory.max": str(4 * GIB)}
-    assert available_memory(make_machine("0::/a/b\n", **files)) == GIB
+    assert available_memory(make_host("0::/a/b\n", **files)) == GIB
 
 
-def test_cpu_name_and_flags(make_machine):
-    assert read_cpu(make_machine()) == ("Fast CPU", {"fpu", "avx2", "fma", "avx512f"})
+def test_cpu_name_and_flags(make_host):
+    assert read_cpu(make_host()) == ("Fast CPU", {"fpu", "avx2", "fma", "avx512f"})
 
 
-def test_this_machine_can_be_read():
+def test_this_host_can_be_read():
     assert usable_cores() >= 1
     assert available_memory() > 0
 
 
-def test_cores_check_warns_of_a_quota_and_of_a_single_core(make_machine):
-    check = doctor.check_cores(make_machine(**{"cpu.max": "300000 100000\n"}))
+def test_cores_check_warns_of_a_quota_and_of_a_single_core(make_host):
+    check = doctor.check_cores(make_host(**{"cpu.max": "300000 100000\n"}))
     assert check.value == "3 usable of 8 (affinity 8, quota 3)"
     assert check.status == "note"
     assert "--workers and --torch-threads to 3" in check.advice
-    assert doctor.check_cores(make_machine(affinity=1, **{"cpu.max": "max 100000"})).status == "note"
-    assert doctor.check_cores(make_machine(affinity=2, **{"cpu.max": "max 100000"})).status == "ok"
+    assert doctor.check_cores(make_host(affinity=1, **{"cpu.max": "max 100000"})).status == "note"
+    assert doctor.check_cores(make_host(affinity=2, **{"cpu.max": "max 100000"})).status == "ok"
 
 
-def test_kernels_check_names_the_best_level_or_the_problem(make_machine):
-    check = doctor.check_kernels(make_machine(), lambda: ("portable", "avx2"))
+def test_kernels_check_names_the_best_level_or_the_problem(make_host):
+    check = doctor.check_kernels(make_host(), lambda: ("portable", "avx2"))
     assert check.value == "Fast CPU: avx2, fma, avx512f"
     assert check.advice.startswith("the avx2 kernels run")
 
     def missing():
         raise KernelError("the native extension is not built")
 
-    check = doctor.check_kernels(make_machine(), missing)
+    check = doctor.check_kernels(make_host(), missing)
     assert (check.status, check.advice) == ("problem", "the native extension is not built")
 
 
@@ -129,32 +129,32 @@ def test_missing_and_broken_native_extension(monkeypatch):
         doctor.native_levels()
 
 
-def test_memory_check_states_the_container_limit(make_machine):
+def test_memory_check_states_the_container_limit(make_host):
     files = {"memory.max": str(2 * GIB), "memory.current": str(GIB)}
-    check = doctor.check_memory(make_machine(**files))
+    check = doctor.check_memory(make_host(**files))
     assert check.value == "1.0 GiB free of 64.0 GiB (container limit 2.0 GiB)"
     assert check.status == "note"
 
 
-def test_without_a_gpu_one_line_says_so(make_machine):
-    machine = make_machine()
-    assert [check.value for check in doctor.check_device(machine, None)] == ["no NVIDIA driver"]
-    write(machine.proc, {"driver/nvidia/version": "NVRM version: NVIDIA Kernel Module 580.1\nGCC version: 12\n"})
-    check = doctor.check_gpu(machine, None)
+def test_without_a_gpu_one_line_says_so(make_host):
+    host = make_host()
+    assert [check.value for check in doctor.check_device(host, None)] == ["no NVIDIA driver"]
+    write(host.proc, {"driver/nvidia/version": "NVRM version: NVIDIA Kernel Module 580.1\nGCC version: 12\n"})
+    check = doctor.check_gpu(host, None)
     assert (check.value, check.status) == ("NVIDIA Kernel Module 580.1", "note")
     assert check.advice.startswith("libcuda.so.1 is missing")
 
 
-def test_a_driver_without_a_gpu_says_what_it_answered(make_machine):
-    (check,) = doctor.check_device(make_machine(), replace(DRIVER, gpus=(), error=100))
+def test_a_driver_without_a_gpu_says_what_it_answered(make_host):
+    (check,) = doctor.check_device(make_host(), replace(DRIVER, gpus=(), error=100))
     assert (check.status, check.advice.split(":")[0]) == ("note", "its driver answers 100")
 
 
-def test_what_a_gpu_offers_is_all_right(make_machine, monkeypatch):
+def test_what_a_gpu_offers_is_all_right(make_host, monkeypatch):
     monkeypatch.setattr(doctor, "torch_cuda", lambda: "12.8")
     monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (doctor.resource.RLIM_INFINITY,) * 2)
     monkeypatch.setattr(doctor, "installed", lambda name: "3.7")
-    checks = doctor.check_device(make_machine(), DRIVER)
+    checks = doctor.check_device(make_host(), DRIVER)
     names = ["GPU", "driver", "device memory", "triton", "host functions", "pinned memory"]
     assert [check.name for check in checks] == names
     assert [check.status for check in checks] == ["ok"] * 6
@@ -163,9 +163,9 @@ def test_what_a_gpu_offers_is_all_right(make_machine, monkeypatch):
     assert checks[5].advice.endswith("keep --host-memory below 32.0 GiB")
 
 
-def test_several_gpus_can_share_a_model(make_machine):
+def test_several_gpus_can_share_a_model(make_host):
     twice, old = replace(DRIVER, gpus=(GPU, GPU)), replace(GPU, name="Old GPU", capability=(7, 5))
-    check = doctor.check_device(make_machine(), twice)[1]
+    check = doctor.check_device(make_host(), twice)[1]
     assert (check.name, check.value, check.status) == ("GPUs", "2: Fast GPU, Fast GPU", "ok")
     assert check.advice.startswith("--tensor-parallel-size up to 2, a divisor of a model's KV heads")
     check = doctor.check_gpus((GPU, old, GPU))
@@ -173,9 +173,9 @@ def test_several_gpus_can_share_a_model(make_machine):
     assert check.advice.startswith("GPU 1 is older than compute capability 8.0: leave it out")
 
 
-def test_a_gpu_without_bfloat16_is_noted(make_machine):
+def test_a_gpu_without_bfloat16_is_noted(make_host):
     old = replace(DRIVER, gpus=(replace(GPU, capability=(7, 5)),))
-    check = doctor.check_gpu(make_machine(), old)
+    check = doctor.check_gpu(make_host(), old)
     assert check.status == "note"
     assert check.advice == "7.5 is below 8.0, the first with bfloat16: --device cuda needs one"
 
@@ -212,14 +212,14 @@ def test_a_driver_without_host_functions_is_noted():
     assert "update the driver to one for CUDA 10" in check.advice
 
 
-def test_pinned_memory_is_limited_by_ulimit_and_by_the_container(make_machine, monkeypatch):
-    machine = make_machine(**{"memory.max": str(8 * GIB), "memory.current": "0"})
+def test_pinned_memory_is_limited_by_ulimit_and_by_the_container(make_host, monkeypatch):
+    host = make_host(**{"memory.max": str(8 * GIB), "memory.current": "0"})
     monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (2 * GIB, 2 * GIB))
-    check = doctor.check_pinned_memory(machine)
+    check = doctor.check_pinned_memory(host)
     assert (check.value, check.status) == ("2.00 GiB by ulimit -l, 8.0 GiB free", "note")
     assert "2.00 GiB of --host-memory: raise ulimit -l" in check.advice
     monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (9 * GIB, 9 * GIB))
-    assert doctor.check_pinned_memory(machine).advice.endswith("keep --host-memory below 8.0 GiB")
+    assert doctor.check_pinned_memory(host).advice.endswith("keep --host-memory below 8.0 GiB")
 
 
 def test_the_cuda_version_of_pytorch_is_read_without_importing_it(tmp_path, monkeypatch):
@@ -258,12 +258,12 @@ def test_cache_folder_check(tmp_path, monkeypatch):
     assert f"{tmp_path} cannot be written" in check.advice
 
 
-def test_threads_check_asks_for_threads_that_sleep(make_machine):
-    assert doctor.check_threads(make_machine(), {"OMP_WAIT_POLICY": "passive"}).status == "ok"
-    assert doctor.check_threads(make_machine(), {}).status == "note"
+def test_threads_check_asks_for_threads_that_sleep(make_host):
+    assert doctor.check_threads(make_host(), {"OMP_WAIT_POLICY": "passive"}).status == "ok"
+    assert doctor.check_threads(make_host(), {}).status == "note"
 
 
-def test_report_has_every_check_once(make_machine, monkeypatch):
+def test_report_has_every_check_once(make_host, monkeypatch):
     monkeypatch.setattr(doctor, "read_driver", lambda: DRIVER)
-    names = [check.name for check in doctor.examine(make_machine(), {})]
+    names = [check.name for check in doctor.examine(make_host(), {})]
     assert len(names) == len(set(names)) == 13

@@ -73,3 +73,14 @@ def test_pieces_are_the_range_and_none_is_in_two_steps(start, size, step):
     assert [place for piece in made for place in range(*piece)] == list(range(start, start + size))
     assert all(first // step == (end - 1) // step for first, end in made)
     assert len(made) == (start + size - 1) // step - start // step + 1, "no more than needed"
+
+
+@pytest.mark.gpu
+def test_a_gpu_reads_a_pool_where_it_is():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    pool = BlockPool(SHAPE, 8, 3, "host_memory")
+    pool.pin()
+    assert pool.k.is_pinned()
+    assert pool.v[1].is_pinned()
+    assert torch.equal(pool.k.cuda().cpu(), pool.k)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Concatenate, ParamSpec
 
 import torch
+from typing_extensions import override
 
 from ..config import EngineConfig, ScoutConfig
 from ..errors import RankError
@@ -100,31 +101,34 @@ class Followers:
 
 
 class LeadingEngine(Engine):
-    """The engine of rank 0. What it is told, it tells the other ranks, so that all take the same steps."""
+    """The engine of rank 0. What it is told, it tells the other ranks, so that all take the same steps.
+
+    `add`, `step` and `abort` raise RankError where a rank was lost. A step that is broken off is the last one.
+    """
 
     def __init__(self, decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, followers: Followers) -> None:
         super().__init__(decoder, scout, engine_config)
         self._followers = followers
 
+    @override
     def add(self, sequence: Request) -> None:
-        """See `Engine.add`."""
         super().add(sequence)
         self._followers.tell(Following.add, sequence.id, sequence.prompt_ids, sequence.params, sequence.limit)
 
+    @override
     def step(self, progress: Progress | None = None) -> list[Request]:
-        """See `Engine.step`. Broken off, it is the last one; raises RankError where a rank was lost."""
         self._followers.tell(Following.step)
         with self._followers.together():
             return super().step(progress)
 
+    @override
     def abort(self) -> None:
-        """See `Engine.abort`."""
         super().abort()
         if not self._followers.ended:
             self._followers.tell(Following.abort)
 
+    @override
     def close(self) -> None:
-        """Stop the worker threads, and the other ranks."""
         super().close()
         self._followers.close()
 
@@ -132,7 +136,10 @@ class LeadingEngine(Engine):
 def lead(
     name: str, cache_dir: Path | None, scout: ScoutConfig, engine_config: EngineConfig
 ) -> tuple[LoadedModel, LeadingEngine]:
-    """Load a model with as many ranks as the configuration says; see `load`."""
+    """Load a model with as many ranks as the configuration says, and make the engine of rank 0.
+
+    Raises what `load` raises, and RankError where a rank ends.
+    """
     directory = resolve(name, engine_config.dtype, cache_dir)
     size = engine_config.tensor_parallel_size
     read_config(directory, engine_config.dtype).shape.split(size)  # before anything is started

@@ -1,4 +1,4 @@
-"""`scout doctor`: what this machine offers, and what follows from it for running models. Never imports PyTorch."""
+"""`scout doctor`: what this host offers, and what follows from it for running models. Never imports PyTorch."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from ..config import ScoutConfig
 from ..errors import KernelError
 from ..shape import ModelShape
 from .gpu import LIBRARY, Driver, Gpu, read_driver
-from .host import Machine, read_cores, read_cpu, read_gpu_driver, read_memory
+from .host import Host, read_cores, read_cpu, read_gpu_driver, read_memory
 
 GIB = 1024**3
 FIRST_BFLOAT16 = (8, 0)
@@ -68,9 +68,9 @@ def native_levels() -> tuple[str, ...]:
         raise KernelError(f"the native extension does not load: {error}") from error
 
 
-def check_cores(machine: Machine) -> Check:
+def check_cores(host: Host) -> Check:
     """How many threads can run at once."""
-    cores = read_cores(machine)
+    cores = read_cores(host)
     quota = "no quota" if cores.quota is None else f"quota {cores.quota:g}"
     value = f"{cores.usable} usable of {cores.present} (affinity {cores.allowed}, {quota})"
     if cores.usable < cores.allowed:
@@ -81,9 +81,9 @@ def check_cores(machine: Machine) -> Check:
     return Check("cores", value, f"up to {cores.usable} native workers attend to far blocks")
 
 
-def check_kernels(machine: Machine, levels: Callable[[], tuple[str, ...]]) -> Check:
+def check_kernels(host: Host, levels: Callable[[], tuple[str, ...]]) -> Check:
     """Which native kernels would run, and why."""
-    name, flags = read_cpu(machine)
+    name, flags = read_cpu(host)
     has = ", ".join(flag for flag in VECTOR_FLAGS if flag in flags) or "no vector extensions"
     try:
         best = levels()[-1]
@@ -92,18 +92,18 @@ def check_kernels(machine: Machine, levels: Callable[[], tuple[str, ...]]) -> Ch
     return Check("kernels", f"{name}: {has}", f"the {best} kernels run, the best that CPU and build share")
 
 
-def check_memory(machine: Machine) -> Check:
+def check_memory(host: Host) -> Check:
     """How much the KV cache can take."""
-    memory = read_memory(machine)
+    memory = read_memory(host)
     limit = "no container limit" if memory.limit is None else f"container limit {memory.limit / GIB:.1f} GiB"
     value = f"{memory.usable / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB ({limit})"
     advice = f"weights and --host-memory together must stay below {memory.usable / GIB:.1f} GiB"
     return Check("memory", value, advice, "note" if memory.usable < 2 * GIB else "ok")
 
 
-def check_gpu(machine: Machine, driver: Driver | None) -> Check:
+def check_gpu(host: Host, driver: Driver | None) -> Check:
     """Whether there is a GPU that the device kernels are made for."""
-    module = read_gpu_driver(machine)
+    module = read_gpu_driver(host)
     if driver is None and module is not None:
         return Check("GPU", module, f"{LIBRARY} is missing: give the container the driver's libraries", "note")
     if driver is None:
@@ -174,10 +174,10 @@ def check_host_functions(driver: Driver) -> Check:
     return Check("host functions", "cuLaunchHostFunc", "streams can start the CPU's share themselves")
 
 
-def check_pinned_memory(machine: Machine) -> Check:
+def check_pinned_memory(host: Host) -> Check:
     """How much memory may be kept where it is, so that a device can read it."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    usable = read_memory(machine).usable
+    usable = read_memory(host).usable
     unlimited = soft == resource.RLIM_INFINITY
     value = f"{'unlimited' if unlimited else f'{soft / GIB:.2f} GiB'} by ulimit -l, {usable / GIB:.1f} GiB free"
     if not unlimited and soft < usable:
@@ -217,21 +217,21 @@ def check_cache_folder(env: Mapping[str, str]) -> Check:
     return Check("cache folder", str(folder), f"{nearest} cannot be written: set XDG_CACHE_HOME to a folder", "note")
 
 
-def check_threads(machine: Machine, env: Mapping[str, str]) -> Check:
+def check_threads(host: Host, env: Mapping[str, str]) -> Check:
     """How PyTorch's threads and the native workers share the cores."""
     policy = env.get("OMP_WAIT_POLICY", "unset")
     value = f"OMP_WAIT_POLICY={policy}"
     if policy.upper() != "PASSIVE":
         advice = "waiting OpenMP threads take the workers' cores: set OMP_WAIT_POLICY=PASSIVE"
         return Check("threads", value, advice, "note")
-    cores = read_cores(machine).usable
+    cores = read_cores(host).usable
     advice = f"{cores} torch threads and {cores} workers take turns; scripts set it before they import torch"
     return Check("threads", value, advice)
 
 
-def check_device(machine: Machine, driver: Driver | None) -> list[Check]:
+def check_device(host: Host, driver: Driver | None) -> list[Check]:
     """What a GPU offers; where there is none, that alone."""
-    checks = [check_gpu(machine, driver)]
+    checks = [check_gpu(host, driver)]
     if driver is None or not driver.gpus:
         return checks
     return [
@@ -241,19 +241,19 @@ def check_device(machine: Machine, driver: Driver | None) -> list[Check]:
         check_device_memory(driver.gpus[0]),
         check_device_kernels(),
         check_host_functions(driver),
-        check_pinned_memory(machine),
+        check_pinned_memory(host),
     ]
 
 
-def examine(machine: Machine, env: Mapping[str, str]) -> list[Check]:
+def examine(host: Host, env: Mapping[str, str]) -> list[Check]:
     """Every check, in the order of the report. env: the process's environment."""
     return [
-        check_cores(machine),
-        check_kernels(machine, native_levels),
-        check_memory(machine),
-        *check_device(machine, read_driver()),
+        check_cores(host),
+        check_kernels(host, native_levels),
+        check_memory(host),
+        *check_device(host, read_driver()),
         check_packages(),
         check_demo_model(),
         check_cache_folder(env),
-        check_threads(machine, env),
+        check_threads(host, env),
     ]

@@ -1,4 +1,4 @@
-"""What the machine offers, read from the kernel's files. No PyTorch; folders are arguments, so tests can fake them."""
+"""What the host offers, read from the kernel's files. No PyTorch; folders are arguments, so tests can fake them."""
 
 import math
 import os
@@ -9,7 +9,7 @@ NO_LIMIT = 1 << 60  # bytes: version 1 of cgroups writes a number of this order 
 
 
 @dataclass(frozen=True)
-class Machine:
+class Host:
     """Where to look, and which cores the scheduler lets this process use (None asks it)."""
 
     proc: Path = Path("/proc")
@@ -17,9 +17,12 @@ class Machine:
     affinity: int | None = None
 
 
+Machine = Host  # the name before; for the modules that still import it
+
+
 @dataclass(frozen=True)
 class Cores:
-    """Cores of the machine, of this process's affinity mask, and the container's quota in cores, if it has one."""
+    """Cores of the host, of this process's affinity mask, and the container's quota in cores, if it has one."""
 
     present: int
     allowed: int
@@ -33,7 +36,7 @@ class Cores:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory: of the machine, free on it, and what the container may use and uses (None: no limit)."""
+    """Bytes of memory: of the host, free on it, and what the container may use and uses (None: no limit)."""
 
     total: int
     available: int
@@ -66,15 +69,15 @@ def _fields(text: str | None) -> dict[str, str]:
     return found
 
 
-def _cgroup_folders(machine: Machine, controller: str) -> list[Path]:
+def _cgroup_folders(host: Host, controller: str) -> list[Path]:
     """Folders that may limit this process, innermost first, for either version of cgroups."""
     folders: list[Path] = []
-    for line in (_text(machine.proc / "self/cgroup") or "").splitlines():
+    for line in (_text(host.proc / "self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            bases = [machine.cgroup, machine.cgroup / "unified"]
+            bases = [host.cgroup, host.cgroup / "unified"]
         elif controller in controllers.split(","):
-            bases = [machine.cgroup / controller, machine.cgroup / controllers]
+            bases = [host.cgroup / controller, host.cgroup / controllers]
         else:
             continue
         inner = Path(path.lstrip("/"))
@@ -106,52 +109,52 @@ def _limit_and_use(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def read_cores(machine: Machine) -> Cores:
+def read_cores(host: Host) -> Cores:
     """Cores that exist, that this process may use, and the tightest quota of its container."""
-    cpuinfo = _text(machine.proc / "cpuinfo") or ""
+    cpuinfo = _text(host.proc / "cpuinfo") or ""
     present = sum(line.startswith("processor") for line in cpuinfo.splitlines())
-    allowed = len(os.sched_getaffinity(0)) if machine.affinity is None else machine.affinity
-    quotas = [quota for folder in _cgroup_folders(machine, "cpu") if (quota := _quota(folder)) is not None]
+    allowed = len(os.sched_getaffinity(0)) if host.affinity is None else host.affinity
+    quotas = [quota for folder in _cgroup_folders(host, "cpu") if (quota := _quota(folder)) is not None]
     return Cores(present or allowed, allowed, min(quotas, default=None))
 
 
-def read_memory(machine: Machine) -> Memory:
-    """Memory of the machine, and the tightest limit of the container."""
-    meminfo = _fields(_text(machine.proc / "meminfo"))
+def read_memory(host: Host) -> Memory:
+    """Memory of the host, and the tightest limit of the container."""
+    meminfo = _fields(_text(host.proc / "meminfo"))
     total, available = (int(meminfo.get(name, "0 kB").split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    limits = [found for folder in _cgroup_folders(machine, "memory") if (found := _limit_and_use(folder)) is not None]
+    limits = [found for folder in _cgroup_folders(host, "memory") if (found := _limit_and_use(folder)) is not None]
     limit, used = min(limits, key=lambda found: found[0] - found[1], default=(None, None))
     return Memory(total, available, limit, used)
 
 
-def usable_cores(machine: Machine | None = None) -> int:
+def usable_cores(host: Host | None = None) -> int:
     """Threads that can run at once without being throttled, at least 1."""
-    return read_cores(machine or Machine()).usable
+    return read_cores(host or Host()).usable
 
 
-def available_memory(machine: Machine | None = None) -> int:
+def available_memory(host: Host | None = None) -> int:
     """Bytes of memory that this process can still take."""
-    return read_memory(machine or Machine()).usable
+    return read_memory(host or Host()).usable
 
 
-def resident_memory(machine: Machine | None = None) -> int:
+def resident_memory(host: Host | None = None) -> int:
     """Bytes of memory that this process has now, files that it has mapped and read included."""
-    return int(_fields(_text((machine or Machine()).proc / "self/status")).get("VmRSS", "0 kB").split()[0]) * 1024
+    return int(_fields(_text((host or Host()).proc / "self/status")).get("VmRSS", "0 kB").split()[0]) * 1024
 
 
-def peak_memory(machine: Machine | None = None) -> int:
+def peak_memory(host: Host | None = None) -> int:
     """The most bytes of memory that this process has had."""
-    return int(_fields(_text((machine or Machine()).proc / "self/status")).get("VmHWM", "0 kB").split()[0]) * 1024
+    return int(_fields(_text((host or Host()).proc / "self/status")).get("VmHWM", "0 kB").split()[0]) * 1024
 
 
-def read_cpu(machine: Machine) -> tuple[str, frozenset[str]]:
+def read_cpu(host: Host) -> tuple[str, frozenset[str]]:
     """The CPU's name and its feature flags, as the kernel spells them."""
-    cpuinfo = _fields(_text(machine.proc / "cpuinfo"))
+    cpuinfo = _fields(_text(host.proc / "cpuinfo"))
     name = cpuinfo.get("model name") or cpuinfo.get("CPU implementer", "unknown")
     return name, frozenset((cpuinfo.get("flags") or cpuinfo.get("Features", "")).split())
 
 
-def read_gpu_driver(machine: Machine) -> str | None:
+def read_gpu_driver(host: Host) -> str | None:
     """The first line of the NVIDIA driver's version file, or None where there is no driver."""
-    text = _text(machine.proc / "driver/nvidia/version")
+    text = _text(host.proc / "driver/nvidia/version")
     return None if text is None else text.strip().splitlines()[0].removeprefix("NVRM version:").strip()

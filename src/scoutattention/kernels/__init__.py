@@ -1,1 +1,1 @@
-"""Pure functions on tensors: no state, no settings. `reference` in plain PyTorch; `cpu` native, with its queue."""
+"""Pure functions on tensors, without state or settings: in plain PyTorch, native for CPUs, in Triton for GPUs."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
-from ..attention.predict import Adjust
+from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..runtime.ranks import ALONE, Ranks, gathered
@@ -33,7 +34,7 @@ class DecoderWeights:
     fingerprint: str
 
 
-class Decoder:
+class Decoder(QueryModel):
     """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens.
 
     config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
@@ -114,28 +115,25 @@ class Decoder:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
         return self._ops(hidden).linear(hidden, self.weights.head).float()
 
+    @override
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
-        """Residual stream x [T, E], its own or another layer's, after this layer's input norm."""
         return self._ops(x).rms_norm(x, self.weights.layers[layer].input_norm, self.config.rms_norm_eps)
 
+    @override
     def query_weight(self, layer: int) -> Tensor:
-        """All ranks' query projection of the layer, [H * G * D, E]; bias, norm and rotary embedding come after it."""
         mine = self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
         return gathered(self.ranks, mine).flatten(0, 1)
 
+    @override
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
-        """The query this layer would make of residual stream x [T, E], its own or another layer's: [T, H, G, D].
-
-        adjust: applied to the normed input [T, E] before the projection.
-        """
         weights, shape = self.weights.layers[layer], self.shape
         normed = self.normed_input(layer, x)
         heads = self._heads(weights, normed if adjust is None else adjust(normed), shape.num_query_heads)
         placed = self._ops(x).rotate(self._norm(weights, heads), rope)
         return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
+    @override
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Few rows x [T, A] times the transposes of `weight`, [B, A], or [T, B, A] with a matrix for each row."""
         return self.few_rows.linear(x, weight)
 
     def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,30 +16,12 @@ from .config import ModelConfig, checkpoint_dtype
 from .decoder import Decoder, DecoderWeights
 from .fingerprint import Fingerprint
 from .formats.hub import resolve
-from .formats.safetensors import Checkpoint, read_json
+from .formats.safetensors import Checkpoint, Tensors, read_json
 from .layers import LayerWeights
 from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _RECOMPUTED = ".rotary_emb.inv_freq"  # stored by old checkpoints; follows from config.json
-
-
-class Tensors(Protocol):
-    """What weights are read from; see `Checkpoint`."""
-
-    @property
-    def directory(self) -> Path:
-        """What errors call it."""
-        ...
-
-    @property
-    def unread(self) -> set[str]:
-        """Names of tensors that nobody has read."""
-        ...
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor by its name."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 MOST = 32
 """Graphs that are kept; the one that was not used for longest goes."""
@@ -33,14 +34,14 @@ class Recorder(Protocol):
         ...
 
 
-class CudaGraphs:
+class CudaGraphs(Recorder):
     """Captures into CUDA graphs, which share one pool of memory: only one of them runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
+    @override
     def capture(self, step: Callable[[], Tensor]) -> Captured:
-        """See `Recorder.capture`."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with no_collection(), torch.cuda.graph(graph, pool=self._pool):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from typing_extensions import override
 
 from ..errors import KernelError
 
@@ -27,18 +28,22 @@ class HostQueue(Protocol):
 
     def queue(self, function: int, argument: int, stream: int | None) -> None:
         """Have `function` called with `argument` when the stream gets there; None is the current stream."""
+        ...
 
 
-class InlineStream:
+class InlineStream(HostQueue):
     """The calling thread as a stream: calls at once, without the GIL."""
 
+    @override
     def queue(self, function: int, argument: int, stream: int | None) -> None:
-        """Call `function`."""
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)(argument)
 
 
-class HostFunctions:
-    """Host functions of a device's streams; in a captured graph, they become part of it."""
+class HostFunctions(HostQueue):
+    """Host functions of a device's streams; in a captured graph, they become part of it.
+
+    `queue` raises KernelError where the runtime refuses the call.
+    """
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -48,8 +53,8 @@ class HostFunctions:
         """Those of the runtime that PyTorch has loaded.   Raises KernelError where there is none: see `find_launch`."""
         return cls(find_launch(loaded_libraries()))
 
+    @override
     def queue(self, function: int, argument: int, stream: int | None) -> None:
-        """Raises KernelError where the runtime refuses the call."""
         where = torch.cuda.current_stream().cuda_stream if stream is None else stream
         error = self._launch(where, function, argument)
         if error:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
+from typing_extensions import override
 
 from ..errors import ConfigError, RankError
 
@@ -29,15 +30,10 @@ GRACE_S = 1.0
 class Ranks(Protocol):
     """All ranks, 0 to size - 1, as one of them sees them."""
 
-    @property
-    def index(self) -> int:
-        """Its own number."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
+    index: int
+    """The number of this rank."""
+    size: int
+    """How many ranks there are."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, of one shape, dtype and kind of device; the same bits on every rank.
@@ -52,18 +48,19 @@ class Ranks(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class Alone(Ranks):
     """The one rank of a model that is not shared."""
 
     index: int = 0
     size: int = 1
 
+    @override
     def sum(self, tensor: Tensor) -> Tensor:
-        """See `Ranks.sum`."""
         return tensor
 
+    @override
     def settle(self) -> None:
-        """See `Ranks.settle`."""
+        pass
 
 
 ALONE = Alone()
@@ -81,7 +78,7 @@ class Sums(Protocol):
         ...
 
 
-class Group:
+class Group(Ranks):
     """Ranks of one machine: gloo over its loopback interface, and NCCL where each has a GPU.
 
     NCCL's sums are part of the current stream, and of a graph that captures it. They wait for a lost rank forever, and
@@ -131,8 +128,8 @@ class Group:
             weakref.finalize(self, self._keeper.end).atexit = False
             self.sum(torch.zeros(1, device=gpu))  # connects, which no capture can
 
+    @override
     def sum(self, tensor: Tensor) -> Tensor:
-        """See `Ranks.sum`."""
         wide = torch.float32 if tensor.is_floating_point() else tensor.dtype
         total = tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
         try:
@@ -147,8 +144,8 @@ class Group:
             self.settle()
         return total.to(tensor.dtype)
 
+    @override
     def settle(self) -> None:
-        """See `Ranks.settle`."""
         if self._keeper is None:
             return
         done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]

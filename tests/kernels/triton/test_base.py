@@ -39,7 +39,7 @@ def test_tiles_are_powers_of_two():
 
 def kernels() -> set[str]:
     """Every kernel that is launched, by its decorator and name: the others are parts of them."""
-    trees = [ast.parse(path.read_text()) for path in FOLDER.glob("triton_*.py")]
+    trees = [ast.parse(path.read_text()) for path in FOLDER.glob("*.py")]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     jitted = {node.name for node in functions if any("jit" in ast.unparse(mark) for mark in node.decorator_list)}
     return {name for name in jitted if name.endswith("_kernel")}

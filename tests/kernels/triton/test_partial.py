@@ -1,4 +1,6 @@
-"""Attention over slots on the device, run by Triton's interpreter, against float64."""
+"""Attention over slots on the device against float64: in Triton's interpreter, and how a GPU cuts the work."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,19 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoutattention.errors import KernelError
+from scoutattention.kernels.triton.ops import TritonOps
 from scoutattention.kernels.triton.partial import PartialTile, blocks_per_split, partial
 from scoutattention.types import BlockList, Partial
 
 from ..cases import CASES, Call, Case, assert_close, exact, make_call
+from ..columns import CPU, DTYPES, Column
+from ..test_ops_attention import assert_partial
 
+F32 = torch.float32
 SPLIT = PartialTile(tokens=16, waves=1000, least=1)
 SMALL = [case for case in CASES if case.N <= 24]
 
 
-def attend(call: Call, **options) -> Partial:
+EVERYWHERE = PartialTile(tokens=16, warps=4, stages=2, waves=10_000, least=1)
+INTERPRETER = Column("triton-interpreted", lambda: TritonOps(CPU))
+
+
+def attend(call: Call, column: Column = INTERPRETER, **options) -> Partial:
     """The device wants keys and values strided alike, which two slices of larger pools need not be."""
     v = torch.empty_strided(call.k.shape, call.k.stride(), dtype=call.v.dtype).copy_(call.v)
-    return partial(call.q, call.k, v, call.blocks, call.scale, **options)
+    return column.back(partial(*column.put((call.q, call.k, v, call.blocks)), call.scale, **options))
 
 
 def want(call: Call) -> Partial:
@@ -44,21 +54,35 @@ def test_splitting_changes_nothing(case: Case):
     assert_close(attend(call, tile=SPLIT), want(call), case.q_scale)
 
 
-def test_more_splits_than_are_combined_at_a_time():
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_splits_of_one_iteration(column, dtype):
+    call = make_call(Case("split everywhere", B=2, G=4, S=141, N=70, lengths=(32, 0, 7, 31)), dtype)
+    call = replace(call, q=call.q.to(dtype))
+    assert_partial(column, attend(call, column, tile=EVERYWHERE), want(call), dtype)
+
+
+def test_more_splits_than_are_combined_at_a_time(column):
     call = make_call(Case("many splits", H=1, S=40, N=40, P=8, lengths=(8, 0, 3)), torch.float32)
-    assert_close(attend(call, tile=PartialTile(tokens=8 * 2, waves=1000, least=1)), want(call))
+    assert_partial(column, attend(call, column, tile=PartialTile(tokens=16, waves=1000, least=1)), want(call), F32)
 
 
-def test_every_result_is_written_where_asked():
+def test_every_result_is_written_where_asked(column):
     call = make_call(Case("poisoned", B=2, D=80, lengths=(32, 0, 5)), torch.float32)
     for tile in (None, SPLIT):
-        out = Partial(torch.full((2, 2, 3, 80), torch.nan), torch.full((2, 2, 3), torch.nan))
-        got = attend(call, out=out, tile=tile)
-        assert got is out
-        assert_close(out, want(call))
+        poison = Partial(torch.full((2, 2, 3, 80), torch.nan), torch.full((2, 2, 3), torch.nan))
+        out = column.put(poison)
+        got = attend(call, column, out=out, tile=tile)
+        assert all(torch.equal(mine, there) for mine, there in zip(got[:2], column.back(out)[:2], strict=True))
+        assert_partial(column, got, want(call), F32)
 
 
-def test_nothing_beyond_a_length_is_read():
+def test_memory_that_is_given_is_returned():
+    call = make_call(Case("given", D=80), torch.float32)
+    out = Partial(torch.empty(1, 2, 3, 80), torch.empty(1, 2, 3))
+    assert partial(call.q, call.k, call.v, call.blocks, call.scale, out=out) is out
+
+
+def test_nothing_beyond_a_length_is_read(column):
     call = make_call(Case("poison", N=6, lengths=(32, 0, 7)), torch.float32)
     expected = want(call)
     index, length = call.blocks.index, call.blocks.length
@@ -68,7 +92,7 @@ def test_nothing_beyond_a_length_is_read():
             if count:
                 listed[slot, h, :count] = True
     call.k[~listed], call.v[~listed] = torch.nan, torch.inf
-    assert_close(attend(call), expected)
+    assert_partial(column, attend(call, column), expected, F32)
 
 
 @given(

@@ -9,6 +9,8 @@ from scoutattention.kernels.triton.choice import find_late, split_choice, top_bl
 from scoutattention.kernels.triton.score_digests import score_key_codes, score_min_max
 from scoutattention.types import GuardRequest, SplitRequest
 
+from ..columns import DTYPES, assert_near, wide
+
 B, H, G, D, N, S = 2, 2, 3, 40, 5, 12
 
 
@@ -25,11 +27,21 @@ def test_bounds_in_bfloat16_lose_nothing():
     torch.testing.assert_close(got, reference.score_min_max(args["q"], digests, args["pages"]), rtol=1e-4, atol=1e-4)
 
 
-def test_queries_of_half_precision_score_codes():
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_queries_and_bounds_of_one_dtype(column, dtype):
+    args, digests = scored(), reference.min_max(torch.randn(S, H, 8, D)).to(dtype)
+    q = args["q"].to(dtype)
+    got = score_min_max(*column.put((q, digests, args["pages"])))
+    assert_near(column.back(got), reference.score_min_max(*wide((q, digests)), args["pages"]), 1e-3)
+
+
+def test_queries_of_half_precision_score_codes(column):
     args, (codes, bounds) = scored(), reference.key_codes(torch.randn(S, H, 8, D))
     args["q"] = args["q"].to(torch.float16)
     want = reference.score_key_codes(args["q"], codes, bounds, args["pages"])
-    torch.testing.assert_close(score_key_codes(**args, codes=codes, bounds=bounds), want, rtol=1e-4, atol=1e-4)
+    got = column.back(score_key_codes(*column.put((args["q"], codes, bounds, args["pages"]))))
+    tolerance = 1e-3 if column.compiled else 1e-4
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 def test_bad_arguments_of_scores_are_named():

@@ -18,7 +18,7 @@ def _wish_kernel(
     scores: tl.tensor,
     closed: tl.tensor,
     wishes: tl.tensor,
-    ranks: tl.tensor,
+    order: tl.tensor,
     H: int,
     N: int,
     sink: int,
@@ -28,7 +28,7 @@ def _wish_kernel(
     LARGEST: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Program (row, tile): wishes for WIDE blocks of one sequence and KV head, and what they are ranked by."""
+    """Program (row, tile): wishes for WIDE blocks of one sequence and KV head, and what orders them."""
     row = tl.program_id(0).to(tl.int64)
     end = tl.load(closed + row // H)
     g = tl.arange(0, G_PAD)
@@ -46,9 +46,9 @@ def _wish_kernel(
     wish = tl.sum(tl.where((g < heads)[:, None], weight, 0.0), axis=0)
     wish = tl.where(n < end, wish, 0.0)
     first = (n < sink) | (n >= end - recent)
-    rank = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
+    sort_by = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
     tl.store(wishes + row * N + n, wish, mask=n < N)
-    tl.store(ranks + row * N + n, rank, mask=n < N)
+    tl.store(order + row * N + n, sort_by, mask=n < N)
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def _split_kernel(
     slot_of: tl.tensor,
     asked: tl.tensor,
     all_of_it: tl.tensor,
-    least: tl.tensor,
+    threshold: tl.tensor,
     valid: tl.tensor,
     absent: tl.tensor,
     counts: tl.tensor,
@@ -102,7 +102,7 @@ def _split_kernel(
     gone = slot == none
     wants = tl.load(asked + b) != 0
     whole = tl.load(all_of_it + b) != 0
-    wished = (wish >= tl.load(least + b)) | (n < always)
+    wished = (wish >= tl.load(threshold + b)) | (n < always)
     chosen = (n < N) & (block < tl.load(closed + b)) & wants & ((~gone) | whole | wished)
     tl.store(valid + place, chosen, mask=n < N)
     tl.store(absent + place, chosen & gone, mask=n < N)
@@ -176,12 +176,12 @@ def _late_kernel(
 
 
 def wish_launch(
-    scores: Tensor, closed: Tensor, wishes: Tensor, ranks: Tensor, always: tuple[int, int], *, largest: bool
+    scores: Tensor, closed: Tensor, wishes: Tensor, order: Tensor, always: tuple[int, int], *, largest: bool
 ) -> Launch:
-    """The launch that fills `wishes` and `ranks`, float32 [B, H, N]."""
+    """The launch that fills `wishes` and what blocks are ordered by, float32 [B, H, N]."""
     B, H, G, N = scores.shape
     constants = {"G": G, "G_PAD": padded(G), "LARGEST": largest, "WIDE": WIDE}
-    return Launch(_wish_kernel, (B * H, ceil_div(N, WIDE)), (scores, closed, wishes, ranks, H, N, *always), constants)
+    return Launch(_wish_kernel, (B * H, ceil_div(N, WIDE)), (scores, closed, wishes, order, H, N, *always), constants)
 
 
 def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool) -> TopBlocks:
@@ -192,9 +192,9 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
     check("scores", scores, (None, None, None, None), torch.float32, rows=4)
     B, H, _, N = scores.shape
     check("closed", closed, (B,), torch.int64)
-    wishes, ranks = scores.new_empty((2, B, H, N))
-    wish_launch(scores, closed, wishes, ranks, always, largest=largest).run()
-    blocks = ranks.topk(count).indices
+    wishes, order = scores.new_empty((2, B, H, N))
+    wish_launch(scores, closed, wishes, order, always, largest=largest).run()
+    blocks = order.topk(count).indices
     return TopBlocks(blocks, wishes.gather(-1, blocks), wishes)
 
 

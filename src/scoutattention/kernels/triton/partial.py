@@ -34,7 +34,7 @@ def default_tile(head_dim: int, dtype: torch.dtype, *, hip: bool = torch.version
     """The tile for a pool; on AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere.
 
     float32 products are no matrix instructions and need the registers of more warps. The 16-bit tile was among the best
-    of a sweep on an H100 at both head dims (`bench.gpu_kernels --sweep`).
+    of a sweep on an H100 at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`).
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)

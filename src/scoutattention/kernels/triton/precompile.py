@@ -36,8 +36,8 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
     if INTERPRETED:
         raise KernelError("TRITON_INTERPRET is set, and the interpreter cannot compile: unset it")
     backend, arch, warp = TARGETS[target]
-    machine = triton.backends.compiler.GPUTarget(backend, arch, warp)
-    compiled = triton.compile(_source(launch), target=machine, options=launch.options)
+    gpu = triton.backends.compiler.GPUTarget(backend, arch, warp)
+    compiled = triton.compile(_source(launch), target=gpu, options=launch.options)
     usage = _cuda_usage(compiled.asm["cubin"]) if backend == "cuda" else _hip_usage(compiled.asm["amdgcn"])
     return Compiled(launch.kernel.__name__, target, *usage, compiled.metadata.shared)
 

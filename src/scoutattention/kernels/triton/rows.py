@@ -99,7 +99,9 @@ def swiglu_launch(x: Tensor, out: Tensor) -> Launch:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See `reference_rows.rms_norm`; rounded to the dtype of x once, at the end.
+    """Divide rows by their root mean square, times weight, rounded to the dtype of x once, at the end.
+
+    The plain twin is `reference_rows.rms_norm`.
 
     x: [T, A] or [T, N, A], contiguous in the last axis.   weight: float32 [A] or [N, A].   Raises KernelError where a
     tensor does not fit.
@@ -112,7 +114,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """See `reference_rows.rotate`.
+    """Rotary embedding of heads, in the dtype of x; the plain twin is `reference_rows.rotate`.
 
     x: [T, heads, D], contiguous in the last axis; D is even.   Raises KernelError where a tensor does not fit.
     """
@@ -127,7 +129,10 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """See `reference_rows.swiglu`.   x: [T, 2 * I], contiguous.   Raises KernelError where it does not fit."""
+    """silu(gate) * up, [T, I], gate beside up in x; the plain twin is `reference_rows.swiglu`.
+
+    x: [T, 2 * I], contiguous.   Raises KernelError where it does not fit.
+    """
     T, both = x.shape
     check("x", x, (None, both // 2 * 2), *TL_DTYPES, rows=2)
     out = x.new_empty(T, both // 2)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...errors import ModelNotFoundError
 from ..config import ModelConfig, checkpoint_dtype
 from ..decoder import Decoder
 from ..loader import read_weights
 from .known_shapes import KNOWN_SHAPES
-from .safetensors import read_json
+from .safetensors import Tensors, read_json
 
 CHANGE = 0.4
 """What scales the two projections back into the residual stream: with it a layer changes the stream by about a sixth,
@@ -43,7 +44,7 @@ def dummy_decoder(raw: Mapping[str, Any], longest: int, device: torch.device) ->
     return Decoder(config, read_weights(checkpoint, config, device))
 
 
-class RandomCheckpoint:
+class RandomCheckpoint(Tensors):
     """A checkpoint that has every tensor: norms of ones, biases of zeros, and normal numbers that keep their size."""
 
     directory = Path("dummy")
@@ -54,8 +55,8 @@ class RandomCheckpoint:
         self._device = device
         self._generator = torch.Generator(device).manual_seed(0)
 
+    @override
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """See `Checkpoint.read`."""
         if len(shape) == 1:
             return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, device=self._device)
         numbers = torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)

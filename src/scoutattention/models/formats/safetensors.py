@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import override
 
 from ...errors import ModelFileError
 
@@ -26,7 +27,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class Checkpoint:
+class Tensors(Protocol):
+    """What weights are read from."""
+
+    directory: Path
+    """What errors call it."""
+    unread: set[str]
+    """Names of tensors that nobody has read."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name as it is stored.   Raises ModelFileError where it is absent or of another shape."""
+        ...
+
+
+class Checkpoint(Tensors):
     """The tensors of one directory, and which of them have not been asked for yet."""
 
     def __init__(self, directory: Path) -> None:
@@ -40,8 +54,8 @@ class Checkpoint:
         empty: Tensor = self._stored(name)[:0]
         return empty.dtype
 
+    @override
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor as it is stored; ModelFileError if it is absent or of another shape."""
         stored = self._stored(name)
         if tuple(stored.get_shape()) != shape:
             raise ModelFileError(

@@ -1,0 +1,107 @@
+"""Awkward sizes of the calls in the table of operations, and random arguments for them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoutattention.types import BlockList, PageSelection, Partial
+
+GARBAGE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """N blocks of a choice among NB; P positions of a block; S pages. The other axes are those of `types`."""
+
+    B: int = 2
+    H: int = 2
+    G: int = 3
+    D: int = 64
+    N: int = 5
+    NB: int = 9
+    S: int = 20
+    P: int = 8
+
+
+SIZES = [
+    Sizes(),
+    Sizes(B=3, H=1, G=1, D=16, N=1, NB=1, P=16),
+    Sizes(B=1, H=3, G=7, D=80, N=17, NB=300, S=310, P=5),
+    Sizes(B=1, G=8, D=128, N=33, NB=40, S=41, P=32),
+]
+CHOICES = [*SIZES, *(Sizes(B=5, H=4, N=count, NB=2 * count) for count in (1, 31, 255))]
+SCORES = [*SIZES, *(Sizes(B=3, H=4, G=g, D=128, NB=n, S=n + 5, P=32) for g, n in ((1, 1), (4, 65), (7, 1500)))]
+MERGES = [*SIZES, Sizes(B=5, H=3, G=7, D=96)]
+LISTS = [
+    Sizes(B=b, H=h, G=g, D=d, P=p, N=n)
+    for b, h, g, d, p, n in (
+        (1, 1, 1, 64, 32, 1),
+        (1, 8, 4, 128, 32, 300),
+        (3, 2, 7, 128, 32, 40),
+        (2, 3, 1, 64, 16, 77),
+        (2, 2, 8, 80, 32, 33),
+        (1, 2, 5, 24, 8, 50),
+        (2, 2, 16, 64, 128, 9),
+        (2, 2, 20, 64, 32, 9),
+        (1, 2, 3, 64, 130, 6),
+        (2, 2, 4, 256, 32, 20),
+        (2, 2, 4, 64, 32, 0),
+    )
+]
+
+
+def queries(s: Sizes, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[B, H, G, D]."""
+    return torch.randn(s.B, s.H, s.G, s.D).to(dtype)
+
+
+def masks(*shape: int) -> Tensor:
+    """Each true in three of five places."""
+    return torch.rand(shape) < 0.6
+
+
+def chosen(s: Sizes) -> Tensor:
+    """A choice of N different blocks, int64 [B, H, N]."""
+    return torch.rand(s.B, s.H, s.NB).argsort(-1)[..., : s.N].contiguous()
+
+
+def pages_of(s: Sizes) -> Tensor:
+    """Pages of NB blocks out of order, int32 [B, NB]."""
+    return torch.stack([torch.randperm(s.S)[: s.NB] for _ in range(s.B)]).int()
+
+
+def selection(s: Sizes) -> PageSelection:
+    """A choice that is partly wanted, of a table whose rows are further apart than they are long."""
+    table = torch.randint(0, s.S, (s.B, 2 * s.NB)).int()[:, : s.NB]
+    return PageSelection(table, chosen(s), masks(s.B, s.H, s.N), s.P)
+
+
+def scattered(s: Sizes) -> tuple[BlockList, int]:
+    """Slots that all heads share, a third of them skipped and then garbage; and how many slots there are.
+
+    Lengths are those of each head.
+    """
+    slots = s.B * s.N + 1
+    index = torch.randperm(slots - 1).reshape(s.B, 1, s.N).int()
+    length = torch.randint(0, s.P + 1, (s.B, s.H, s.N)).int()
+    length = length.masked_fill(torch.rand(s.B, 1, s.N) < 1 / 3, 0)
+    index = index.masked_fill((length == 0).all(1, keepdim=True), GARBAGE)
+    return BlockList(index.expand(s.B, s.H, s.N), length), slots
+
+
+def prompt_keys(s: Sizes, dtype: torch.dtype) -> Tensor:
+    """Keys [N, H, P, D] as a prompt's are cut into blocks: not contiguous."""
+    return torch.randn(s.N, s.P, s.H, s.D).to(dtype).transpose(1, 2)
+
+
+def partials(s: Sizes) -> tuple[Partial, Partial]:
+    """Two partials with mean keys: of the first heads both are without keys, of the next ones one of them is."""
+    made = [Partial(queries(s), 5 * torch.randn(s.B, s.H, s.G), queries(s)) for _ in range(2)]
+    for side, empty in zip(made, (slice(0, 2), slice(1, 3)), strict=True):
+        for tensor in (side.out, side.mean_key):
+            tensor.view(-1, s.G, s.D)[:, 0][empty] = 0
+            tensor.view(s.B, -1)[empty] = 0
+        side.lse.view(-1, s.G)[:, 0][empty] = -torch.inf
+        side.lse.view(s.B, -1)[empty] = -torch.inf
+    return made[0], made[1]

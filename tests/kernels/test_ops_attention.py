@@ -1,0 +1,111 @@
+"""Every implementation of partial attention and of what joins partials, against float64 on awkward shapes."""
+
+import pytest
+import torch
+
+from scoutattention.errors import KernelError
+from scoutattention.kernels import reference
+from scoutattention.runtime.packed import pack
+from scoutattention.types import BlockList
+
+from .columns import DTYPES, EXACT, assert_near, assert_same, every_call, wide
+from .sizes import LISTS, MERGES, SIZES, Sizes, masks, partials, queries, scattered
+
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""What a compiled kernel's outputs may be off by: its softmax weights are in the pool's dtype."""
+FLOAT32 = 1e-5
+"""What float32 may be off by: products of numbers in the pool's dtype are exact there, and only their sums are not."""
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def assert_partial(column, got, want, dtype: torch.dtype) -> None:
+    """`got` is float32 and `want` float64."""
+    assert got.out.dtype == got.lse.dtype == torch.float32
+    assert_near(got.out, want.out, ROUNDING[dtype] if column.compiled else FLOAT32)
+    assert_near(got.lse, want.lse, FLOAT32)
+
+
+@every_call(LISTS, LISTS, work=lambda s: s.B * s.H * s.N)
+def test_partial(column, sizes, dtype):
+    s = sizes
+    blocks, slots = scattered(s)
+    q = queries(s, dtype)
+    k, v = (torch.randn(slots, s.H, s.P, s.D).to(dtype) for _ in range(2))
+    got = column.call("partial", q, k, v, blocks, s.D**-0.5)
+    assert_partial(column, got, EXACT.partial(*wide((q, k, v)), blocks, s.D**-0.5), dtype)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_partial_over_lists_of_each_head(column, sizes):
+    s = sizes
+    q, (k, v) = queries(s), torch.randn(2, s.S, s.H, s.P, s.D)
+    blocks = BlockList(torch.randint(0, s.S, (s.B, s.H, s.N)).int(), torch.randint(0, s.P + 1, (s.B, s.H, s.N)).int())
+    got = column.call("partial", q, k, v, blocks, 0.2)
+    assert_partial(column, got, EXACT.partial(*wide((q, k, v)), blocks, 0.2), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("on_host", [False, True], ids=["on the device", "on the host"])
+def test_partial_over_one_layer_of_a_larger_pool(column, on_host, dtype):
+    s = Sizes()
+    blocks, slots = scattered(s)
+    q, pools = queries(s, dtype), torch.randn(2, 3, slots, s.H, s.P, s.D).to(dtype)
+    there = column.put_on_host(pools) if on_host else column.put(pools)
+    got = column.ops.partial(column.put(q), there[0, 1], there[1, 1], column.put(blocks), 0.2)
+    assert_partial(column, column.back(got), EXACT.partial(*wide((q, *pools[:, 1])), blocks, 0.2), dtype)
+
+
+def test_partial_of_packed_pages(column):
+    s = Sizes()
+    q, rows = queries(s), torch.randn(2, s.S, s.H, s.P, s.D)
+    k, v = pack(rows[0], 8, by_token=False), pack(rows[1], 8, by_token=True)
+    blocks = BlockList(torch.randint(0, s.S, (s.B, s.H, s.N)).int(), torch.full((s.B, s.H, s.N), s.P).int())
+    if column.name.startswith("triton"):
+        with pytest.raises(KernelError, match="leave kv_dtype at 'auto'"):
+            column.ops.partial(column.put(q), k, v, column.put(blocks), 0.2)
+        return
+    got = column.back(column.ops.partial(column.put(q), k, v, column.put(blocks), 0.2))
+    assert_same(got[:2], EXACT.partial(q, k, v, blocks, 0.2)[:2], 1e-3)
+
+
+@every_call(MERGES, MERGES[-1:])
+def test_correction_and_merge(column, sizes, dtype):
+    near, far = partials(sizes)
+    q = queries(sizes, dtype)
+    q_hat = (q.float() + 0.1 * queries(sizes)).to(dtype)
+    got = column.call("corrected", far, q, q_hat, 0.2)
+    want = EXACT.corrected(wide(far), *wide((q, q_hat)), 0.2)
+    assert_near(got.lse, want.lse, FLOAT32)
+    assert torch.equal(got.out, far.out)
+    assert torch.equal(got.mean_key, far.mean_key)
+    merged, exact = column.call("merge", near, got), EXACT.merge(wide(near), wide(got))
+    assert_same(merged[:2], exact[:2])
+    assert_near(merged.out, exact.out, FLOAT32)
+    assert_near(merged.lse, exact.lse, FLOAT32)
+
+
+@pytest.mark.parametrize("sizes", MERGES, ids=str)
+def test_a_merge_without_some_heads(column, sizes):
+    a, b = partials(sizes)
+    without = masks(sizes.B, sizes.H)
+    without[-1, -1] = True
+    a.out[-1, -1], a.lse[-1, -1, -1] = torch.nan, torch.nan
+    got, want = column.call("merge", a, b, without)[:2], EXACT.merge(wide(a), wide(b), without)[:2]
+    assert_same(got, want)
+    assert torch.equal(got[0][-1, -1], b.out[-1, -1])
+
+
+@every_call(MERGES, MERGES[-1:])
+def test_scout_error(column, sizes, dtype):
+    near, far = (side._replace(lse=5 * torch.randn(side.lse.shape)) for side in partials(sizes))
+    far.lse[-1, -1] = -torch.inf
+    q = queries(sizes, dtype)
+    q_hat = (q.float() + 0.3 * queries(sizes)).to(dtype)
+    got = column.call("scout_error", far, near, q, q_hat)
+    want = reference.scout_error(wide(far), wide(near), q.float(), q_hat.float())
+    subtracted_in_half = column.name.startswith("plain") and dtype != torch.float32
+    assert_same([got], [want], 5e-3 if subtracted_in_half else 1e-4 if column.compiled else FLOAT32)
+    q_hat[0, 0, 0, 0] = torch.nan
+    got = column.call("scout_error", far, near, q, q_hat)
+    assert got[0, 0].isnan(), "what is no number is not small"

@@ -1,0 +1,156 @@
+"""One meaning a word: public names use words of docs/glossary.md, and retired words are in no identifier."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import scoutattention
+from scoutattention import EngineConfig, SamplingParams, ScoutConfig
+from scoutattention.config import Ablation
+
+ROOT = Path(scoutattention.__file__).parent
+GLOSSARY = Path(__file__).parents[1] / "docs/glossary.md"
+
+WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
+TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
+"""A term in the first column, and what may stand beside it there."""
+
+PLAIN_WORDS = """
+app base build capacity case chat check code common correct error evaluate exact file folder found function generate
+hardware idle ignore job known line list make measure method miss move not number on plot problem process report
+retrieval round row run score seed setting setup shape stage stop store table task text timing trace type word work
+write
+"""
+"""Words with their meaning in a dictionary."""
+FIELD_WORDS = """
+attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
+field fingerprint format graph init integration kernel key kv layer len loader model native num ops p param parallel
+pinned plain policy precompile predict prompt recorder reference runner runtime sampler scheduler seq size stream
+temperature tensor token tokenizer unsupported worker
+"""
+"""Words of programming and of language models, as their libraries use them."""
+PROJECTS = "cpp gguf gpu html hub llama lm safetensors torch transformers triton"
+"""Other projects, formats and devices."""
+
+RETIRED = {
+    "thrift": "CPU share limit",
+    "mover": "recall",
+    "rehearse": "trial",
+    "rehearsal": "trial",
+    "seat": "give a slot",
+    "sift": "split_choice",
+    "blend": "update_interest",
+    "doubt": "scout_error",
+    "lane": "max_running or buffer",
+    "roomy": "all_resident",
+    "crowded": "has_absent",
+    "machine": "engine_config, or host",
+    "rank": "dims, unless it is a process",
+    "plan": "another word, unless it is the memory plan",
+}
+"""Words that have gone, and what to say instead."""
+KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group"}  # processes
+KEPT |= {"MemoryPlan", "memory_plan", "plan_memory", "make_plan", "plan", "_plan"}  # the memory plan
+KEPT |= {"machine_facts"}  # what a result depends on: host, device and versions
+PENDING = (
+    "_native.pyi",
+    "attention/prompt/",
+    "attention/recall_policy.py",
+    "bench/",
+    "cli/",
+    "engine/calibrate.py",
+    "hardware/host.py",
+    "kernels/native/",
+)
+"""Where retired words are still to be replaced. Entries are only ever removed."""
+
+
+def words_of(name: str) -> list[str]:
+    """max_cpu_share and MaxCPUShare are both max, cpu, share."""
+    return [word.lower() for word in WORD.findall(name)]
+
+
+def singular(word: str) -> str:
+    return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+
+
+def glossary_words(text: str) -> set[str]:
+    """The words of all terms, and of names in code that stand beside one."""
+    return {singular(word) for term in TERM.findall(text) for word in words_of(" ".join(term))}
+
+
+def public_names() -> Iterator[str]:
+    """What users and readers meet first: exported names, settings, and names of files and folders."""
+    yield from scoutattention.__all__
+    for settings in (ScoutConfig, Ablation, EngineConfig, SamplingParams):
+        yield from (field.name for field in fields(settings))
+    for path in ROOT.rglob("*"):
+        if path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__"):
+            yield path.stem
+
+
+def unknown_words(names: set[str], known: set[str]) -> dict[str, str]:
+    """Words that are not known, with a name that has each."""
+    return {word: name for name in sorted(names) for word in words_of(name) if singular(word) not in known}
+
+
+def retired_in(path: Path, root: Path) -> Iterator[str]:
+    """Places of identifiers with a retired word: file, line, name, and what to say instead."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.NAME and token.string not in KEPT:
+            for word in words_of(token.string):
+                stem = singular(word).removesuffix("ed").removesuffix("ing")
+                if instead := RETIRED.get(singular(word)) or RETIRED.get(stem):
+                    place = f"{path.relative_to(root).as_posix()}:{token.start[0]}"
+                    yield f"{place} says {token.string}: {word} is retired, say {instead}"
+
+
+def all_retired(root: Path) -> list[str]:
+    return [
+        line
+        for path in sorted(root.rglob("*.py*"))
+        if path.suffix in {".py", ".pyi"}
+        for line in retired_in(path, root)
+    ]
+
+
+def test_public_names_use_words_with_one_meaning():
+    allowed = " ".join((PLAIN_WORDS, FIELD_WORDS, PROJECTS)).split()
+    known = glossary_words(GLOSSARY.read_text()) | {singular(word) for word in allowed}
+    unknown = unknown_words(set(public_names()), known)
+    assert not unknown, "\n".join(f"{word!r} of {name!r}: add it to docs/glossary.md" for word, name in unknown.items())
+
+
+def test_retired_words_are_in_no_identifier():
+    offences = all_retired(ROOT)
+    found = [line for line in offences if not line.startswith(PENDING)]
+    assert not found, "\n".join(found)
+    done = [place for place in PENDING if not any(line.startswith(place) for line in offences)]
+    assert not done, f"{done} have no retired words by now: remove them from PENDING"
+
+
+def test_a_name_with_an_unknown_word_is_found():
+    text = "| **CPU share limit** (`limit`) | the largest |\n| **to give a slot** | |\n"
+    known = glossary_words(text)
+    assert known == {"cpu", "share", "limit", "to", "give", "a", "slot"}
+    assert unknown_words({"give_slots", "CPULimit", "thrift_limit"}, known) == {"thrift": "thrift_limit"}
+
+
+@pytest.mark.parametrize(
+    "text", ["thrift = 1", "def f(doubts): ...", "class LaneTable: ...", "low_rank = 1", "ranked = 1", "x.sifted()"]
+)
+def test_a_retired_word_is_found_wherever_it_stands(text, tmp_path):
+    (tmp_path / "a.py").write_text(f"\n{text}\n")
+    (offence,) = all_retired(tmp_path)
+    assert offence.startswith("a.py:2 says")
+
+
+@pytest.mark.parametrize("text", ["# a thrift shop", "x = 'sift'", "ranks = MemoryPlan()", "planet = frank = 1"])
+def test_other_words_are_not(text, tmp_path):
+    (tmp_path / "a.py").write_text(text + "\n")
+    assert not all_retired(tmp_path)
