@@ -17,7 +17,7 @@ namespace scout {
 // The named tuples of Python, in the order of their fields.
 using BlockListArgument = std::tuple<Tensor, Tensor>;                        // types.BlockList
 using PartialArgument = std::tuple<Tensor, Tensor, std::optional<Tensor>>;   // types.Partial
-// runtime.checks.PoolLayer: keys, values, their bounds where packed, bits of a code or 0, positions of a page.
+// runtime.workers.PoolLayer: keys, values, their bounds where packed, bits of a code or 0, positions of a page.
 using PoolLayerArgument =
     std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, int, int64_t>;
 

@@ -6,7 +6,7 @@ The names below are the whole public surface. Those that need PyTorch are import
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .config import EngineConfig, SamplingParams, ScoutConfig
+from .config import Ablation, EngineConfig, SamplingParams, ScoutConfig
 from .errors import (
     CacheFolderError,
     CalibrationError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "Ablation",
     "CacheFolderError",
     "CalibrationError",
     "CapacityError",

@@ -6,7 +6,7 @@ where nothing else is said; axes as in `types.py`.
 
 from torch import Tensor
 
-from .runtime.checks import PoolLayer
+from .runtime.workers import PoolLayer
 from .types import BlockList, GuardRequest, Partial, SplitRequest
 
 def isa_levels() -> list[str]: ...

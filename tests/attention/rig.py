@@ -17,7 +17,7 @@ from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
 from scoutattention.config import DigestName, ScoutConfig
 from scoutattention.kernels import reference_rows
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.ops import Ops
 from scoutattention.runtime.workers import Job, Workers
 from scoutattention.shape import ModelShape

@@ -6,7 +6,7 @@ import torch
 from scoutattention.attention.choose import Choice, TopChooser
 from scoutattention.attention.prompt.prefill import block_mass
 from scoutattention.config import ScoutConfig
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from .rig import Rig

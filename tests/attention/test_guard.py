@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoutattention.attention.far import Far
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import Partial

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from .rig import SHAPE, Rig

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scoutattention.attention.scout import source_layers
 from scoutattention.config import ScoutConfig
 from scoutattention.errors import ConfigError
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from .rig import SHAPE, Rig, set_parts

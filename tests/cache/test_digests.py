@@ -6,7 +6,7 @@ import torch
 from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.pool import BlockPool
 from scoutattention.kernels import reference
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from ..attention.rig import SHAPE

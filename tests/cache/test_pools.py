@@ -10,7 +10,7 @@ from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.cache.slots import Moves, Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.reference import min_max
 from scoutattention.runtime.packed import pack
 from scoutattention.runtime.workers import Workers

@@ -12,7 +12,7 @@ from scoutattention.attention.far_stream import StreamTransport
 from scoutattention.config import EngineConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops
-from scoutattention.engine.sequence import Sequence
+from scoutattention.engine.scheduler import Sequence
 from scoutattention.kernels.triton import ops as triton_ops
 from scoutattention.runtime.workers import Workers
 

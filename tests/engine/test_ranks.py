@@ -8,7 +8,7 @@ import torch
 from scoutattention import LLM, ConfigError, EngineConfig, SamplingParams, ScoutConfig
 from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
-from scoutattention.engine.sequence import Sequence
+from scoutattention.engine.scheduler import Sequence
 from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.loader import load
 

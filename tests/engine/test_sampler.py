@@ -3,7 +3,7 @@
 import torch
 
 from scoutattention.config import SamplingParams
-from scoutattention.engine.sampler import draw
+from scoutattention.engine.scheduler import draw
 
 
 def draws(params: SamplingParams, logits: torch.Tensor, count: int = 2000, seed: int = 0) -> torch.Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference, reference_rows
-from scoutattention.kernels.native.ops import NativeOps
-from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.kernels.native import NativeOps, RowKernels
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
 
 from .cases import scorer

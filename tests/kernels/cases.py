@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Partial
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.ops import Ops
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.triton.base import INTERPRETED

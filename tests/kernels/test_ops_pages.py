@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoutattention.kernels import reference_pools
+from scoutattention.kernels import plain
 from scoutattention.runtime.packed import Packed, pack
 from scoutattention.types import BlockList, Copies
 
@@ -29,7 +29,7 @@ def packed_pair(pools: torch.Tensor) -> tuple[Packed, Packed]:
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_page_lists(column, sizes):
     what = selection(sizes)
-    got, want = column.call("page_list", what), reference_pools.page_list(what)
+    got, want = column.call("page_list", what), plain.page_list(what)
     assert_bits(got, want)
     assert want.length.unique().tolist() in ([0, sizes.P], [0], [sizes.P])
 
@@ -37,7 +37,7 @@ def test_page_lists(column, sizes):
 @every_call(SIZES, SIZES[2:3])
 def test_a_staged_call(column, sizes, dtype):
     what, q = selection(sizes), queries(sizes, dtype)
-    want = reference_pools.page_list(what)
+    want = plain.page_list(what)
     lists = BlockList(*(torch.full(want.index.shape, GARBAGE, dtype=torch.int32) for _ in range(2)))
     to = column.put_on_host((torch.full(q.shape, torch.nan), lists))
     column.ops.stage_call(column.put(q), column.put(what), to)
@@ -55,7 +55,7 @@ def test_appended_tokens(column, sizes, dtype):
     entry, fill = torch.randperm(s.S)[: s.B], torch.randint(0, s.P, (s.B,))
     got, want = column.put(tuple(pools)), tuple(pools.clone())
     column.ops.append(*column.put((k, v)), got, *column.put((entry, fill)))
-    reference_pools.append(k, v, want, entry, fill)
+    plain.append(k, v, want, entry, fill)
     assert_bits(column.back(got), want)
     assert torch.equal(want[0][entry[0], :, fill[0]], k[0])
 

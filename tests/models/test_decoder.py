@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.kernels.native import RowKernels
 from scoutattention.models import layers
 from scoutattention.models.decoder import FEW_ROWS
 from scoutattention.models.layers import in_rows

@@ -102,7 +102,7 @@ def imports_are_at_the_top(sources: list[Source]) -> Iterator[str]:
     for source in sources:
         functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
         for inner in {node for function in functions for node in ast.walk(function)}:
-            if isinstance(inner, ast.Import | ast.ImportFrom) and not source.in_cli:
+            if isinstance(inner, ast.Import | ast.ImportFrom):
                 yield f"{source.path}:{inner.lineno} imports inside a function"
 
 

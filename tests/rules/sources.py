@@ -17,10 +17,6 @@ class Source(NamedTuple):
     def module(self) -> str:
         return "scoutattention." + self.path.removesuffix(".py").replace("/", ".")
 
-    @property
-    def in_cli(self) -> bool:
-        return self.path.startswith("cli/")
-
 
 def read_sources(root: Path) -> list[Source]:
     paths = sorted(path for path in root.rglob("*.py"))

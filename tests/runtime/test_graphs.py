@@ -10,7 +10,7 @@ import torch
 from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.engine import device, engine
 from scoutattention.engine.device import make_ops
-from scoutattention.engine.sequence import Sequence
+from scoutattention.engine.scheduler import Sequence
 from scoutattention.runtime.graphs import MOST, Captured, CudaGraphs, Graphs
 from scoutattention.runtime.ranks import Alone
 

@@ -91,7 +91,7 @@ class FarWork:
     """
 
     def __init__(self, transport: FarTransport, ops: Ops, scale: float, *, correct: bool) -> None:
-        """`correct`: see `Ablation.correct_far`."""
+        """`correct`: whether the weight is corrected, as `Ablation.correct_far` says."""
         self.transport = transport
         self._ops = ops
         self._scale = scale
@@ -127,7 +127,7 @@ class WorkerTransport(FarTransport):
         self._ops = ops
         self._workers = workers
         self._scale = scale
-        self.reset()
+        self._hidden_s = self._waited_s = 0.0
 
     @override
     def reset(self) -> None:

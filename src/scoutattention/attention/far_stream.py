@@ -67,7 +67,7 @@ class StreamTransport(FarTransport):
         self._functions = functions
         self._timeout_s = timeout_s
         self._buffers: dict[tuple[int, CallKind, int, int], _Buffers] = {}
-        self.reset()
+        self._began = 0.0
 
     @override
     def reset(self) -> None:

@@ -18,7 +18,7 @@ class Guard:
     """
 
     def __init__(self, limit: float, store: KVStore, ops: Ops, far: FarWork) -> None:
-        """`limit`: see `ScoutConfig.guard`."""
+        """`limit`: the part of a KV head's attention, as `ScoutConfig.guard` says."""
         self._limit = limit
         self._store = store
         self._ops = ops

@@ -153,7 +153,7 @@ def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:
 
     mass: [H, NB], attention that the last prompt positions gave to each block.   Returns int64 [H, min(count, NB)].
     """
-    ranked = mass.clone()
-    ranked[:, :sink] = torch.inf
-    ranked[:, max(0, ranked.shape[-1] - recent) :] = torch.inf
-    return ranked.topk(min(count, ranked.shape[-1])).indices
+    ordered = mass.clone()
+    ordered[:, :sink] = torch.inf
+    ordered[:, max(0, ordered.shape[-1] - recent) :] = torch.inf
+    return ordered.topk(min(count, ordered.shape[-1])).indices

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ScoutError
 from ..hardware.doctor import examine
-from ..hardware.host import Machine
+from ..hardware.host import Host
 from .bench import decode, gpu, kernels
 from .calibrate import calibrate
 from .fidelity import fidelity
@@ -72,7 +72,7 @@ def _common(
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
     """Show what this machine offers and what follows from it. Exit code 1 if something keeps models from running."""
-    checks = examine(Machine(), os.environ)
+    checks = examine(Host(), os.environ)
     if as_json:
         print(json.dumps({check.name: asdict(check) for check in checks}, indent=2), flush=True)
     else:

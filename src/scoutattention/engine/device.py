@@ -1,8 +1,6 @@
 """The device that an engine runs on, and what of the native, Triton and plain kernels it attends with."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 
 import torch
@@ -11,10 +9,9 @@ from ..attention.far import FarTransport, WorkerTransport
 from ..attention.far_stream import StreamTransport
 from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
-from ..errors import CapacityError, ConfigError, KernelError
+from ..errors import ConfigError
 from ..kernels import reference_rows
-from ..kernels.native.ops import NativeOps
-from ..kernels.native.rows import RowKernels
+from ..kernels.native import NativeOps, RowKernels
 from ..kernels.ops import Ops
 from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
@@ -101,23 +98,6 @@ def make_transport(store: KVStore, *, ops: Ops, workers: Workers, scale: float) 
         return WorkerTransport(store.pages.pool, ops, workers, scale)
     functions = HostFunctions.find()
     return StreamTransport(store.pages.pool, ops, workers, scale, functions=functions, timeout_s=LONGEST_WAIT_S)
-
-
-@contextmanager
-def faults_named(doing: str) -> Iterator[None]:
-    """Turn what the device fails of into one sentence.   doing: what it failed in.
-
-    Raises CapacityError where its memory was too small, KernelError where it or its driver gave up.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CapacityError(
-            f"the device's memory was too small for {doing}: lower device_memory, max_num_seqs or max_model_len"
-        ) from error
-    except torch.AcceleratorError as error:
-        reason = str(error).partition("\n")[0]
-        raise KernelError(f"the device failed {doing}: {reason}: see `scout doctor`, and start anew") from error
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -1,6 +1,9 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,17 +14,15 @@ from ..attention.observer import Observer
 from ..cache.memory_plan import MemoryPlan, plan_memory
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError, ConfigError, ScoutError
+from ..errors import CapacityError, ConfigError, KernelError, ScoutError
 from ..hardware.host import available_memory, usable_cores
 from ..models.calibration import find
 from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
-from .device import faults_named, find_device, free_memory, make_ops, make_transport, with_kernels
+from .device import find_device, free_memory, make_ops, make_transport, with_kernels
 from .runner import Progress, Runner
-from .sampler import draw
-from .scheduler import Scheduler
-from .sequence import Sequence
+from .scheduler import Scheduler, Sequence, draw
 from .stats import Stats
 
 SPARE_CORES = 2
@@ -136,23 +137,35 @@ class Engine:
         started = time.perf_counter()
         row, length = len(self.scheduler.running) - 1, len(sequence.prompt_ids)
         try:
-            with faults_named(f"reading a prompt of {length} tokens"):
+            with _named_faults(f"reading a prompt of {length} tokens"):
                 logits = self.runner.prefill(row, sequence.prompt_ids, progress)
         except ScoutError:
             self.scheduler.drop(row)  # the others go on
             raise
         self._draw([sequence], logits[None])
-        elapsed = time.perf_counter() - started
-        self.stats = self.stats.after_prompt(len(sequence.prompt_ids), elapsed, sequence.ttft_s)
+        self.stats = replace(
+            self.stats,
+            prompt_tokens=self.stats.prompt_tokens + length,
+            new_tokens=self.stats.new_tokens + 1,
+            prefill_s=self.stats.prefill_s + time.perf_counter() - started,
+            first_token_s=self.stats.first_token_s + sequence.ttft_s,
+            requests=self.stats.requests + 1,
+        )
         self._measure_cache()
 
     def _decode(self, sequences: list[Sequence]) -> None:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
-        with faults_named(f"decoding {len(sequences)} sequences"):
+        with _named_faults(f"decoding {len(sequences)} sequences"):
             logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
         self._draw(sequences, logits)
-        self.stats = self.stats.after_step(len(sequences), time.perf_counter() - started, step.of_all(self.ranks))
+        self.stats = replace(
+            self.stats,
+            new_tokens=self.stats.new_tokens + len(sequences),
+            decode_s=self.stats.decode_s + time.perf_counter() - started,
+            decode_tokens=self.stats.decode_tokens + len(sequences),
+            steps=self.stats.steps + step.of_all(self.ranks),
+        )
         self._measure_cache()
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
@@ -162,5 +175,24 @@ class Engine:
             sequence.append(token)
 
     def _measure_cache(self) -> None:
-        total, device = self.store.cache_bytes(len(self.scheduler.running))
-        self.stats = self.stats.with_cache(total * self.ranks.size, device * self.ranks.size)
+        """Keep the cache's size where it is the largest so far."""
+        total, device = (size * self.ranks.size for size in self.store.cache_bytes(len(self.scheduler.running)))
+        if total >= self.stats.kv_bytes_total:
+            self.stats = replace(self.stats, kv_bytes_total=total, kv_bytes_device=device)
+
+
+@contextmanager
+def _named_faults(doing: str) -> Iterator[None]:
+    """Turn what the device fails of into one sentence.   doing: what it failed in.
+
+    Raises CapacityError where its memory was too small, KernelError where it or its driver gave up.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CapacityError(
+            f"the device's memory was too small for {doing}: lower device_memory, max_num_seqs or max_model_len"
+        ) from error
+    except torch.AcceleratorError as error:
+        reason = str(error).partition("\n")[0]
+        raise KernelError(f"the device failed {doing}: {reason}: see `scout doctor`, and start anew") from error

@@ -16,7 +16,7 @@ from ..models.text import Tokenizer
 from ..runtime.ranks import Group
 from .device import find_device
 from .engine import Engine
-from .sequence import Sequence
+from .scheduler import Sequence
 
 READY = b"ready\n"
 

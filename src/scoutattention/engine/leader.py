@@ -24,7 +24,7 @@ from .device import find_device
 from .engine import Engine
 from .follower import READY, Following, Job
 from .runner import Progress
-from .sequence import Sequence as Request
+from .scheduler import Sequence as Request
 
 P = ParamSpec("P")
 

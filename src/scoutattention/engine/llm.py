@@ -23,7 +23,7 @@ from .device import find_device
 from .engine import Engine
 from .leader import lead
 from .runner import Progress
-from .sequence import Sequence as Request
+from .scheduler import Sequence as Request
 from .stats import Stats
 
 Prompt = str | list[int]

@@ -1,6 +1,6 @@
 """What an engine did since it was made."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..attention.step import StepStats
 
@@ -74,28 +74,3 @@ class Stats:
     def recalled_bytes(self) -> int:
         """Bytes copied from host pages to device slots."""
         return self.steps.recalled_bytes
-
-    def after_prompt(self, tokens: int, seconds: float, ttft_s: float) -> "Stats":
-        """With one more prompt, and its first token."""
-        return replace(
-            self,
-            prompt_tokens=self.prompt_tokens + tokens,
-            new_tokens=self.new_tokens + 1,
-            prefill_s=self.prefill_s + seconds,
-            first_token_s=self.first_token_s + ttft_s,
-            requests=self.requests + 1,
-        )
-
-    def after_step(self, tokens: int, seconds: float, step: StepStats) -> "Stats":
-        """With one more decode step."""
-        return replace(
-            self,
-            new_tokens=self.new_tokens + tokens,
-            decode_s=self.decode_s + seconds,
-            decode_tokens=self.decode_tokens + tokens,
-            steps=self.steps + step,
-        )
-
-    def with_cache(self, total: int, device: int) -> "Stats":
-        """With the cache's size, where it is the largest so far."""
-        return self if total < self.kv_bytes_total else replace(self, kv_bytes_total=total, kv_bytes_device=device)

@@ -17,9 +17,6 @@ class Host:
     affinity: int | None = None
 
 
-Machine = Host  # the name before; for the modules that still import it
-
-
 @dataclass(frozen=True)
 class Cores:
     """Cores of the host, of this process's affinity mask, and the container's quota in cores, if it has one."""

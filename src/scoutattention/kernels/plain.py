@@ -17,12 +17,12 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
-from . import reference, reference_pools
+from . import reference
 from .ops import Ops
 
 
 class PlainOps(Ops):
-    """The operations as `reference` and `reference_pools` define them."""
+    """The operations as `reference` and the functions of this file define them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -37,15 +37,15 @@ class PlainOps(Ops):
 
     @override
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
-        reference_pools.append(k, v, pools, entry, fill)
+        append(k, v, pools, entry, fill)
 
     @override
     def page_list(self, what: PageSelection) -> BlockList:
-        return reference_pools.page_list(what)
+        return page_list(what)
 
     @override
     def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-        reference_pools.stage_call(q, what, to)
+        stage_call(q, what, to)
 
     @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
@@ -103,4 +103,41 @@ class PlainOps(Ops):
 
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
-        return reference.merge(a if without is None else reference.left_out(a, without), b)
+        return reference.merge(a if without is None else left_out(a, without), b)
+
+
+def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+    """Write one token's keys and values of every sequence into one layer of a pool.
+
+    k, v: [B, H, D].   entry, fill: int64 [B], the open block and the position in it.
+    """
+    for pool, new in zip(pools, (k, v), strict=True):
+        pool.transpose(1, 2)[entry, fill] = new
+
+
+def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor) -> None:
+    """Copy single heads of blocks from one pool to another.
+
+    page, entry, head: int64 [M]; head `head[m]` of block `page[m]` goes to the same head of block `entry[m]`. No two
+    moves may have one target.
+    """
+    for here, there in zip(source, target, strict=True):
+        there.index_put_((entry, head), here[page, head])
+
+
+def page_list(what: PageSelection) -> BlockList:
+    """Where blocks are, int32 [B, H, N] both."""
+    table = what.table[:, None].expand(-1, what.blocks.shape[1], -1)
+    return BlockList(table.gather(-1, what.blocks), what.wanted.int() * what.size)
+
+
+def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
+    """Write queries q [B, H, G, D], and where blocks are, to the host's memory: float32 and int32, contiguous."""
+    for there, here in zip((to[0], *to[1]), (q, *page_list(what)), strict=True):
+        there.copy_(here, non_blocking=True)
+
+
+def left_out(partial: Partial, heads: Tensor) -> Partial:
+    """A partial of no keys in some KV heads, bool [B, H], whatever it is there."""
+    out = partial.out.masked_fill(heads[..., None, None], 0)
+    return Partial(out, partial.lse.masked_fill(heads[..., None], -torch.inf))

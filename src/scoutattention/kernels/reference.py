@@ -31,12 +31,6 @@ def partial(
     return Partial(out, lse, mean_key)
 
 
-def left_out(partial: Partial, heads: Tensor) -> Partial:
-    """A partial of no keys in some KV heads, bool [B, H], whatever it is there."""
-    out = partial.out.masked_fill(heads[..., None, None], 0)
-    return Partial(out, partial.lse.masked_fill(heads[..., None], -torch.inf))
-
-
 def merge(a: Partial, b: Partial) -> Partial:
     """Attention over the union of two disjoint sets of keys, from attention over each.
 

@@ -1,5 +1,6 @@
 """One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from ..kernels import reference_rows
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
-from .layers import LayerWeights, RowOps, in_rows, inverse_frequencies
+from .layers import ROWS, LayerWeights, RowOps, in_rows, inverse_frequencies
 
 FEW_ROWS = 16
 """Rows up to which the native kernels for few rows are used; beyond, PyTorch's products are faster."""
@@ -83,11 +84,12 @@ class Decoder(QueryModel):
         T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
         """
         x = F.embedding(token_ids, self.weights.embedding)
+        in_parts = in_rows if len(token_ids) > ROWS else _whole
         for layer in range(self.shape.num_layers):
-            q, k, v = in_rows(lambda x, cos, sin, n=layer: self.project(n, x, Rope(cos, sin)), x, *rope)
+            q, k, v = in_parts(lambda x, cos, sin, n=layer: self.project(n, x, Rope(cos, sin)), x, *rope)
             out = attend(layer, q, k, v, x)
             del q, k, v  # of a long prompt they are large
-            (x,) = in_rows(lambda x, out, n=layer: (self.update(n, x, out),), x, out)
+            (x,) = in_parts(lambda x, out, n=layer: (self.update(n, x, out),), x, out)
         return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def project(self, layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,3 +154,8 @@ class Decoder(QueryModel):
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
+
+
+def _whole(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """`in_rows` for few rows."""
+    return tuple(result.contiguous() for result in function(*inputs))

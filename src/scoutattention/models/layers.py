@@ -11,7 +11,8 @@ from torch import Tensor
 from ..types import Rope
 from .config import RopeConfig
 
-ROWS = 1024  # tokens that go through a projection at once: bounds the temporaries of a long prompt
+ROWS = 1024
+"""Tokens that go through a projection at once: bounds the temporaries of a long prompt."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ def in_rows(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tup
     contiguous.
     """
     total = inputs[0].shape[0]
-    if total <= ROWS:
-        return tuple(result.contiguous() for result in function(*inputs))
     outputs: tuple[Tensor, ...] = ()
     for start in range(0, total, ROWS):
         results = function(*(rows[start : start + ROWS] for rows in inputs))

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from ..errors import ConfigError, KernelError
 from ..types import BlockList, Partial
-from .checks import pool_layer
 from .host_functions import HostQueue
 from .packed import Blocks
-from .workers import HANDOVER_START, HANDOVER_WAIT, Workers
+from .workers import HANDOVER_START, HANDOVER_WAIT, Workers, pool_layer
 
 LONGEST_S = 86_400.0
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import GuardRequest, SplitRequest
 

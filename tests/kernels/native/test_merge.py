@@ -6,7 +6,7 @@ from torch import Tensor
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime import workers as cpu
 from scoutattention.types import Partial
 

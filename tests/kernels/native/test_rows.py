@@ -5,7 +5,7 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
-from scoutattention.kernels.native.rows import RowKernels
+from scoutattention.kernels.native import RowKernels
 from scoutattention.kernels.triton import rows as triton_rows
 from scoutattention.runtime import workers as cpu
 from scoutattention.types import Rope

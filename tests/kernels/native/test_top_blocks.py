@@ -5,7 +5,7 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.native.ops import NativeOps
+from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime import workers as cpu
 
 

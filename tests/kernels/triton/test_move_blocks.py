@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.errors import KernelError
-from scoutattention.kernels import reference_pools as twins
+from scoutattention.kernels import plain as twins
 from scoutattention.kernels.triton.move_blocks import CHUNK, append, copy_blocks
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

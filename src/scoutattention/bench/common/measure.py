@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...hardware.host import Machine, read_cores, read_cpu
+from ...hardware.host import Host, read_cores, read_cpu
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -36,10 +36,10 @@ def interleaved(calls: Sequence[Callable[[], object]], rounds: int) -> list[floa
 
 def host_facts() -> dict[str, str | int]:
     """Names, counts and versions that a result of the CPU depends on."""
-    machine = Machine()
+    host = Host()
     return {
-        "cpu": read_cpu(machine)[0],
-        "cores": read_cores(machine).usable,
+        "cpu": read_cpu(host)[0],
+        "cores": read_cores(host).usable,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),

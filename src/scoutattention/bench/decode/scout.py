@@ -4,7 +4,7 @@ from typing_extensions import override
 
 from ...config import Memory, SamplingParams, ScoutConfig
 from ...engine.llm import LLM
-from ...engine.sequence import Sequence
+from ...engine.scheduler import Sequence
 from .job import DecodeJob, Decoding, Setup, Span
 from .stages import Stages, watch_engine
 

@@ -129,11 +129,11 @@ def sweep_rows(timer: Timer) -> Iterator[Row]:
         for B in SWEEP_BATCHES:
             case = DecodeCase(B, 4, D)
             times = _time_tiles(make_problem(case), tiles, timer)
-            ranked = sorted(times, key=times.__getitem__)
-            for tile in ranked[:8]:
+            top = sorted(times, key=times.__getitem__)
+            for tile in top[:8]:
                 yield Row("sweep", f"{case}: {_name(tile)}", seconds=times[tile], moved=case.moved)
             for tile in times:
-                slowdowns[tile].append(times[tile] / times[ranked[0]])
+                slowdowns[tile].append(times[tile] / times[top[0]])
             torch.cuda.empty_cache()
         whole = {tile: math.prod(each) ** (1 / len(each)) for tile, each in slowdowns.items() if len(each) == 3}
         for tile in sorted(whole, key=whole.__getitem__)[:8]:

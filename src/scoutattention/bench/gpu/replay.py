@@ -98,6 +98,7 @@ class ReplayChooser(Chooser):
         ]
         self._made: dict[tuple[int, int], _OfStep] = {}
         self._step = -1
+        self._now: _OfStep | None = None
 
     @override
     def prepare(self, batch: Batch) -> None:
@@ -116,6 +117,7 @@ class ReplayChooser(Chooser):
     @override
     def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
         self._chooser.choose(layer, q, batch)
+        assert self._now is not None  # a step was prepared
         predicted = self._predictor.made(layer, q)
         now, wishes = self._now.choices[predicted], self._now.all_wishes[predicted]
         return Choice(now.blocks[layer], now.wishes[layer], batch.closed, wishes[layer])

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...cache.pool import TORCH_DTYPES
 from ...kernels import reference
-from ...kernels.native.ops import NativeOps
+from ...kernels.native import NativeOps
 from ...runtime.memory import empty
 from ...runtime.packed import Blocks, Packed, empty_packed
 from ...runtime.workers import Workers

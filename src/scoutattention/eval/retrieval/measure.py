@@ -10,7 +10,7 @@ from torch import Tensor
 from ...config import EngineConfig, SamplingParams, ScoutConfig
 from ...engine.engine import Engine
 from ...engine.runner import Progress, Record, Runner
-from ...engine.sequence import Sequence as Request
+from ...engine.scheduler import Sequence as Request
 from ...errors import ConfigError, PromptError
 from ...models.loader import LoadedModel
 from ...models.text import Tokenizer

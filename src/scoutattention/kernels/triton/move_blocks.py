@@ -74,7 +74,7 @@ def append_launch(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tenso
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
-    """Write one token's keys and values of every sequence in one launch; the twin of `reference_pools.append`.
+    """Write one token's keys and values of every sequence in one launch; the twin of `plain.append`.
 
     k, v: [B, H, D] in the pools' dtype.   entry, fill: int64 [B]. No two sequences may have one place.
     Raises KernelError where a tensor does not fit.
@@ -99,7 +99,7 @@ def copy_launch(source: Pools, target: Pools, page: Tensor, entry: Tensor, head:
 
 
 def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor, *, programs: int = 32) -> None:
-    """Copy single heads of blocks between pools in one launch; the twin of `reference_pools.copy_blocks`.
+    """Copy single heads of blocks between pools in one launch; the twin of `plain.copy_blocks`.
 
     source: on the device, or pinned host memory, which the device reads in place.   target: on the device.
     page, entry, head: int64 [M] on the device.   programs: how many run at once; few leave the rest of the device to

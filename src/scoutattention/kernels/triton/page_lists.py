@@ -51,7 +51,7 @@ def list_launch(what: PageSelection, to: BlockList, q: Tensor | None = None, q_o
 
 
 def page_list(what: PageSelection) -> BlockList:
-    """Where blocks are; the twin of `reference_pools.page_list`.   Raises KernelError where a tensor does not fit."""
+    """Where blocks are; the twin of `plain.page_list`.   Raises KernelError where a tensor does not fit."""
     what = _checked(what)
     index = what.table.new_empty(what.blocks.shape)
     pages = BlockList(index, index.new_empty(index.shape))
@@ -60,7 +60,7 @@ def page_list(what: PageSelection) -> BlockList:
 
 
 def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-    """Write queries, and where blocks are, to pinned memory in one launch; the twin of `reference_pools.stage_call`.
+    """Write queries, and where blocks are, to pinned memory in one launch; the twin of `plain.stage_call`.
 
     q: [B, H, G, D], contiguous.   Raises KernelError where a tensor does not fit.
     """

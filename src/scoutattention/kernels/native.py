@@ -1,15 +1,17 @@
-"""A decode step's attention on a CPU, by native kernels, which check every tensor that they are given."""
+"""The native kernels of a CPU: a decode step's attention, and what a layer computes of a few rows.
+
+The native side checks every tensor that it is given.
+"""
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...runtime.memory import CPU
-from ...runtime.packed import Blocks
-from ...runtime.workers import Workers
-from ...types import BlockList, GuardFinding, GuardRequest, Partial, SplitChoice, SplitRequest, TopBlocks
-from .. import reference
-from ..plain import PlainOps
+from ..runtime.memory import CPU
+from ..runtime.packed import Blocks
+from ..runtime.workers import Workers
+from ..types import BlockList, GuardFinding, GuardRequest, Partial, Rope, SplitChoice, SplitRequest, TopBlocks
+from .plain import PlainOps, left_out
 
 
 class NativeOps(PlainOps):
@@ -63,10 +65,38 @@ class NativeOps(PlainOps):
 
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
-        a = a if without is None else reference.left_out(a, without)
+        a = a if without is None else left_out(a, without)
         return Partial(*self._native.merge(a, b))
 
 
+class RowKernels:
+    """What a decoder layer computes of a few rows: each weight is read from memory once, in the dtype that it has.
+
+    A decode step is bound by reading weights, and PyTorch's products of a few rows read them at half to a quarter of
+    the memory's speed (docs/lab/2026-11-23-matrix-products.md). The results are those of `reference_rows`; all but the
+    weights is float32. Every method raises KernelError where a tensor does not fit.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._native = workers.native
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous."""
+        return self._native.linear(_floats(x), weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Rows x [T, A] over their root mean squares, times weight [A]; or x [T, N, A], weight [N, A]."""
+        return self._native.rms_norm(_floats(x), _floats(weight), eps)
+
+    def rotate(self, x: Tensor, rope: Rope) -> Tensor:
+        """Rotary embedding of heads x [T, heads, D]; D is even."""
+        return self._native.rotate(_floats(x), _floats(rope.cos), _floats(rope.sin))
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""
+        return self._native.swiglu(_floats(x))
+
+
 def _floats(x: Tensor) -> Tensor:
-    """The form in which the native kernels read queries."""
+    """The form in which the native kernels read queries and rows."""
     return x.to(torch.float32).contiguous()

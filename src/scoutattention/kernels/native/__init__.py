@@ -1,1 +1,0 @@
-"""The kernels of an ordinary CPU: C++ behind checks of every argument."""
