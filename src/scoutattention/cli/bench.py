@@ -139,7 +139,7 @@ class GpuFlags:
     ] = None
     quick: Annotated[bool, flag("--quick", "Fewer repeats, contexts, batches and steps.")] = False
     no_kernels: Annotated[
-        bool, flag("--no-kernels", "Leave out checking and timing the device kernels.", hidden=True)
+        bool, flag("--no-kernels", "Leave out timing the device kernels.", hidden=True)
     ] = False
     device: Annotated[
         Literal["cuda", "cpu"], flag("--device", "'cpu' tries the command without a GPU.", hidden=True)
