@@ -127,7 +127,7 @@ def compare(runs: list[Run]) -> Table:
         "KV cache": lambda run: f"{run.stats.kv_bytes_total / MIB:.0f} MiB",
         "... on the device": lambda run: f"{run.stats.kv_bytes_device / MIB:.0f} MiB",
         "... read per decode step": lambda run: f"{run.read / MIB:.0f} MiB",
-        "CPU's share of chosen blocks": lambda run: f"{run.stats.cpu_share:.1%}",
+        "CPU share of chosen blocks": lambda run: f"{run.stats.cpu_share:.1%}",
         "peak memory of the process": lambda run: f"{run.peak / MIB:,.0f} MiB",
     }
     for title, cell in rows.items():

@@ -1,4 +1,4 @@
-"""The limit of the CPU's share: what is least wished for stays behind, and only while there is too much."""
+"""The CPU share limit: what is least wished for stays behind, and only while there is too much."""
 
 import pytest
 import torch

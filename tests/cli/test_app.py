@@ -177,7 +177,7 @@ def test_the_table_tells_of_the_device_where_it_holds_a_part_only(held, monkeypa
     asked()
     err = capsys.readouterr().err
     assert "4.0 KiB" in err
-    divided = ("1.0 KiB on the device", "CPU's share", "CPU's time", "Recalled")
+    divided = ("1.0 KiB on the device", "CPU share", "CPU time", "Recalled")
     assert [part in err for part in divided] == [held < 4096] * 4
 
 

@@ -197,7 +197,7 @@ def test_the_tables_name_what_they_show(capsys, tiny_models):
     args = ["--lengths", "1200", "--depths", "25", "--tasks", "single,common", "--budget", "96"]
     assert main(["eval", "retrieval", str(tiny_models["llama"]), *args]) == 0
     out = capsys.readouterr().out
-    for part in ("Full attention\n", "Scout\n", "Difference\n", "25 %", "all", "1,200", "CPU's share"):
+    for part in ("Full attention\n", "Scout\n", "Difference\n", "25 %", "all", "1,200", "CPU share"):
         assert re.search(part.replace("\n", " *\n"), out), part
 
 

@@ -1,4 +1,4 @@
-"""Which closed blocks a layer attends to: what its queries want, within the budget and the CPU's share."""
+"""Which closed blocks a layer attends to: what its queries want, within the budget and the CPU share limit."""
 
 from typing import NamedTuple, Protocol
 
@@ -119,7 +119,7 @@ GAIN = 0.5
 class CpuShareLimit:
     """The wish threshold of each sequence: what an absent block must be wished for to be attended to.
 
-    The threshold rises while the CPU's share is above the limit, and falls while the share is below.
+    The threshold rises while the CPU share is above the limit, and falls while the share is below.
 
     always: so many first blocks of a choice, the sink and recent ones, are attended to in any case.
     """

@@ -7,7 +7,7 @@ from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
 
 SLOTS_PER_BUDGET = 2
-"""Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU's share in single digits."""
+"""Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
 TABLE_BYTES = 16
 """Of a block and KV head: its slot, the interest in it, and its page."""
 

@@ -23,7 +23,7 @@ Every setting, with its default and when to change it. Start with `budget`, `dev
 | Python | the first name of a row; `LLM` takes the settings of `EngineConfig` by name | \
 `LLM(model, scout=ScoutConfig(budget=2048), device_memory="8GiB")` |
 | Command line | the flag below it; `--help-all` lists all flags of a command | `--device-memory 8GiB` |
-| Environment | the name in capitals; a flag wins over a variable | `SCOUT_DEVICE_MEMORY=8GiB` |
+| Environment | the name in capitals, where a row shows one; a flag wins over a variable | `SCOUT_DEVICE_MEMORY=8GiB` |
 
 A size is a number with a unit, as `512MiB` or `8GiB`. In Python a size is a number of bytes, or the same text.
 [The glossary](glossary.md) explains the words. This page is made by `python -m scoutattention.cli.settings_page
@@ -31,7 +31,8 @@ docs/settings.md`.
 """
 ABLATION = (
     "`Ablation` is for experiments only. Each field turns one idea of the method off, or into that of a rival design; "
-    "[accuracy](accuracy.md) shows what the ideas are worth. `scout eval fidelity` and `scout eval retrieval` take "
+    "[accuracy](accuracy.md#what-each-idea-is-worth) shows what most of them are worth. "
+    "`scout eval fidelity` and `scout eval retrieval` take "
     'these settings as `--ablation NAME=VALUE`. In Python write `ScoutConfig(ablation=Ablation(digest="minmax"))`. '
     "There are no environment variables."
 )

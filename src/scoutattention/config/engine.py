@@ -19,7 +19,7 @@ class EngineConfig(Checked):
 
     device_memory: Memory = setting(
         None,
-        "Device memory for the KV cache: a size, 'slots' (twice the budget of each sequence), or 'all'.",
+        "Device memory for slots and digests: a size, 'slots' (twice the budget of each sequence), or 'all' blocks.",
         change="On a GPU, give what the weights leave free: with more blocks on the GPU, the CPU has less work.",
         none="'slots' on a GPU, 'all' on a CPU",
         size=True,
@@ -28,7 +28,8 @@ class EngineConfig(Checked):
     host_memory: int | None = setting(
         None,
         "Host memory for the KV cache.",
-        change="Lower it where other programs need the memory; raise it to run more sequences.",
+        change="Lower it where other programs need the memory; raise it to run more sequences. "
+        "Too little makes sequences wait.",
         none="enough for max_num_seqs sequences, at most half of the free memory",
         size=True,
         least=1,
@@ -41,7 +42,10 @@ class EngineConfig(Checked):
         least=1,
     )
     max_num_seqs: int = setting(
-        8, "Sequences that run at once, at most.", change="Raise it for throughput; lower it to save memory.", least=1
+        8,
+        "Sequences that run at once, at most.",
+        change="Raise it for throughput; lower it to save memory. The commands run one sequence.",
+        least=1,
     )
     dtype: DTypeName = setting(
         "auto",
@@ -88,7 +92,7 @@ class EngineConfig(Checked):
     tensor_parallel_size: int = setting(
         1,
         "Processes that share the model; each has its own KV heads and, with device 'cuda', its own GPU.",
-        change="Raise it where one GPU's memory is too small; on one CPU it is slower than one process.",
+        change="Keep it at 1: it is tested on one CPU, where it is slower, and has not run on GPUs.",
         least=1,
         advanced=True,
     )

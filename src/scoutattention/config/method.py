@@ -34,7 +34,7 @@ class Ablation(Checked):
     predictor: PredictorName = setting(
         "calibrated",
         "What predicts queries: the later layer's own projection ('plain'), the same after a correction that was "
-        "fitted ('calibrated'), or the true query ('oracle', for tests).",
+        "fitted to each prompt ('calibrated'), or the true query ('oracle', for tests).",
     )
     correction_dims: int = setting(64, "Dimensions of the low-rank correction that each prompt fits.", least=1)
     correct_far: bool = setting(
@@ -88,8 +88,9 @@ class ScoutConfig(Checked):
 
     budget: int | None = setting(
         1024,
-        "Tokens that a decode step attends to, for each layer and KV head of a sequence.",
-        change="Raise it where answers miss facts; twice the budget reads twice the bytes. On a CPU, use 2048.",
+        "Tokens that a decode step chooses, for each layer and KV head of a sequence.",
+        change="Raise it where answers miss facts; twice the budget reads twice the bytes. In one memory, the "
+        "default on a CPU, 2048 is a good value, because nothing else is attended to.",
         none="attends to every token",
         none_word="all",
     )
@@ -131,7 +132,8 @@ class ScoutConfig(Checked):
     guard: float | None = setting(
         0.02,
         "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
-        change="Lower it for accuracy; raise it for speed where the statistics show many guarded heads.",
+        change="Lower it for accuracy; raise it for speed where many heads are guarded. "
+        "A guard scans the digests a second time.",
         none="never checks a prediction",
         none_word="off",
         least=0,
@@ -139,7 +141,7 @@ class ScoutConfig(Checked):
     )
     max_cpu_share: float | None = setting(
         0.085,
-        "Largest part of the chosen blocks that the CPU may attend to; above it, the least important are left out.",
+        "Part of the chosen blocks that the CPU attends to at most, on average; the least important are left out.",
         change="Raise it for accuracy where no CPU time is waited for; lower it for speed where some is.",
         none="sets no limit",
         none_word="off",

@@ -85,8 +85,8 @@ def stats_table(stats: Stats) -> Table:
     if divided:
         hidden, waited = f"{stats.hidden_cpu_s:.2f} s hidden behind the device", f"{stats.unhidden_cpu_s:.2f} s"
         rows |= {
-            "CPU's share": f"{stats.cpu_share:.1%} of the chosen blocks",
-            "CPU's time": f"{hidden}, {waited} waited for",
+            "CPU share": f"{stats.cpu_share:.1%} of the chosen blocks",
+            "CPU time": f"{hidden}, {waited} waited for",
             "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
         }
     table = plain_table("", "")

@@ -74,5 +74,5 @@ def _summary(rows: list[Row], share: float) -> Table:
     named = summary["tasks"] | {"all": summary["all"], "full attention ≥ 50": summary["answerable"]}
     for name, means in named.items():
         table.add_row(name, str(means["rows"]), *(_cell(column, means[column]) for column in MAPS))
-    table.caption = f"CPU's share: {share:.1%} of the chosen blocks"
+    table.caption = f"CPU share: {share:.1%} of the chosen blocks"
     return table

@@ -48,7 +48,7 @@ class Fidelity:
     """What a configuration costs, and what it saves.
 
     kl_mean, kl_p95: KL(full || configuration) of the next token in nats, over the steps; kl: of each step.
-    share: of each step, the CPU's share of the chosen blocks.
+    share: of each step, the CPU share.
     delta_nll: negative log-likelihood of the text's next token, minus that under full attention, mean over the steps.
     top1_agreement: steps in which both think the same token the likeliest.
     cpu_share: of the chosen blocks, those that were absent.

@@ -19,7 +19,7 @@ COLUMNS = (
     Column("kl_p95", "KL p95", "{:.4f}".format),
     Column("delta_nll", "ΔNLL", "{:+.4f}".format),
     Column("top1_agreement", "Agree", "{:.3f}".format),
-    Column("cpu_share", "CPU's share", "{:.1%}".format),
+    Column("cpu_share", "CPU share", "{:.1%}".format),
     Column("recall_interval", "Recall every", "{:.1f}".format),
     Column("far_recall", "Far recall", "{:.3f}".format),
     Column("guarded", "Guarded", "{:.1%}".format),
