@@ -17,9 +17,10 @@ from ..types import TopBlocks
 class Choice(NamedTuple):
     """Closed blocks that queries want, and how much.
 
-    blocks: int64 [B, H, N], most wanted first.   wishes: float32 [B, H, N], the part of its attention that a KV head
-        would give to each, as far as the digests tell.   closed: int64 [B], blocks that each sequence has: those from
-        there on are none.   all_wishes: float32 [B, H, NB], of every block, chosen or not.
+    blocks: int64 [B, H, N]: sink and recent blocks, then the others, most wanted first.
+    wishes: float32 [B, H, N], the part of its attention that a KV head would give to each, as far as the digests tell.
+    closed: int64 [B], blocks that each sequence has: those from there on are none.
+    all_wishes: float32 [B, H, NB], of every block, chosen or not.
     """
 
     blocks: Tensor

@@ -28,6 +28,9 @@ Every setting, with its default and when to change it. Start with `budget`, `dev
 A size is a number with a unit, as `512MiB` or `8GiB`. In Python a size is a number of bytes, or the same text.
 [The glossary](glossary.md) explains the words. This page is made by `python -m scoutattention.cli.settings_page
 docs/settings.md`.
+
+[Accuracy](accuracy.md#what-each-idea-is-worth) says what `budget`, `guard`, `max_cpu_share`, `lookahead` and `kv_dtype`
+are worth. `block_size`, `sink_blocks`, `recent_blocks`, `calibration`, `graphs` and `workers` have no figures yet.
 """
 ABLATION = (
     "`Ablation` is for experiments only. Each field turns one idea of the method off, or into that of a rival design; "

@@ -20,7 +20,7 @@ class EngineConfig(Checked):
     device_memory: Memory = setting(
         None,
         "Device memory for slots and digests: a size, 'slots' (twice the budget of each sequence), or 'all' blocks.",
-        change="On a GPU, give what the weights leave free: with more blocks on the GPU, the CPU has less work.",
+        change="On a GPU, give what weights and a prompt leave free: with more slots the CPU has less work.",
         none="'slots' on a GPU, 'all' on a CPU",
         size=True,
         least=1,
@@ -29,7 +29,7 @@ class EngineConfig(Checked):
         None,
         "Host memory for the KV cache.",
         change="Lower it where other programs need the memory; raise it to run more sequences. "
-        "Too little makes sequences wait.",
+        "Too little makes sequences wait. On a GPU each GiB takes 96 MiB of GPU memory for digests (bfloat16).",
         none="enough for max_num_seqs sequences, at most half of the free memory",
         size=True,
         least=1,

@@ -117,7 +117,7 @@ class ScoutConfig(Checked):
     )
     lookahead: int = setting(
         1,
-        "Layers between predicting a query and using it, the time that the CPU has; 0 predicts nothing.",
+        "How many layers ahead a query is predicted, the time that the CPU has; 0 predicts nothing.",
         change="Raise it, up to 4, where the statistics show CPU time that was waited for.",
         least=0,
     )
@@ -133,7 +133,7 @@ class ScoutConfig(Checked):
         0.02,
         "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
         change="Lower it for accuracy; raise it for speed where many heads are guarded. "
-        "A guard scans the digests a second time.",
+        "Any guard scans the digests a second time.",
         none="never checks a prediction",
         none_word="off",
         least=0,
@@ -141,7 +141,7 @@ class ScoutConfig(Checked):
     )
     max_cpu_share: float | None = setting(
         0.085,
-        "Part of the chosen blocks that the CPU attends to at most, on average; the least important are left out.",
+        "Largest part of the chosen blocks that the CPU attends to, on average; more far blocks are left out.",
         change="Raise it for accuracy where no CPU time is waited for; lower it for speed where some is.",
         none="sets no limit",
         none_word="off",
