@@ -19,7 +19,7 @@ from .rules.imports import (
     imports_point_down,
     third_parties_use_their_door,
 )
-from .rules.repository import folders_have_few_files, pages_are_short
+from .rules.repository import folders_have_few_files, links_lead_somewhere, pages_are_short
 from .rules.sizes import (
     attributes_are_set_when_an_object_is_made,
     classes_have_few_attributes,
@@ -79,6 +79,7 @@ RULES: dict[Rule, dict[str, str]] = {
 REPOSITORY_RULES: dict[Callable[[Path], Iterator[str]], dict[str, str]] = {
     folders_have_few_files: {f"src/a/{number}.py": "" for number in range(17)},
     pages_are_short: {"docs/a.md": "line\n" * 201},
+    links_lead_somewhere: {"docs/a.md": "# A word\n[here](#a-word), [there](../b.md#c), [lost](#c)", "b.md": "## C"},
 }
 
 

@@ -1,5 +1,6 @@
 """Rules of folders and pages, which need no syntax tree."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,20 @@ def pages_are_short(root: Path) -> Iterator[str]:
         lines = len(page.read_text().splitlines()) if page.exists() else 0
         if lines > limit:
             yield f"{page.relative_to(root).as_posix()}:{lines} is longer than {limit} lines"
+
+
+def links_lead_somewhere(root: Path) -> Iterator[str]:
+    """Links from page to page name a file that exists, and a heading that the file has."""
+    for page in (*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if "://" in link or (target.exists() and (not anchor or anchor in _anchors(target))):
+                continue
+            yield f"{page.relative_to(root).as_posix()}: nothing is at {link}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as a link gives them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
