@@ -9,7 +9,7 @@ from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.attention.prompt.prefill import causal
 from scoutattention.runtime.streams import SideStream
 
-from ..runtime.test_graphs import FAR, answers
+from ..runtime.test_graphs import FAR, METHODS, answers
 from .test_generate import DENSE, GREEDY, PROMPT, far_llm
 
 pytestmark = pytest.mark.gpu
@@ -23,17 +23,7 @@ def gpu() -> None:
         pytest.skip("there is no GPU")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"lookahead": 2, "digest": "minmax"},
-        {"far_query": "true", "guard": None},
-        {"on_miss": "drop"},
-        {"guard": None},
-    ],
-    ids=str,
-)
+@METHODS
 def test_captured_steps_give_the_tokens_and_the_counts_of_eager_ones(tiny_models, options):
     made = []
     for graphs in (False, True):

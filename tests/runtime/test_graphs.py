@@ -53,7 +53,7 @@ def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
     return [sequence.output_ids for sequence in sequences]
 
 
-@pytest.mark.parametrize(
+METHODS = pytest.mark.parametrize(
     "options",
     [
         {},
@@ -64,6 +64,10 @@ def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
     ],
     ids=str,
 )
+"""Settings of the method that queue different work in a step."""
+
+
+@METHODS
 def test_replayed_steps_give_the_tokens_and_the_counts_of_others(tiny_models, tapes, options):
     scout = FAR.changed(**options)
     made = []

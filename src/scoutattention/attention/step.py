@@ -85,13 +85,14 @@ class Attention(Protocol[S]):
 class Masks(NamedTuple):
     """Which sequences of a step, bool [L, B] (within_budget, all_resident: [1, B]).
 
-    scouted: have absent blocks and more blocks than the budget: a scout chooses ahead, the CPU attends ahead.
-    true_query: the same, but their scouts are not trusted in this layer, so the true query does both; or they have
-        absent blocks and choose them all, so that with the true query the result is exact.
+    scouted: a scout chooses ahead, and the CPU attends ahead. These sequences have absent blocks and more blocks than
+        the budget, and this layer's scouts are trusted.
+    true_query: the true query chooses, and the CPU attends with it. These sequences have absent blocks; either this
+        layer's scouts are not trusted, or all blocks are chosen, and the result is exact.
     asked: the true query is asked for its choice.   interesting: and recall goes by its wishes.
     within_budget: have no more blocks than the budget.
     all_resident: have every block in a slot, and more blocks than the budget: the true query chooses among the slots.
-    The rest have every block in a slot and attend to them all.
+    All other sequences have every block in a slot, and attend to all of them.
     """
 
     scouted: Tensor

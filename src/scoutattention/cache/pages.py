@@ -1,4 +1,4 @@
-"""The host tier: every closed block of every sequence has a page here."""
+"""Pages: every closed block of every sequence has one."""
 
 from collections.abc import Callable
 

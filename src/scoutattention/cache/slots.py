@@ -1,4 +1,4 @@
-"""The device tier: slots, which are a cache of blocks per layer and KV head, and the copies that fill them."""
+"""Slots of the device: a cache of blocks for each layer and KV head, and the copies that fill it."""
 
 from itertools import pairwise
 from typing import NamedTuple

@@ -11,7 +11,7 @@ class Stats:
 
     prefill_s, decode_s: seconds in prompts and in decode steps.   ttft_s: mean seconds from arrival to first token.
     tokens_per_s: decoded tokens (the first of each answer is the prompt's) per second of decode steps.
-    kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device tier held then.
+    kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device held of it then.
     near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not.
     cpu_share: far blocks of all chosen ones.
     guarded_heads: KV heads in which the guard found something missed or spoilt, over sequences, layers and steps.

@@ -107,7 +107,7 @@ def check_gpu(host: Host, driver: Driver | None) -> Check:
     if driver is None and module is not None:
         return Check("GPU", module, f"{LIBRARY} is missing: give the container the driver's libraries", "note")
     if driver is None:
-        advice = "the CPU plays the device as well: host and device tier share its memory"
+        advice = "the CPU is the device too: host and device share one memory"
         return Check("GPU", "no NVIDIA driver", advice)
     if not driver.gpus:
         advice = f"its driver answers {driver.error}: see CUDA_VISIBLE_DEVICES, and whether the container has the GPU"
@@ -116,7 +116,7 @@ def check_gpu(host: Host, driver: Driver | None) -> Check:
     value = f"{gpu.name}, compute capability {version}"
     if gpu.capability < FIRST_BFLOAT16:
         return Check("GPU", value, f"{version} is below 8.0, the first with bfloat16: --device cuda needs one", "note")
-    return Check("GPU", value, "give --device cuda to use it: without, the CPU plays the device")
+    return Check("GPU", value, "give --device cuda to use it: without it the CPU is the device")
 
 
 def check_gpus(gpus: tuple[Gpu, ...]) -> Check:
