@@ -265,7 +265,7 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
         (["--prompt", "a", "--device-memory", "-1GiB"], "'-1GiB'"),
         (["--prompt", "a", "--host-memory", "0"], "host_memory=0"),
         (["--prompt", "a", "--guard", "some"], "--guard='some' is not a number or 'off'"),
-        (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'plain'"),
+        (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'cuda', 'plain'"),
         (["--prompt", "a", "--no-correct-far"], "there is no --no-correct-far any more: write `--ablation correct_far"),
         (["--prompt", "a", "--top-p", "0"], "top_p=0.0"),
         (["--prompt", "a", "--dense", "--budget", "512"], "excludes --budget"),

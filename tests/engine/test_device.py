@@ -148,7 +148,7 @@ def test_a_device_that_is_lost_is_one_sentence(tiny_models, monkeypatch):
 def test_kernels_that_do_not_run_there_are_refused(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     with Workers(1) as workers:
-        with pytest.raises(ConfigError, match="set kernels to 'triton'"):
+        with pytest.raises(ConfigError, match="set kernels to 'auto'"):
             make_ops(EngineConfig(kernels="native"), gpu, workers)
         with pytest.raises(ConfigError, match="TRITON_INTERPRET, which is for CPUs, is set: unset it"):
             make_ops(EngineConfig(), gpu, workers)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scoutattention.kernels.cuda.ops import CudaOps
 from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.ops import Ops
 from scoutattention.kernels.plain import PlainOps
@@ -52,7 +53,7 @@ class Column:
         """Why this process cannot run the column, or None where it can."""
         if self.on_gpu and not torch.cuda.is_available():
             return "there is no GPU"
-        if self.name.startswith("triton") and self.compiled == INTERPRETED:
+        if self.name.startswith(("triton", "cuda")) and self.compiled == INTERPRETED:
             return "TRITON_INTERPRET is set" if INTERPRETED else "TRITON_INTERPRET is not set"
         return None
 
@@ -88,6 +89,7 @@ COLUMNS = [
     Column("triton-interpreted", lambda: TritonOps(CPU)),
     Column("plain-gpu", lambda: PlainOps(CUDA), on_gpu=True),
     Column("triton-gpu", lambda: TritonOps(CUDA), on_gpu=True, compiled=True),
+    Column("cuda-gpu", lambda: CudaOps(CUDA), on_gpu=True, compiled=True),
 ]
 
 

@@ -37,6 +37,7 @@ DOORS = {
     ),
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),
+    "cuda": ("kernels/cuda/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),

@@ -9,7 +9,7 @@ DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 KVDTypeName = Literal["auto", "int8", "int4"]
 MemoryName = Literal["all", "slots"]
 DeviceName = Literal["cpu", "cuda"]
-KernelsName = Literal["auto", "native", "triton", "plain"]
+KernelsName = Literal["auto", "native", "triton", "cuda", "plain"]
 Memory = int | MemoryName | None
 
 
@@ -63,7 +63,8 @@ class EngineConfig(Checked):
     )
     kernels: KernelsName = setting(
         "auto",
-        "Kernels of decode steps: 'auto' ('native' on a CPU, 'triton' on a GPU), or 'plain' for slow PyTorch.",
+        "Kernels of decode steps: 'auto' ('native' on a CPU, 'cuda' on an NVIDIA GPU where the package cuda-core is "
+        "installed, else 'triton'), or 'plain' for slow PyTorch.",
         change="Choose 'plain' to see whether a wrong answer comes from a kernel.",
         advanced=True,
     )

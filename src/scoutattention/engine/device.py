@@ -1,5 +1,6 @@
-"""The device that an engine runs on, and what of the native, Triton and plain kernels it attends with."""
+"""The device that an engine runs on, and what of the native, Triton, CUDA and plain kernels it attends with."""
 
+import importlib.util
 import sys
 from importlib import import_module
 
@@ -64,13 +65,15 @@ def kernels_for(engine_config: EngineConfig, device: torch.device) -> KernelsNam
     """What "auto" is on a device."""
     if engine_config.kernels != "auto":
         return engine_config.kernels
-    return "native" if device.type == "cpu" else "triton"
+    if device.type == "cpu":
+        return "native"
+    return "cuda" if torch.version.hip is None and importlib.util.find_spec("cuda.core") else "triton"
 
 
 def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.device, workers: Workers) -> Decoder:
     """A decoder that computes rows with the kernels that a configuration asks for."""
     kernels = kernels_for(engine_config, device)
-    if kernels == "triton":
+    if kernels in ("triton", "cuda"):
         most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
         return decoder.with_few_rows(import_module("scoutattention.kernels.triton.rows"), most)
     return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
@@ -79,16 +82,17 @@ def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.de
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:
     """The kernels that a configuration asks for.
 
-    Raises ConfigError where they do not run on the device, KernelError where Triton is missing.
+    Raises ConfigError where they do not run on the device, KernelError where Triton or cuda.core is missing.
     """
     kernels = kernels_for(engine_config, device)
     if kernels == "plain":
         return PlainOps(device)
     if kernels == "native":
         if device.type == "cuda":
-            raise ConfigError("kernels='native' are for a CPU, and the device is a GPU: set kernels to 'triton'")
+            raise ConfigError("kernels='native' are for a CPU, and the device is a GPU: set kernels to 'auto'")
         return NativeOps(workers)
-    ops: Ops = import_module("scoutattention.kernels.triton.ops").TritonOps(device)  # here, since Triton is an extra
+    module, name = ("triton", "TritonOps") if kernels == "triton" else ("cuda", "CudaOps")
+    ops: Ops = getattr(import_module(f"scoutattention.kernels.{module}.ops"), name)(device)  # here: they are extras
     return ops
 
 

@@ -10,7 +10,18 @@ from typing_extensions import override
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
 from ..runtime.workers import Workers
-from ..types import BlockList, GuardFinding, GuardRequest, Partial, Rope, SplitChoice, SplitRequest, TopBlocks
+from ..types import (
+    BlockList,
+    GuardFinding,
+    GuardRequest,
+    HeadPlacing,
+    Partial,
+    Rope,
+    SplitChoice,
+    SplitRequest,
+    TopBlocks,
+)
+from . import reference_rows
 from .plain import PlainOps, left_out
 
 
@@ -91,6 +102,15 @@ class RowKernels:
     def rotate(self, x: Tensor, rope: Rope) -> Tensor:
         """Rotary embedding of heads x [T, heads, D]; D is even."""
         return self._native.rotate(_floats(x), _floats(rope.cos), _floats(rope.sin))
+
+    def add_norm(self, x: Tensor, change: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The sum of x [T, A] and its change, and the norm of the sum; see `rms_norm`."""
+        x = x + change
+        return x, self.rms_norm(x, weight, eps)
+
+    def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
+        return reference_rows.place_heads(x, how, self)
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""

@@ -1,6 +1,5 @@
 """One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..runtime.ranks import ALONE, Ranks, gathered
-from ..types import Rope
+from ..types import HeadPlacing, Rope
 from .config import ModelConfig
 from .layers import ROWS, LayerWeights, RowOps, in_rows, inverse_frequencies
 
@@ -84,34 +83,46 @@ class Decoder(QueryModel):
         T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
         """
         x = F.embedding(token_ids, self.weights.embedding)
-        in_parts = in_rows if len(token_ids) > ROWS else _whole
+        if len(token_ids) > ROWS:
+            return self._forward_prompt(x, rope, attend)
+        normed = self.normed_input(0, x)
         for layer in range(self.shape.num_layers):
-            q, k, v = in_parts(lambda x, cos, sin, n=layer: self.project(n, x, Rope(cos, sin)), x, *rope)
+            q, k, v = (part.contiguous() for part in self.project(layer, normed, rope))
+            x, change = self.update(layer, x, attend(layer, q, k, v, x))
+            x, normed = self._ops(x).add_norm(x, change, self._norm_after(layer), self.config.rms_norm_eps)
+        return normed
+
+    def _forward_prompt(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
+        """`forward` of more than ROWS tokens, so many at a time but where they attend."""
+
+        def project(layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, ...]:
+            return self.project(layer, self.normed_input(layer, x), rope)
+
+        for layer in range(self.shape.num_layers):
+            q, k, v = in_rows(lambda x, cos, sin, n=layer: project(n, x, Rope(cos, sin)), x, *rope)
             out = attend(layer, q, k, v, x)
             del q, k, v  # of a long prompt they are large
-            (x,) = in_parts(lambda x, out, n=layer: (self.update(n, x, out),), x, out)
+            (x,) = in_rows(lambda x, out, n=layer: (sum_of(self.update(n, x, out)),), x, out)
         return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
-    def project(self, layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its input residual stream x [T, E]."""
+    def project(self, layer: int, normed: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its normed input [T, E]."""
         weights, shape = self.weights.layers[layer], self.shape
-        queries, kv = shape.num_query_heads, shape.num_kv_heads
-        normed = self._ops(x).rms_norm(x, weights.input_norm, self.config.rms_norm_eps)
-        heads = self._heads(weights, normed, queries + 2 * kv)
-        normed = self._norm(weights, heads[:, : queries + kv])
-        q, k = self._ops(x).rotate(normed[:, :queries], rope), self._ops(x).rotate(normed[:, queries:], rope)
-        q = q.view(-1, kv, shape.group_size, shape.head_dim)
-        return q, k.to(weights.qkv.dtype), heads[:, queries + kv :].to(weights.qkv.dtype)
+        q, k, v = self._placed(weights, normed, rope, shape.num_query_heads + 2 * shape.num_kv_heads)
+        q = q.reshape(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
+        return q, k.to(weights.qkv.dtype), v.to(weights.qkv.dtype)
 
-    def update(self, layer: int, x: Tensor, out: Tensor) -> Tensor:
-        """The layer's output residual stream, from its input x [T, E] and what was attended, out [T, H, G, D]."""
+    def update(self, layer: int, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream after a layer's attention, [T, E], and what its feed-forward part adds.
+
+        x: the layer's input [T, E].   out: [T, H, G, D], what was attended to.
+        """
         weights, ops = self.weights.layers[layer], self._ops(x)
         attended = self.ranks.sum(ops.linear(out.flatten(1), weights.output))
         if weights.output_bias is not None:
             attended += weights.output_bias
-        x = x + attended
-        normed = ops.rms_norm(x, weights.post_norm, self.config.rms_norm_eps)
-        return x + self.ranks.sum(ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down))
+        x, normed = ops.add_norm(x, attended, weights.post_norm, self.config.rms_norm_eps)
+        return x, self.ranks.sum(ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
@@ -130,32 +141,32 @@ class Decoder(QueryModel):
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         weights, shape = self.weights.layers[layer], self.shape
         normed = self.normed_input(layer, x)
-        heads = self._heads(weights, normed if adjust is None else adjust(normed), shape.num_query_heads)
-        placed = self._ops(x).rotate(self._norm(weights, heads), rope)
-        return placed.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
+        adjusted = normed if adjust is None else adjust(normed)
+        q, _, _ = self._placed(weights, adjusted, rope, shape.num_query_heads)
+        return q.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
     @override
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.few_rows.linear(x, weight)
 
-    def _heads(self, weights: LayerWeights, normed: Tensor, count: int) -> Tensor:
-        """The first `count` of the layer's query, key and value heads, as they leave the projection: [T, count, D]."""
-        rows = count * self.shape.head_dim
-        heads = self._ops(normed).linear(normed, weights.qkv[:rows])
-        if weights.qkv_bias is not None:
-            heads += weights.qkv_bias[:rows]
-        return heads.view(-1, count, self.shape.head_dim)
+    def _placed(self, weights: LayerWeights, normed: Tensor, rope: Rope, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [T, heads, D] each, of the first `count` heads that a layer projects."""
+        shape, ops = self.shape, self._ops(normed)
+        rows = count * shape.head_dim
+        bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
+        heads = ops.linear(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
+        how = HeadPlacing(shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope)
+        return ops.place_heads(heads, how)
 
-    def _norm(self, weights: LayerWeights, heads: Tensor) -> Tensor:
-        """Query heads, and key heads after them, normalised if the model does that."""
-        if weights.qk_norm is None:
-            return heads
-        return self._ops(heads).rms_norm(heads, weights.qk_norm[: heads.shape[1]], self.config.rms_norm_eps)
+    def _norm_after(self, layer: int) -> Tensor:
+        """The weight of the norm that comes after a layer: the next one's, or the last."""
+        last = layer == self.shape.num_layers - 1
+        return self.weights.norm if last else self.weights.layers[layer + 1].input_norm
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
 
 
-def _whole(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """`in_rows` for few rows."""
-    return tuple(result.contiguous() for result in function(*inputs))
+def sum_of(parts: tuple[Tensor, Tensor]) -> Tensor:
+    """The sum of two tensors."""
+    return parts[0] + parts[1]

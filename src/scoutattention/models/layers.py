@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..types import Rope
+from ..types import HeadPlacing
 from .config import RopeConfig
 
 ROWS = 1024
@@ -47,8 +47,12 @@ class RowOps(Protocol):
         """Rows x [..., A] over their root mean squares, times weight."""
         ...
 
-    def rotate(self, x: Tensor, rope: Rope) -> Tensor:
-        """Rotary embedding of heads x [T, heads, D]."""
+    def add_norm(self, x: Tensor, change: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The sum of rows x [T, A] and their change, and the norm of the sum."""
+        ...
+
+    def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected heads x [T, Q + 2 H, D] as queries [T, Q, D], keys and values [T, H, D]."""
         ...
 
     def swiglu(self, x: Tensor) -> Tensor:

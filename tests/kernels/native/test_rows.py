@@ -6,9 +6,8 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
 from scoutattention.kernels.native import RowKernels
-from scoutattention.kernels.triton import rows as triton_rows
 from scoutattention.runtime import workers as cpu
-from scoutattention.types import Rope
+from scoutattention.types import HeadPlacing, Rope
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -66,6 +65,25 @@ def test_rotate(rows, T, heads, D):
     torch.testing.assert_close(rows.rotate(x, rope), reference_rows.rotate(x, rope))
 
 
+def test_add_norm(rows):
+    torch.manual_seed(0)
+    x, change, weight = torch.randn(3, 64).bfloat16(), torch.randn(3, 64), torch.randn(64)
+    total, got = rows.add_norm(x, change, weight, 1e-2)
+    assert torch.equal(total, x + change)
+    torch.testing.assert_close(got, reference_rows.rms_norm(total, weight, 1e-2))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_place_heads(rows, normed):
+    torch.manual_seed(0)
+    T, Q, H, D = 3, 5, 2, 24
+    angles = torch.randn(T, D // 2).repeat(1, 2)
+    bias, norm = (torch.randn((Q + 2 * H) * D), torch.randn(Q + H, D)) if normed else (None, None)
+    x, how = torch.randn(T, Q + 2 * H, D), HeadPlacing(Q, bias, norm, 1e-2, Rope(angles.cos(), angles.sin()))
+    for mine, theirs in zip(rows.place_heads(x, how), reference_rows.place_heads(x, how), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize(("T", "I"), [(1, 1536), (4, 37), (2, 3)])
 def test_swiglu(rows, T, I):  # noqa: E741
     torch.manual_seed(0)
@@ -102,44 +120,3 @@ def test_bad_arguments_are_named(rows):
     ]:
         with pytest.raises(KernelError, match=message):
             call()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("shape", "weight"), [((3, 64), (64,)), ((20, 37), (37,)), ((2, 5, 24), (5, 24))])
-def test_rms_norm_on_the_device(dtype, shape, weight):
-    torch.manual_seed(0)
-    x, weight = (torch.randn(shape[0], *(n + 1 for n in shape[1:])) * 3).to(dtype), torch.randn(weight)
-    x = x[:, : shape[1]] if len(shape) == 2 else x[:, : shape[1], : shape[2]]
-    got = triton_rows.rms_norm(x, weight, 1e-2)
-    assert got.is_contiguous()
-    torch.testing.assert_close(got, reference_rows.rms_norm(x.double(), weight, 1e-2).to(dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("T", "heads", "D"), [(1, 1, 2), (4, 12, 64), (3, 5, 24)])
-def test_rotate_on_the_device(dtype, T, heads, D):
-    torch.manual_seed(0)
-    angles = torch.randn(T, D // 2).repeat(1, 2)
-    x, rope = torch.randn(T, heads + 1, D)[:, :heads].to(dtype), Rope(angles.cos(), angles.sin())
-    got = triton_rows.rotate(x, rope)
-    assert got.is_contiguous()
-    torch.testing.assert_close(got, reference_rows.rotate(x, rope))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("T", "I"), [(1, 1536), (4, 37), (2, 3)])
-def test_swiglu_on_the_device(dtype, T, I):  # noqa: E741
-    torch.manual_seed(0)
-    x = (torch.randn(T, 2 * I) * 5).to(dtype)
-    x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])[: 2 * I].to(dtype)
-    torch.testing.assert_close(triton_rows.swiglu(x), reference_rows.swiglu(x.double()).to(dtype))
-
-
-def test_device_rows_that_do_not_fit_are_refused():
-    x = torch.zeros(2, 3, 6)
-    with pytest.raises(KernelError, match=r"weight is \[4, 6\]: it must be \[3, 6\]"):
-        triton_rows.rms_norm(x, torch.zeros(4, 6), 1e-5)
-    with pytest.raises(KernelError, match=r"cos is \[1, 6\]: it must be \[2, 6\]"):
-        triton_rows.rotate(x, Rope(torch.zeros(1, 6), torch.zeros(2, 6)))
-    with pytest.raises(KernelError, match=r"x is \[2, 5\]: it must be \[any, 4\]"):
-        triton_rows.swiglu(torch.zeros(2, 5))

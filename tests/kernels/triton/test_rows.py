@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
 from scoutattention.kernels.triton import rows
-from scoutattention.types import Rope
+from scoutattention.types import HeadPlacing, Rope
 
 from ..columns import DTYPES
 
@@ -13,23 +14,37 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @every_dtype
-@pytest.mark.parametrize(("shape", "width"), [((3, 64), (64,)), ((20, 37), (37,)), ((2, 5, 24), (5, 24))])
-def test_rms_norm(column, dtype, shape, width):
-    x, weight = (torch.randn(shape[0], *(n + 1 for n in shape[1:])) * 3).to(dtype), torch.randn(width)
-    x = x[tuple(slice(n) for n in shape)]
+@pytest.mark.parametrize("shape", [(3, 64), (20, 37)])
+def test_rms_norm(column, dtype, shape):
+    x, weight = (torch.randn(shape[0], shape[1] + 1) * 3).to(dtype)[:, :-1], torch.randn(shape[1])
     got = rows.rms_norm(*column.put((x, weight)), 1e-2)
     assert got.is_contiguous()
     torch.testing.assert_close(column.back(got), reference_rows.rms_norm(x.double(), weight, 1e-2).to(dtype))
 
 
 @every_dtype
-@pytest.mark.parametrize(("T", "heads", "D"), [(1, 1, 2), (4, 12, 64), (3, 5, 24)])
-def test_rotate(column, dtype, T, heads, D):
-    angles = torch.randn(T, D // 2).repeat(1, 2)
+@pytest.mark.parametrize("shape", [(3, 64), (20, 37)])
+def test_add_norm(column, dtype, shape):
+    x, change = (torch.randn(2, shape[0], shape[1] + 1) * 3).to(dtype)
+    x, change, weight = x[:, :-1], change[:, :-1].contiguous(), torch.randn(shape[1])
+    total, got = column.back(rows.add_norm(*column.put((x, change, weight)), 1e-2))
+    torch.testing.assert_close(total, x + change)
+    torch.testing.assert_close(got, reference_rows.rms_norm(total.double(), weight, 1e-2).to(dtype))
+
+
+@every_dtype
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("T", "Q", "H", "D"), [(1, 1, 1, 2), (4, 12, 4, 64), (3, 5, 0, 24)])
+def test_place_heads(column, dtype, normed, T, Q, H, D):
+    angles, heads = torch.randn(T, D // 2).repeat(1, 2), Q + 2 * H
     x, rope = torch.randn(T, heads + 1, D)[:, :heads].to(dtype), Rope(angles.cos(), angles.sin())
-    got = rows.rotate(*column.put((x, rope)))
-    assert got.is_contiguous()
-    torch.testing.assert_close(column.back(got), reference_rows.rotate(x, rope))
+    bias = torch.randn(heads * D).to(dtype) if normed else None
+    how = HeadPlacing(Q, bias, torch.randn(Q + H, D) if normed else None, 1e-2, rope)
+    got = rows.place_heads(*column.put((x, how)))
+    want = reference_rows.place_heads(x.double(), how)
+    assert all(part.is_contiguous() for part in got)
+    for mine, theirs in zip(column.back(got), want, strict=True):
+        torch.testing.assert_close(mine, theirs.to(dtype))
 
 
 @every_dtype
@@ -39,3 +54,15 @@ def test_swiglu(column, dtype, T, width):
     x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])[: 2 * width].to(dtype)
     got = column.back(rows.swiglu(column.put(x)))
     torch.testing.assert_close(got, reference_rows.swiglu(x.double()).to(dtype))
+
+
+def test_rows_that_do_not_fit_are_refused():
+    x, rope = torch.zeros(2, 4, 6), Rope(torch.zeros(1, 6), torch.zeros(2, 6))
+    with pytest.raises(KernelError, match=r"weight is \[4\]: it must be \[6\]"):
+        rows.rms_norm(x[0], torch.zeros(4), 1e-5)
+    with pytest.raises(KernelError, match=r"change is \[2, 6\]: it must be \[4, 6\]"):
+        rows.add_norm(x[0], x[0, :2], torch.zeros(6), 1e-5)
+    with pytest.raises(KernelError, match=r"cos is \[1, 6\]: it must be \[2, 6\]"):
+        rows.place_heads(x, HeadPlacing(2, None, None, 1e-5, rope))
+    with pytest.raises(KernelError, match=r"x is \[2, 5\]: it must be \[any, 4\]"):
+        rows.swiglu(torch.zeros(2, 5))

@@ -15,13 +15,14 @@ from ...kernels.triton.move_blocks import append_launch, copy_launch
 from ...kernels.triton.page_lists import list_launch
 from ...kernels.triton.partial import default_tile, partial_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
-from ...kernels.triton.rows import norm_launch, rotate_launch, swiglu_launch
+from ...kernels.triton.rows import norm_launch, place_launch, swiglu_launch
 from ...kernels.triton.score_digests import bound_launch, code_launch
 from ...kernels.triton.write_digests import bounding_launch, coding_launch
 from ...types import (
     BlockList,
     GuardFinding,
     GuardRequest,
+    HeadPlacing,
     PageSelection,
     Partial,
     Rope,
@@ -87,10 +88,11 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
 def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:
     """What a layer computes of 8 rows beside its products: norms of rows and of heads, rotary embedding, gated unit."""
     x, width = some(8, heads, head_dim, dtype=dtype), heads * head_dim
-    row = some(8, 1, width, dtype=dtype)
-    yield norm_launch(row, some(width), 1e-5, row)
-    yield norm_launch(x, some(heads, head_dim), 1e-5, x)
-    yield rotate_launch(x, Rope(some(8, head_dim), some(8, head_dim)), x)
+    row = some(8, width, dtype=dtype)
+    yield norm_launch(row, None, some(width), 1e-5, (row, row))
+    yield norm_launch(row, row, some(width), 1e-5, (row, row))
+    how = HeadPlacing(heads // 2, some(width), some(heads, head_dim), 1e-5, Rope(some(8, head_dim), some(8, head_dim)))
+    yield place_launch(x, how, (x, x, x))
     yield swiglu_launch(some(8, 8 * width, dtype=dtype), some(8, 4 * width, dtype=dtype))
 
 

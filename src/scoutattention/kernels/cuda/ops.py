@@ -1,0 +1,35 @@
+"""A decode step's attention on an NVIDIA GPU: Triton's operations, and CUDA C++ where instructions count."""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...errors import ConfigError
+from ...types import TopBlocks
+from ..triton.ops import TritonOps
+from . import choice, scores
+
+
+class CudaOps(TritonOps):
+    """The operations of `TritonOps`; scores and choices, of sizes that have a kernel, are CUDA C++."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Raises ConfigError where the device is no NVIDIA GPU."""
+        if device.type != "cuda" or torch.version.hip is not None:
+            raise ConfigError("kernels='cuda' are for an NVIDIA GPU, and the device is none: set kernels to 'auto'")
+        super().__init__(device)
+
+    @override
+    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
+        if not scores.has_kernel(q.shape[-1], codes.shape[3]):
+            return super().score_key_codes(q, codes, bounds, pages, scale)
+        listed = pages[:, None].expand(-1, q.shape[1], -1)
+        return scores.score_key_codes(q.contiguous(), codes, bounds, listed, scale)
+
+    @override
+    def top_blocks(
+        self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
+    ) -> TopBlocks:
+        if not choice.has_kernel(scores.shape[-1], count):
+            return super().top_blocks(scores, closed, count, always, largest=largest)
+        return choice.top_blocks(scores, closed, count, always, largest=largest)

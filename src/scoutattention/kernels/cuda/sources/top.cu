@@ -1,0 +1,29 @@
+// The blocks that KV heads want most, from the scores of their query heads: a program for each sequence and KV head.
+#include "top.cuh"
+
+// scores: float32 [B, H, G, N].   closed: int64 [B].   blocks: int64 [B, H, count].   wishes: float32 [B, H, count].
+// all_wishes: float32 [B, H, N].   Dynamic memory: 3 count words.
+extern "C" __global__ void __launch_bounds__(THREADS) top_blocks(const float* scores, const i64* closed, i64* blocks,
+                                                                 float* wishes, float* all_wishes, int count, int sink,
+                                                                 int recent, int largest, int H, int N) {
+    extern __shared__ u32 memory[];
+    __shared__ TopScratch scratch;
+    u32* keys = memory;
+    int* taken = reinterpret_cast<int*>(memory + count);
+    float* wished = reinterpret_cast<float*>(memory + 2 * count);
+    const i64 row = blockIdx.x;
+    const float* own = scores + row * G * N;
+    const int end = min(N, static_cast<int>(closed[row / H]));
+    Wishes all;
+    all.make([&](int g, int n) { return own[g * N + n]; }, end, sink, recent, largest, scratch);
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) {
+        const int n = threadIdx.x + i * THREADS;
+        if (n < N) all_wishes[row * N + n] = all.wish[i];
+    }
+    all.take(N, count, scratch, keys, taken, wished);
+    rank_taken(keys, taken, count, [&](int rank, int i) {
+        blocks[row * count + rank] = taken[i];
+        wishes[row * count + rank] = wished[i];
+    });
+}

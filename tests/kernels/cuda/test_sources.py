@@ -1,0 +1,82 @@
+"""The CUDA kernels compile without a GPU, and take as few instructions as they were written for."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from scoutattention.bench.gpu.compile import some
+from scoutattention.bench.gpu.instructions import longest_loop, main, page_instructions
+from scoutattention.config import EngineConfig
+from scoutattention.engine.device import kernels_for
+from scoutattention.errors import ConfigError, KernelError
+from scoutattention.kernels.cuda import base, choice, scores
+from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
+from scoutattention.kernels.cuda.ops import CudaOps
+from scoutattention.types import TopBlocks
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+
+
+def launches() -> Iterator[CudaLaunch]:
+    for G, D, P, dtype in ((4, 128, 32, torch.bfloat16), (7, 64, 16, torch.float32), (12, 16, 32, torch.float16)):
+        q, words = some(2, 8, G, D, dtype=dtype), some(64, 8, -(-D // 16), P, 4, dtype=torch.uint8)
+        made = some(2, 8, G, 300)
+        bounds, pages = some(64, 8, 2, D, dtype=torch.float16), some(2, 8, 300, dtype=torch.int32)
+        yield scores.score_launch(q, words, bounds, pages, made, 0.1)
+        result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, 300))
+        yield choice.top_launch(made, some(2, dtype=torch.int64), result, (1, 1), largest=False)
+
+
+def test_every_source_compiles_for_every_gpu():
+    sources = set()
+    for launch in launches():
+        sources.add(launch.source)
+        for architecture in ARCHITECTURES:
+            code = launch.compile(architecture)
+            assert launch.kernel.encode() in code
+    assert sources == {path.stem for path in SOURCES.glob("*.cu")}
+
+
+@pytest.mark.parametrize(("channels", "most"), [(16, 90), (32, 100), (64, 130), (128, 195)])
+def test_a_page_takes_few_instructions(channels, most):
+    assert 50 < page_instructions(channels) <= most
+
+
+def test_code_without_a_loop_is_not_counted():
+    with pytest.raises(KernelError, match="no loop"):
+        longest_loop(".L_x_0:\n /*0000*/ EXIT ;")
+
+
+def test_instructions_are_printed(capsys):
+    main(["--arch", "sm_80"])
+    assert re.search(r"128 channels +\d+\.\d", capsys.readouterr().out)
+
+
+def test_cuda_kernels_are_for_a_gpu():
+    with pytest.raises(ConfigError, match="kernels='cuda' are for an NVIDIA GPU"):
+        CudaOps(torch.device("cpu"))
+
+
+def test_a_gpu_has_cuda_kernels_where_their_compiler_is(monkeypatch):
+    gpu, config = torch.device("cuda"), EngineConfig()
+    assert kernels_for(config, gpu) == "cuda"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert kernels_for(config, gpu) == "triton"
+
+
+def test_without_cuda_core_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    monkeypatch.delitem(sys.modules, base.__name__)
+    with pytest.raises(KernelError, match=r"pip install 'scout-attention\[cuda\]'"):
+        __import__(base.__name__)
+
+
+def test_sizes_without_a_kernel_are_known():
+    assert scores.has_kernel(128, 32)
+    assert not scores.has_kernel(100, 32)
+    assert not scores.has_kernel(128, 8)
+    assert choice.has_kernel(16384, 256)
+    assert not choice.has_kernel(16385, 256)
