@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.far import Far
 from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.reference import merge
 from scoutattention.runtime.workers import Workers
@@ -54,15 +53,14 @@ def step(truth, wrong=(), other=0.0, **options):
 def test_the_scout_error_is_the_far_weight_times_the_relative_error_of_the_worst_query_head():
     near, far = (Partial(torch.zeros(1, 1, 2, 2), torch.tensor([[lse]]).log()) for lse in ([3.0, 1.0], [1.0, 0.0]))
     q, q_hat = torch.tensor([[[[3.0, 4.0], [1.0, 0.0]]]]), torch.tensor([[[[0.0, 8.0], [9.0, 0.0]]]])
-    assert Far(far, q_hat).error(OPS, q, near).tolist() == [[pytest.approx(0.25 * 1.0)]]
-    assert Far(far, None).error(OPS, q, near).tolist() == [[0.0]]
+    assert OPS.scout_error(far, near, q, q_hat).tolist() == [[pytest.approx(0.25 * 1.0)]]
 
 
 def test_a_partial_of_what_was_missed_joins_that_of_the_scout_and_replaces_what_is_spoilt():
     mine, other = (Partial(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3)) for _ in range(2))
     spoilt = torch.tensor([[False, True]])
     mine.out[:, 1] = torch.nan
-    got = Far(mine, None).with_late(OPS, other, spoilt).partial
+    got = OPS.merge(mine, other, without=spoilt)
     both = merge(mine, other)
     assert torch.allclose(got.out[:, 0], both.out[:, 0])
     assert torch.allclose(got.lse[:, 0], both.lse[:, 0])

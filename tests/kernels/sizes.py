@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoutattention.kernels.ops import JoinRequest, LayerGuard
 from scoutattention.types import BlockList, PageSelection, Partial
 
 GARBAGE = 2**31 - 1
@@ -105,3 +106,16 @@ def partials(s: Sizes) -> tuple[Partial, Partial]:
         side.lse.view(-1, s.G)[:, 0][empty] = -torch.inf
         side.lse.view(s.B, -1)[empty] = -torch.inf
     return made[0], made[1]
+
+
+def join_request(s: Sizes, dtype: torch.dtype, limit: float) -> JoinRequest:
+    """Parts of a layer: the scout of every third KV head is far off; the first sequence has none."""
+    (near, far), q = partials(s), queries(s, dtype)
+    near, far = (side._replace(lse=side.lse / 5) for side in (near, far))
+    off = torch.where(torch.arange(s.B * s.H).view(s.B, s.H, 1, 1) % 3 == 0, 2.0, 0.02)
+    scout = (q.float() + off * queries(s)).to(dtype)
+    pool = tuple(torch.randn(s.S, s.H, s.P, s.D).to(dtype) for _ in range(2))
+    rows = torch.arange(s.B) > min(0, s.B - 2)
+    wanted, scouted = (chosen(s), masks(s.B, s.H, s.N), torch.rand(s.B, s.H, s.N)), (chosen(s), masks(s.B, s.H, s.N))
+    guard = LayerGuard(wanted, scouted, rows, limit, torch.full((2, s.B, s.H), 7), pages_of(s), pool)
+    return JoinRequest(q, near, far, scout, s.D**-0.5, guard)

@@ -9,7 +9,7 @@ from scoutattention.runtime.packed import pack
 from scoutattention.types import BlockList
 
 from .columns import DTYPES, EXACT, assert_near, assert_same, every_call, wide
-from .sizes import LISTS, MERGES, SIZES, Sizes, masks, partials, queries, scattered
+from .sizes import LISTS, MERGES, SIZES, Sizes, join_request, masks, partials, queries, scattered
 
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """What a compiled kernel's outputs may be off by: its softmax weights are in the pool's dtype."""
@@ -109,3 +109,37 @@ def test_scout_error(column, sizes, dtype):
     q_hat[0, 0, 0, 0] = torch.nan
     got = column.call("scout_error", far, near, q, q_hat)
     assert got[0, 0].isnan(), "what is no number is not small"
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.7])
+@every_call(MERGES, MERGES[-1:])
+def test_join(column, sizes, dtype, limit):
+    """A scout's part that is spoilt in some KV heads and has missed blocks in others."""
+    what = join_request(sizes, dtype, limit)
+    there = column.put(what)
+    pool = column.put_on_host(what.guard.pool)
+    got = column.back(column.ops.join(there._replace(guard=there.guard._replace(pool=pool))))
+    exact = wide(what)
+    want = EXACT.join(exact)
+    assert torch.equal(column.back(there.guard.counts), exact.guard.counts)
+    assert got.out.dtype == dtype
+    assert_near(got.out, want.out, FLOAT32 if dtype == torch.float32 else ROUNDING[torch.bfloat16])
+    assert_near(got.lse, want.lse, FLOAT32 if dtype == torch.float32 else 1e-3)
+
+
+def test_some_heads_are_joined_late():
+    what = wide(join_request(MERGES[-1], torch.float32, 0.7))
+    EXACT.join(what)
+    found, late = what.guard.counts
+    assert 0 < (found > 0).sum() < found.numel()
+    assert late.any()
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_join_without_a_guard(column, corrects):
+    what = join_request(MERGES[0], torch.float32, 1.0)._replace(guard=None)
+    if not corrects:
+        what = what._replace(scout=None, far=what.far._replace(mean_key=None))
+    got, want = column.call("join", what), EXACT.join(wide(what))
+    assert_near(got.out, want.out, FLOAT32)
+    assert_near(got.lse, want.lse, FLOAT32)

@@ -41,6 +41,7 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("merge", heavier, test_ops_attention.test_correction_and_merge, (MERGES[-1], F32)),
     ("merge", heavier, test_ops_attention.test_a_merge_without_some_heads, (MERGES[-1],)),
     ("scout_error", lambda r, _: r * 1.01, test_ops_attention.test_scout_error, (MERGES[-1], F32)),
+    ("join", heavier, test_ops_attention.test_join, (MERGES[-1], F32, 0.7)),
     ("page_list", lambda r, _: r._replace(length=r.length + 1), test_ops_pages.test_page_lists, (SIZES[0],)),
     ("stage_call", one_changed(2), test_ops_pages.test_a_staged_call, (SIZES[0], F32)),
     ("append", one_changed(2), test_ops_pages.test_appended_tokens, (SIZES[0], F32)),

@@ -111,7 +111,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
         far=far,
         recall=Recall(config, store, store.slots, ops),
         limit=CpuShareLimit(config, store),
-        guard=Guard(config.guard, store, ops, far) if guards and config.guard is not None else None,
+        guard=Guard(config.guard, store) if guards and config.guard is not None else None,
         observer=around.observer,
     )
     return Built(cache, ScoutAttention(config, parts, trusted), prompt, calibrated)

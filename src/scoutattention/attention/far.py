@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,8 +16,8 @@ from ..kernels.ops import Ops
 from ..runtime.workers import Job, Workers
 from ..types import PageSelection, Partial
 
-CallKind = Literal["scout", "true", "late"]
-"""Who asks: a scout, ahead of its layer; the true query, for its choice; the true query, for what a scout missed."""
+CallKind = Literal["scout", "true"]
+"""Who asks: a scout, ahead of its layer; the true query, for its choice."""
 
 
 class Pending(Protocol):
@@ -47,34 +46,20 @@ class FarTransport(Protocol):
         """Start attending with q [B, H, G, D] to the selected pages; returns at once."""
         ...
 
-    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
-        """Attend with q to the selected pages now."""
-        ...
-
     def times(self) -> FarTimes:
         """The clocks since `reset`, once the step's work is done; raises KernelError where the CPU's part failed."""
         ...
 
 
 class Far(NamedTuple):
-    """What the CPU attended to in a layer.   scout: [B, H, G, D], its query where that was not the true one."""
+    """What the CPU attended to in a layer.
+
+    partial: with mean keys where its weight is to be corrected.   scout: [B, H, G, D], its query where that was not the
+    true one.
+    """
 
     partial: Partial
     scout: Tensor | None
-
-    def joined(self, ops: Ops, other: "Far") -> "Far":
-        """Both, which are of different sequences."""
-        return Far(ops.merge(self.partial, other.partial), self.scout if other.scout is None else other.scout)
-
-    def error(self, ops: Ops, q: Tensor, near: Partial) -> Tensor:
-        """How much a wrong scout may have spoilt each KV head, [B, H], by `reference.scout_error`; 0 without one."""
-        if self.scout is None:
-            return q.new_zeros(q.shape[:2], dtype=torch.float32)
-        return ops.scout_error(self.partial, near, q, self.scout)
-
-    def with_late(self, ops: Ops, late: Partial, spoilt: Tensor) -> "Far":
-        """Merged with the partial of late blocks, which replaces that of the spoilt KV heads, bool [B, H]."""
-        return Far(ops.merge(self.partial, late, without=spoilt), self.scout)
 
 
 class FarCall(NamedTuple):
@@ -104,18 +89,18 @@ class FarWork:
 
     def take(self, calls: Sequence[FarCall], q: Tensor) -> Far | None:
         """The results of a layer's calls, for its true query q; None where there were no calls."""
-        taken: Far | None = None
-        for call in calls:
-            partial = call.pending.wait()
-            if call.scout is not None and self._correct:
-                partial = self._ops.corrected(partial, q, call.scout, self._scale)
-            far = Far(partial, call.scout)
-            taken = far if taken is None else taken.joined(self._ops, far)
-        return taken
+        parts = [Far(call.pending.wait(), call.scout) for call in calls]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        first, second = (part._replace(partial=self._corrected(part, q)) for part in parts)  # of different sequences
+        return Far(
+            self._ops.merge(first.partial, second.partial), first.scout if second.scout is None else second.scout
+        )
 
-    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
-        """Attend with the true query to the selected pages now."""
-        return self.transport.attend(layer, q, what)
+    def _corrected(self, far: Far, q: Tensor) -> Partial:
+        if far.scout is None or far.partial.mean_key is None:
+            return far.partial
+        return self._ops.corrected(far.partial, q, far.scout, self._scale)._replace(mean_key=None)
 
 
 class WorkerTransport(FarTransport):
@@ -138,10 +123,6 @@ class WorkerTransport(FarTransport):
         k, v, pages = self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what)
         job = self._workers.submit(q, k, v, pages, self._scale, with_mean_key=with_mean_key)
         return _PendingJob(job, self)
-
-    @override
-    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
-        return self.start(layer, "late", q, what, with_mean_key=False).wait()
 
     @override
     def times(self) -> FarTimes:

@@ -44,10 +44,7 @@ def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partia
 
 
 class StreamTransport(FarTransport):
-    """Calls are started and awaited by the device's stream, so that the host only queues.
-
-    What is attended to in the layer itself the device reads from pinned pages: it is little, and the CPU would be late.
-    """
+    """Calls are started and awaited by the device's stream, so that the host only queues."""
 
     def __init__(
         self,
@@ -82,12 +79,6 @@ class StreamTransport(FarTransport):
         self._ops.stage_call(q, what, (buffers.q, buffers.pages))
         buffers.handover.start()
         return buffers
-
-    @override
-    def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
-        if isinstance(self._pool, PackedPool):
-            return self.start(layer, "late", q, what, with_mean_key=False).wait()
-        return self._ops.partial(q, self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what), self._scale)
 
     @override
     def times(self) -> FarTimes:

@@ -1,12 +1,8 @@
 """The guard: asks the true query what it would have chosen, and attends late to what a scout missed or spoilt."""
 
-from torch import Tensor
-
 from ..cache.store import KVStore
-from ..kernels.ops import Ops
-from ..types import GuardFinding, GuardRequest, Partial
+from ..kernels.ops import LayerGuard
 from .choose import Wanted
-from .far import Far, FarWork
 from .step import ScoutStep
 
 
@@ -17,33 +13,20 @@ class Guard:
     true query wishes for more than `limit` that the scout did not choose. Both are attended to with the true query.
     """
 
-    def __init__(self, limit: float, store: KVStore, ops: Ops, far: FarWork) -> None:
+    def __init__(self, limit: float, store: KVStore) -> None:
         """`limit`: the part of a KV head's attention, as `ScoutConfig.guard` says."""
         self._limit = limit
         self._store = store
-        self._ops = ops
-        self._far = far
 
-    def check(
-        self, step: ScoutStep, layer: int, q: Tensor, wanted: Wanted, ahead: Wanted, near: Partial, far: Far
-    ) -> tuple[Far, GuardFinding | None]:
-        """The far part with what the scout missed or spoilt, and what that was.
-
-        wanted: of the true query q [B, H, G, D].   ahead: of the scout.   near, far: what was attended to.
-        The finding is None where the host could see that nothing was missed or spoilt.
-        """
-        choice, counts = wanted.choice, step.tally.guarded[layer]
-        finding = self._ops.find_late(
-            GuardRequest(
-                wanted=(choice.blocks, wanted.absent, choice.wishes),
-                scouted=(ahead.choice.blocks, ahead.absent),
-                scout_error=far.error(self._ops, q, near),
-                rows=step.masks.scouted[layer],
-                limit=self._limit,
-                counts=counts,
-            )
+    def of(self, step: ScoutStep, layer: int, wanted: Wanted, ahead: Wanted) -> LayerGuard:
+        """What a layer's parts are joined by.   wanted: of the true query.   ahead: of the scout."""
+        pool, choice = self._store.pages.pool, wanted.choice
+        return LayerGuard(
+            wanted=(choice.blocks, wanted.absent, choice.wishes),
+            scouted=(ahead.choice.blocks, ahead.absent),
+            rows=step.masks.scouted[layer],
+            limit=self._limit,
+            counts=step.tally.guarded[layer],
+            table=self._store.pages.table[step.batch.rows],
+            pool=(pool.k[layer], pool.v[layer]),
         )
-        if not self._ops.deferred and not counts.any():
-            return far, None
-        late = self._far.attend(layer, q, self._store.select(choice.blocks, finding.late, step.batch))
-        return far.with_late(self._ops, late, finding.spoilt), finding

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
-from ..kernels.ops import Ops
+from ..kernels.ops import JoinRequest, Ops
 from ..types import BlockList, Rope, SplitRequest
 from .choose import Choice, Chooser, CpuShareLimit, Wanted
 from .far import CallKind, FarCall, FarWork
@@ -140,13 +140,14 @@ class ScoutLayers:
             self._serve(layer, q, wanted.of(step.masks.true_query[layer]))
         pool = store.near_pool
         near = parts.ops.partial(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
-        far, finding = parts.far.take(self._calls.pop(layer, ()), q), None
+        far = parts.far.take(self._calls.pop(layer, ()), q)
+        guard = None
         if far is not None and ahead is not None and wanted is not None and parts.guard is not None:
-            far, finding = parts.guard.check(step, layer, q, wanted, ahead, near, far)
-        merged = near if far is None else parts.ops.merge(near, far.partial)
+            guard = parts.guard.of(step, layer, wanted, ahead)
+        merged = near if far is None else parts.ops.join(JoinRequest(q, near, *far, parts.scale, guard))
         if parts.observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
-            guarded = None if finding is None else finding.spoilt | finding.late.any(-1)
+            guarded = None if guard is None else guard.counts[0] > 0
             parts.observer.attended(layer, q, partial(self._choose, layer), Attended(far_weight, guarded))
         return merged.out.to(q.dtype)
 

@@ -1,6 +1,6 @@
 """What attention asks of the processor that it runs on."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,38 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
+
+
+class LayerGuard(NamedTuple):
+    """What the guard of a layer goes by, and what it attends to late.
+
+    wanted, scouted, rows, limit, counts: see `GuardRequest`.   table: int32 [B, NB], each block's page.
+    pool: keys and values of the layer's pages.
+    """
+
+    wanted: tuple[Tensor, Tensor, Tensor]
+    scouted: tuple[Tensor, Tensor]
+    rows: Tensor
+    limit: float
+    counts: Tensor
+    table: Tensor
+    pool: tuple[Blocks, Blocks]
+
+
+class JoinRequest(NamedTuple):
+    """A layer's parts, to be put together for its true query.
+
+    q: [B, H, G, D].   near, far: float32, of disjoint keys.   scout: [B, H, G, D], the query of `far`, or None where
+    that was q. Where `far` has mean keys, its weight is corrected to first order for q.   scale: of the scores.
+    guard: what is doubted, and attended to late, or None for nothing.
+    """
+
+    q: Tensor
+    near: Partial
+    far: Partial
+    scout: Tensor | None
+    scale: float
+    guard: LayerGuard | None
 
 
 class Ops(Protocol):
@@ -106,4 +138,8 @@ class Ops(Protocol):
 
         without: bool [B, H], KV heads of which a is left out, whatever it is.
         """
+        ...
+
+    def join(self, what: JoinRequest) -> Partial:
+        """A layer's attention from its parts, out in the dtype of q; see `reference_join.join`."""
         ...

@@ -17,8 +17,8 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
-from . import reference
-from .ops import Ops
+from . import reference, reference_join
+from .ops import JoinRequest, Ops
 
 
 class PlainOps(Ops):
@@ -104,6 +104,10 @@ class PlainOps(Ops):
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         return reference.merge(a if without is None else left_out(a, without), b)
+
+    @override
+    def join(self, what: JoinRequest) -> Partial:
+        return reference_join.join(self, what)
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
+from ...kernels.ops import JoinRequest, LayerGuard
 from ...kernels.triton.base import Launch, ceil_div
 from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
+from ...kernels.triton.join import join_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, copy_launch
 from ...kernels.triton.page_lists import list_launch
@@ -58,6 +60,11 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield merge_launch(near, far, far)
     yield correct_launch(far, q, q, 0.1, far.lse)
     yield scout_error_launch(far, near, q, q, some(B, H))
+    masks, lists = some(B, H, 63, dtype=torch.bool), some(B, H, 63, dtype=torch.int64)
+    counts, some_rows = some(2, B, H, dtype=torch.int64), some(B, dtype=torch.bool)
+    guard = LayerGuard((lists, masks, some(B, H, 63)), (lists, masks), some_rows, 0.02, counts, pages, (k, v))
+    what = JoinRequest(q, near, far, q, 0.1, guard)
+    yield join_launch(what, Partial(q, some(B, H, G)), some(B, H, 63, dtype=torch.int32))
     closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)

@@ -18,9 +18,10 @@ from ...types import (
     SplitRequest,
     TopBlocks,
 )
-from ..ops import Ops
+from .. import reference_join
+from ..ops import JoinRequest, Ops
 from ..plain import PlainOps
-from . import choice, merge, move_blocks, page_lists, partial, score_digests, write_digests
+from . import choice, join, merge, move_blocks, page_lists, partial, score_digests, write_digests
 from .base import INTERPRETED
 
 PROGRAMS = 32
@@ -131,3 +132,9 @@ class TritonOps(Ops):
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         return merge.merge(a, b, without)
+
+    @override
+    def join(self, what: JoinRequest) -> Partial:
+        if what.guard is not None and isinstance(what.guard.pool[0], Packed):
+            return reference_join.join(self, what)
+        return join.join(what)

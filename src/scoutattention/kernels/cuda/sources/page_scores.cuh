@@ -1,6 +1,7 @@
 // How well queries match pages: the log-sum-exp of their products with the keys of each page, kept in 2 bits a channel.
 //
-// Compiled for one D (channels), P (positions of a page), G (query heads of a KV head) and QUERY (their type).
+// Compiled for one D (channels), P (positions of a page), G (query heads of a KV head), QUERY (their type) and AHEAD
+// (pages that a warp reads before it scores the first of them).
 //
 // The 2 bits of a code, wherever they stand in the lower 10 bits of a float16, are a subnormal number: the code times a
 // power of two. So one mask turns two codes of a word into two numbers that the matrix unit takes, and the power is
@@ -30,10 +31,11 @@ struct Query {
     u32 steps[STEPS][PAIRS];  // as they meet codes, one word after the other
     u32 lows[WORDS][2];       // as they meet the lower bounds
 
-    __device__ void load(const void* q, i64 row, int first, float scale) {
+    // number(head, d): of a query, times the scale and the logarithm of e to base two; 0 where there is no such head.
+    template <class Number>
+    __device__ void load(int first, Number get) {
         const int lane = threadIdx.x % 32, t = lane % 4, head = first + lane / 4;
-        const i64 start = (row * G + head) * D;
-        const auto number = [&](int d) { return head < G ? query_at(q, start + d) * (scale * LOG2E) : 0.0f; };
+        const auto number = [&](int d) { return head < G ? get(head, d) : 0.0f; };
 #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
             const int word = SHARE > 1 ? t % (4 / SHARE) : t + 4 * s, part = SHARE > 1 ? t / (4 / SHARE) : 0;
