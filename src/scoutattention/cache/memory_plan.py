@@ -114,8 +114,8 @@ def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host:
     """Refuse packed pages on a GPU, and a GPU that would read all keys of pages that are `on_host`."""
     if engine_config.kv_dtype != "auto" and everything:
         raise ConfigError(
-            f"kv_dtype={engine_config.kv_dtype!r} is for pages in host memory, and here they are not: leave it at 'auto', "
-            "or set device_memory to 'slots'"
+            f"kv_dtype={engine_config.kv_dtype!r} is for pages in host memory, and here they are on the device: set "
+            "device_memory to 'slots', or leave kv_dtype at 'auto'"
         )
     if scout.ablation.digest == "exact" and on_host:
         raise ConfigError(
