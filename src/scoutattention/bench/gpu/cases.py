@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
+from .idle import Kernel
 
 TRACED = 3
 """Steps after the timed ones, in which a profiler sees when the device works."""
@@ -78,6 +79,7 @@ class Result(NamedTuple):
     hidden_ms, unhidden_ms: CPU attention in a mean step that ran behind other work, and that was waited for.
     link_bytes: bytes that a mean step copied from host pages to the device.
     share: chosen blocks that the device did not hold, as a part of all chosen blocks.
+    kernels: what the device ran in a step, by name; empty where the profiler saw no GPU.
     """
 
     engine: str
@@ -91,6 +93,17 @@ class Result(NamedTuple):
     unhidden_ms: float
     link_bytes: float
     share: float
+    kernels: tuple[Kernel, ...] = ()
+
+    def as_json(self, *, kernels: bool = False) -> dict[str, object]:
+        """The fields by name; `kernels` only where they are asked for, because they are many."""
+        fields = self._asdict()
+        named = [kernel._asdict() for kernel in fields.pop("kernels")]
+        return fields | {"kernels": named} if kernels else fields
+
+    def per_layer(self, layers: int, *, copies: bool) -> float:
+        """Kernels, or copies, that a step launched for each of its layers."""
+        return sum(kernel.launches for kernel in self.kernels if kernel.copies == copies) / layers
 
 
 class LeftOut(NamedTuple):

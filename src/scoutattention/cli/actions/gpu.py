@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 
 from ...bench.common.measure import host_facts
@@ -27,6 +28,10 @@ from ..command import load_action
 from ..output import format_bytes, plain_table, show, write_file
 
 COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
+
+PER_LAYER = ((False, "kernels"), (True, "copies"))
+MOST_KERNELS = 24
+"""Names of a step's kernels that are listed."""
 
 
 def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
@@ -48,12 +53,14 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     if flags.as_json:
         about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
         about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}
-        cases = [result._asdict() for result in measured.results]
+        cases = [result.as_json(kernels=flags.profile) for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
         print(json.dumps(report), flush=True)
     else:
         show(_table(measured, setup, workload))
+        for result in measured.results if flags.profile else ():
+            show(profile_table(result, setup.decoder.shape.num_layers))
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
     if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
@@ -75,7 +82,8 @@ def _facts(flags: GpuFlags) -> dict[str, Any]:
 
 def _tell(outcome: Result | LeftOut) -> None:
     """An outcome as a line of JSON: what follows may be interrupted, and this is not lost."""
-    print(json.dumps(outcome._asdict()), file=sys.stderr, flush=True)
+    fields = outcome.as_json() if isinstance(outcome, Result) else outcome._asdict()
+    print(json.dumps(fields), file=sys.stderr, flush=True)
 
 
 def _table(measured: Measured, setup: Setup, workload: Workload) -> Table:
@@ -110,3 +118,21 @@ def _row(result: Result) -> tuple[str, ...]:
         *(f"{result.hidden_ms:.2f} ms", f"{result.unhidden_ms:.2f} ms"),
         *(format_bytes(result.link_bytes), f"{result.share:.1%}"),
     )
+
+
+def profile_table(result: Result, layers: int) -> Group:
+    """What the device ran in a step, by name."""
+    idle, ms = result.device_idle_share, result.ms_per_step
+    busy = "" if idle is None else f", device busy {ms * (1 - idle):.2f} ms, idle {idle:.0%}"
+    counts = (f"{result.per_layer(layers, copies=copies):.1f} {what}" for copies, what in PER_LAYER)
+    title = (
+        f"{result.engine}, {result.batch} x {result.context:,}: step {ms:.2f} ms{busy}; a layer: {', '.join(counts)}"
+    )
+    table = plain_table("Kernel or copy", "ms", "Of the step", "Launches")
+    for kernel in result.kernels[:MOST_KERNELS]:
+        table.add_row(kernel.name, f"{kernel.ms:.3f}", f"{kernel.ms / ms:.1%}", f"{kernel.launches:.1f}")
+    rest = result.kernels[MOST_KERNELS:]
+    if rest:
+        whole, launches = sum(kernel.ms for kernel in rest), sum(kernel.launches for kernel in rest)
+        table.add_row(f"{len(rest)} others", f"{whole:.3f}", f"{whole / ms:.1%}", f"{launches:.1f}")
+    return Group(title, table if result.kernels else "the profiler saw no GPU\n")
