@@ -15,9 +15,10 @@ from scoutattention.bench.gpu import idle as gpu_idle
 from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
 from scoutattention.bench.gpu.decode import Bench
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
-from scoutattention.bench.gpu.idle import covered
+from scoutattention.bench.gpu.idle import Event, busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu.rounds import measure
+from scoutattention.cache.pool import PackedPool
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
@@ -70,7 +71,19 @@ def test_rivals_are_settings():
     assert [known[name].ablation.predictor for name in NAMES[6:]] == ["plain", "calibrated"]
     assert [rival.device_memory for rival in rivals(BASE)] == ["all"] * 2 + ["slots"] * 6
     assert [rival.name for rival in rivals(BASE) if rival.fetch_all] == ["fetch-all"]
-    assert len({rival.store for rival in rivals(BASE)}) == 3
+    assert len({rival.store() for rival in rivals(BASE)}) == 3
+
+
+def test_pages_in_host_memory_are_packed_for_engines_that_can_read_them(engines):
+    """All others keep the model's dtype, and so does what copies whole layers; it has a store of its own then."""
+    bench = make_bench(engine_config=replace(ENGINE_CONFIG, kv_dtype="int8"))
+    measured = measure(bench, rivals(BASE))
+    assert measured.left_out == []
+    assert [result.engine for result in measured.results] == [*(n for n in NAMES if n != "fetch-all"), "fetch-all"]
+    packed = [isinstance(engine.store.pages.pool, PackedPool) for engine in engines]
+    assert packed == [False] * 4 + [True] * 6 + [False] * 2
+    by_name = {result.engine: result for result in measured.results}
+    assert 0 < by_name["fetch"].link_bytes < by_name["fetch-all"].link_bytes / 2
 
 
 def test_every_engine_runs_every_case_largest_batches_first(engines):
@@ -311,19 +324,41 @@ def profiled(monkeypatch, events):
     ]
     monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    return gpu_idle.busy_seconds(lambda: None, 2)
+    return gpu_idle.traced(lambda: None, 2)
 
 
 def test_a_device_works_where_kernels_run(monkeypatch):
     """Copies are events too: a step of nothing else is idle."""
     copy, host = ("CUDA", "Memcpy HtoD", 0.0, 9.0), ("CPU", "launch", 0.0, 9.0)
-    assert profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]) == pytest.approx(2e-6)
-    assert profiled(monkeypatch, [copy]) == 0
+    assert busy_seconds(profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]), 2) == pytest.approx(2e-6)
+    assert busy_seconds(profiled(monkeypatch, [copy]), 2) == 0
 
 
 def test_a_profile_without_the_device_says_nothing(monkeypatch):
-    assert profiled(monkeypatch, []) is None
-    assert profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]) is None
+    assert busy_seconds(profiled(monkeypatch, []), 2) is None
+    assert busy_seconds(profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]), 2) is None
+
+
+def test_kernels_are_listed_by_name_the_longest_first():
+    """Of two steps: PyTorch's own are one name whatever they were made for; copies are told apart."""
+    names = [
+        ("_partial_kernel", 3000.0),
+        ("_unpack_kernel", 1000.0),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::AddFunctor>(int)", 100.0),
+        ("void at::native::(anonymous namespace)::elementwise_kernel<8>(float)", 100.0),
+        ("void at::native::vectorized_elementwise_kernel<2, at::native::MulFunctor>(int)", 100.0),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_bf16>(Params)", 600.0),
+        ("Memcpy HtoD (Pinned -> Device)", 10.0),
+    ]
+    kernels = by_name([Event(name, 5.0, 5.0 + length) for name, length in names], 2)
+    assert [(one.name, one.ms, one.launches, one.copies) for one in kernels] == [
+        ("_partial_kernel", 1.5, 0.5, False),
+        ("_unpack_kernel", 0.5, 0.5, True),
+        ("cutlass::Kernel2<cutlass_80_tensorop_bf16>", 0.3, 0.5, False),
+        ("vectorized_elementwise_kernel", 0.1, 1.0, False),
+        ("elementwise_kernel", 0.05, 0.5, False),
+        ("Memcpy HtoD (Pinned -> Device)", 0.005, 0.5, True),
+    ]
 
 
 def test_overlapping_spans_count_once():

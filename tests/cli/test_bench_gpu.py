@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu.idle import Event
 from scoutattention.bench.gpu.prompts import DummyPrompts
 from scoutattention.bench.gpu.timing import Row
 from scoutattention.cli import main
@@ -47,8 +49,49 @@ def test_json_and_plot(tmp_path, capsys):
     assert set(report["cases"][0]) == KEYS | {"unhidden_ms", "link_bytes", "share"}
     assert (report["device"], report["left_out"], report["not_started"]) == ("cpu", [], 0)
     assert report["config"]["budget"] == 192
+    assert (report["kv_dtype"], report["device_limit"]) == ("auto", None)
     assert report["choices"] == "those of random queries"
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_lists_kernels_by_name(monkeypatch, capsys):
+    """The CPU runs none: so they are made up."""
+    monkeypatch.setenv("COLUMNS", "200")
+    events = [Event(f"kernel {n}", n, n + 100.0) for n in range(30)] + [Event("Memcpy DtoD", 0.0, 1.0)] * 12
+    monkeypatch.setattr(gpu_decode, "time_steps", with_events(events))
+    assert bench(*TINY, *SHORT, "--profile") == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"scout, 1 x 256: step \d+\.\d\d ms, device busy 0\.04 ms, idle 9\d%; a layer: 2\.5 kernels, 1\.0 ", out
+    )
+    assert re.search(r"kernel 0 +0\.033 +\d+\.\d% +0\.3 ", out)
+    assert re.search(r"7 others +0\.204", out)
+    assert bench(*TINY, *SHORT, "--profile", "--json") == 0
+    said, err = capsys.readouterr()
+    first = json.loads(said)["cases"][0]["kernels"][0]
+    assert first == {
+        "name": "kernel 0",
+        "ms": pytest.approx(0.1 / 3),
+        "launches": pytest.approx(1 / 3),
+        "copies": False,
+    }
+    assert "kernels" not in json.loads(err.splitlines()[1])
+
+
+def with_events(events):
+    """A function that times steps as before, and says that the device ran these in them."""
+    time_steps = gpu_decode.time_steps
+    return lambda *args: (time_steps(*args)[0], events)
+
+
+def test_a_profile_without_a_gpu_says_so(capsys):
+    assert bench(*TINY, *SHORT, "--profile") == 0
+    assert capsys.readouterr().out.count("the profiler saw no GPU") == len(NAMES)
+
+
+def test_packed_pages_are_named(capsys):
+    assert bench(*TINY, *SHORT, "--kv-dtype", "int4") == 0
+    assert "; pages in host memory: int4" in capsys.readouterr().out
 
 
 def test_the_table_says_what_is_replayed_and_what_was_left_out(recording, monkeypatch, capsys):
@@ -123,6 +166,9 @@ def test_the_profiler_is_told_to_let_go(monkeypatch):
         ((*TINY, "--replay", "absent"), "absent is not a recording"),
         ((*TINY, "--plot", "absent/a.png"), "there is no folder absent"),
         (("absent", "--device", "cpu"), "there is no model 'absent'"),
+        ((*TINY, "--kv-dtype", "int2"), "'int2'"),
+        ((*TINY, "--device-limit", "24 parrots"), "cannot read '24 parrots' as a size"),
+        ((*TINY, "--device-limit", "24GiB"), "--device-limit=25769803776 bytes is for a GPU"),
     ],
 )
 def test_mistakes_are_named(args, message, capsys):

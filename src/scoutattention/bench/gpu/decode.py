@@ -20,7 +20,7 @@ from ...errors import CapacityError
 from ...models.decoder import Decoder
 from .cases import TRACED, LeftOut, Result, Rival, Workload
 from .fetch_all import FetchAllAttention
-from .idle import busy_seconds
+from .idle import Event, busy_seconds, by_name, traced
 from .prompts import Prompts
 from .timing import FAILURES, first_line
 
@@ -100,8 +100,14 @@ def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> 
 
 def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
     """The configuration with the sizes of a case."""
-    longest, memory = case[0] + bench.workload.more, rival.device_memory
-    return replace(bench.workload.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+    shared = bench.workload.engine_config
+    return replace(
+        shared,
+        device_memory=rival.device_memory,
+        kv_dtype=rival.kv_dtype(shared.kv_dtype),
+        max_model_len=case[0] + bench.workload.more,
+        max_num_seqs=case[1],
+    )
 
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:
@@ -129,7 +135,8 @@ def run_beside(bench: Bench, rival: Rival, case: Case, keeper: Engine) -> Result
 
 def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
     """Time an engine's steps."""
-    timed, busy = time_steps(bench, rival, case, engine)
+    timed, events = time_steps(bench, rival, case, engine)
+    busy = busy_seconds(events, TRACED)
     total = sum((stats for _, stats in timed), StepStats())
     median, mean = (of(seconds for seconds, _ in timed) for of in (statistics.median, statistics.fmean))
     return Result(
@@ -144,11 +151,12 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
         unhidden_ms=total.unhidden_s / len(timed) * 1e3,
         link_bytes=total.recalled_bytes / len(timed),
         share=total.far_blocks / max(1, total.chosen_blocks),
+        kernels=by_name(events, TRACED),
     )
 
 
-def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], float | None]:
-    """The counted steps of an engine, and the seconds of a step in which the device worked, or None."""
+def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], list[Event]]:
+    """The counted steps of an engine, and what the device ran in TRACED steps after them."""
     (context, batch), workload, store = case, bench.workload, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
     for row in range(batch):
@@ -157,11 +165,11 @@ def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[
         steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
         steps.take_some(LEAST_WARM_UP, workload.warm_up)
         timed = steps.take_some(LEAST_TIMED, workload.steps)
-        busy = busy_seconds(steps.take, TRACED) if bench.decoder.device.type == "cuda" else None
+        events = traced(steps.take, TRACED) if bench.decoder.device.type == "cuda" else []
     finally:
         for row in range(batch):
             store.release(row)
-    return timed, busy
+    return timed, events
 
 
 class Steps:

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 
 from ...bench.common.measure import host_facts
@@ -28,6 +29,10 @@ from ..output import format_bytes, plain_table, show, write_file
 
 COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
 
+PER_LAYER = ((False, "kernels"), (True, "copies"))
+MOST_KERNELS = 24
+"""Names of a step's kernels that are listed."""
+
 
 def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     """Measure, then write what the flags ask for. Raises typer.Exit where something is wrong or failed."""
@@ -38,21 +43,24 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         check_contexts(workload.contexts, base.block_size, recording)
     facts = _facts(flags)
     if flags.model is None:
-        setup = dummy_setup(flags.shape, recording, longest, device)
+        setup = dummy_setup(flags.shape, recording, longest, device, workload.device_limit)
     else:
-        setup = real_setup(flags.model, prose().text + code().text, longest, device)
+        setup = real_setup(flags.model, prose().text + code().text, longest, device, workload.device_limit)
     bench = Bench(setup.decoder, setup.prompts, workload, time.perf_counter() + 60 * minutes, _tell)
     measured = measure(bench, rivals(base))
     if flags.plot is not None:
         write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
     if flags.as_json:
-        about = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
-        cases = [result._asdict() for result in measured.results]
+        about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
+        about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}
+        cases = [result.as_json(kernels=flags.profile) for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
         print(json.dumps(report), flush=True)
     else:
-        show(_table(measured, setup))
+        show(_table(measured, setup, workload))
+        for result in measured.results if flags.profile else ():
+            show(profile_table(result, setup.decoder.shape.num_layers))
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
     if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
@@ -74,11 +82,12 @@ def _facts(flags: GpuFlags) -> dict[str, Any]:
 
 def _tell(outcome: Result | LeftOut) -> None:
     """An outcome as a line of JSON: what follows may be interrupted, and this is not lost."""
-    print(json.dumps(outcome._asdict()), file=sys.stderr, flush=True)
+    fields = outcome.as_json() if isinstance(outcome, Result) else outcome._asdict()
+    print(json.dumps(fields), file=sys.stderr, flush=True)
 
 
-def _table(measured: Measured, setup: Setup) -> Table:
-    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}")
+def _table(measured: Measured, setup: Setup, workload: Workload) -> Table:
+    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}{_memory(workload)}")
     notes = [
         f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
     ]
@@ -93,6 +102,13 @@ def _table(measured: Measured, setup: Setup) -> Table:
     return table
 
 
+def _memory(workload: Workload) -> str:
+    """What was asked of memory, for the title."""
+    packed, limit = workload.engine_config.kv_dtype, workload.device_limit
+    pages = "" if packed == "auto" else f"; pages in host memory: {packed}"
+    return pages if limit is None else f"{pages}; at most {format_bytes(limit)} of the device"
+
+
 def _row(result: Result) -> tuple[str, ...]:
     idle = result.device_idle_share
     return (
@@ -102,3 +118,21 @@ def _row(result: Result) -> tuple[str, ...]:
         *(f"{result.hidden_ms:.2f} ms", f"{result.unhidden_ms:.2f} ms"),
         *(format_bytes(result.link_bytes), f"{result.share:.1%}"),
     )
+
+
+def profile_table(result: Result, layers: int) -> Group:
+    """What the device ran in a step, by name."""
+    idle, ms = result.device_idle_share, result.ms_per_step
+    busy = "" if idle is None else f", device busy {ms * (1 - idle):.2f} ms, idle {idle:.0%}"
+    counts = (f"{result.per_layer(layers, copies=copies):.1f} {what}" for copies, what in PER_LAYER)
+    title = (
+        f"{result.engine}, {result.batch} x {result.context:,}: step {ms:.2f} ms{busy}; a layer: {', '.join(counts)}"
+    )
+    table = plain_table("Kernel or copy", "ms", "Of the step", "Launches")
+    for kernel in result.kernels[:MOST_KERNELS]:
+        table.add_row(kernel.name, f"{kernel.ms:.3f}", f"{kernel.ms / ms:.1%}", f"{kernel.launches:.1f}")
+    rest = result.kernels[MOST_KERNELS:]
+    if rest:
+        whole, launches = sum(kernel.ms for kernel in rest), sum(kernel.launches for kernel in rest)
+        table.add_row(f"{len(rest)} others", f"{whole:.3f}", f"{whole / ms:.1%}", f"{launches:.1f}")
+    return Group(title, table if result.kernels else "the profiler saw no GPU\n")

@@ -177,14 +177,17 @@ def partial_launches(
         out, lse = out.new_empty(splits, B, H, G, D), lse.new_empty(splits, B, H, G)
     strides = (*k.stride()[:2], *blocks.index.stride()[:2], *blocks.length.stride()[:2])
     arguments = (q, k, v, *blocks, out, lse, scale, *strides, H, G, N, per_split)
-    sizes = {"D": D, "D_PAD": padded(D, 16)}
-    constants = {**sizes, "P": P, "G_PAD": padded(G, 16), "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype)}
+    sizes = {"D": D, "D_PAD": padded(D, 16), "P": P, "G_PAD": padded(G, 16)}
+    constants = {**sizes, "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype)}
     launches = [Launch(_partial_kernel, (B * H, splits), arguments, constants, tile.warps, tile.stages)]
-    if splits > 1:
-        rows = B * H * G
-        arguments = (out, lse, result.out, result.lse, rows, splits)
-        launches.append(Launch(_combine_kernel, (rows,), arguments, {**sizes, "SPLITS": SPLITS}, warps=2))
-    return launches
+    return launches if splits == 1 else [*launches, combine_launch(Partial(out, lse), result)]
+
+
+def combine_launch(parts: Partial, result: Partial) -> Launch:
+    """The launch that fills `result` [B, H, G, D] from the partials of all splits, [splits, B, H, G, D]."""
+    rows, D = result.lse.numel(), result.out.shape[-1]
+    arguments = (parts.out, parts.lse, result.out, result.lse, rows, len(parts.out))
+    return Launch(_combine_kernel, (rows,), arguments, {"D": D, "D_PAD": padded(D, 16), "SPLITS": SPLITS}, warps=2)
 
 
 def partial(
