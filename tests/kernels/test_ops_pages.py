@@ -10,8 +10,12 @@ from scoutattention.types import BlockList, Copies
 from .columns import DTYPES, EXACT, every_call
 from .sizes import GARBAGE, SIZES, Sizes, queries, selection
 
+PACKED = [Sizes(H=1, D=16, P=16), Sizes(H=3, D=80, P=5), Sizes(D=128, P=32)]
+"""Sizes of packed pages: of whole words, and of words that are partly used, along channels and along rows."""
+
 pytestmark = pytest.mark.usefixtures("poisoned")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_bits = pytest.mark.parametrize("bits", [8, 4])
 on_both_sides = pytest.mark.parametrize("on_host", [False, True], ids=["on the device", "on the host"])
 
 
@@ -21,9 +25,9 @@ def assert_bits(got, want) -> None:
         assert torch.equal(mine, theirs)
 
 
-def packed_pair(pools: torch.Tensor) -> tuple[Packed, Packed]:
-    """Keys and values in 8 bits, as the cache packs them."""
-    return pack(pools[0], 8, by_token=False), pack(pools[1], 8, by_token=True)
+def packed_pair(pools: torch.Tensor, bits: int) -> tuple[Packed, Packed]:
+    """Keys and values in codes, as the cache packs them."""
+    return pack(pools[0], bits, by_token=False), pack(pools[1], bits, by_token=True)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -85,16 +89,21 @@ def test_copies(column, P, D, on_host, dtype):
         assert_bits([mine], [want])
 
 
-def test_copies_of_packed_pages(column):
-    s, layers, entries, moves = Sizes(), 3, 30, 11
-    source = packed_pair(torch.randn(2, layers, s.S, s.H, s.P, s.D))
+@every_bits
+@every_call(PACKED, PACKED[1:2])
+def test_copies_of_packed_pages(column, sizes, dtype, bits):
+    s, layers, entries, moves = sizes, 3, 30, 11
+    source = packed_pair(torch.randn(2, layers, s.S, s.H, s.P, s.D), bits)
     place, page = torch.randperm(layers * entries * s.H)[:moves], torch.randint(0, s.S, (moves,))
     copies = Copies(place // (entries * s.H), page, place // s.H % entries, place % s.H)
-    got = column.put(tuple(torch.zeros(2, layers, entries, s.H, s.P, s.D)))
-    column.ops.copy_blocks(source, got, column.put(copies))
-    want = tuple(torch.zeros(2, layers, entries, s.H, s.P, s.D))
+    got = column.put(tuple(torch.zeros(2, layers, entries, s.H, s.P, s.D).to(dtype)))
+    column.ops.copy_blocks(column.put_on_host(source), got, column.put(copies))
+    want = tuple(torch.zeros(2, layers, entries, s.H, s.P, s.D).to(dtype))
     EXACT.copy_blocks(source, want, copies)
-    assert_bits(column.back(got), want)
+    if dtype == torch.bfloat16 and column.name == "triton-interpreted":  # the interpreter rounds towards zero
+        torch.testing.assert_close(column.back(got), want, rtol=2**-7, atol=0)
+    else:
+        assert_bits(column.back(got), want)
     assert all(pool.count_nonzero() > 0 for pool in want)
 
 
@@ -111,13 +120,16 @@ def test_written_blocks(column, on_host, dtype):
     assert_bits(column.back(got), tuple(want))
 
 
-def test_written_blocks_of_packed_pages(column):
-    s = Sizes()
-    new, pages = torch.randn(2, 4, s.P, s.H, s.D).transpose(2, 3), torch.randperm(s.S)[:4]
-    got, want = (packed_pair(torch.zeros(2, s.S, s.H, s.P, s.D)) for _ in range(2))
-    column.ops.write_blocks(column.put(tuple(new)), got, column.put(pages))
+@every_bits
+@every_call(PACKED, PACKED[1:2])
+def test_written_blocks_of_packed_pages(column, sizes, dtype, bits):
+    s = sizes
+    new, pages = torch.randn(2, 4, s.P, s.H, s.D).to(dtype).transpose(2, 3), torch.randperm(s.S)[:4]
+    new[:, 0, :, 0] = 0.25  # channels that do not change
+    got, want = (packed_pair(torch.zeros(2, s.S, s.H, s.P, s.D), bits) for _ in range(2))
+    there = column.put_on_host(got)
+    column.ops.write_blocks(column.put(tuple(new)), there, column.put(pages))
     EXACT.write_blocks(tuple(new), want, pages)
-    column.back(())
-    for mine, theirs in zip(got, want, strict=True):
-        assert torch.equal(mine.float(), theirs.float())
+    for mine, theirs in zip(column.back(there), want, strict=True):
+        assert_bits([mine.words, mine.bounds], [theirs.words, theirs.bounds])
         assert theirs.float().count_nonzero() > 0

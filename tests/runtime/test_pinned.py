@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoutattention.cache.pool import BlockPool
+from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.errors import CapacityError
 from scoutattention.runtime import pinned
 from scoutattention.shape import ModelShape
@@ -51,6 +51,18 @@ def test_a_pool_is_pinned_until_it_is_no_more(driver):
     gc.collect()
     assert driver.now == []
     assert part.shape[0] == 3
+
+
+def test_all_bytes_of_a_packed_pool_are_pinned(driver):
+    pool = PackedPool(SHAPE, 8, 3, "host_memory", bits=4)
+    pool.pin()
+    steps = -(-pool.k.nbytes // 1024)
+    assert pool.k.memory.nbytes == pool.k.nbytes
+    assert driver.now == [t.memory.data_ptr() + 1024 * step for t in (pool.k, pool.v) for step in range(steps)]
+    assert pool.k[1, 2].memory.data_ptr() == pool.k.words.data_ptr()
+    del pool
+    gc.collect()
+    assert driver.now == []
 
 
 def test_what_was_pinned_before_a_refusal_is_let_go(driver):

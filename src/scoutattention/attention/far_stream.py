@@ -85,8 +85,6 @@ class StreamTransport(FarTransport):
 
     @override
     def attend(self, layer: int, q: Tensor, what: PageSelection) -> Partial:
-        if isinstance(self._pool, PackedPool):
-            return self.start(layer, "late", q, what, with_mean_key=False).wait()
         return self._ops.partial(q, self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what), self._scale)
 
     @override

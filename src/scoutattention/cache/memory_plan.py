@@ -111,11 +111,11 @@ def plan_memory(
 
 
 def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host: bool, everything: bool) -> None:
-    """Refuse what a GPU's kernels cannot read: packed pages, and all keys of pages that are `on_host`."""
+    """Refuse packed pages on a GPU, and a GPU that would read all keys of pages that are `on_host`."""
     if engine_config.kv_dtype != "auto" and everything:
         raise ConfigError(
-            f"kv_dtype={engine_config.kv_dtype!r} is for pages that the CPU reads, and here the GPU would: leave it at "
-            "'auto', or set device_memory to 'slots'"
+            f"kv_dtype={engine_config.kv_dtype!r} is for pages in host memory, and here they are on the device: set "
+            "device_memory to 'slots', or leave kv_dtype at 'auto'"
         )
     if scout.ablation.digest == "exact" and on_host:
         raise ConfigError(

@@ -74,7 +74,8 @@ class PackedPool(Entries):
         self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
 
     def pin(self) -> None:
-        """Nothing to do: only the CPU reads packed blocks."""
+        """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""
+        finalize(self, unpin, pin((self.k.memory, self.v.memory), self._knob)).atexit = False
 
 
 def make_pages(

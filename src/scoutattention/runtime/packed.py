@@ -83,6 +83,11 @@ class Packed:
         """Bytes of words and bounds."""
         return self.words.nbytes + self.bounds.nbytes
 
+    @property
+    def memory(self) -> Tensor:
+        """All bytes that `empty_packed` took for the blocks, one after the other."""
+        return self.words.as_strided((self.words.untyped_storage().nbytes(),), (1,), 0)
+
     def __getitem__(self, index: Index) -> "Packed":
         return replace(self, words=self.words[index], bounds=self.bounds[index])
 

@@ -12,12 +12,15 @@ from ...kernels.triton.base import Launch, ceil_div
 from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, copy_launch
+from ...kernels.triton.packed import pack_launch, unpack_launch
 from ...kernels.triton.page_lists import list_launch
 from ...kernels.triton.partial import default_tile, partial_launches
+from ...kernels.triton.partial_packed import packed_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
 from ...kernels.triton.rows import norm_launch, rotate_launch, swiglu_launch
 from ...kernels.triton.score_digests import bound_launch, code_launch
 from ...kernels.triton.write_digests import bounding_launch, coding_launch
+from ...runtime.packed import Packed
 from ...types import (
     BlockList,
     GuardFinding,
@@ -67,6 +70,21 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield from row_launches(H * G, D, dtype)
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
+    for bits in (8, 4):
+        pools = some_packed(k.shape, bits)
+        yield pack_launch(closed, closed, pools, moves)
+        yield unpack_launch(pools, (k, v), moves, moves, moves, programs=32)
+        yield from packed_launches(q, pools, BlockList(index, length), 0.1, near, PROCESSORS)
+
+
+def some_packed(shape: torch.Size, bits: int) -> tuple[Packed, Packed]:
+    """Keys and values [S, H, P, D] in codes."""
+    S, H, P, D = shape
+    bounds = some(S, H, 2, D, dtype=torch.float16)
+    keys, values = (
+        some(S, H, ceil_div(along * bits, 32), across, 4, dtype=torch.uint8) for along, across in ((D, P), (P, D))
+    )
+    return Packed(keys, bounds, bits, P, by_token=False), Packed(values, bounds, bits, P, by_token=True)
 
 
 def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:

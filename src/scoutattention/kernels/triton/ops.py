@@ -19,8 +19,7 @@ from ...types import (
     TopBlocks,
 )
 from ..ops import Ops
-from ..plain import PlainOps
-from . import choice, merge, move_blocks, page_lists, partial, score_digests, write_digests
+from . import choice, merge, move_blocks, packed, page_lists, partial, partial_packed, score_digests, write_digests
 from .base import INTERPRETED
 
 PROGRAMS = 32
@@ -28,10 +27,7 @@ PROGRAMS = 32
 
 
 class TritonOps(Ops):
-    """The operations in Triton. Pools of host pages must be pinned where the device is a GPU.
-
-    Packed pages are copied and written by PyTorch, and attended to by the CPU alone.
-    """
+    """The operations in Triton. Pools of host pages must be pinned where the device is a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the interpreter would run on a GPU, or a compiler for a CPU."""
@@ -42,13 +38,12 @@ class TritonOps(Ops):
             raise ConfigError(f"kernels='triton' on {here} and TRITON_INTERPRET, which is for CPUs, is {state}: {knob}")
         self.device = device
         self.deferred = device.type != "cpu"
-        self._packed = PlainOps(device)
 
     @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
-        if isinstance(k, Packed) or isinstance(v, Packed):
-            raise KernelError("blocks are packed, and the device's kernels read plain ones: leave kv_dtype at 'auto'")
-        return partial.partial(q.contiguous(), k, v, blocks, scale)
+        if isinstance(k, Tensor) and isinstance(v, Tensor):
+            return partial.partial(q.contiguous(), k, v, blocks, scale)
+        return partial_packed.partial_packed(q.contiguous(), _packed(k, v), blocks, scale)
 
     @override
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
@@ -65,8 +60,8 @@ class TritonOps(Ops):
     @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         k, v = target
-        if isinstance(k, Packed) or isinstance(v, Packed):
-            self._packed.write_blocks(blocks, target, pages)
+        if not (isinstance(k, Tensor) and isinstance(v, Tensor)):
+            packed.write_packed_blocks(*blocks, _packed(k, v), pages.to(self.device))
             return
         count, heads = blocks[0].shape[:2]
         head = torch.arange(heads, device=self.device).repeat(count)
@@ -78,13 +73,15 @@ class TritonOps(Ops):
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         k, v = source
-        if isinstance(k, Packed) or isinstance(v, Packed):
-            self._packed.copy_blocks(source, target, copies)
-            return
         layer, page, entry, head = copies
         here, there = layer * k.shape[1] + page, layer * target[0].shape[1] + entry
         flat = (target[0].flatten(0, 1), target[1].flatten(0, 1))
-        move_blocks.copy_blocks((k.flatten(0, 1), v.flatten(0, 1)), flat, here, there, head, programs=PROGRAMS)
+        if isinstance(k, Tensor) and isinstance(v, Tensor):
+            move_blocks.copy_blocks((k.flatten(0, 1), v.flatten(0, 1)), flat, here, there, head, programs=PROGRAMS)
+            return
+        pair = _packed(k, v)
+        pair = (pair[0].flatten(0, 1), pair[1].flatten(0, 1))
+        packed.copy_packed_blocks(pair, flat, here, there, head, programs=PROGRAMS)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -131,3 +128,10 @@ class TritonOps(Ops):
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         return merge.merge(a, b, without)
+
+
+def _packed(k: Blocks, v: Blocks) -> tuple[Packed, Packed]:
+    """Keys and values that are both packed.   Raises KernelError where one of them is not."""
+    if isinstance(k, Tensor) or isinstance(v, Tensor):
+        raise KernelError("one of k and v is packed: both must be, or neither")
+    return k, v

@@ -52,7 +52,7 @@ def blocks_per_split(rows: int, blocks: int, block_size: int, tile: PartialTile,
 
 
 @triton.jit
-def _fold(best: tl.tensor, total: tl.tensor, scores: tl.tensor, axis: tl.constexpr) -> tuple[tl.tensor, ...]:
+def fold(best: tl.tensor, total: tl.tensor, scores: tl.tensor, axis: tl.constexpr) -> tuple[tl.tensor, ...]:
     """More scores into a running softmax: its new maximum and sum, what older sums fade by, and the new weights."""
     higher = tl.maximum(best, tl.max(scores, axis=axis))
     fade = tl.exp2(best - higher)
@@ -61,7 +61,7 @@ def _fold(best: tl.tensor, total: tl.tensor, scores: tl.tensor, axis: tl.constex
 
 
 @triton.jit
-def _natural(best: tl.tensor, total: tl.tensor) -> tl.tensor:
+def natural(best: tl.tensor, total: tl.tensor) -> tl.tensor:
     """The natural lse of a running softmax; -inf where nothing was added."""
     return tl.where(total > 0, (best + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2E, float("-inf"))
 
@@ -118,12 +118,12 @@ def _partial_kernel(
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
         scores = tl.where(valid[None, :], scores, float("-inf"))
         values = tl.load(v + rows, mask=seen, other=0.0).to(DOT)
-        best, total, fade, weights = _fold(best, total, scores, 1)
+        best, total, fade, weights = fold(best, total, scores, 1)
         acc = acc * fade[:, None] + tl.dot(weights.to(DOT), values, input_precision="ieee")
     result = (split * tl.num_programs(0) + row) * G + g
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(out + result[:, None] * D + d[None, :], acc, mask=heads)
-    tl.store(lse + result, _natural(best, total), mask=g < G)
+    tl.store(lse + result, natural(best, total), mask=g < G)
 
 
 @triton.jit
@@ -151,10 +151,10 @@ def _combine_kernel(
         parts = tl.load(lses + place, mask=listed, other=float("-inf")) * LOG2E
         seen = listed[:, None] & (d < D)[None, :]
         values = tl.load(outs + place[:, None] * D + d[None, :], mask=seen, other=0.0)
-        best, total, fade, weights = _fold(best, total, parts, 0)
+        best, total, fade, weights = fold(best, total, parts, 0)
         acc = acc * fade + tl.sum(weights[:, None] * values, axis=0)
     tl.store(out + row * D + d, acc / tl.where(total > 0, total, 1.0), mask=d < D)
-    tl.store(lse + row, _natural(best, total))
+    tl.store(lse + row, natural(best, total))
 
 
 def partial_launches(
@@ -177,14 +177,17 @@ def partial_launches(
         out, lse = out.new_empty(splits, B, H, G, D), lse.new_empty(splits, B, H, G)
     strides = (*k.stride()[:2], *blocks.index.stride()[:2], *blocks.length.stride()[:2])
     arguments = (q, k, v, *blocks, out, lse, scale, *strides, H, G, N, per_split)
-    sizes = {"D": D, "D_PAD": padded(D, 16)}
-    constants = {**sizes, "P": P, "G_PAD": padded(G, 16), "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype)}
+    sizes = {"D": D, "D_PAD": padded(D, 16), "P": P, "G_PAD": padded(G, 16)}
+    constants = {**sizes, "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype)}
     launches = [Launch(_partial_kernel, (B * H, splits), arguments, constants, tile.warps, tile.stages)]
-    if splits > 1:
-        rows = B * H * G
-        arguments = (out, lse, result.out, result.lse, rows, splits)
-        launches.append(Launch(_combine_kernel, (rows,), arguments, {**sizes, "SPLITS": SPLITS}, warps=2))
-    return launches
+    return launches if splits == 1 else [*launches, combine_launch(Partial(out, lse), result)]
+
+
+def combine_launch(parts: Partial, result: Partial) -> Launch:
+    """The launch that fills `result` [B, H, G, D] from the partials of all splits, [splits, B, H, G, D]."""
+    rows, D = result.lse.numel(), result.out.shape[-1]
+    arguments = (parts.out, parts.lse, result.out, result.lse, rows, len(parts.out))
+    return Launch(_combine_kernel, (rows,), arguments, {"D": D, "D_PAD": padded(D, 16), "SPLITS": SPLITS}, warps=2)
 
 
 def partial(
