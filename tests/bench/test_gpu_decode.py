@@ -18,6 +18,7 @@ from scoutattention.bench.gpu.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu.idle import covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu.rounds import measure
+from scoutattention.cache.pool import PackedPool
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
@@ -70,7 +71,19 @@ def test_rivals_are_settings():
     assert [known[name].ablation.predictor for name in NAMES[6:]] == ["plain", "calibrated"]
     assert [rival.device_memory for rival in rivals(BASE)] == ["all"] * 2 + ["slots"] * 6
     assert [rival.name for rival in rivals(BASE) if rival.fetch_all] == ["fetch-all"]
-    assert len({rival.store for rival in rivals(BASE)}) == 3
+    assert len({rival.store() for rival in rivals(BASE)}) == 3
+
+
+def test_pages_in_host_memory_are_packed_for_engines_that_can_read_them(engines):
+    """All others keep the model's dtype, and so does what copies whole layers; it has a store of its own then."""
+    bench = make_bench(engine_config=replace(ENGINE_CONFIG, kv_dtype="int8"))
+    measured = measure(bench, rivals(BASE))
+    assert measured.left_out == []
+    assert [result.engine for result in measured.results] == [*(n for n in NAMES if n != "fetch-all"), "fetch-all"]
+    packed = [isinstance(engine.store.pages.pool, PackedPool) for engine in engines]
+    assert packed == [False] * 4 + [True] * 6 + [False] * 2
+    by_name = {result.engine: result for result in measured.results}
+    assert 0 < by_name["fetch"].link_bytes < by_name["fetch-all"].link_bytes / 2
 
 
 def test_every_engine_runs_every_case_largest_batches_first(engines):

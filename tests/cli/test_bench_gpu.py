@@ -47,8 +47,14 @@ def test_json_and_plot(tmp_path, capsys):
     assert set(report["cases"][0]) == KEYS | {"unhidden_ms", "link_bytes", "share"}
     assert (report["device"], report["left_out"], report["not_started"]) == ("cpu", [], 0)
     assert report["config"]["budget"] == 192
+    assert (report["kv_dtype"], report["device_limit"]) == ("auto", None)
     assert report["choices"] == "those of random queries"
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_packed_pages_are_named(capsys):
+    assert bench(*TINY, *SHORT, "--kv-dtype", "int4") == 0
+    assert "; pages in host memory: int4" in capsys.readouterr().out
 
 
 def test_the_table_says_what_is_replayed_and_what_was_left_out(recording, monkeypatch, capsys):
@@ -123,6 +129,9 @@ def test_the_profiler_is_told_to_let_go(monkeypatch):
         ((*TINY, "--replay", "absent"), "absent is not a recording"),
         ((*TINY, "--plot", "absent/a.png"), "there is no folder absent"),
         (("absent", "--device", "cpu"), "there is no model 'absent'"),
+        ((*TINY, "--kv-dtype", "int2"), "'int2'"),
+        ((*TINY, "--device-limit", "24 parrots"), "cannot read '24 parrots' as a size"),
+        ((*TINY, "--device-limit", "24GiB"), "--device-limit=25769803776 bytes is for a GPU"),
     ],
 )
 def test_mistakes_are_named(args, message, capsys):

@@ -9,9 +9,9 @@ import typer
 
 from ..bench.decode.measure import Workload as DecodeWorkload
 from ..bench.decode.process import ENGINES
-from ..bench.gpu.cases import QUICK_STEPS
+from ..bench.gpu.cases import QUICK_STEPS, STEPS
 from ..bench.gpu.cases import Workload as GpuWorkload
-from ..config import EngineConfig, ScoutConfig, parse_size
+from ..config import EngineConfig, KVDTypeName, ScoutConfig, parse_size
 from ..errors import ConfigError
 from ..hardware.host import available_memory
 from .command import Call, load_action, takes
@@ -134,6 +134,12 @@ class GpuFlags:
     host_memory: Annotated[
         str | None, flag("--host-memory", "For the KV cache. Without it: 3/4 of what is free.", metavar="BYTES")
     ] = None
+    kv_dtype: Annotated[
+        KVDTypeName, flag("--kv-dtype", "Number format of pages in host memory, of the engines that can read it.")
+    ] = "auto"
+    device_limit: Annotated[
+        str | None, flag("--device-limit", "Take no more of the GPU, as if it were smaller.", metavar="BYTES")
+    ] = None
     minutes: Annotated[
         float | None, flag("--minutes", "No case starts after so much decoding. Without it: 7; 2 if quick.", min=0)
     ] = None
@@ -164,11 +170,14 @@ def gpu(call: Call[GpuFlags]) -> None:
     if flags.quick:
         contexts, batches, minutes = QUICK_CONTEXTS, QUICK_BATCHES, QUICK_MINUTES
     host = available_memory() * 3 // 4 if flags.host_memory is None else parse_size(flags.host_memory)
+    warm_up, steps = QUICK_STEPS if flags.quick else STEPS
     workload = GpuWorkload(
         read_numbers("--contexts", flags.contexts or contexts, least=1),
         read_numbers("--batches", flags.batches or batches, least=1),
-        EngineConfig(host_memory=host, device=flags.device),
-        *(QUICK_STEPS if flags.quick else ()),
+        EngineConfig(host_memory=host, device=flags.device, kv_dtype=flags.kv_dtype),
+        warm_up,
+        steps,
+        None if flags.device_limit is None else parse_size(flags.device_limit),
     )
     # A profile leaves CUPTI attached, which slows every later engine by 10 to 20 % (pytorch/pytorch#146604), unless
     # this is set before the first one.

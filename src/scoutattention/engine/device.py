@@ -101,5 +101,9 @@ def make_transport(store: KVStore, *, ops: Ops, workers: Workers, scale: float) 
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that the device can still give; None where its memory is the host's."""
-    return None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    """Bytes that the device can still give, and PyTorch may take of it; None where its memory is the host's."""
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...config import EngineConfig, Memory, ScoutConfig
+from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
 
 TRACED = 3
 """Steps after the timed ones, in which a profiler sees when the device works."""
-QUICK_STEPS = (8, 16)
-"""Steps of a quick run: not counted, and counted."""
+STEPS, QUICK_STEPS = (16, 32), (8, 16)
+"""Steps of a run, and of a quick run: not counted, and counted."""
 
 
 class Rival(NamedTuple):
@@ -19,10 +19,13 @@ class Rival(NamedTuple):
     device_memory: Memory = "slots"
     fetch_all: bool = False
 
-    @property
-    def store(self) -> tuple[Memory, bool]:
-        """Equal for rivals that can share a store; full attention keeps no digests."""
-        return self.device_memory, self.scout.budget is None
+    def kv_dtype(self, wanted: KVDTypeName) -> KVDTypeName:
+        """The number format of its pages: the wanted one, where they are in host memory and the CPU may read them."""
+        return wanted if self.device_memory == "slots" and not self.fetch_all else "auto"
+
+    def store(self, wanted: KVDTypeName = "auto") -> tuple[Memory, bool, KVDTypeName]:
+        """Equal for rivals that can share a store; full attention keeps no digests.   wanted: see `kv_dtype`."""
+        return self.device_memory, self.scout.budget is None, self.kv_dtype(wanted)
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
@@ -48,15 +51,18 @@ class Workload:
     """What to run.
 
     contexts, batches: each pair is a case; the first context is the first to run.
-    engine_config: the settings that all engines share, with the size of the host's memory.
+    engine_config: the settings that all engines share, with the size of the host's memory. Its kv_dtype is for rivals
+        with pages in host memory, see `Rival.kv_dtype`.
+    device_limit: bytes of the device that may be taken, or None for all.
     warm_up, steps: decode steps of each engine in each case at most; the warm-up is not counted.
     """
 
     contexts: tuple[int, ...]
     batches: tuple[int, ...]
     engine_config: EngineConfig
-    warm_up: int = 16
-    steps: int = 32
+    warm_up: int = STEPS[0]
+    steps: int = STEPS[1]
+    device_limit: int | None = None
 
     @property
     def more(self) -> int:

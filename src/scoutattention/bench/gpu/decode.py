@@ -100,8 +100,14 @@ def make_engine(bench: Bench, rival: Rival, case: Case, like: Engine | None) -> 
 
 def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
     """The configuration with the sizes of a case."""
-    longest, memory = case[0] + bench.workload.more, rival.device_memory
-    return replace(bench.workload.engine_config, device_memory=memory, max_model_len=longest, max_num_seqs=case[1])
+    shared = bench.workload.engine_config
+    return replace(
+        shared,
+        device_memory=rival.device_memory,
+        kv_dtype=rival.kv_dtype(shared.kv_dtype),
+        max_model_len=case[0] + bench.workload.more,
+        max_num_seqs=case[1],
+    )
 
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:

@@ -3,10 +3,9 @@
 import gc
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 from typing import NamedTuple
 
 from .cases import LeftOut, Measured, Result, Rival
@@ -32,12 +31,15 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     The first round takes the largest batch that fits of every context and store; each later round takes the next
     smaller batch.
     """
-    groups = [list(sharing) for _, sharing in itertools.groupby(engines, key=attrgetter("store"))]
+    kv_dtype = bench.workload.engine_config.kv_dtype
+    groups: dict[Hashable, list[Rival]] = {}
+    for rival in engines:
+        groups.setdefault(rival.store(kv_dtype), []).append(rival)
     queues: list[Queue] = []
     results: list[Result] = []
     left_out: list[LeftOut] = []
     with little_garbage():
-        for context, sharing in itertools.product(bench.workload.contexts, groups):
+        for context, sharing in itertools.product(bench.workload.contexts, groups.values()):
             queue, without = with_room(bench, context, sharing)
             queues.append(queue)
             left_out += without

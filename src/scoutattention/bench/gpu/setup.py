@@ -7,9 +7,11 @@ import torch
 from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
-from ...models.formats.dummy import dummy_decoder, shape_config
-from ...models.loader import load
+from ...models.formats.dummy import dummy_config, dummy_decoder, shape_config
+from ...models.formats.hub import resolve
+from ...models.loader import load, read_config
 from ...models.recording import Recording
+from .limit import limit_device
 from .prompts import DummyPrompts, Prompts, RealPrompts
 
 
@@ -50,18 +52,31 @@ def check_contexts(contexts: tuple[int, ...], block_size: int, recording: Record
             raise ConfigError(f"--contexts: {context} tokens are fewer than {least}, those of the recording or a block")
 
 
-def dummy_setup(shape: str, recording: Recording | None, longest: int, device: torch.device) -> Setup:
-    """Random weights on a device, for sequences of up to `longest` tokens."""
+def dummy_setup(
+    shape: str, recording: Recording | None, longest: int, device: torch.device, limit: int | None = None
+) -> Setup:
+    """Random weights on a device, for sequences of up to `longest` tokens.
+
+    limit: bytes of the device that may be taken, from now on; see `limit_device`.
+    """
+    raw = shape_config(shape)
+    if limit is not None:
+        limit_device(device, limit, dummy_config(raw, longest))
     choices = "those of random queries"
     if recording is not None:
         about = recording.about
         choices = f"recorded from {about.model} reading {about.context} tokens of {about.text}"
-    decoder = dummy_decoder(shape_config(shape), longest, device)
+    decoder = dummy_decoder(raw, longest, device)
     return Setup(decoder, DummyPrompts(recording), f"dummy weights of {shape}", choices)
 
 
-def real_setup(model: str, text: str, longest: int, device: torch.device) -> Setup:
-    """A model on a device, to read parts of a text. Raises ConfigError where it cannot take `longest` tokens."""
+def real_setup(model: str, text: str, longest: int, device: torch.device, limit: int | None = None) -> Setup:
+    """A model on a device, to read parts of a text; see `dummy_setup`.
+
+    Raises ConfigError where it cannot take `longest` tokens.
+    """
+    if limit is not None:
+        limit_device(device, limit, read_config(resolve(model, "auto", None), "auto"))
     loaded = load(model, device=device)
     limit = loaded.decoder.shape.max_positions
     if longest > limit:

@@ -38,21 +38,22 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         check_contexts(workload.contexts, base.block_size, recording)
     facts = _facts(flags)
     if flags.model is None:
-        setup = dummy_setup(flags.shape, recording, longest, device)
+        setup = dummy_setup(flags.shape, recording, longest, device, workload.device_limit)
     else:
-        setup = real_setup(flags.model, prose().text + code().text, longest, device)
+        setup = real_setup(flags.model, prose().text + code().text, longest, device, workload.device_limit)
     bench = Bench(setup.decoder, setup.prompts, workload, time.perf_counter() + 60 * minutes, _tell)
     measured = measure(bench, rivals(base))
     if flags.plot is not None:
         write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
     if flags.as_json:
-        about = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
+        about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
+        about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}
         cases = [result._asdict() for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
         print(json.dumps(report), flush=True)
     else:
-        show(_table(measured, setup))
+        show(_table(measured, setup, workload))
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
     if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
@@ -77,8 +78,8 @@ def _tell(outcome: Result | LeftOut) -> None:
     print(json.dumps(outcome._asdict()), file=sys.stderr, flush=True)
 
 
-def _table(measured: Measured, setup: Setup) -> Table:
-    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}")
+def _table(measured: Measured, setup: Setup, workload: Workload) -> Table:
+    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}{_memory(workload)}")
     notes = [
         f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
     ]
@@ -91,6 +92,13 @@ def _table(measured: Measured, setup: Setup) -> Table:
             table.add_row(*_row(result))
         table.add_section()
     return table
+
+
+def _memory(workload: Workload) -> str:
+    """What was asked of memory, for the title."""
+    packed, limit = workload.engine_config.kv_dtype, workload.device_limit
+    pages = "" if packed == "auto" else f"; pages in host memory: {packed}"
+    return pages if limit is None else f"{pages}; at most {format_bytes(limit)} of the device"
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -33,13 +33,18 @@ def shape_config(name: str) -> Mapping[str, Any]:
     return read_json(path)
 
 
+def dummy_config(raw: Mapping[str, Any], longest: int) -> ModelConfig:
+    """What `dummy_decoder` is made of."""
+    limit = max(longest, raw.get("max_position_embeddings") or 0)
+    return ModelConfig.from_hf({**raw, "max_position_embeddings": limit}, checkpoint_dtype(raw) or "float32")
+
+
 def dummy_decoder(raw: Mapping[str, Any], longest: int, device: torch.device) -> Decoder:
     """A decoder of random weights, made on the device in the dtype that a config.json gives (float32 if none).
 
     longest: positions that it must take, even if they are more than the config allows: speed does not depend on it.
     """
-    limit = max(longest, raw.get("max_position_embeddings") or 0)
-    config = ModelConfig.from_hf({**raw, "max_position_embeddings": limit}, checkpoint_dtype(raw) or "float32")
+    config = dummy_config(raw, longest)
     checkpoint = RandomCheckpoint(getattr(torch, config.shape.dtype), device)
     return Decoder(config, read_weights(checkpoint, config, device))
 
