@@ -15,7 +15,7 @@ from scoutattention.bench.gpu import idle as gpu_idle
 from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
 from scoutattention.bench.gpu.decode import Bench
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
-from scoutattention.bench.gpu.idle import covered
+from scoutattention.bench.gpu.idle import Event, busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu.rounds import measure
 from scoutattention.cache.pool import PackedPool
@@ -324,19 +324,41 @@ def profiled(monkeypatch, events):
     ]
     monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    return gpu_idle.busy_seconds(lambda: None, 2)
+    return gpu_idle.traced(lambda: None, 2)
 
 
 def test_a_device_works_where_kernels_run(monkeypatch):
     """Copies are events too: a step of nothing else is idle."""
     copy, host = ("CUDA", "Memcpy HtoD", 0.0, 9.0), ("CPU", "launch", 0.0, 9.0)
-    assert profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]) == pytest.approx(2e-6)
-    assert profiled(monkeypatch, [copy]) == 0
+    assert busy_seconds(profiled(monkeypatch, [("CUDA", "partial", 1.0, 5.0), copy, host]), 2) == pytest.approx(2e-6)
+    assert busy_seconds(profiled(monkeypatch, [copy]), 2) == 0
 
 
 def test_a_profile_without_the_device_says_nothing(monkeypatch):
-    assert profiled(monkeypatch, []) is None
-    assert profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]) is None
+    assert busy_seconds(profiled(monkeypatch, []), 2) is None
+    assert busy_seconds(profiled(monkeypatch, [("CPU", "launch", 0.0, 9.0)]), 2) is None
+
+
+def test_kernels_are_listed_by_name_the_longest_first():
+    """Of two steps: PyTorch's own are one name whatever they were made for; copies are told apart."""
+    names = [
+        ("_partial_kernel", 3000.0),
+        ("_unpack_kernel", 1000.0),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::AddFunctor>(int)", 100.0),
+        ("void at::native::(anonymous namespace)::elementwise_kernel<8>(float)", 100.0),
+        ("void at::native::vectorized_elementwise_kernel<2, at::native::MulFunctor>(int)", 100.0),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_bf16>(Params)", 600.0),
+        ("Memcpy HtoD (Pinned -> Device)", 10.0),
+    ]
+    kernels = by_name([Event(name, 5.0, 5.0 + length) for name, length in names], 2)
+    assert [(one.name, one.ms, one.launches, one.copies) for one in kernels] == [
+        ("_partial_kernel", 1.5, 0.5, False),
+        ("_unpack_kernel", 0.5, 0.5, True),
+        ("cutlass::Kernel2<cutlass_80_tensorop_bf16>", 0.3, 0.5, False),
+        ("vectorized_elementwise_kernel", 0.1, 1.0, False),
+        ("elementwise_kernel", 0.05, 0.5, False),
+        ("Memcpy HtoD (Pinned -> Device)", 0.005, 0.5, True),
+    ]
 
 
 def test_overlapping_spans_count_once():

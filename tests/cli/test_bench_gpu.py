@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu.cases import LeftOut, other_programs
+from scoutattention.bench.gpu.idle import Event
 from scoutattention.bench.gpu.prompts import DummyPrompts
 from scoutattention.bench.gpu.timing import Row
 from scoutattention.cli import main
@@ -47,9 +50,46 @@ def test_json_and_plot(tmp_path, capsys):
     assert set(report["cases"][0]) == KEYS | {"unhidden_ms", "link_bytes", "share"}
     assert (report["device"], report["left_out"], report["not_started"]) == ("cpu", [], 0)
     assert report["config"]["budget"] == 192
+    assert report["prefill"]["tokens"] == 256
+    assert list(report["prefill"]["tokens_per_s"]) == NAMES
     assert (report["kv_dtype"], report["device_limit"]) == ("auto", None)
     assert report["choices"] == "those of random queries"
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_lists_kernels_by_name(monkeypatch, capsys):
+    """The CPU runs none: so they are made up."""
+    monkeypatch.setenv("COLUMNS", "200")
+    events = [Event(f"kernel {n}", n, n + 100.0) for n in range(30)] + [Event("Memcpy DtoD", 0.0, 1.0)] * 12
+    monkeypatch.setattr(gpu_decode, "time_steps", with_events(events))
+    assert bench(*TINY, *SHORT, "--profile") == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"scout, 1 x 256: step \d+\.\d\d ms, device busy 0\.04 ms, idle 9\d%; a layer: 2\.5 kernels, 1\.0 ", out
+    )
+    assert re.search(r"kernel 0 +0\.033 +\d+\.\d% +0\.3 ", out)
+    assert re.search(r"7 others +0\.204", out)
+    assert bench(*TINY, *SHORT, "--profile", "--json") == 0
+    said, err = capsys.readouterr()
+    first = json.loads(said)["cases"][0]["kernels"][0]
+    assert first == {
+        "name": "kernel 0",
+        "ms": pytest.approx(0.1 / 3),
+        "launches": pytest.approx(1 / 3),
+        "copies": False,
+    }
+    assert "kernels" not in json.loads(err.splitlines()[1])
+
+
+def with_events(events):
+    """A function that times steps as before, and says that the device ran these in them."""
+    time_steps = gpu_decode.time_steps
+    return lambda *args: (time_steps(*args)[0], events)
+
+
+def test_a_profile_without_a_gpu_says_so(capsys):
+    assert bench(*TINY, *SHORT, "--profile") == 0
+    assert capsys.readouterr().out.count("the profiler saw no GPU") == len(NAMES)
 
 
 def test_packed_pages_are_named(capsys):
@@ -184,6 +224,7 @@ def made_up(monkeypatch):
     rows = [Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
     for module in (device, engine, gpu_decode, action):
         monkeypatch.setattr(module, "find_device", lambda *which: torch.device("cpu"))
+    monkeypatch.setattr(action, "other_programs", lambda base: ())
     monkeypatch.setattr(action, "survey", lambda timer, tell, *, quick: (rows, 2.0))
     monkeypatch.setattr(action, "Timer", lambda repeats: None)
     monkeypatch.setattr(action, "gpu_facts", lambda: {"device": "made up"})
@@ -198,6 +239,25 @@ def test_a_wrong_kernel_is_told(made_up, capsys, error, code):
     assert report["device"] == "made up"
     assert report["kernels"][0]["right"] == (code == 0)
     assert report["link_bytes_per_second"] == 1 << 20
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_other_programs_run_on_a_gpu_where_they_are_installed(made_up, monkeypatch, capsys, installed):
+    monkeypatch.setattr(action, "other_programs", lambda base: other_programs(base)[:1])
+    monkeypatch.setattr(action, "find_spec", lambda name: name if installed else None)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert bench(*TINY[2:], *SHORT, "--no-kernels") == 0
+    out = capsys.readouterr().out
+    assert ("transformers" in out) == installed
+    assert re.search(r"scout +256 +1 +[\d.]+ +[\d.]+ +[\d,]+ ", out), "prompt tokens a second are the sixth column"
+
+
+def test_what_reads_no_prompt_is_told(monkeypatch, capsys):
+    left = LeftOut("full", 256, 1, "memory: too small")
+    monkeypatch.setattr(action, "prefill_speeds", lambda bench, engines: (256, {}, [left]))
+    assert bench(*TINY, *SHORT, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(err.splitlines()[1]) == json.loads(out)["left_out"][0] == left._asdict()
 
 
 def test_kernels_can_be_left_out(made_up, capsys):

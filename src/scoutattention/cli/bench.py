@@ -144,6 +144,7 @@ class GpuFlags:
         float | None, flag("--minutes", "No case starts after so much decoding. Without it: 7; 2 if quick.", min=0)
     ] = None
     quick: Annotated[bool, flag("--quick", "Fewer repeats, contexts, batches and steps.")] = False
+    profile: Annotated[bool, flag("--profile", "List what the GPU runs in a step, by name.")] = False
     no_kernels: Annotated[bool, flag("--no-kernels", "Leave out timing the device kernels.", hidden=True)] = False
     device: Annotated[
         Literal["cuda", "cpu"], flag("--device", "'cpu' tries the command without a GPU.", hidden=True)

@@ -1,7 +1,8 @@
 """What the GPU benchmark runs, and what it reports."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
 
@@ -12,20 +13,24 @@ STEPS, QUICK_STEPS = (16, 32), (8, 16)
 
 
 class Rival(NamedTuple):
-    """Another design, as settings of this engine.   fetch_all: it attends with `FetchAllAttention`."""
+    """Another design, as settings of this engine, or another program.
+
+    fetch_all: it attends with `FetchAllAttention`.   cache: that of Hugging Face's transformers, which runs instead.
+    """
 
     name: str
     scout: ScoutConfig
     device_memory: Memory = "slots"
     fetch_all: bool = False
+    cache: Literal["full", "offloaded"] | None = None
 
     def kv_dtype(self, wanted: KVDTypeName) -> KVDTypeName:
         """The number format of its pages: the wanted one, where they are in host memory and the CPU may read them."""
         return wanted if self.device_memory == "slots" and not self.fetch_all else "auto"
 
-    def store(self, wanted: KVDTypeName = "auto") -> tuple[Memory, bool, KVDTypeName]:
+    def store(self, wanted: KVDTypeName = "auto") -> Hashable:
         """Equal for rivals that can share a store; full attention keeps no digests.   wanted: see `kv_dtype`."""
-        return self.device_memory, self.scout.budget is None, self.kv_dtype(wanted)
+        return self.device_memory, self.scout.budget is None, self.kv_dtype(wanted), self.cache
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
@@ -43,6 +48,14 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
         Rival("compute", plain.changed(lookahead=0, far_query="true")),
         Rival("scout-plain", plain),
         Rival("scout", plain.changed(predictor="calibrated")),
+    )
+
+
+def other_programs(base: ScoutConfig) -> tuple[Rival, ...]:
+    """Hugging Face's transformers, with its cache on the device and in host memory. They make no use of settings."""
+    return (
+        Rival("transformers", base, cache="full"),
+        Rival("transformers-offloaded", base, cache="offloaded"),
     )
 
 
@@ -70,6 +83,15 @@ class Workload:
         return self.warm_up + self.steps + TRACED
 
 
+class Kernel(NamedTuple):
+    """All kernels, or copies, of one name in a mean step.   ms: their time.   launches: how many."""
+
+    name: str
+    ms: float
+    launches: float
+    copies: bool
+
+
 class Result(NamedTuple):
     """One engine in one case.
 
@@ -78,6 +100,7 @@ class Result(NamedTuple):
     hidden_ms, unhidden_ms: CPU attention in a mean step that ran behind other work, and that was waited for.
     link_bytes: bytes that a mean step copied from host pages to the device.
     share: chosen blocks that the device did not hold, as a part of all chosen blocks.
+    kernels: what the device ran in a step, by name; empty where the profiler saw no GPU.
     """
 
     engine: str
@@ -91,6 +114,17 @@ class Result(NamedTuple):
     unhidden_ms: float
     link_bytes: float
     share: float
+    kernels: tuple[Kernel, ...] = ()
+
+    def as_json(self, *, kernels: bool = False) -> dict[str, object]:
+        """The fields by name; `kernels` only where they are asked for, because they are many."""
+        fields = self._asdict()
+        named = [kernel._asdict() for kernel in fields.pop("kernels")]
+        return fields | {"kernels": named} if kernels else fields
+
+    def per_layer(self, layers: int, *, copies: bool) -> float:
+        """Kernels, or copies, that a step launched for each of its layers."""
+        return sum(kernel.launches for kernel in self.kernels if kernel.copies == copies) / layers
 
 
 class LeftOut(NamedTuple):
