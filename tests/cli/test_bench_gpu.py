@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
+from scoutattention.bench.gpu.cases import LeftOut, other_programs
 from scoutattention.bench.gpu.idle import Event
 from scoutattention.bench.gpu.prompts import DummyPrompts
 from scoutattention.bench.gpu.timing import Row
@@ -49,6 +50,8 @@ def test_json_and_plot(tmp_path, capsys):
     assert set(report["cases"][0]) == KEYS | {"unhidden_ms", "link_bytes", "share"}
     assert (report["device"], report["left_out"], report["not_started"]) == ("cpu", [], 0)
     assert report["config"]["budget"] == 192
+    assert report["prefill"]["tokens"] == 256
+    assert list(report["prefill"]["tokens_per_s"]) == NAMES
     assert (report["kv_dtype"], report["device_limit"]) == ("auto", None)
     assert report["choices"] == "those of random queries"
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -221,6 +224,7 @@ def made_up(monkeypatch):
     rows = [Row("copy from host", "1", seconds=1.0, moved=1 << 20)]
     for module in (device, engine, gpu_decode, action):
         monkeypatch.setattr(module, "find_device", lambda *which: torch.device("cpu"))
+    monkeypatch.setattr(action, "other_programs", lambda base: ())
     monkeypatch.setattr(action, "survey", lambda timer, tell, *, quick: (rows, 2.0))
     monkeypatch.setattr(action, "Timer", lambda repeats: None)
     monkeypatch.setattr(action, "gpu_facts", lambda: {"device": "made up"})
@@ -235,6 +239,25 @@ def test_a_wrong_kernel_is_told(made_up, capsys, error, code):
     assert report["device"] == "made up"
     assert report["kernels"][0]["right"] == (code == 0)
     assert report["link_bytes_per_second"] == 1 << 20
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_other_programs_run_on_a_gpu_where_they_are_installed(made_up, monkeypatch, capsys, installed):
+    monkeypatch.setattr(action, "other_programs", lambda base: other_programs(base)[:1])
+    monkeypatch.setattr(action, "find_spec", lambda name: name if installed else None)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert bench(*TINY[2:], *SHORT, "--no-kernels") == 0
+    out = capsys.readouterr().out
+    assert ("transformers" in out) == installed
+    assert re.search(r"scout +256 +1 +[\d.]+ +[\d.]+ +[\d,]+ ", out), "prompt tokens a second are the sixth column"
+
+
+def test_what_reads_no_prompt_is_told(monkeypatch, capsys):
+    left = LeftOut("full", 256, 1, "memory: too small")
+    monkeypatch.setattr(action, "prefill_speeds", lambda bench, engines: (256, {}, [left]))
+    assert bench(*TINY, *SHORT, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(err.splitlines()[1]) == json.loads(out)["left_out"][0] == left._asdict()
 
 
 def test_kernels_can_be_left_out(made_up, capsys):

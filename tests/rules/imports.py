@@ -22,7 +22,7 @@ FLOORS = {
 }
 DOORS = {
     "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
-    "transformers": ("bench/decode/transformers.py",),
+    "transformers": ("bench/decode/transformers.py", "bench/gpu/transformers.py"),
     "llama_cpp": ("bench/decode/llama_cpp.py",),
     "gguf": ("models/formats/gguf.py",),
     "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),

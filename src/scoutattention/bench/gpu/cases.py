@@ -1,10 +1,10 @@
 """What the GPU benchmark runs, and what it reports."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
-from .idle import Kernel
 
 TRACED = 3
 """Steps after the timed ones, in which a profiler sees when the device works."""
@@ -13,20 +13,24 @@ STEPS, QUICK_STEPS = (16, 32), (8, 16)
 
 
 class Rival(NamedTuple):
-    """Another design, as settings of this engine.   fetch_all: it attends with `FetchAllAttention`."""
+    """Another design, as settings of this engine, or another program.
+
+    fetch_all: it attends with `FetchAllAttention`.   cache: that of Hugging Face's transformers, which runs instead.
+    """
 
     name: str
     scout: ScoutConfig
     device_memory: Memory = "slots"
     fetch_all: bool = False
+    cache: Literal["full", "offloaded"] | None = None
 
     def kv_dtype(self, wanted: KVDTypeName) -> KVDTypeName:
         """The number format of its pages: the wanted one, where they are in host memory and the CPU may read them."""
         return wanted if self.device_memory == "slots" and not self.fetch_all else "auto"
 
-    def store(self, wanted: KVDTypeName = "auto") -> tuple[Memory, bool, KVDTypeName]:
+    def store(self, wanted: KVDTypeName = "auto") -> Hashable:
         """Equal for rivals that can share a store; full attention keeps no digests.   wanted: see `kv_dtype`."""
-        return self.device_memory, self.scout.budget is None, self.kv_dtype(wanted)
+        return self.device_memory, self.scout.budget is None, self.kv_dtype(wanted), self.cache
 
 
 def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
@@ -44,6 +48,14 @@ def rivals(base: ScoutConfig) -> tuple[Rival, ...]:
         Rival("compute", plain.changed(lookahead=0, far_query="true")),
         Rival("scout-plain", plain),
         Rival("scout", plain.changed(predictor="calibrated")),
+    )
+
+
+def other_programs(base: ScoutConfig) -> tuple[Rival, ...]:
+    """Hugging Face's transformers, with its cache on the device and in host memory. They make no use of settings."""
+    return (
+        Rival("transformers", base, cache="full"),
+        Rival("transformers-offloaded", base, cache="offloaded"),
     )
 
 
@@ -69,6 +81,15 @@ class Workload:
     def more(self) -> int:
         """New tokens that a sequence gets at most."""
         return self.warm_up + self.steps + TRACED
+
+
+class Kernel(NamedTuple):
+    """All kernels, or copies, of one name in a mean step.   ms: their time.   launches: how many."""
+
+    name: str
+    ms: float
+    launches: float
+    copies: bool
 
 
 class Result(NamedTuple):

@@ -3,13 +3,16 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
 
 import torch
+from typing_extensions import override
 
 from ...attention.step import StepStats
 from ...cache.memory_plan import plan_memory
@@ -41,6 +44,7 @@ class Bench:
     """What every case needs.
 
     until: the time, by `time.perf_counter`, after which no case starts.   tell: is called with every outcome.
+    config_json: of the model, for other programs.
     """
 
     decoder: Decoder
@@ -48,13 +52,17 @@ class Bench:
     workload: Workload
     until: float
     tell: Callable[[Result | LeftOut], object]
+    config_json: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_together(bench: Bench, sharing: list[Rival], case: Case) -> Iterator[Result | LeftOut]:
     """Run engines of one case, one after the other. They share a store, because filling a store takes long.
 
-    An engine that fails is left out. No engine starts when the time is over.
+    An engine that fails is left out. No engine starts when the time is over. Other programs share nothing.
     """
+    if sharing[0].cache is not None:
+        yield from others().run_alone(bench, sharing[0], case)
+        return
     with ExitStack() as stack:
         keeper = tried(partial(make_engine, bench, sharing[0], case, None))
         if isinstance(keeper, str):
@@ -112,6 +120,9 @@ def config_for(bench: Bench, rival: Rival, case: Case) -> EngineConfig:
 
 def check_room(bench: Bench, rival: Rival, case: Case) -> None:
     """Raises CapacityError, before any memory is taken, where it is too small for all sequences of a case."""
+    if rival.cache is not None:
+        others().check_room(bench, rival, case)
+        return
     engine_config = config_for(bench, rival, case)
     assert engine_config.host_memory is not None
     assert engine_config.max_model_len is not None
@@ -135,7 +146,11 @@ def run_beside(bench: Bench, rival: Rival, case: Case, keeper: Engine) -> Result
 
 def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
     """Time an engine's steps."""
-    timed, events = time_steps(bench, rival, case, engine)
+    return to_result(rival, case, *time_steps(bench, rival, case, engine))
+
+
+def to_result(rival: Rival, case: Case, timed: list[Taken], events: list[Event]) -> Result:
+    """The result that follows from steps, and from what the device ran in TRACED steps after them."""
     busy = busy_seconds(events, TRACED)
     total = sum((stats for _, stats in timed), StepStats())
     median, mean = (of(seconds for seconds, _ in timed) for of in (statistics.median, statistics.fmean))
@@ -157,29 +172,24 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
 
 def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], list[Event]]:
     """The counted steps of an engine, and what the device ran in TRACED steps after them."""
-    (context, batch), workload, store = case, bench.workload, engine.store
+    (context, batch), store = case, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
     for row in range(batch):
         store.admit(row, blocks, engine.plan.quota(batch, engine.plan.max_len))
     try:
         steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
-        steps.take_some(LEAST_WARM_UP, workload.warm_up)
-        timed = steps.take_some(LEAST_TIMED, workload.steps)
-        events = traced(steps.take, TRACED) if bench.decoder.device.type == "cuda" else []
+        return time_steps_of(steps, bench)
     finally:
         for row in range(batch):
             store.release(row)
-    return timed, events
 
 
-class Steps:
-    """Greedy decoding of sequences that were placed in an engine."""
+class Stepper(Protocol):
+    """Greedy decoding of sequences."""
 
-    def __init__(self, engine: Engine, tokens: list[int], context: int) -> None:
-        """`tokens`: of each sequence, the next to be fed."""
-        self._runner = engine.runner
-        self._tokens = tokens
-        self._position = context
+    def take(self) -> Taken:
+        """One step."""
+        ...
 
     def take_some(self, least: int, most: int) -> list[Taken]:
         """`most` steps, or at least `least` of them where they take longer than `LONGEST_S`."""
@@ -189,13 +199,35 @@ class Steps:
             taken.append(self.take())
         return taken
 
+
+def time_steps_of(steps: Stepper, bench: Bench) -> tuple[list[Taken], list[Event]]:
+    """The counted steps, and what the device ran in TRACED steps after them."""
+    steps.take_some(LEAST_WARM_UP, bench.workload.warm_up)
+    timed = steps.take_some(LEAST_TIMED, bench.workload.steps)
+    return timed, traced(steps.take, TRACED) if bench.decoder.device.type == "cuda" else []
+
+
+class Steps(Stepper):
+    """Decoding of sequences that were placed in an engine."""
+
+    def __init__(self, engine: Engine, tokens: list[int], context: int) -> None:
+        """`tokens`: of each sequence, the next to be fed."""
+        self._runner = engine.runner
+        self._tokens = tokens
+        self._position = context
+
+    @override
     def take(self) -> Taken:
-        """One step."""
         started = time.perf_counter()
         logits, stats = self._runner.decode(self._tokens, [self._position] * len(self._tokens))
         self._tokens = logits.argmax(-1).tolist()
         self._position += 1
         return time.perf_counter() - started, stats
+
+
+def others() -> ModuleType:
+    """What runs other programs: only where they run are they loaded."""
+    return import_module("scoutattention.bench.gpu.transformers")
 
 
 def is_out_of_memory(error: Exception) -> bool:

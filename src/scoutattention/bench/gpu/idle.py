@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from .cases import Kernel
+
 COPIES = ("Memcpy", "Memset", "copy_kernel", "unpack_kernel")
 """Beginnings of the names of events that only move data."""
 LONGEST_NAME = 60
@@ -23,15 +25,6 @@ class Event(NamedTuple):
     def copies(self) -> bool:
         """Whether it only moved data."""
         return self.name.lstrip("_").startswith(COPIES)
-
-
-class Kernel(NamedTuple):
-    """All kernels, or copies, of one name in a mean step.   ms: their time.   launches: how many."""
-
-    name: str
-    ms: float
-    launches: float
-    copies: bool
 
 
 def traced(step: Callable[[], object], steps: int) -> list[Event]:

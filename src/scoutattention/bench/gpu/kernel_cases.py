@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from functools import partial as bind
 
@@ -14,10 +14,13 @@ from ...errors import ScoutError
 from ...kernels import reference
 from ...kernels.triton import choice as triton_choice
 from ...kernels.triton import move_blocks as triton_move
+from ...kernels.triton import packed as triton_packed
 from ...kernels.triton import partial as triton_partial
+from ...kernels.triton import partial_packed as triton_partial_packed
 from ...kernels.triton import score_digests as triton_digest
 from ...kernels.triton.base import TritonError
 from ...kernels.triton.partial import PartialTile
+from ...runtime.packed import Packed, pack
 from ...types import BlockList, Partial
 from ..common.measure import relative_error
 from .timing import Row, Timer, attempt
@@ -205,6 +208,63 @@ def time_host_copy(moves: int, timer: Timer) -> Row:
     return Row("", "", seconds=timer.seconds(lambda: target.copy_(source, non_blocking=True)), moved=source.nbytes)
 
 
+@cache
+def packed_pools(bits: int) -> tuple[Packed, Packed]:
+    """The pages of `host_pools` in codes, in pinned host memory."""
+    k, v = host_pools(PAGES)
+    keys, values = (
+        replace(packed, words=packed.words.pin_memory(), bounds=packed.bounds.pin_memory())
+        for packed in (pack(k, bits, by_token=False), pack(v, bits, by_token=True))
+    )
+    return keys, values
+
+
+def head_bytes(pools: tuple[Packed, Packed]) -> int:
+    """Bytes of one block of one KV head."""
+    return sum(pool[0, 0].words.nbytes + pool[0, 0].bounds.nbytes for pool in pools)
+
+
+def time_packed_recall(moves: int, bits: int, timer: Timer) -> Row:
+    """Scattered packed blocks, unpacked on their way from pinned host memory."""
+    source = packed_pools(bits)
+    k, v = (torch.empty(source[0].shape, dtype=DTYPE, device="cuda") for _ in range(2))
+    place = torch.randperm(PAGES * HEADS)[:moves]
+    page, head = place // HEADS, place % HEADS
+    entry = PAGES - 1 - page
+    there = (index.cuda() for index in (page, entry, head))
+    call = bind(triton_packed.copy_packed_blocks, source, (k, v), *there, programs=32)
+    call()
+    error = max(
+        relative_error(pool[entry, head], kept[page, head].to(DTYPE)) for pool, kept in ((k, source[0]), (v, source[1]))
+    )
+    return Row("", "", error, 0.0, timer.seconds(call), moves * head_bytes(source))
+
+
+def time_packing(blocks: int, bits: int, timer: Timer) -> Row:
+    """Blocks of all KV heads, packed on their way to pinned host memory."""
+    source, target = host_pools(PAGES), packed_pools(bits)
+    pages = torch.randperm(PAGES)[:blocks]
+    k, v = (pool[pages].cuda() for pool in source)  # what the pages hold already
+    wanted = target[0][pages].float(), target[1][pages].float()
+    call = bind(triton_packed.write_packed_blocks, k, v, target, pages.cuda())
+    call()
+    torch.cuda.synchronize()
+    error = max(relative_error(pool[pages].float(), want) for pool, want in zip(target, wanted, strict=True))
+    return Row("", "", error, 0.0, timer.seconds(call), blocks * HEADS * head_bytes(target))
+
+
+def time_late(B: int, bits: int, timer: Timer) -> Row:
+    """Attention to packed pages in pinned host memory: two of CHOSEN listed blocks of each KV head."""
+    pools, q = packed_pools(bits), on_device(B, HEADS, GROUP, HEAD_DIM)
+    index = torch.randint(0, PAGES, (B, HEADS, CHOSEN)).int()
+    length = BLOCK_SIZE * (torch.rand(B, HEADS, CHOSEN).argsort(-1) < 2).int()
+    there = BlockList(index.cuda(), length.cuda())
+    call = bind(triton_partial_packed.partial_packed, q, pools, there, HEAD_DIM**-0.5)
+    wanted = reference.partial(q.cpu().double(), *pools, BlockList(index, length), HEAD_DIM**-0.5)
+    error = relative_error(call().out, wanted.out)
+    return Row("", "", error, 1e-4, timer.seconds(call), 2 * B * HEADS * head_bytes(pools))
+
+
 def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
     """A row for every case."""
     for B, N in ((8, 1024),) if quick else ((1, 1024), (1, 4096), (8, 1024), (8, 4096), (32, 1024)):
@@ -214,3 +274,10 @@ def other_rows(timer: Timer, *, quick: bool) -> Iterator[Row]:
         for programs in (32,) if quick else (4, 8, 16, 32, 64, 132):
             case = f"{moves} blocks, {programs} programs"
             yield attempt("copy_blocks from host", case, bind(time_recall, moves, programs, timer))
+        for bits in (8, 4):
+            yield attempt(
+                "copy_packed_blocks", f"{moves} blocks, {bits} bits", bind(time_packed_recall, moves, bits, timer)
+            )
+    for bits in (8, 4):
+        yield attempt("write_packed_blocks", f"256 blocks, {bits} bits", bind(time_packing, 256, bits, timer))
+        yield attempt("partial_packed", f"B 8, 2 of {CHOSEN} blocks, {bits} bits", bind(time_late, 8, bits, timer))

@@ -1,6 +1,7 @@
 """The model of the GPU benchmark: real weights that read a text, or random weights that replay a recording."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -9,6 +10,7 @@ from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_config, dummy_decoder, shape_config
 from ...models.formats.hub import resolve
+from ...models.formats.safetensors import read_json
 from ...models.loader import load, read_config
 from ...models.recording import Recording
 from .limit import limit_device
@@ -16,12 +18,16 @@ from .prompts import DummyPrompts, Prompts, RealPrompts
 
 
 class Setup(NamedTuple):
-    """weights, choices: for reports, what the weights are, and what chooses the blocks."""
+    """weights, choices: for reports, what the weights are, and what chooses the blocks.
+
+    config_json: of the model, for other programs.
+    """
 
     decoder: Decoder
     prompts: Prompts
     weights: str
     choices: str
+    config_json: Mapping[str, Any]
 
 
 def shared_settings(recording: Recording | None, budget: int | None) -> ScoutConfig:
@@ -67,7 +73,7 @@ def dummy_setup(
         about = recording.about
         choices = f"recorded from {about.model} reading {about.context} tokens of {about.text}"
     decoder = dummy_decoder(raw, longest, device)
-    return Setup(decoder, DummyPrompts(recording), f"dummy weights of {shape}", choices)
+    return Setup(decoder, DummyPrompts(recording), f"dummy weights of {shape}", choices, raw)
 
 
 def real_setup(model: str, text: str, longest: int, device: torch.device, limit: int | None = None) -> Setup:
@@ -81,4 +87,5 @@ def real_setup(model: str, text: str, longest: int, device: torch.device, limit:
     limit = loaded.decoder.shape.max_positions
     if longest > limit:
         raise ConfigError(f"--contexts: with steps {longest} tokens, above the model's own limit of {limit}")
-    return Setup(loaded.decoder, RealPrompts(loaded.tokenizer.encode(text)), model, "its own")
+    prompts = RealPrompts(loaded.tokenizer.encode(text))
+    return Setup(loaded.decoder, prompts, model, "its own", read_json(loaded.directory / "config.json"))

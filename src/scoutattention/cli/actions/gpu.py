@@ -4,8 +4,10 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any
 
@@ -14,11 +16,12 @@ from rich.console import Group
 from rich.table import Table
 
 from ...bench.common.measure import host_facts
-from ...bench.gpu.cases import LeftOut, Measured, Result, Workload, rivals
+from ...bench.gpu.cases import LeftOut, Measured, Result, Workload, other_programs, rivals
 from ...bench.gpu.decode import Bench
 from ...bench.gpu.kernels import survey
+from ...bench.gpu.prefill import prefill_speeds
 from ...bench.gpu.rounds import measure
-from ...bench.gpu.setup import Setup, check_contexts, dummy_setup, real_setup, shared_settings
+from ...bench.gpu.setup import check_contexts, dummy_setup, real_setup, shared_settings
 from ...bench.gpu.timing import Timer, as_json, gpu_facts
 from ...engine.device import find_device
 from ...eval.text import code, prose
@@ -27,7 +30,19 @@ from ..bench import GpuFlags
 from ..command import load_action
 from ..output import format_bytes, plain_table, show, write_file
 
-COLUMNS = ("Engine", "Context", "Batch", "ms/step", "Tokens/s", "Device idle", "CPU hidden", "Waited", "Link", "Share")
+COLUMNS = (
+    "Engine",
+    "Context",
+    "Batch",
+    "ms/step",
+    "Tokens/s",
+    "Prompt/s",
+    "Device idle",
+    "CPU hidden",
+    "Waited",
+    "Link",
+    "Share",
+)
 
 PER_LAYER = ((False, "kernels"), (True, "copies"))
 MOST_KERNELS = 24
@@ -46,19 +61,29 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         setup = dummy_setup(flags.shape, recording, longest, device, workload.device_limit)
     else:
         setup = real_setup(flags.model, prose().text + code().text, longest, device, workload.device_limit)
-    bench = Bench(setup.decoder, setup.prompts, workload, time.perf_counter() + 60 * minutes, _tell)
-    measured = measure(bench, rivals(base))
+    until = time.perf_counter() + 60 * minutes
+    bench = Bench(setup.decoder, setup.prompts, workload, until, _tell, setup.config_json)
+    engines = rivals(base)
+    if flags.device == "cuda" and find_spec("transformers") is not None:
+        engines += other_programs(base)
+    prompt, prefill, unread = prefill_speeds(bench, engines)
+    for left in unread:
+        _tell(left)
+    measured = measure(bench, engines)
+    measured.left_out[:0] = unread
     if flags.plot is not None:
         write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
     if flags.as_json:
         about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
         about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}
+        about["prefill"] = {"tokens": prompt, "tokens_per_s": prefill}
         cases = [result.as_json(kernels=flags.profile) for result in measured.results]
         left_out = [case._asdict() for case in measured.left_out]
         report = {**facts, **about, "cases": cases, "left_out": left_out, "not_started": measured.not_started}
         print(json.dumps(report), flush=True)
     else:
-        show(_table(measured, setup, workload))
+        title = f"{setup.weights}; choices: {setup.choices}{_memory(workload)}; prompts of {prompt:,} tokens"
+        show(_table(measured, title, prefill))
         for result in measured.results if flags.profile else ():
             show(profile_table(result, setup.decoder.shape.num_layers))
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
@@ -86,8 +111,8 @@ def _tell(outcome: Result | LeftOut) -> None:
     print(json.dumps(fields), file=sys.stderr, flush=True)
 
 
-def _table(measured: Measured, setup: Setup, workload: Workload) -> Table:
-    table = plain_table(*COLUMNS, title=f"{setup.weights}; choices: {setup.choices}{_memory(workload)}")
+def _table(measured: Measured, title: str, prefill: Mapping[str, float]) -> Table:
+    table = plain_table(*COLUMNS, title=title)
     notes = [
         f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
     ]
@@ -97,7 +122,7 @@ def _table(measured: Measured, setup: Setup, workload: Workload) -> Table:
     case = attrgetter("context", "batch")
     for _, results in itertools.groupby(sorted(measured.results, key=case), key=case):
         for result in results:
-            table.add_row(*_row(result))
+            table.add_row(*_row(result, prefill.get(result.engine)))
         table.add_section()
     return table
 
@@ -109,11 +134,12 @@ def _memory(workload: Workload) -> str:
     return pages if limit is None else f"{pages}; at most {format_bytes(limit)} of the device"
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: Result, prefill: float | None) -> tuple[str, ...]:
     idle = result.device_idle_share
     return (
         *(result.engine, f"{result.context:,}", str(result.batch)),
         *(f"{result.ms_per_step:.2f}", f"{result.tokens_per_s:.1f}"),
+        "" if prefill is None else f"{prefill:,.0f}",
         "" if idle is None else f"{idle:.0%}",
         *(f"{result.hidden_ms:.2f} ms", f"{result.unhidden_ms:.2f} ms"),
         *(format_bytes(result.link_bytes), f"{result.share:.1%}"),
