@@ -58,7 +58,7 @@ class FlagTable:
         self.thread.begin()
 
     def end(self) -> None:
-        """Look no more: the device is done with the step.   Raises KernelError where the thread that looks has ended."""
+        """Look no more: the device is done with the step.   Raises KernelError where the thread has ended by itself."""
         self.thread.end()
         failure = self.thread.failure()
         if failure:
