@@ -108,6 +108,20 @@ def test_a_table_has_room_for_any_number_of_calls():
         assert_close(Device(workers, call, table=table).run(), exact(call))
 
 
+def test_calls_that_were_made_in_a_step_are_known():
+    table = FlagTable(torch.device("cpu"))
+    flags = [table.add() for _ in range(LINES + 2)]
+    for one in (flags[0], flags[LINES]):
+        one.called.fill_(1)
+    table.begin()
+    assert table.made() == []
+    for one in (flags[7], flags[LINES - 1], flags[LINES + 1]):
+        one.called.fill_(1)
+    assert table.made() == [8, LINES, LINES + 2]
+    table.begin()
+    assert table.made() == []
+
+
 def test_between_steps_nothing_is_called_and_no_time_is_taken():
     call = make_call(LONG, torch.float32)
     with cpu.Workers(1) as workers:

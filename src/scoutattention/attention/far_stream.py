@@ -1,6 +1,5 @@
 """Far attention where the device is a GPU: its stream calls the CPU, and waits for it, by flags in pinned memory."""
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +19,11 @@ from .far import CallKind, FarTimes, FarTransport, Pending
 class _Buffers(Pending):
     """Where one kind of call of one layer passes through host memory: always the same, so that a graph can hold it.
 
-    result: float32 numbers, those of a partial one after the other, see `_split`.
+    layer, kind: of its calls.   result: float32 numbers, those of a partial one after the other, see `_split`.
     """
 
+    layer: int
+    kind: CallKind
     q: Tensor
     pages: BlockList
     result: Tensor
@@ -36,6 +37,13 @@ class _Buffers(Pending):
         with_mean_key = self.handover.result.mean_key is not None
         numbers = self.ops.take_call(self.result, self.handover.flags, rows, self.timeout_s)
         return _split(numbers, self.q.shape, with_mean_key=with_mean_key)
+
+    def failed(self, reason: str) -> str:
+        """What is said of the last call, which has failed.   reason: empty where it was not answered in time."""
+        handover = self.handover
+        reason = reason or f"{handover.give_up()}, {self.timeout_s:g} s after the device needed it"
+        call = f"layer {self.layer}, {self.kind} call {handover.number} of {handover.pages} pages"
+        return f"far attention on the CPU: {call} failed: {reason}"
 
 
 def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partial:
@@ -62,18 +70,18 @@ class StreamTransport(FarTransport):
         self._timeout_s = timeout_s
         self._flags = FlagTable(ops.device)
         self._buffers: dict[tuple[int, CallKind, int, int], _Buffers] = {}
-        self._began = 0.0
+        self._of_line: dict[int, _Buffers] = {}
 
     @override
     def reset(self) -> None:
         self._flags.begin()
-        self._began = time.perf_counter()
 
     @override
     def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
         key = (layer, kind, q.shape[0], what.blocks.shape[-1])
         if key not in self._buffers:
-            self._buffers[key] = self._make(layer, q, what, with_mean_key=with_mean_key)
+            made = self._make(layer, kind, q, what, with_mean_key=with_mean_key)
+            self._buffers[key] = self._of_line[made.handover.flags.line] = made
         buffers = self._buffers[key]
         self._ops.stage_call(q, what, (buffers.q, buffers.pages), buffers.handover.flags)
         return buffers
@@ -89,16 +97,13 @@ class StreamTransport(FarTransport):
         self._flags.end()
         hidden_s = waited_s = 0.0
         late, failures = self._flags.take_late(), []
-        for (layer, kind, *_), buffers in self._buffers.items():
-            handover = buffers.handover
-            report = handover.report()
-            if report.failure or handover.flags.line == late:
-                reason = report.failure or f"{handover.give_up()}, {self._timeout_s:g} s after the device needed it"
-                where = f"layer {layer}, {kind} call {handover.number} of {handover.pages} pages"
-                failures.append(f"far attention on the CPU: {where} failed: {reason}")
-            if report.started_s >= self._began:
-                waited_s += report.waited_s
-                hidden_s += max(0.0, report.ran_s - report.waited_s)
+        for line in self._flags.made():
+            buffers = self._of_line[line]
+            report = buffers.handover.report()
+            if report.failure or line == late:
+                failures.append(buffers.failed(report.failure))
+            waited_s += report.waited_s
+            hidden_s += max(0.0, report.ran_s - report.waited_s)
         if failures:
             self._give_up()
             raise KernelError(failures[0])
@@ -110,7 +115,7 @@ class StreamTransport(FarTransport):
             buffers.handover.give_up()
             buffers.handover.forget()
 
-    def _make(self, layer: int, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
+    def _make(self, layer: int, kind: CallKind, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
         pinned = self._ops.device.type == "cuda"
 
         def host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,4 +126,4 @@ class StreamTransport(FarTransport):
         call = PartialCall(q, self._pool.k[layer], self._pool.v[layer], listed, self._scale)
         partial = _split(result, like.shape, with_mean_key=with_mean_key)
         handover = Handover(self._workers, call, partial, self._flags)
-        return _Buffers(q, listed, result, handover, self._ops, self._timeout_s)
+        return _Buffers(layer, kind, q, listed, result, handover, self._ops, self._timeout_s)

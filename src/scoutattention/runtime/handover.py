@@ -18,12 +18,13 @@ LINES = 512
 
 
 class _Lines(NamedTuple):
-    """The flags of LINES calls, as in `CallFlags`, one axis more in front."""
+    """The flags of LINES calls, as in `CallFlags`, one axis more in front.   before: `called` when the step began."""
 
     called: Tensor
     answered: Tensor
     waited: Tensor
     counts: Tensor
+    before: Tensor
 
 
 class FlagTable:
@@ -43,10 +44,11 @@ class FlagTable:
         place = self._count % LINES
         if place == 0:
             counts = torch.zeros(LINES, 2, dtype=torch.int32, device=self._device)
-            one = (self._host(LINES), self._host(LINES), self._host(LINES, dtype=torch.int64), counts)
-            self._lines.append(_Lines(*one))
+            before = torch.zeros(LINES, dtype=torch.int32)
+            waited = self._host(LINES, dtype=torch.int64)
+            self._lines.append(_Lines(self._host(LINES), self._host(LINES), waited, counts, before))
         self._count += 1
-        called, answered, waited, counts = self._lines[-1]
+        called, answered, waited, counts, _ = self._lines[-1]
         here = slice(place, place + 1)
         return CallFlags(
             *(called[here], answered[here], waited[here], counts[place]), self._late, self._gave_up, self._count
@@ -55,6 +57,8 @@ class FlagTable:
     def begin(self) -> None:
         """Look for calls from now on: a step is to be queued."""
         self.take_late()  # of a step that was broken off
+        for lines in self._lines:
+            lines.before.copy_(lines.called)
         self.thread.begin()
 
     def end(self) -> None:
@@ -64,6 +68,11 @@ class FlagTable:
         if failure:
             self.take_late()
             raise KernelError(f"the thread that takes the device's calls for far attention ended: {failure}")
+
+    def made(self) -> list[int]:
+        """The lines of the calls that the device has made since `begin`."""
+        changed = [(lines.called != lines.before).nonzero()[:, 0] + 1 for lines in self._lines]
+        return [line + LINES * number for number, part in enumerate(changed) for line in part.tolist()]
 
     def take_late(self) -> int:
         """The line of a call that was not answered in time since this was last asked, or 0."""
