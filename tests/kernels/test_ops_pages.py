@@ -75,8 +75,9 @@ def test_a_taken_call(column, size, rows):
     assert torch.equal(take(third, 60), nothing)
     assert third.waited.item() < 5e9
     assert (table.take_late(), table.take_late()) == (second.line, 0)
-    second.answered.fill_(7)
-    assert torch.equal(take(second, 60), result)
+    assert torch.equal(take(third, 0.05), nothing)
+    assert third.waited.item() >= 0.05e9, "it is waited for again"
+    assert table.take_late() == third.line
 
 
 @every_call(SIZES, SIZES[2:3])

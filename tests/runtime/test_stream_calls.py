@@ -119,3 +119,24 @@ def test_a_cpu_that_does_not_answer_fails_one_step(device):
         calls.transport.reset()
         calls.check(run())
         calls.transport.times()
+
+
+def test_a_list_that_is_refused_fails_one_step(device):
+    with Workers() as workers:
+        calls = Calls(device, workers)
+        run = calls.captured()
+        calls.draw()
+        calls.wanted.fill_(True)
+        table = calls.table.clone()
+        calls.table.fill_(S)
+        calls.transport.reset()
+        for partial in run():
+            assert partial.lse.isneginf().all()
+        with pytest.raises(
+            KernelError, match=r"layer 0, scout call 2 of \d+ pages failed: block index 40 is outside 0..39"
+        ):
+            calls.transport.times()
+        calls.table.copy_(table)
+        calls.transport.reset()
+        calls.check(run())
+        calls.transport.times()
