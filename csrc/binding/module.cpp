@@ -30,8 +30,8 @@ void bind_workers(nb::module_& m) {
     nb::class_<Workers>(m, "Workers")
         .def(nb::init<int, const std::string&, double>(), "threads"_a, "isa"_a, "delay_s"_a)
         .def("partial", &Workers::partial, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "with_mean_key"_a, "helped"_a)
-        .def("handover", &Workers::handover, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "result"_a, "timeout_s"_a,
-             nb::keep_alive<0, 1>())
+        .def("handover", &Workers::handover, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "result"_a, "flags"_a,
+             "thread"_a, nb::keep_alive<0, 1>(), nb::keep_alive<0, 8>())
         .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a)
         .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a)
         .def("top_blocks", &Workers::top_blocks, "scores"_a, "closed"_a, "count"_a, "always"_a, "largest"_a)

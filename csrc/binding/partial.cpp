@@ -54,13 +54,13 @@ PoolLayer packed_layer(const PoolLayerArgument& argument, int64_t H, int64_t D) 
     return layer;
 }
 
-nb::tuple times(const BoundHandover& handover) {
-    HandoverTimes times;
+nb::tuple report(const BoundHandover& handover) {
+    HandoverReport report;
     {
         nb::gil_scoped_release released;
-        times = handover.times();
+        report = handover.report();
     }
-    return nb::make_tuple(times.started_s, times.ran_s, times.waited_s);
+    return nb::make_tuple(report.started_s, report.ran_s, report.waited_s, report.failure);
 }
 
 }  // namespace
@@ -110,14 +110,17 @@ void bind_partial(nb::module_& m) {
         .def_prop_ro("ran_s", &BoundJob::ran_s)
         .def_prop_ro("started_s", &BoundJob::started_s)
         .def_prop_ro("waited_s", &BoundJob::waited_s);
-    m.attr("handover_start") = reinterpret_cast<uintptr_t>(&scout_handover_start);
-    m.attr("handover_wait") = reinterpret_cast<uintptr_t>(&scout_handover_wait);
+    nb::class_<PollThread>(m, "PollThread")
+        .def(nb::init<>())
+        .def("begin", &PollThread::begin, unlocked)
+        .def("end", &PollThread::end, unlocked)
+        .def("failure", &PollThread::failure, unlocked)
+        .def("close", &PollThread::close, unlocked);
     nb::class_<BoundHandover>(m, "Handover")
         .def("close", &BoundHandover::close, unlocked)
+        .def("give_up", &BoundHandover::give_up, unlocked)
         .def("forget_failure", &BoundHandover::forget_failure, unlocked)
-        .def_prop_ro("ticket", &BoundHandover::ticket)
-        .def_prop_ro("failure", &BoundHandover::failure, unlocked)
-        .def_prop_ro("times", &times);
+        .def("report", &report);
 }
 
 }  // namespace scout

@@ -60,10 +60,10 @@ class BoundJob {
 // A handover that owns its tensors. Closing it waits for threads, and so releases Python's lock.
 class BoundHandover : public Handover {
   public:
-    BoundHandover(const Kernels& kernels, WorkerThreads& workers, const PartialCall& call, double timeout_s,
-                  std::vector<nb::object> tensors)
-        : Handover(kernels, workers, call, timeout_s), tensors_(std::move(tensors)) {}
-    ~BoundHandover() {
+    BoundHandover(const Kernels& kernels, WorkerThreads& workers, PollThread& thread, const PartialCall& call,
+                  Flags flags, std::vector<nb::object> tensors)
+        : Handover(kernels, workers, thread, call, flags), tensors_(std::move(tensors)) {}
+    ~BoundHandover() override {
         nb::gil_scoped_release released;
         close();
     }
@@ -72,7 +72,7 @@ class BoundHandover : public Handover {
     std::vector<nb::object> tensors_;
 };
 
-// The classes Job and Handover, and the addresses of the C functions that take a handover's ticket.
+// The classes Job, Handover and PollThread.
 void bind_partial(nb::module_& m);
 
 }  // namespace scout

@@ -47,7 +47,8 @@ std::unique_ptr<BoundJob> Workers::partial(const Tensor& q, const PoolLayerArgum
 
 std::unique_ptr<BoundHandover> Workers::handover(const Tensor& q, const PoolLayerArgument& layer,
                                                  const BlockListArgument& blocks, double scale,
-                                                 const PartialArgument& result, double timeout_s) {
+                                                 const PartialArgument& result,
+                                                 const std::array<Tensor, 3>& flags, PollThread& thread) {
     const PartialArguments arguments{q, layer, blocks, scale};
     PartialCall call = partial_call(arguments);
     const auto& [out, lse, key] = result;
@@ -58,7 +59,11 @@ std::unique_ptr<BoundHandover> Workers::handover(const Tensor& q, const PoolLaye
     std::vector<nb::object> tensors = owners(arguments);
     for (const Tensor& tensor : {std::get<0>(blocks), std::get<1>(blocks), out, lse}) tensors.push_back(tensor.owner());
     if (key) tensors.push_back(key->owner());
-    return std::make_unique<BoundHandover>(kernels_, threads_, call, timeout_s, std::move(tensors));
+    for (const Tensor& flag : flags) tensors.push_back(flag.owner());
+    const Flags words{reinterpret_cast<const uint32_t*>(exact<int32_t>("flags.called", flags[0], {1})),
+                      reinterpret_cast<uint32_t*>(exact<int32_t>("flags.answered", flags[1], {1})),
+                      exact<int64_t>("flags.waited", flags[2], {1})};
+    return std::make_unique<BoundHandover>(kernels_, threads_, thread, call, words, std::move(tensors));
 }
 
 std::pair<ScoreCall, Result<float>> Workers::score_call(const Tensor& q, const Tensor& pages, int64_t page_count) {

@@ -24,10 +24,12 @@ class Workers {
     // helped: the caller will wait at once.
     std::unique_ptr<BoundJob> partial(const Tensor& q, const PoolLayerArgument& layer, const BlockListArgument& blocks,
                                       double scale, bool with_mean_key, bool helped);
-    // result: contiguous float32, written by each call. The handover owns its tensors.
+    // result: contiguous float32, written by each call.   flags: called and answered, int32 [1], and the time that the
+    // device waited, int64 [1]. The handover owns its tensors.
     std::unique_ptr<BoundHandover> handover(const Tensor& q, const PoolLayerArgument& layer,
                                             const BlockListArgument& blocks, double scale,
-                                            const PartialArgument& result, double timeout_s);
+                                            const PartialArgument& result, const std::array<Tensor, 3>& flags,
+                                            PollThread& thread);
 
     // Scores [B, H, G, N] of q [B, H, G, D] with the digests at pages, int32 [B, N].
     nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages);

@@ -1,145 +1,86 @@
 #include "runtime/handover.h"
 
 #include <algorithm>
-#include <condition_variable>
-#include <cstdio>
 #include <limits>
-#include <unordered_map>
+#include <stdexcept>
 
 namespace scout {
 namespace {
 
-// The handover of each ticket, and how many calls are inside that handover. A captured graph can be replayed at any
-// time, so the number of calls still to come is unknown. So a call holds a ticket, and looks here whether the ticket
-// still has a handover.
-class Tickets {
+void answer(uint32_t* answered, uint32_t number) { __atomic_store_n(answered, number, __ATOMIC_RELEASE); }
+
+// Work whose end is told to the device by the thread that ran its last task: no other thread has to wake for that.
+class AnsweringWork final : public Work {
   public:
-    uint64_t add(Handover* handover) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        places_[++last_] = {handover, 0};
-        return last_;
-    }
+    AnsweringWork(std::unique_ptr<Work> work, std::shared_ptr<Gate> gate, uint32_t* answered, uint32_t number)
+        : work_(std::move(work)), gate_(std::move(gate)), answered_(answered), number_(number) {}
 
-    // Returns when no call is inside.
-    void remove(uint64_t ticket) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const auto place = places_.find(ticket);
-        if (place == places_.end()) return;
-        place->second.handover = nullptr;
-        left_.wait(lock, [&] { return place->second.inside == 0; });
-        places_.erase(ticket);
-    }
-
-    template <class Call>
-    void enter(uint64_t ticket, Call call) {
-        Handover* handover = nullptr;
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            const auto place = places_.find(ticket);
-            if (place == places_.end() || !place->second.handover) return;
-            handover = place->second.handover;
-            ++place->second.inside;
-        }
-        call(*handover);
-        std::lock_guard<std::mutex> lock(mutex_);
-        --places_.find(ticket)->second.inside;
-        left_.notify_all();
+    int64_t tasks() const override { return work_->tasks(); }
+    int64_t threads() const override { return work_->threads(); }
+    void run(int64_t task) noexcept override { work_->run(task); }
+    void end() noexcept override {
+        if (!gate_->enter()) return;  // a later call may have been answered
+        answer(answered_, number_);
+        gate_->leave();
     }
 
   private:
-    struct Place {
-        Handover* handover;
-        int inside;
-    };
-    std::mutex mutex_;
-    std::condition_variable left_;
-    std::unordered_map<uint64_t, Place> places_;  // by ticket
-    uint64_t last_ = 0;
+    const std::unique_ptr<Work> work_;
+    const std::shared_ptr<Gate> gate_;
+    uint32_t* const answered_;
+    const uint32_t number_;
 };
-
-// Never destroyed: a stream may call while the process ends.
-Tickets& tickets() {
-    static Tickets& all = *new Tickets;
-    return all;
-}
-
-std::chrono::steady_clock::duration duration(double seconds) {
-    return std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
-}
 
 }  // namespace
 
-Handover::Handover(const Kernels& kernels, WorkerThreads& workers, const PartialCall& call, double timeout_s)
-    : workers_(workers), kernels_(kernels), call_(call), timeout_s_(timeout_s), ticket_(tickets().add(this)) {}
-
-void Handover::start() noexcept {
-    std::lock_guard<std::mutex> lock(mutex_);
-    ++calls_;
-    last_.at = Job::Clock::now();
-    drop();
-    last_.pending = true;
-    try {
-        if (any_keys()) submit();
-        else write_nothing();
-    } catch (const std::exception& error) {
-        refuse(error.what());
-    }
+Handover::Handover(const Kernels& kernels, WorkerThreads& workers, PollThread& thread, const PartialCall& call,
+                   Flags flags)
+    : workers_(workers), thread_(thread), kernels_(kernels), call_(call), flags_(flags) {
+    thread_.add(flags_.called, *this);
 }
 
-void Handover::submit() {
+void Handover::called(uint32_t number) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (number == number_) return;  // it was given up before it was seen
+    drop();
+    number_ = number;
+    try {
+        if (any_keys()) return submit(number);
+    } catch (const std::logic_error& error) {
+        if (failure_.empty()) failure_ = error.what();
+    }
+    write_nothing();
+    answer(flags_.answered, number);
+}
+
+void Handover::submit(uint32_t number) {
     const auto ended = std::remove_if(dropped_.begin(), dropped_.end(), [](const auto& job) { return job->done(); });
     dropped_.erase(ended, dropped_.end());
     dropped_.reserve(dropped_.size() + 1);  // so that drop() allocates nothing
     call_.gate = std::make_shared<Gate>();
     nothing_ = false;
-    last_.job = workers_.submit(make_partial_work(kernels_, call_, workers_.count()));
+    auto work = make_partial_work(kernels_, call_, workers_.count());
+    job_ = workers_.submit(std::make_unique<AnsweringWork>(std::move(work), call_.gate, flags_.answered, number));
 }
 
-void Handover::wait() noexcept {
-    std::lock_guard<std::mutex> lock(mutex_);
-    finish(Job::Clock::now(), "waited for");
-}
-
-bool Handover::poll() noexcept {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (last_.job && !last_.job->done() && Job::Clock::now() < last_.at + duration(timeout_s_)) return false;
-    finish(last_.at, "started");
-    return true;
-}
-
-// Ends the call, `timeout_s` after `begin` at the latest. `begun` says in an error what happened at `begin`.
-void Handover::finish(Job::Clock::time_point begin, const char* begun) {
-    if (!last_.pending) refuse("it was waited for before it was started");
-    last_.pending = false;
-    const bool done = !last_.job || last_.job->wait_until(begin + duration(timeout_s_));
-    times_ = {};
-    times_.waited_s = std::chrono::duration<double>(Job::Clock::now() - begin).count();
-    if (!done) return time_out(begun);
-    if (last_.job) times_.started_s = last_.job->started_s(), times_.ran_s = last_.job->ran_s();
-    last_.job.reset();
-}
-
-// Gives up a start that was not waited for, or not in time. Its tasks write no more.
+// Gives up the last call where it has not ended. Its tasks write no more.
 void Handover::drop() {
-    if (!last_.job) return;
+    if (!job_) return;
     call_.gate->shut();
-    if (!last_.job->done()) dropped_.push_back(std::move(last_.job));
-    last_.job.reset();
+    if (!job_->done()) dropped_.push_back(std::move(job_));
+    job_.reset();
 }
 
-void Handover::time_out(const char* begun) {
-    char reason[200];
-    std::snprintf(reason, sizeof reason,
-                  "%lld of %lld tasks were left, and %lld had begun, %.3g s after it was %s, where timeout_s is %g",
-                  (long long)last_.job->left(), (long long)last_.job->tasks(), (long long)last_.job->begun(),
-                  times_.waited_s, begun, timeout_s_);
+std::string Handover::give_up(uint32_t number) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::string reached = "the CPU had not seen the call";
+    if (number_ == number) reached = "the CPU has answered by now";
+    if (number_ == number && job_ && !job_->done())
+        reached = std::to_string(job_->left()) + " of " + std::to_string(job_->tasks()) + " tasks were left, and " +
+                  std::to_string(job_->begun()) + " had begun";
     drop();
-    refuse(reason);
-}
-
-void Handover::refuse(const char* reason) {
-    if (!*failure_) std::snprintf(failure_, sizeof failure_, "call %lld failed: %s", (long long)calls_, reason);
-    write_nothing();
+    number_ = number;
+    return reached;
 }
 
 bool Handover::any_keys() const {
@@ -159,42 +100,29 @@ void Handover::write_nothing() {
     nothing_ = true;
 }
 
+HandoverReport Handover::report() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    HandoverReport report;
+    report.waited_s = 1e-9 * double(__atomic_load_n(flags_.waited_ns, __ATOMIC_RELAXED));
+    report.failure = failure_;
+    const bool answered = __atomic_load_n(flags_.answered, __ATOMIC_ACQUIRE) == number_;
+    if (!job_ || !answered) return report;
+    job_->wait();  // for a moment: the thread that has answered ends it next
+    report.started_s = job_->started_s(), report.ran_s = job_->ran_s();
+    return report;
+}
+
+void Handover::forget_failure() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    failure_.clear();
+}
+
 void Handover::close() {
-    tickets().remove(ticket_);
+    thread_.remove(*this);
+    std::lock_guard<std::mutex> lock(mutex_);
     drop();
     for (const auto& job : dropped_) job->wait();
     dropped_.clear();
 }
 
-std::string Handover::failure() const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return failure_;
-}
-
-void Handover::forget_failure() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    *failure_ = 0;
-}
-
-HandoverTimes Handover::times() const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return times_;
-}
-
 }  // namespace scout
-
-using namespace scout;
-
-void scout_handover_start(void* ticket) {
-    tickets().enter(reinterpret_cast<uintptr_t>(ticket), [](Handover& handover) { handover.start(); });
-}
-
-void scout_handover_wait(void* ticket) {
-    tickets().enter(reinterpret_cast<uintptr_t>(ticket), [](Handover& handover) { handover.wait(); });
-}
-
-int scout_handover_poll(void* ticket) {
-    bool ended = true;
-    tickets().enter(reinterpret_cast<uintptr_t>(ticket), [&](Handover& handover) { ended = handover.poll(); });
-    return ended;
-}

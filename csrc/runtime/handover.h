@@ -1,5 +1,5 @@
-// A far call that a device's stream starts and waits for. The addresses of its arguments are fixed when it is made, and
-// their content is read at every start. No Python and no CUDA is needed: a stream calls the two C functions below.
+// A far call that a device makes and waits for by flags: words in memory that both see. The addresses of its arguments
+// are fixed when it is made, and their content is read at every call. No Python and no CUDA is needed.
 #pragma once
 
 #include <memory>
@@ -7,77 +7,64 @@
 #include <string>
 #include <vector>
 
+#include "runtime/poll_thread.h"
 #include "runtime/worker_threads.h"
 #include "tasks/calls.h"
 
 namespace scout {
 
-// Times of the last call that was waited for. started_s is on the steady clock; it and ran_s are 0 without keys.
-struct HandoverTimes {
-    double started_s = 0, ran_s = 0, waited_s = 0;
+// The flags of one handover. `called`: the number of the device's last call.   `answered`: that of the last call whose
+// results are there.   `waited_ns`: how long the device waited for its last call.
+struct Flags {
+    const uint32_t* called;
+    uint32_t* answered;
+    const int64_t* waited_ns;
 };
 
-class Handover {
+// Of the last call. started_s is on the steady clock; it and ran_s are 0 without keys. `failure` is the first one since
+// it was last forgotten, and empty where there is none.
+struct HandoverReport {
+    double started_s = 0, ran_s = 0, waited_s = 0;
+    std::string failure;
+};
+
+class Handover : public Callee {
   public:
-    // The memory of `call` and `workers` must live until close() has returned.
-    Handover(const Kernels& kernels, WorkerThreads& workers, const PartialCall& call, double timeout_s);
-    ~Handover() { close(); }
+    // The memory of `call` and `flags`, `workers` and `thread` must live until close() has returned.
+    Handover(const Kernels& kernels, WorkerThreads& workers, PollThread& thread, const PartialCall& call, Flags flags);
+    ~Handover() override { close(); }
     Handover(const Handover&) = delete;
     Handover& operator=(const Handover&) = delete;
 
-    // Makes the call of what the tables hold now and submits it. An earlier call that was not waited for is dropped.
-    void start() noexcept;
-    // Waits until the call is done, and runs tasks that no thread has begun. Drops the call if it is not done in time.
-    // A call that was refused or dropped has failed, and leaves its results as those of no keys.
-    void wait() noexcept;
-    // Ends the call as `wait` does, but only if it is done or its time since the start is over. Returns whether it
-    // ended.
-    bool poll() noexcept;
-    // Returns when no task of it runs. After that, a stream's calls of its ticket do nothing.
+    // Has the workers attend to what the tables hold now; the last of them answers. A call that was not answered yet is
+    // given up. One that is refused has failed: its results are those of no keys, and it is answered at once.
+    void called(uint32_t number) override;
+    // Ends the last call, which the device waits for no more: its tasks write nothing from now on, and answer nothing.
+    // Returns how far call `number` had come.
+    std::string give_up(uint32_t number);
+    // When the device has waited for the last call.
+    HandoverReport report() const;
+    void forget_failure();
+    // Gives up the last call and returns when no task of any runs. Later calls of the device are not seen.
     void close();
 
-    // The argument of the C functions: a number that is never used twice, since a stream may outlive the handover.
-    uint64_t ticket() const { return ticket_; }
-    // These wait for a call that is under way.
-    std::string failure() const;  // the first one since forget_failure(); empty where there is none
-    void forget_failure();
-    HandoverTimes times() const;
-
   private:
-    void submit();
+    void submit(uint32_t number);
     void drop();
-    void refuse(const char* reason);
-    void finish(Job::Clock::time_point begin, const char* begun);
-    void time_out(const char* begun);
     bool any_keys() const;
     void write_nothing();
 
-    struct Start {
-        bool pending = false;  // not waited for yet
-        Job::Clock::time_point at;
-        std::shared_ptr<Job> job;  // null where it had no keys, or was refused
-    };
-
     WorkerThreads& workers_;
+    PollThread& thread_;
     const Kernels& kernels_;
     PartialCall call_;
-    const double timeout_s_;
-    const uint64_t ticket_;
-    mutable std::mutex mutex_;  // held from the beginning of every call to its end
-    Start last_;
+    const Flags flags_;
+    mutable std::mutex mutex_;
+    uint32_t number_ = 0;  // of the last call that was seen or given up
+    std::shared_ptr<Job> job_;  // its job; null where it had no keys, was refused or given up
     bool nothing_ = false;  // the results are those of no keys
     std::vector<std::shared_ptr<Job>> dropped_;  // jobs that were given up, and perhaps still read memory
-    int64_t calls_ = 0;
-    char failure_[240] = "";
-    HandoverTimes times_;
+    std::string failure_;
 };
 
 }  // namespace scout
-
-// For a stream to call, in order. They throw nothing and take no lock of Python's. A ticket whose handover is gone does
-// nothing.
-extern "C" {
-void scout_handover_start(void* ticket);
-void scout_handover_wait(void* ticket);
-int scout_handover_poll(void* ticket);  // 0 while the call is under way, else 1
-}

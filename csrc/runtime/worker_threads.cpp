@@ -33,6 +33,7 @@ bool Job::run_one() {
     work_->run(task);
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         ended_ = Clock::now();
+        work_->end();
         std::lock_guard<std::mutex> lock(mutex_);
         done_.store(true, std::memory_order_release);
         ended_signal_.notify_all();

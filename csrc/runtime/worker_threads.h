@@ -20,6 +20,7 @@ class Work {
     virtual int64_t tasks() const = 0;
     virtual int64_t threads() const = 0;  // how many threads are worth waking for it
     virtual void run(int64_t task) noexcept = 0;
+    virtual void end() noexcept {}  // called once, by the thread whose task was the last to end
 };
 
 // Submitted work. Worker threads and the thread that waits for the job all claim its tasks, one at a time.

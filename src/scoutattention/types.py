@@ -52,6 +52,27 @@ class PageSelection(NamedTuple):
     size: int
 
 
+class CallFlags(NamedTuple):
+    """By what a device and the CPU tell each other of one call, which may be made any number of times.
+
+    called, answered: int32 [1] in host memory that the device reads and writes in place: the number of the last call
+        that the device made, and of the last that the CPU answered.
+    waited: int64 [1] there, nanoseconds that the device waited for its last call.
+    counts: int32 [2] on the device: programs that have staged their part of the next call, and calls so far.
+    late: int32 [1] in host memory, for all calls: the line of one that was not answered in time.
+    gave_up: int32 [1] on the device, for all calls: not 0 once one was late; then nothing is waited for.
+    line: the call's place in the table of flags, from 1.
+    """
+
+    called: Tensor
+    answered: Tensor
+    waited: Tensor
+    counts: Tensor
+    late: Tensor
+    gave_up: Tensor
+    line: int
+
+
 class TopBlocks(NamedTuple):
     """The blocks that each KV head wants most.
 

@@ -2,14 +2,13 @@
 
 import pytest
 
-from scoutattention.engine import device, engine
+from scoutattention.engine import engine
 from scoutattention.engine.device import make_ops
-from scoutattention.runtime.host_functions import InlineStream
 
 
 @pytest.fixture
 def streamed(monkeypatch):
-    """Engines of device kernels queue host functions, on a stream that calls them at once."""
+    """Engines whose kernels call the CPU by flags, and wait for it, on a stream that does at once what is queued."""
 
     def deferred(*args):
         ops = make_ops(*args)
@@ -17,7 +16,6 @@ def streamed(monkeypatch):
         return ops
 
     monkeypatch.setattr(engine, "make_ops", deferred)
-    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from scoutattention.runtime.graphs import Captured
-from scoutattention.runtime.host_functions import InlineStream
 
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
 """Operations whose result the host has to wait for: none of them may be in a graph."""
@@ -33,18 +32,23 @@ class _Taping(TorchDispatchMode):
 
 
 class Tapes:
-    """Records steps, and is the stream that host functions are queued on."""
+    """Records steps."""
 
     def __init__(self) -> None:
         self._tape: list[Callable[[], None]] | None = None
-        self._inline = InlineStream()
         self.recorded = self.played = 0
 
-    def queue(self, function: int, argument: int, stream: int | None) -> None:
-        """Call a host function now, and again when the tape is played."""
-        self._inline.queue(function, argument, stream)
-        if self._tape is not None:
-            self._tape.append(lambda: self._inline.queue(function, argument, stream))
+    def waiting(self, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """An operation that reads numbers, for which a device would not wait: it is recorded as one."""
+
+        def recorded(*args: object) -> Tensor:
+            with _disable_current_modes():
+                out = call(*args)
+            if self._tape is not None:
+                self._tape.append(lambda: out.copy_(call(*args)))
+            return out
+
+        return recorded
 
     def capture(self, step: Callable[[], Tensor]) -> Captured:
         """Record a step. A graph's would not be done meanwhile, but by its first replay, which does nothing here."""

@@ -14,6 +14,7 @@ from scoutattention.engine import device, engine
 from scoutattention.engine.device import find_device, make_ops
 from scoutattention.engine.scheduler import Sequence
 from scoutattention.kernels.triton import ops as triton_ops
+from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.workers import Workers
 
 from .test_generate import PROMPT, far_llm
@@ -75,7 +76,7 @@ def test_a_stream_starts_and_awaits_the_cpu(tiny_models, stream_device, kv_dtype
     steps = llms[1].stats().steps
     assert steps.far_blocks > 0
     assert steps.guarded_heads > 0
-    assert steps.unhidden_s > 0
+    assert steps.hidden_s + steps.unhidden_s > 0
 
 
 @pytest.mark.parametrize("options", [{"pooling": "max"}, {"far_query": "true"}], ids=str)
@@ -105,11 +106,25 @@ def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, strea
     monkeypatch.setattr(engine, "Workers", lambda threads: Workers(threads, delay_s=0.4))
     scout = ScoutConfig(budget=40, block_size=8)
     llm = far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels="plain", device=stream_device)
-    with pytest.raises(KernelError, match=r"far attention on the CPU: .*0\.05"):
+    message = r"CPU: layer \d, (true|scout) call 1 of \d+ pages failed: \d+ of \d+ tasks were left, .*, 0\.05 s after"
+    with pytest.raises(KernelError, match=message):
         llm.generate(PROMPTS, FEW)
     llm.engine.abort()
     assert not llm.engine.busy
     assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+
+
+def test_after_a_step_that_the_cpu_did_not_see_the_engine_goes_on(tiny_models, stream_device, monkeypatch):
+    monkeypatch.setattr(device, "LONGEST_WAIT_S", 1.0)
+    scout = ScoutConfig(budget=40, block_size=8)
+    llm = far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels="plain", device=stream_device)
+    expected = answers(llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(FlagTable, "begin", FlagTable.take_late)
+        with pytest.raises(KernelError, match="failed: the CPU had not seen the call, 1 s"):
+            llm.generate(PROMPTS, FEW)
+    llm.engine.abort()
+    assert answers(llm) == expected
 
 
 def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, monkeypatch):

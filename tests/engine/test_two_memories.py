@@ -12,12 +12,11 @@ from scoutattention.attention import step
 from scoutattention.attention.far import Pending
 from scoutattention.attention.far_stream import StreamTransport
 from scoutattention.config import EngineConfig, ScoutConfig
-from scoutattention.engine import device, engine
+from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_decoder, shape_config
-from scoutattention.runtime.host_functions import InlineStream
 from scoutattention.types import Partial
 
 META = torch.device("meta")
@@ -53,7 +52,6 @@ def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
-    monkeypatch.setattr(device.HostFunctions, "find", InlineStream)
     monkeypatch.setattr(StreamTransport, "start", lambda self, layer, kind, q, what, **_: Buffers(self, q, what))
     monkeypatch.setattr(StreamTransport, "attend", lambda self, layer, q, what: fake_partial(q))
     sizes = {"max_num_seqs": 2, "max_model_len": 1024, "host_memory": 1 << 28}

@@ -14,7 +14,7 @@ GIB = 1024**3
 CPUINFO = "".join(f"processor\t: {i}\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2 fma avx512f\n\n" for i in range(8))
 MEMINFO = f"MemTotal:       {64 * GIB // 1024} kB\nMemFree: 5 kB\nMemAvailable:   {32 * GIB // 1024} kB\n"
 GPU = Gpu("Fast GPU", (9, 0), 80 * 10**9)
-DRIVER = Driver((12, 4), 0, (GPU,), host_functions=True)
+DRIVER = Driver((12, 4), 0, (GPU,))
 V1_NO_LIMIT = "9223372036854771712\n"
 
 
@@ -155,12 +155,12 @@ def test_what_a_gpu_offers_is_all_right(make_host, monkeypatch):
     monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (doctor.resource.RLIM_INFINITY,) * 2)
     monkeypatch.setattr(doctor, "installed", lambda name: "3.7")
     checks = doctor.check_device(make_host(), DRIVER)
-    names = ["GPU", "driver", "device memory", "triton", "host functions", "pinned memory"]
+    names = ["GPU", "driver", "device memory", "triton", "pinned memory"]
     assert [check.name for check in checks] == names
-    assert [check.status for check in checks] == ["ok"] * 6
+    assert [check.status for check in checks] == ["ok"] * 5
     assert checks[0].value == "Fast GPU, compute capability 9.0"
     assert "39.8 billion bfloat16 parameters fit beside, in a model of 36 layers" in checks[2].advice
-    assert checks[5].advice.endswith("keep --host-memory below 32.0 GiB")
+    assert checks[4].advice.endswith("keep --host-memory below 32.0 GiB")
 
 
 def test_several_gpus_can_share_a_model(make_host):
@@ -204,12 +204,6 @@ def test_missing_triton_names_the_extra(monkeypatch):
     check = doctor.check_device_kernels()
     assert check.status == "note"
     assert "pip install 'scout-attention[triton]'" in check.advice
-
-
-def test_a_driver_without_host_functions_is_noted():
-    check = doctor.check_host_functions(replace(DRIVER, host_functions=False))
-    assert check.status == "note"
-    assert "update the driver to one for CUDA 10" in check.advice
 
 
 def test_pinned_memory_is_limited_by_ulimit_and_by_the_container(make_host, monkeypatch):
@@ -266,4 +260,4 @@ def test_threads_check_asks_for_threads_that_sleep(make_host):
 def test_report_has_every_check_once(make_host, monkeypatch):
     monkeypatch.setattr(doctor, "read_driver", lambda: DRIVER)
     names = [check.name for check in doctor.examine(make_host(), {})]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 12

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from scoutattention.kernels import plain
+from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.packed import Packed, pack
-from scoutattention.types import BlockList, Copies
+from scoutattention.types import BlockList, CallFlags, Copies
 
 from .columns import DTYPES, EXACT, every_call
 from .sizes import GARBAGE, SIZES, Sizes, queries, selection
@@ -44,10 +46,42 @@ def test_a_staged_call(column, sizes, dtype):
     want = plain.page_list(what)
     lists = BlockList(*(torch.full(want.index.shape, GARBAGE, dtype=torch.int32) for _ in range(2)))
     to = column.put_on_host((torch.full(q.shape, torch.nan), lists))
-    column.ops.stage_call(column.put(q), column.put(what), to)
-    got_q, got = column.back(to)
-    assert torch.equal(got_q, q.float())
-    assert_bits(got, want)
+    table = FlagTable(column.device)
+    _, flags = table.add(), table.add()
+    for number in (1, 2):
+        column.ops.stage_call(column.put(q), column.put(what), to, flags)
+        got_q, got = column.back(to)
+        assert torch.equal(got_q, q.float())
+        assert_bits(got, want)
+        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number])
+
+
+@pytest.mark.parametrize(("size", "rows"), [(7, 3), (3000, 40), (1024, 1024)])
+def test_a_taken_call(column, size, rows):
+    """What the CPU has answered is taken; what is late is no keys, and nothing is waited for after it."""
+    (result,) = column.put_on_host((torch.randn(size),))
+    nothing = torch.where(torch.arange(size) < size - rows, 0.0, -torch.inf)
+    table = FlagTable(column.device)
+    first, second, third = table.add(), table.add(), table.add()
+    for flags, answered in ((first, 7), (second, 6), (third, 7)):
+        flags.counts[1] = 7
+        flags.answered.fill_(answered)
+
+    def take(flags: CallFlags, timeout_s: float) -> Tensor:
+        return column.back(column.ops.take_call(result, flags, rows, timeout_s))
+
+    assert torch.equal(take(first, 60), result)
+    assert table.take_late() == 0
+    assert torch.equal(take(second, 0.05), nothing)
+    assert 0.05e9 <= second.waited.item() < 5e9
+    assert torch.equal(take(third, 60), result), "it is there"
+    third.counts[1] = 8
+    assert torch.equal(take(third, 60), nothing)
+    assert third.waited.item() < 5e9
+    assert (table.take_late(), table.take_late()) == (second.line, 0)
+    assert torch.equal(take(third, 0.05), nothing)
+    assert third.waited.item() >= 0.05e9, "it is waited for again"
+    assert table.take_late() == third.line
 
 
 @every_call(SIZES, SIZES[2:3])

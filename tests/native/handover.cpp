@@ -1,5 +1,9 @@
-// Handovers, called by threads that stand for streams: what a call wrote must be seen by the thread that waited for it,
-// and a dropped call must write no more.
+// Handovers, called by threads that stand for devices: what a call wrote must be seen by the thread that waited for its
+// answer, and a call that was given up must write no more. And the thread that looks for calls, by itself.
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -49,71 +53,105 @@ struct Far {
     }
 };
 
-// As a stream calls them.
-void start(const Handover& handover) { scout_handover_start(reinterpret_cast<void*>(handover.ticket())); }
-void wait(const Handover& handover) { scout_handover_wait(reinterpret_cast<void*>(handover.ticket())); }
-
-void check_failure(const Handover& handover, const std::string& begins) {
-    const std::string failure = handover.failure();
-    if (failure.compare(0, begins.size(), begins) == 0 && failure.empty() == begins.empty()) return;
-    std::fprintf(stderr, "handover: \"%s\" instead of \"%s\"\n", failure.c_str(), begins.c_str());
-    std::exit(1);
-}
+using Clock = std::chrono::steady_clock;
 
 void check(bool right, const char* what) {
     if (!right) fail(what, "handover", 0, 1);
 }
 
-void replay(const Kernels& kernels, WorkerThreads& workers) {
+// Flags, and the device that raises and awaits them.
+struct Device {
+    uint32_t called = 0, answered = 0;
+    int64_t waited_ns = 0;
+
+    Flags flags() { return {&called, &answered, &waited_ns}; }
+    uint32_t raise() {
+        __atomic_store_n(&called, called + 1, __ATOMIC_RELEASE);
+        return called;
+    }
+    // Whether the last call was answered in time.
+    bool wait(double seconds = 60) {
+        const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+        while (__atomic_load_n(&answered, __ATOMIC_ACQUIRE) != called) {
+            if (Clock::now() > end) return false;
+            std::this_thread::yield();
+        }
+        return true;
+    }
+};
+
+void check_failure(const Handover& handover, const std::string& begins) {
+    const std::string failure = handover.report().failure;
+    if (failure.compare(0, begins.size(), begins) == 0 && failure.empty() == begins.empty()) return;
+    std::fprintf(stderr, "handover: \"%s\" instead of \"%s\"\n", failure.c_str(), begins.c_str());
+    std::exit(1);
+}
+
+void replay(const Kernels& kernels, WorkerThreads& workers, PollThread& thread) {
     Far far;
-    Handover handover(kernels, workers, far.call(), 60);
+    Device device;
+    Handover handover(kernels, workers, thread, far.call(), device.flags());
     for (int round = 0; round < 50; ++round) {
         for (int64_t i = 0; i < far.length.size(); ++i) far.length[i] = int32_t(far.dice.below(Far::P + 1));
-        start(handover);
-        wait(handover);
-        check_failure(handover, "");
+        device.raise();
+        check(device.wait(), "answer");
+        const HandoverReport report = handover.report();
+        check(report.failure.empty() && report.started_s > 0 && report.ran_s > 0, "report");
         check(far.is_right(kernels, workers), "replayed call");
     }
+    for (int64_t i = 0; i < far.length.size(); ++i) far.length[i] = 0;
+    device.raise();
+    check(device.wait() && far.is_nothing(), "call without keys");
+    check(handover.report().started_s == 0, "time of a call without keys");
     far.index[7] = Far::S, far.length[7] = 1;
-    start(handover);
-    wait(handover);
-    check_failure(handover, "call 51 failed: block index 60");
-    check(far.is_nothing(), "result of a failed call");
+    device.raise();
+    check(device.wait() && far.is_nothing(), "result of a failed call");
+    check_failure(handover, "block index 60");
+    handover.forget_failure();
+    check_failure(handover, "");
 }
 
-// The results of a dropped call are read here while its job still runs: no task may write them.
-void time_out(const Kernels& kernels) {
+// The results of a call that was given up are read here while its job still runs: no task may write or answer.
+void give_up(const Kernels& kernels, PollThread& thread) {
     WorkerThreads workers(2, 1e-3);
     Far far;
-    Handover handover(kernels, workers, far.call(), 1e-5);
+    Device device;
+    Handover handover(kernels, workers, thread, far.call(), device.flags());
     for (int round = 0; round < 30; ++round) {
-        start(handover);
-        std::this_thread::sleep_for(std::chrono::microseconds(100 * (round % 15)));
-        wait(handover);
-        if (handover.failure().empty()) check(far.is_right(kernels, workers), "call in time");
-        else check(far.is_nothing(), "result of a late call");
-        handover.forget_failure();
-        start(handover);  // and dropped by the next
+        const uint32_t number = device.raise();
+        if (device.wait(1e-4 * (round % 15))) {
+            check(far.is_right(kernels, workers), "call in time");
+        } else {
+            handover.give_up(number);
+            const bool answered = device.wait(0);
+            far.lse[0] = 7;
+            check(device.wait(2e-3) == answered, "answer to a call that was given up");
+            check(far.lse[0] == 7, "result of a call that was given up");
+        }
+        device.raise();  // and given up by the next
     }
+    check(device.wait() && far.is_right(kernels, workers), "the last call");
 }
 
-// Several late calls at a time, some of whose tasks run when they are dropped.
-void time_out_together(const Kernels& kernels) {
+// Several calls at a time, some of whose tasks run when they are given up.
+void give_up_together(const Kernels& kernels, PollThread& thread) {
     WorkerThreads workers(2, 0);
     std::vector<std::unique_ptr<Far>> fars;
+    std::vector<std::unique_ptr<Device>> devices;
     std::vector<std::unique_ptr<Handover>> handovers;
     for (int i = 0; i < 4; ++i) {
         fars.push_back(std::make_unique<Far>());
-        handovers.push_back(std::make_unique<Handover>(kernels, workers, fars.back()->call(), 1e-7));
+        devices.push_back(std::make_unique<Device>());
+        handovers.push_back(std::make_unique<Handover>(kernels, workers, thread, fars[i]->call(), devices[i]->flags()));
     }
     for (int round = 0; round < 50; ++round) {
-        for (const auto& handover : handovers) start(*handover);
-        for (int i = 4; i-- > 0;) {
-            wait(*handovers[i]);
-            if (!handovers[i]->failure().empty()) check(fars[i]->is_nothing(), "result of a call dropped at work");
-            handovers[i]->forget_failure();
-        }
+        for (const auto& device : devices) device->raise();
+        for (int i = 4; i-- > 0;)
+            if (!devices[i]->wait(1e-5)) handovers[i]->give_up(devices[i]->called);
     }
+    for (const auto& device : devices) device->raise();
+    for (int i = 0; i < 4; ++i)
+        check(devices[i]->wait() && fars[i]->is_right(kernels, workers), "call after others were given up");
 }
 
 // What a task writes inside a gate needs no other lock, and is not written after the gate is shut.
@@ -132,36 +170,109 @@ void shut_a_gate() {
     }
 }
 
-// A stream that goes on calling a handover that is gone.
-void outlive(const Kernels& kernels, WorkerThreads& workers) {
+// A device that goes on calling a handover that is gone.
+void outlive(const Kernels& kernels, WorkerThreads& workers, PollThread& thread) {
     for (int round = 0; round < 30; ++round) {
         auto far = std::make_unique<Far>();
-        auto handover = std::make_unique<Handover>(kernels, workers, far->call(), 60);
-        void* ticket = reinterpret_cast<void*>(handover->ticket());
-        std::thread stream([ticket] {
-            for (int i = 0; i < 60; ++i) scout_handover_start(ticket), scout_handover_wait(ticket);
+        Device device;
+        auto handover = std::make_unique<Handover>(kernels, workers, thread, far->call(), device.flags());
+        std::atomic<bool> gone{false};
+        std::thread stream([&] {
+            while (!gone) device.raise(), device.wait(1e-3);
         });
         std::this_thread::sleep_for(std::chrono::microseconds(50 * round));
         handover.reset();
         far.reset();
+        gone = true;
         stream.join();
     }
+}
+
+// What is counted, and what breaks the thread.
+struct Counter : Callee {
+    std::atomic<uint32_t> last{0};
+    std::atomic<bool> breaks{false};
+    void called(uint32_t number) override {
+        if (breaks) throw std::bad_alloc();
+        last = number;
+    }
+};
+
+template <class Ready>
+bool soon(Ready ready) {
+    for (const auto end = Clock::now() + std::chrono::seconds(20); !ready(); std::this_thread::yield())
+        if (Clock::now() > end) return false;
+    return true;
+}
+
+void poll() {
+    PollThread thread;
+    Device device;
+    Counter counter;
+    device.raise();
+    thread.add(&device.called, counter);
+    thread.begin();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    check(counter.last == 0, "what was raised before is no call");
+    device.raise();
+    check(soon([&] { return counter.last == 2; }), "call in a step");
+    thread.end();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    device.raise();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    check(counter.last == 2, "call between steps");
+    thread.begin();
+    check(soon([&] { return counter.last == 3; }), "a call that was made before the step began");
+    counter.breaks = true;
+    device.raise();
+    check(soon([&] { return thread.failure() == "std::bad_alloc"; }), "failure of the thread");
+    counter.breaks = false;
+    thread.begin();
+    check(thread.failure().empty(), "failure after another step began");
+    device.raise();
+    check(soon([&] { return counter.last == 5; }), "call after the thread had ended");
+    thread.remove(counter);
+    device.raise();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    check(counter.last == 5, "call after its callee was removed");
+    thread.close();
+    thread.close();
+    thread.begin();
+}
+
+// Between steps the thread takes no time, and when a step seems broken off, little.
+void sleep_between_steps() {
+    PollThread thread;
+    thread.begin();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1300));
+    const std::clock_t broken_off = std::clock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    check(std::clock() - broken_off < CLOCKS_PER_SEC / 10, "time of a step that was broken off");
+    thread.end();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::clock_t asleep = std::clock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    check(std::clock() - asleep < CLOCKS_PER_SEC / 100, "time between steps");
 }
 
 }  // namespace
 
 void test_handovers() {
     const Kernels& kernels = *supported_kernels().back();
+    poll();
+    sleep_between_steps();
+    PollThread thread;
+    thread.begin();
     for (const int threads : {1, 3}) {
         WorkerThreads workers(threads, 0);
-        replay(kernels, workers);
-        outlive(kernels, workers);
-        std::thread other([&] { replay(kernels, workers); });
-        replay(kernels, workers);
+        replay(kernels, workers, thread);
+        outlive(kernels, workers, thread);
+        std::thread other([&] { replay(kernels, workers, thread); });
+        replay(kernels, workers, thread);
         other.join();
     }
-    time_out(kernels);
-    time_out_together(kernels);
+    give_up(kernels, thread);
+    give_up_together(kernels, thread);
     shut_a_gate();
 }
 

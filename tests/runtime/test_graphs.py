@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
-from scoutattention.engine import device, engine
+from scoutattention.engine import engine
 from scoutattention.engine.device import make_ops
 from scoutattention.engine.scheduler import Sequence
 from scoutattention.runtime.graphs import MOST, Captured, CudaGraphs, Graphs
@@ -26,16 +26,15 @@ FAR = ScoutConfig().changed(
 
 @pytest.fixture
 def tapes(monkeypatch) -> Tapes:
-    """What engines of plain kernels queue host functions on; everything of a step is PyTorch then, and on the tape."""
+    """What records steps of engines of plain kernels: everything of a step is PyTorch then, and on the tape."""
     made = Tapes()
 
     def deferred(*args):
         ops = make_ops(*args)
-        ops.deferred = True
+        ops.deferred, ops.take_call = True, made.waiting(ops.take_call)
         return ops
 
     monkeypatch.setattr(engine, "make_ops", deferred)
-    monkeypatch.setattr(device.HostFunctions, "find", lambda: made)
     return made
 
 

@@ -1,6 +1,5 @@
-"""Far attention where the device is a GPU: its stream starts the CPU's calls, and waits for them."""
+"""Far attention where the device is a GPU: its stream calls the CPU, and waits for it, by flags in pinned memory."""
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
+from ..errors import KernelError
 from ..kernels.ops import Ops
-from ..runtime.handover import Handover, PartialCall
-from ..runtime.host_functions import HostQueue
+from ..runtime.handover import FlagTable, Handover, PartialCall
 from ..runtime.workers import Workers
 from ..types import BlockList, PageSelection, Partial
 from .far import CallKind, FarTimes, FarTransport, Pending
@@ -20,20 +19,31 @@ from .far import CallKind, FarTimes, FarTransport, Pending
 class _Buffers(Pending):
     """Where one kind of call of one layer passes through host memory: always the same, so that a graph can hold it.
 
-    result: float32 numbers, those of a partial one after the other, see `_split`.
+    layer, kind: of its calls.   result: float32 numbers, those of a partial one after the other, see `_split`.
     """
 
+    layer: int
+    kind: CallKind
     q: Tensor
     pages: BlockList
     result: Tensor
     handover: Handover
-    device: torch.device
+    ops: Ops
+    timeout_s: float
 
     @override
     def wait(self) -> Partial:
-        self.handover.wait()
+        rows = self.q[..., 0].numel()
         with_mean_key = self.handover.result.mean_key is not None
-        return _split(self.result.to(self.device, non_blocking=True), self.q.shape, with_mean_key=with_mean_key)
+        numbers = self.ops.take_call(self.result, self.handover.flags, rows, self.timeout_s)
+        return _split(numbers, self.q.shape, with_mean_key=with_mean_key)
+
+    def failed(self, reason: str) -> str:
+        """What is said of the last call, which has failed.   reason: empty where it was not answered in time."""
+        handover = self.handover
+        reason = reason or f"{handover.give_up()}, {self.timeout_s:g} s after the device needed it"
+        call = f"layer {self.layer}, {self.kind} call {handover.number} of {handover.pages} pages"
+        return f"far attention on the CPU: {call} failed: {reason}"
 
 
 def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partial:
@@ -44,54 +54,59 @@ def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partia
 
 
 class StreamTransport(FarTransport):
-    """Calls are started and awaited by the device's stream, so that the host only queues."""
+    """Calls are made and waited for by the device's stream, so that the host only queues."""
 
     def __init__(
-        self,
-        pool: BlockPool | PackedPool,
-        ops: Ops,
-        workers: Workers,
-        scale: float,
-        *,
-        functions: HostQueue,
-        timeout_s: float,
+        self, pool: BlockPool | PackedPool, ops: Ops, workers: Workers, scale: float, *, timeout_s: float
     ) -> None:
-        """functions: what queues host functions on the current stream.   timeout_s: the longest wait for the CPU."""
+        """timeout_s: the longest wait for the CPU."""
         self._pool = pool
         self._ops = ops
         self._workers = workers
         self._scale = scale
-        self._functions = functions
         self._timeout_s = timeout_s
+        self._flags = FlagTable(ops.device)
         self._buffers: dict[tuple[int, CallKind, int, int], _Buffers] = {}
-        self._began = 0.0
+        self._of_line: dict[int, _Buffers] = {}
 
     @override
     def reset(self) -> None:
-        self._began = time.perf_counter()
+        self._flags.begin()
 
     @override
     def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
         key = (layer, kind, q.shape[0], what.blocks.shape[-1])
         if key not in self._buffers:
-            self._buffers[key] = self._make(layer, q, what, with_mean_key=with_mean_key)
+            made = self._make(layer, kind, q, what, with_mean_key=with_mean_key)
+            self._buffers[key] = self._of_line[made.handover.flags.line] = made
         buffers = self._buffers[key]
-        self._ops.stage_call(q, what, (buffers.q, buffers.pages))
-        buffers.handover.start()
+        self._ops.stage_call(q, what, (buffers.q, buffers.pages), buffers.handover.flags)
         return buffers
 
     @override
     def times(self) -> FarTimes:
+        self._flags.end()
         hidden_s = waited_s = 0.0
-        for buffers in self._buffers.values():
-            handover = buffers.handover
-            handover.check()
-            if handover.started_s >= self._began:
-                waited_s += handover.waited_s
-                hidden_s += max(0.0, handover.ran_s - handover.waited_s)
+        late, failures = self._flags.take_late(), []
+        for line in self._flags.made():
+            buffers = self._of_line[line]
+            report = buffers.handover.report()
+            if report.failure or line == late:
+                failures.append(buffers.failed(report.failure))
+            waited_s += report.waited_s
+            hidden_s += max(0.0, report.ran_s - report.waited_s)
+        if failures:
+            self._give_up()
+            raise KernelError(failures[0])
         return FarTimes(hidden_s, waited_s)
 
-    def _make(self, layer: int, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
+    def _give_up(self) -> None:
+        """End all calls of a step that has failed."""
+        for buffers in self._buffers.values():
+            buffers.handover.give_up()
+            buffers.handover.forget()
+
+    def _make(self, layer: int, kind: CallKind, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
         pinned = self._ops.device.type == "cuda"
 
         def host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -101,5 +116,5 @@ class StreamTransport(FarTransport):
         result = host((1 + with_mean_key) * like.numel() + like[..., 0].numel())
         call = PartialCall(q, self._pool.k[layer], self._pool.v[layer], listed, self._scale)
         partial = _split(result, like.shape, with_mean_key=with_mean_key)
-        handover = Handover(self._workers, call, partial, functions=self._functions, timeout_s=self._timeout_s)
-        return _Buffers(q, listed, result, handover, self._ops.device)
+        handover = Handover(self._workers, call, partial, self._flags)
+        return _Buffers(layer, kind, q, listed, result, handover, self._ops, self._timeout_s)

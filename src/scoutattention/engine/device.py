@@ -16,7 +16,6 @@ from ..kernels.native import NativeOps, RowKernels
 from ..kernels.ops import Ops
 from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
-from ..runtime.host_functions import HostFunctions
 from ..runtime.workers import Workers
 
 LONGEST_WAIT_S = 10.0
@@ -100,8 +99,7 @@ def make_transport(store: KVStore, *, ops: Ops, workers: Workers, scale: float) 
     """What brings far attention to the CPU: from the main thread, or from the device's stream."""
     if not ops.deferred:
         return WorkerTransport(store.pages.pool, ops, workers, scale)
-    functions = HostFunctions.find()
-    return StreamTransport(store.pages.pool, ops, workers, scale, functions=functions, timeout_s=LONGEST_WAIT_S)
+    return StreamTransport(store.pages.pool, ops, workers, scale, timeout_s=LONGEST_WAIT_S)
 
 
 def free_memory(device: torch.device) -> int | None:

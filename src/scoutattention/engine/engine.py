@@ -26,7 +26,7 @@ from .scheduler import Scheduler, Sequence, draw
 from .stats import Stats
 
 SPARE_CORES = 2
-"""Cores that workers leave free beside a GPU: its host functions run on one, and the main thread waits on another."""
+"""Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
 PROMPTS_OWN = "the prompt's own"
 
 

@@ -166,14 +166,6 @@ def check_device_kernels() -> Check:
     return Check("triton", triton, "it compiles a GPU's kernels")
 
 
-def check_host_functions(driver: Driver) -> Check:
-    """Whether a device's stream can start the CPU's share itself."""
-    if not driver.host_functions:
-        advice = "streams cannot start the CPU's share: update the driver to one for CUDA 10 or newer"
-        return Check("host functions", "no cuLaunchHostFunc in the driver", advice, "note")
-    return Check("host functions", "cuLaunchHostFunc", "streams can start the CPU's share themselves")
-
-
 def check_pinned_memory(host: Host) -> Check:
     """How much memory may be kept where it is, so that a device can read it."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -240,7 +232,6 @@ def check_device(host: Host, driver: Driver | None) -> list[Check]:
         check_driver(driver, torch_cuda()),
         check_device_memory(driver.gpus[0]),
         check_device_kernels(),
-        check_host_functions(driver),
         check_pinned_memory(host),
     ]
 

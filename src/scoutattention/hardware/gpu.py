@@ -23,13 +23,12 @@ class Driver:
     """A driver that is installed.
 
     cuda: the newest CUDA version whose programs it runs.   error: what it answered when it was started, 0 for none.
-    gpus: the devices that this process may use.   host_functions: whether a stream can call functions on the host.
+    gpus: the devices that this process may use.
     """
 
     cuda: tuple[int, int]
     error: int
     gpus: tuple[Gpu, ...]
-    host_functions: bool
 
 
 def read_driver(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> Driver | None:
@@ -49,7 +48,7 @@ def read_driver(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> Driver | No
         library.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_read_gpu(library, number) for number in range(count.value))
     version = cuda.value // 1000, cuda.value % 1000 // 10
-    return Driver(version, error, gpus, hasattr(library, "cuLaunchHostFunc"))
+    return Driver(version, error, gpus)
 
 
 def _read_gpu(library: ctypes.CDLL, number: int) -> Gpu:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
+    CallFlags,
     Copies,
     GuardFinding,
     GuardRequest,
@@ -79,8 +80,16 @@ class Ops(Protocol):
         """The pages of selected blocks, with a length of 0 for those that are not wanted."""
         ...
 
-    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-        """Write queries [B, H, G, D] and a page list to host memory, from where the CPU attends."""
+    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
+        """Write queries [B, H, G, D] and a page list to host memory, and call the CPU, which attends from there."""
+        ...
+
+    def take_call(self, result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
+        """Wait until the CPU has answered, `timeout_s` at most, and bring its result to the device.
+
+        result: float32 [n] in host memory, of which the last `rows` are lse. The result of a late call is that of no
+        keys, and what is waited for after it is as late, unless it is there.
+        """
         ...
 
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:

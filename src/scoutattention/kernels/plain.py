@@ -1,5 +1,7 @@
 """A decode step's attention in plain PyTorch, on any device: the definitions of every operation."""
 
+import time
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -7,6 +9,7 @@ from typing_extensions import override
 from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
+    CallFlags,
     Copies,
     GuardFinding,
     GuardRequest,
@@ -44,8 +47,12 @@ class PlainOps(Ops):
         return page_list(what)
 
     @override
-    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-        stage_call(q, what, to)
+    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
+        stage_call(q, what, to, flags)
+
+    @override
+    def take_call(self, result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
+        return take_call(result, flags, rows, timeout_s)
 
     @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
@@ -135,10 +142,35 @@ def page_list(what: PageSelection) -> BlockList:
     return BlockList(table.gather(-1, what.blocks), what.wanted.int() * what.size)
 
 
-def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-    """Write queries q [B, H, G, D], and where blocks are, to the host's memory: float32 and int32, contiguous."""
+def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
+    """Write queries q [B, H, G, D], and where blocks are, to the host's memory: float32 and int32, contiguous.
+
+    Then a new call is made.
+    """
     for there, here in zip((to[0], *to[1]), (q, *page_list(what)), strict=True):
         there.copy_(here, non_blocking=True)
+    flags.counts[1:].add_(1)
+    flags.called.copy_(flags.counts[1:], non_blocking=True)
+
+
+def take_call(result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
+    """The result of a call, when the CPU has answered; that of no keys where it is late. The host waits for it.
+
+    result: float32 [n] in host memory, of which the last `rows` are lse.   flags: see `CallFlags`.
+    """
+    number, given_up = int(flags.counts[1]), bool(flags.gave_up)
+    begin = time.monotonic()
+    while (late := int(flags.answered) != number) and time.monotonic() - begin < timeout_s and not given_up:
+        time.sleep(0)
+    flags.waited.fill_(round((time.monotonic() - begin) * 1e9))
+    if not late:
+        return result.to(flags.counts.device, copy=True)
+    if not given_up:
+        flags.late.fill_(flags.line)
+        flags.gave_up.fill_(1)
+    nothing = torch.zeros(result.shape, device=flags.counts.device)
+    nothing[result.numel() - rows :] = -torch.inf
+    return nothing
 
 
 def left_out(partial: Partial, heads: Tensor) -> Partial:

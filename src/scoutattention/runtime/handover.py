@@ -1,16 +1,93 @@
-"""Far partials that a device's stream starts and waits for, in a captured graph too: no Python runs when it does."""
+"""Far partials that a device calls for and waits for by flags in host memory, in a captured graph too.
+
+No Python runs when it does: a native thread looks for calls, and native workers answer them.
+"""
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..errors import ConfigError, KernelError
-from ..types import BlockList, Partial
-from .host_functions import HostQueue
+from ..errors import KernelError
+from ..types import BlockList, CallFlags, Partial
 from .packed import Blocks
-from .workers import HANDOVER_START, HANDOVER_WAIT, Workers, pool_layer
+from .workers import PollThread, Workers, pool_layer
 
-LONGEST_S = 86_400.0
+LINES = 512
+"""Calls whose flags lie together: the thread that looks for calls reads 32 cache lines for them."""
+
+
+class _Lines(NamedTuple):
+    """The flags of LINES calls, as in `CallFlags`, one axis more in front.   before: `called` when the step began."""
+
+    called: Tensor
+    answered: Tensor
+    waited: Tensor
+    counts: Tensor
+    before: Tensor
+
+
+class FlagTable:
+    """The flags of any number of calls, and the thread that looks at them while a step is under way."""
+
+    def __init__(self, device: torch.device) -> None:
+        """`device`: where calls come from."""
+        self.thread = PollThread()
+        self._device = device
+        self._lines: list[_Lines] = []
+        self._count = 0
+        self._late = self._host(1)
+        self._gave_up = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def add(self) -> CallFlags:
+        """The flags of one more call; no graph may be being captured."""
+        place = self._count % LINES
+        if place == 0:
+            counts = torch.zeros(LINES, 2, dtype=torch.int32, device=self._device)
+            before = torch.zeros(LINES, dtype=torch.int32)
+            waited = self._host(LINES, dtype=torch.int64)
+            self._lines.append(_Lines(self._host(LINES), self._host(LINES), waited, counts, before))
+        self._count += 1
+        called, answered, waited, counts, _ = self._lines[-1]
+        here = slice(place, place + 1)
+        return CallFlags(
+            *(called[here], answered[here], waited[here], counts[place]), self._late, self._gave_up, self._count
+        )
+
+    def begin(self) -> None:
+        """Look for calls from now on: a step is to be queued."""
+        self.take_late()  # of a step that was broken off
+        for lines in self._lines:
+            lines.before.copy_(lines.called)
+        self.thread.begin()
+
+    def end(self) -> None:
+        """Look no more: the device is done with the step.   Raises KernelError where the thread has ended by itself."""
+        self.thread.end()
+        failure = self.thread.failure()
+        if failure:
+            self.take_late()
+            raise KernelError(f"the thread that takes the device's calls for far attention ended: {failure}")
+
+    def made(self) -> list[int]:
+        """The lines of the calls that the device has made since `begin`."""
+        changed = [(lines.called != lines.before).nonzero()[:, 0] + 1 for lines in self._lines]
+        return [line + LINES * number for number, part in enumerate(changed) for line in part.tolist()]
+
+    def take_late(self) -> int:
+        """The line of a call that was not answered in time since this was last asked, or 0."""
+        line = int(self._late)
+        if line:
+            self._late.zero_()
+            self._gave_up.zero_()
+        return line
+
+    def close(self) -> None:
+        """End the thread: nothing is answered any more. A second call does nothing."""
+        self.thread.close()
+
+    def _host(self, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
 
 
 class PartialCall(NamedTuple):
@@ -23,75 +100,61 @@ class PartialCall(NamedTuple):
     scale: float
 
 
-class Handover:
-    """One `Workers.partial` over tensors that stay where they are: what they hold is read whenever a stream starts it.
+class Report(NamedTuple):
+    """Of the last call of a handover.
 
-    Owns its tensors and workers. What a stream still holds of one that is closed or dropped does nothing any more;
-    closing waits only for what runs. The device's own use of the tensors has to end before they do, as ever.
-    The idea of passing C functions to a stream is that of KTransformers' CPU backend.
+    started_s: when its first task started, on the clock of `time.perf_counter`.   ran_s: seconds from there to the end
+    of its last task. Both are 0 where it had no keys.   waited_s: seconds that the device waited for it.
+    failure: what went wrong first since `forget`, empty where nothing did.
     """
 
-    def __init__(
-        self, workers: Workers, call: PartialCall, result: Partial, *, functions: HostQueue, timeout_s: float = 10.0
-    ) -> None:
+    started_s: float
+    ran_s: float
+    waited_s: float
+    failure: str
+
+
+class Handover:
+    """One `Workers.partial` over tensors that stay where they are: what they hold is read whenever a device calls.
+
+    Owns its tensors, its workers and the thread that looks for calls. A call is made by raising `flags.called`, and
+    answered, once `result` is there, in `flags.answered`. One that is refused is answered with the result of no keys.
+    The device's own use of the tensors has to end before they do, as ever.
+    """
+
+    def __init__(self, workers: Workers, call: PartialCall, result: Partial, table: FlagTable) -> None:
         """`result`: contiguous float32 tensors that each call fills in; with a mean key, it is computed.
 
-        functions: what queues host functions.   timeout_s: seconds that a stream waits at most, up to a day.
-        Raises KernelError where a tensor does not fit, ConfigError where the time does not.
+        Raises KernelError where a tensor does not fit.
         """
-        if not 0 < timeout_s <= LONGEST_S:
-            raise ConfigError(f"timeout_s={timeout_s} is outside 0..{LONGEST_S:g} seconds: set how long a stream waits")
-        q, k, v, blocks, scale = call
-        self._native = workers.native.handover(q, pool_layer(k, v), blocks, scale, result, timeout_s)
-        self._functions = functions
+        q, k, v, self._blocks, scale = call
+        self.flags = table.add()
+        flags = self.flags[:3]
+        self._native = workers.native.handover(q, pool_layer(k, v), self._blocks, scale, result, flags, table.thread)
         self.result = result
 
+    def report(self) -> Report:
+        """What the last call took, when the device has waited for it; and the first failure."""
+        return Report(*self._native.report())
+
+    def give_up(self) -> str:
+        """End the last call, which the device waits for no more: nothing is written. Returns how far it had come."""
+        return self._native.give_up(self.number)
+
+    def forget(self) -> None:
+        """Forget failures."""
+        self._native.forget_failure()
+
     @property
-    def ticket(self) -> int:
-        """The number that stands for it."""
-        return self._native.ticket
+    def number(self) -> int:
+        """Calls that the device has made."""
+        return int(self.flags.called)
 
-    def start(self, stream: int | None = None) -> None:
-        """Queue a start: the CPU attends with what q and the list hold then, while the stream goes on.
-
-        stream: the device's handle of one; None is the current stream. What a start left that nobody waited for, when
-        a step was broken off, is dropped by the next one.
-        """
-        self._functions.queue(HANDOVER_START, self.ticket, stream)
-
-    def wait(self, stream: int | None = None) -> None:
-        """Queue a wait: the stream goes on when `result` is there, or after `timeout_s` as if there were no keys."""
-        self._functions.queue(HANDOVER_WAIT, self.ticket, stream)
-
-    def failure(self) -> str | None:
-        """What went wrong first since the last `check`, if anything did; waits for a call that is under way.
-
-        A call that failed has left its result as that of no keys.
-        """
-        return self._native.failure or None
-
-    def check(self) -> None:
-        """Raise KernelError where a call failed, and forget it."""
-        failure = self.failure()
-        if failure is not None:
-            self._native.forget_failure()
-            raise KernelError(f"far attention on the CPU: {failure}")
+    @property
+    def pages(self) -> int:
+        """Pages, counted once for each KV head, that the last call is to attend to."""
+        return int(self._blocks.length.count_nonzero())
 
     def close(self) -> None:
-        """Give up what runs, wait for its end, and do nothing ever after. A second call does nothing."""
+        """Give up what runs, wait for its end, and see no call ever after. A second call does nothing."""
         self._native.close()
-
-    @property
-    def started_s(self) -> float:
-        """When the first task of the last call started, on the clock of `time.perf_counter`; 0 where it had none."""
-        return self._native.times[0]
-
-    @property
-    def ran_s(self) -> float:
-        """Seconds from the start of the last call's first task to the end of its last; 0 where it had none."""
-        return self._native.times[1]
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds that the stream waited for the last call."""
-        return self._native.times[2]

@@ -16,11 +16,8 @@ try:
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
 
-HANDOVER_START: int = _native.handover_start
-HANDOVER_WAIT: int = _native.handover_wait
-"""Addresses of C functions of one argument, a handover's ticket."""
-
-
+PollThread = _native.PollThread
+"""A thread that looks for a device's calls while a step is under way."""
 CODE_BITS = (4, 8)
 """Bits of a code that the native kernels read."""
 

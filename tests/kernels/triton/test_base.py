@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,37 @@ def kernels() -> set[str]:
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     jitted = {node.name for node in functions if any("jit" in ast.unparse(mark) for mark in node.decorator_list)}
     return {name for name in jitted if name.endswith("_kernel")}
+
+
+SHOW_CALLS = """
+from torch import float32
+from scoutattention.bench.gpu.compile import launches
+from scoutattention.kernels.triton.precompile import compile_launch
+for launch in launches(float32, 64, hip=False):
+    if launch.kernel.__name__ in ("_take_kernel", "_list_kernel"):
+        print(compile_launch(launch, "sm_90").text, end="// the end of a kernel")
+"""
+
+
+@pytest.mark.slow
+def test_flags_are_raised_and_awaited_as_the_memory_model_asks(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", SHOW_CALLS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lists, calls, takes, _ = done.stdout.split("// the end of a kernel")
+    assert not re.search(r"release|acquire", lists)
+    arrival = calls.index("atom.global.sys.acq_rel.add.u32")
+    last_store = calls.rindex("st.global.", 0, arrival)
+    assert "bar.sync" in calls[last_store:arrival], "what all threads wrote comes before the program's arrival"
+    assert calls.index("st.release.sys.global.b32") > arrival
+    loop = re.search(r"\n(\$L__BB0_\d+):((?:(?!\n\$L__BB).)*?)@%p\d+ bra\s+\1;", takes, re.DOTALL)
+    assert loop is not None, "it waits in a loop"
+    assert "ld.acquire.sys.global.b32" in loop[2]
+    assert "%globaltimer" in loop[2]
+    assert "nanosleep" in loop[2]
+    assert "ld.volatile.global" in takes[loop.end() :], "results are read after the flag, and not from a cache"
+    assert "ld.volatile.global" not in takes[: loop.end()]
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ import torch
 
 from ...kernels.ops import JoinRequest, LayerGuard
 from ...kernels.triton.base import Launch, ceil_div
+from ...kernels.triton.calls import take_launch
 from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
 from ...kernels.triton.join import join_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, copy_launch
 from ...kernels.triton.packed import pack_launch, unpack_launch
-from ...kernels.triton.page_lists import list_launch
+from ...kernels.triton.page_lists import list_launch, stage_launch
 from ...kernels.triton.partial import default_tile, partial_launches
 from ...kernels.triton.partial_packed import packed_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
@@ -25,6 +26,7 @@ from ...kernels.triton.write_digests import bounding_launch, coding_launch
 from ...runtime.packed import Packed
 from ...types import (
     BlockList,
+    CallFlags,
     GuardFinding,
     GuardRequest,
     HeadPlacing,
@@ -72,9 +74,7 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)
     listing = PageSelection(pages, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
-    listed = BlockList(some(B, H, 63, dtype=torch.int32), some(B, H, 63, dtype=torch.int32))
-    yield list_launch(listing, listed)
-    yield list_launch(listing, listed, q, some(B, H, G, D))
+    yield from call_launches(q, listing, ptx=not hip)
     yield from row_launches(H * G, D, dtype)
     yield append_launch(token, token, (k, v), places, places)
     yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
@@ -93,6 +93,18 @@ def some_packed(shape: torch.Size, bits: int) -> tuple[Packed, Packed]:
         some(S, H, ceil_div(along * bits, 32), across, 4, dtype=torch.uint8) for along, across in ((D, P), (P, D))
     )
     return Packed(keys, bounds, bits, P, by_token=False), Packed(values, bounds, bits, P, by_token=True)
+
+
+def call_launches(q: torch.Tensor, listing: PageSelection, *, ptx: bool) -> Iterator[Launch]:
+    """A call to the CPU with queries q, and what takes its result."""
+    shape = listing.blocks.shape
+    listed = BlockList(some(*shape, dtype=torch.int32), some(*shape, dtype=torch.int32))
+    yield list_launch(listing, listed)
+    word, rows = some(1, dtype=torch.int32), q[..., 0].numel()
+    flags = CallFlags(word, word, some(1, dtype=torch.int64), some(2, dtype=torch.int32), word, word, 1)
+    yield stage_launch(q, listing, (some(*q.shape), listed), flags, ptx=ptx)
+    result = some(2 * q.numel() + rows)
+    yield take_launch(result, result, flags, rows, 10.0, ptx=ptx)
 
 
 def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...errors import KernelError
+from .calls import call_rows
 from .kernel_cases import decode_rows, other_rows, sweep_rows
 from .timing import Row, Timer, as_json, bandwidth, gpu_facts
 
@@ -57,7 +58,7 @@ def survey(timer: Timer, tell: Tell, *, quick: bool) -> tuple[list[Row], float |
     rows = show(bandwidth(timer), tell=tell)
     best = max((row.rate for row in rows if row.rate), default=None)
     tell("\ntime, and share of the higher of the two bandwidths above")
-    timed = itertools.chain(decode_rows(timer, quick=quick), other_rows(timer, quick=quick))
+    timed = itertools.chain(decode_rows(timer, quick=quick), other_rows(timer, quick=quick), call_rows(timer))
     return rows + show(timed, best, tell), best
 
 

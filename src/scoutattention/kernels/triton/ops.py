@@ -8,6 +8,7 @@ from ...errors import ConfigError, KernelError
 from ...runtime.packed import Blocks, Packed
 from ...types import (
     BlockList,
+    CallFlags,
     Copies,
     GuardFinding,
     GuardRequest,
@@ -21,6 +22,7 @@ from ...types import (
 from .. import reference_join
 from ..ops import JoinRequest, Ops
 from . import (
+    calls,
     choice,
     join,
     merge,
@@ -66,8 +68,12 @@ class TritonOps(Ops):
         return page_lists.page_list(what)
 
     @override
-    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-        page_lists.stage_call(q.contiguous(), what, to)
+    def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
+        page_lists.stage_call(q.contiguous(), what, to, flags)
+
+    @override
+    def take_call(self, result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
+        return calls.take_call(result, flags, rows, timeout_s)
 
     @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:

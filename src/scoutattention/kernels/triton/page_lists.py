@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from ...types import BlockList, PageSelection
+from ...types import BlockList, CallFlags, PageSelection
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
+from .calls import PTX, check_flags, raise_flag
 
 CHUNK = 256  # blocks of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["called", "counts"])  # they lie anywhere in the table of flags
 def _list_kernel(
     table: tl.tensor,
     blocks: tl.tensor,
@@ -18,6 +19,8 @@ def _list_kernel(
     length: tl.tensor,
     q: tl.tensor,
     q_out: tl.tensor,
+    called: tl.tensor,
+    counts: tl.tensor,
     table_b: int,
     H: int,
     N: int,
@@ -25,8 +28,12 @@ def _list_kernel(
     CHUNK: tl.constexpr,
     Q: tl.constexpr,
     Q_PAD: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
-    """Program (row, part): CHUNK blocks of one sequence and KV head; each also takes its Q query numbers."""
+    """Program (row, part): CHUNK blocks of one sequence and KV head; each also takes its Q query numbers.
+
+    Where there are any, the last program calls the CPU.
+    """
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     block = tl.load(blocks + row * N + n, mask=n < N, other=0)
@@ -37,16 +44,35 @@ def _list_kernel(
     if Q > 0:
         i = tl.arange(0, Q_PAD)
         tl.store(q_out + row * Q + i, tl.load(q + row * Q + i, mask=i < Q, other=0.0).to(tl.float32), mask=i < Q)
+        raise_flag(called, counts, PTX)
 
 
-def list_launch(what: PageSelection, to: BlockList, q: Tensor | None = None, q_out: Tensor | None = None) -> Launch:
-    """The launch of `page_list`, which fills `to`; with q, that of `stage_call`."""
+def list_launch(what: PageSelection, to: BlockList) -> Launch:
+    """The launch of `page_list`, which fills `to`."""
+    return _launch(what, to, (to.length, to.length), (to.length, to.length), 0, ptx=PTX)
+
+
+def stage_launch(
+    q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags, *, ptx: bool = PTX
+) -> Launch:
+    """The launch of `stage_call`."""
+    return _launch(what, to[1], (q, to[0]), (flags.called, flags.counts), q.shape[2] * q.shape[3], ptx=ptx)
+
+
+def _launch(
+    what: PageSelection,
+    to: BlockList,
+    queries: tuple[Tensor, Tensor],
+    flags: tuple[Tensor, Tensor],
+    size: int,
+    *,
+    ptx: bool,
+) -> Launch:
+    """Of `size` query numbers a KV head."""
     B, H, N = what.blocks.shape
-    size = 0 if q is None else q.shape[2] * q.shape[3]
-    queries = (to.length, to.length) if q is None else (q, q_out)
-    tensors = (*what[:3], *to, *queries)
-    constants = {"CHUNK": min(CHUNK, padded(N)), "Q": size, "Q_PAD": padded(max(1, size))}
-    parts = ceil_div(N, CHUNK)
+    tensors = (*what[:3], *to, *queries, *flags)
+    constants = {"CHUNK": min(CHUNK, padded(N)), "Q": size, "Q_PAD": padded(max(1, size)), "PTX": ptx}
+    parts = max(1, ceil_div(N, CHUNK))
     return Launch(_list_kernel, (B * H, parts), (*tensors, what.table.stride(0), H, N, what.size), constants, warps=1)
 
 
@@ -59,8 +85,8 @@ def page_list(what: PageSelection) -> BlockList:
     return pages
 
 
-def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> None:
-    """Write queries, and where blocks are, to pinned memory in one launch; the twin of `plain.stage_call`.
+def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
+    """Write queries, and where blocks are, to pinned memory, and call; one launch, the twin of `plain.stage_call`.
 
     q: [B, H, G, D], contiguous.   Raises KernelError where a tensor does not fit.
     """
@@ -70,7 +96,8 @@ def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList]) -> 
     check("to.q", to[0], tuple(q.shape), torch.float32, rows=4)
     check("to.index", to[1].index, shape, torch.int32, rows=3)
     check("to.length", to[1].length, shape, torch.int32, rows=3)
-    list_launch(what, to[1], q, to[0]).run()
+    check_flags(flags)
+    stage_launch(q, what, to, flags).run()
 
 
 def _checked(what: PageSelection) -> PageSelection:

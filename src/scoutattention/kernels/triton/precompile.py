@@ -22,13 +22,17 @@ TARGETS = {  # name of an architecture: what Triton calls it, and the threads of
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel for one architecture: registers and spills (bytes; for gfx942 registers) of a thread, shared bytes."""
+    """A kernel for one architecture: registers and spills (bytes; for gfx942 registers) of a thread, shared bytes.
+
+    text: its assembly, PTX where the architecture is NVIDIA's.
+    """
 
     kernel: str
     target: str
     registers: int
     spills: int
     shared: int
+    text: str
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
@@ -38,24 +42,26 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
     backend, arch, warp = TARGETS[target]
     gpu = triton.backends.compiler.GPUTarget(backend, arch, warp)
     compiled = triton.compile(_source(launch), target=gpu, options=launch.options)
-    usage = _cuda_usage(compiled.asm["cubin"]) if backend == "cuda" else _hip_usage(compiled.asm["amdgcn"])
-    return Compiled(launch.kernel.__name__, target, *usage, compiled.metadata.shared)
+    text = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
+    usage = _cuda_usage(compiled.asm["cubin"]) if backend == "cuda" else _hip_usage(text)
+    return Compiled(launch.kernel.__name__, target, *usage, compiled.metadata.shared, text)
 
 
 def _source(launch: Launch) -> object:
     """The kernel with its arguments' types, specialised as a launch would be: on 1 and on multiples of 16."""
-    names = launch.kernel.arg_names
-    values = {**dict(zip(names, launch.arguments, strict=False)), **launch.constants}
+    parameters = launch.kernel.params
+    values = {**dict(zip(launch.kernel.arg_names, launch.arguments, strict=False)), **launch.constants}
     signature: dict[str, str] = {}
     constants: dict[str, object] = {}
     even: dict[tuple[int], list[list[object]]] = {}
-    for place, name in enumerate(names):
-        value = values[name]
-        fixed = name in launch.constants or (isinstance(value, int) and value == 1)
+    for place, parameter in enumerate(parameters):
+        name, value = parameter.name, values[parameter.name]
+        plain = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+        fixed = name in launch.constants or (isinstance(value, int) and value == 1 and not plain)
         signature[name] = "constexpr" if fixed else _type(value)
         if fixed:
             constants[name] = value
-        elif isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+        elif not plain and (isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)):
             even[place,] = [["tt.divisibility", 16]]
     return triton.compiler.ASTSource(launch.kernel, signature, constants, even)
 

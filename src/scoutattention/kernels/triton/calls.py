@@ -1,0 +1,167 @@
+"""Calls from a kernel to the CPU and back, by flags in pinned host memory: a call is raised, and its answer awaited.
+
+Loads and stores of flags are of system scope, so that what was written before a flag is seen by who has seen the flag.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from ...errors import KernelError
+from ...types import CallFlags
+from .base import INTERPRETED, Launch, ceil_div, check, tl, triton
+
+CHUNK = 1024
+"""Numbers of a program."""
+LONGEST_S = 86_400.0
+PTX = not INTERPRETED and torch.version.hip is None
+"""Whether kernels are compiled for NVIDIA's GPUs; elsewhere, atomic operations stand for loads and stores of flags."""
+
+
+if INTERPRETED:
+
+    def now_ns(PTX: bool) -> int:
+        """Nanoseconds on a clock that goes on."""
+        return time.monotonic_ns()
+
+    def pause(PTX: bool) -> None:
+        """Let others work for a moment."""
+        time.sleep(1e-6)
+
+else:
+
+    @triton.jit
+    def now_ns(PTX: tl.constexpr) -> tl.tensor:
+        """Nanoseconds on a clock that goes on."""
+        if PTX:
+            now = tl.inline_asm_elementwise(
+                "mov.u64 $0, %globaltimer;", "=l", [], dtype=tl.int64, is_pure=False, pack=1
+            )
+        else:  # ticks of 100 MHz
+            ticks = tl.inline_asm_elementwise(
+                "s_memrealtime $0\ns_waitcnt lgkmcnt(0)", "=s", [], dtype=tl.int64, is_pure=False, pack=1
+            )
+            now = ticks * 10
+        return now
+
+    @triton.jit
+    def pause(PTX: tl.constexpr) -> None:
+        """Let others work for a moment."""
+        if PTX:
+            tl.inline_asm_elementwise(
+                "nanosleep.u32 100; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+            )
+
+
+@triton.jit
+def load_acquire(word: tl.tensor, PTX: tl.constexpr) -> tl.tensor:
+    """A flag, before all that is read later."""
+    if PTX:
+        value = tl.inline_asm_elementwise(
+            "ld.acquire.sys.global.b32 $0, [$1];", "=r,l", [word], dtype=tl.int32, is_pure=False, pack=1
+        )
+    else:
+        value = tl.atomic_add(word, 0, sem="acquire", scope="sys")
+    return value
+
+
+@triton.jit
+def store_release(word: tl.tensor, value: tl.tensor, PTX: tl.constexpr) -> None:
+    """Set a flag, after all that was written before."""
+    if PTX:
+        tl.inline_asm_elementwise(
+            "st.release.sys.global.b32 [$1], $2; mov.u32 $0, 0;",
+            "=r,l,r",
+            [word, value],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        tl.atomic_xchg(word, value, sem="release", scope="sys")
+
+
+@triton.jit
+def raise_flag(called: tl.tensor, counts: tl.tensor, PTX: tl.constexpr) -> None:
+    """The last of a kernel's programs to come here makes a new call, which finds what all of them have written."""
+    tl.debug_barrier()
+    arrived = tl.atomic_add(counts, 1, sem="acq_rel", scope="sys") + 1
+    if arrived == tl.num_programs(0) * tl.num_programs(1):
+        number = tl.load(counts + 1) + 1
+        tl.store(counts, 0)
+        tl.store(counts + 1, number)
+        store_release(called, number, PTX)
+
+
+@triton.jit(do_not_specialize=["line"], do_not_specialize_on_alignment=["answered", "waited", "counts"])
+def _take_kernel(
+    result: tl.tensor,
+    out: tl.tensor,
+    answered: tl.tensor,
+    waited: tl.tensor,
+    counts: tl.tensor,
+    late: tl.tensor,
+    gave_up: tl.tensor,
+    line: int,
+    patience: int,
+    size: int,
+    first_lse: int,
+    CHUNK: tl.constexpr,
+    PTX: tl.constexpr,
+) -> None:
+    """Program (part): waits for itself, then takes CHUNK numbers."""
+    n = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    number = tl.load(counts + 1)
+    given_up = tl.load(gave_up) != 0
+    begin = now_ns(PTX)
+    end = begin + tl.where(given_up, 0, patience).to(tl.int64)
+    now = begin
+    answer = load_acquire(answered, PTX)
+    while (answer != number) & (now < end):
+        pause(PTX)
+        answer = load_acquire(answered, PTX)
+        now = now_ns(PTX)
+    there = answer == number
+    nothing = tl.where(n < first_lse, 0.0, float("-inf"))
+    found = tl.load(result + n, mask=n < size, other=0.0, volatile=True)
+    tl.store(out + n, tl.where(there, found, nothing), mask=n < size)
+    if tl.program_id(0) == 0:
+        tl.store(waited, now - begin)
+    if (there == 0) & (given_up == 0):
+        tl.store(late, line)
+        tl.store(gave_up, 1)
+
+
+def take_launch(
+    result: Tensor, out: Tensor, flags: CallFlags, rows: int, timeout_s: float, *, ptx: bool = PTX
+) -> Launch:
+    """The launch of `take_call`, which fills `out`."""
+    size = result.numel()
+    words = flags[1:6]
+    numbers = (flags.line, round(timeout_s * 1e9), size, size - rows)
+    constants = {"CHUNK": CHUNK, "PTX": ptx}
+    return Launch(_take_kernel, (ceil_div(size, CHUNK),), (result, out, *words, *numbers), constants, warps=1)
+
+
+def check_flags(flags: CallFlags) -> None:
+    """Refuse flags that a kernel cannot use.   Raises KernelError."""
+    for name, size, dtype in (("called", 1, torch.int32), ("answered", 1, torch.int32), ("counts", 2, torch.int32)):
+        check(f"flags.{name}", getattr(flags, name), (size,), dtype)
+    for name in ("late", "gave_up"):
+        check(f"flags.{name}", getattr(flags, name), (1,), torch.int32)
+    check("flags.waited", flags.waited, (1,), torch.int64)
+
+
+def take_call(result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
+    """Wait for the CPU, and bring its result to the device, in one launch; the twin of `plain.take_call`.
+
+    Raises KernelError where a tensor does not fit, or the time is none.
+    """
+    check_flags(flags)
+    check("result", result, (None,), torch.float32)
+    if not 0 < timeout_s <= LONGEST_S:
+        raise KernelError(f"timeout_s={timeout_s} is outside 0..{LONGEST_S:g} seconds: set how long a kernel waits")
+    out = torch.empty(result.shape, device=flags.counts.device)
+    take_launch(result, out, flags, rows, timeout_s).run()
+    return out
