@@ -29,10 +29,12 @@ def scout(block_size: int, **options) -> ScoutConfig:
 def drop_random(rig: Rig) -> None:
     """Empty about half of the slots of every layer."""
     slots = rig.store.slots
-    for layer in range(SHAPE.num_layers):
-        held = slots.content[layer] >= 0
-        rows = torch.nonzero(held & (torch.rand(held.shape) < 0.5), as_tuple=True)
-        slots.drop(torch.full_like(rows[0], layer), *rows)
+    slots.complete = lambda batch: [False] * batch.size  # which no sequence need be any more
+    dropped = (slots.content >= 0) & (torch.rand(slots.content.shape) < 0.5)
+    layer, row, head, _ = torch.nonzero(dropped, as_tuple=True)
+    slots.slot_of[layer, row, head, slots.content[dropped]] = slots.size
+    slots.content[dropped] = -1
+    slots.near_length[..., 1:][dropped] = 0
 
 
 @few

@@ -84,8 +84,7 @@ class Engine:
         if built.calibrated is None:
             self.calibration = "none"
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
-        rows = engine_config.max_num_seqs if graphs else 0
-        self.runner = Runner(decoder, built.prompt, built.attention, graph_rows=rows)
+        self.runner = Runner(decoder, built.prompt, built.attention, graphs=graphs)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
         self.stats = Stats()
 
@@ -142,7 +141,7 @@ class Engine:
         except ScoutError:
             self.scheduler.drop(row)  # the others go on
             raise
-        self._draw([sequence], logits[None])
+        self._draw([sequence], logits[None], [int(logits.argmax())])
         self.stats = replace(
             self.stats,
             prompt_tokens=self.stats.prompt_tokens + length,
@@ -157,8 +156,8 @@ class Engine:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         with _named_faults(f"decoding {len(sequences)} sequences"):
-            logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
-        self._draw(sequences, logits)
+            logits, step, likeliest = self.runner.decode([sequence.last_token for sequence in sequences], positions)
+        self._draw(sequences, logits, likeliest)
         self.stats = replace(
             self.stats,
             new_tokens=self.stats.new_tokens + len(sequences),
@@ -168,9 +167,9 @@ class Engine:
         )
         self._measure_cache()
 
-    def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
+    def _draw(self, sequences: list[Sequence], logits: Tensor, likeliest: list[int]) -> None:
         """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
-        drawn = draw(logits, [one.params for one in sequences], [one.generator for one in sequences])
+        drawn = draw(logits, likeliest, [one.params for one in sequences], [one.generator for one in sequences])
         for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
             sequence.append(token)
 

@@ -1,7 +1,8 @@
 """Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +19,23 @@ Record = list[PromptLayer]
 """A prompt that was read, layer by layer."""
 
 
+class Decoded(NamedTuple):
+    """What came of a step.   logits: float32 [B, vocab], valid until the next step.   likeliest: token of each row."""
+
+    logits: Tensor
+    stats: StepStats
+    likeliest: list[int]
+
+
 class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
     def __init__(
-        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graph_rows: int = 0
+        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graphs: bool = False
     ) -> None:
-        """graph_rows: sequences that steps captured as graphs have at most; 0 captures none."""
+        """`graphs`: whether steps are captured as graphs."""
         self.decoder = decoder
-        self._graphs = Graphs(graph_rows, decoder.device, CudaGraphs()) if graph_rows else None
+        self._graphs = Graphs(CudaGraphs()) if graphs else None
         self._prompt_attention = prompt_attention
         self.attention = attention
 
@@ -60,31 +69,29 @@ class Runner:
         self._prompt_attention.finish(row, record[0].k.shape[0])
 
     @torch.inference_mode()
-    def decode(
-        self, token_ids: list[int], positions: list[int], rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, StepStats]:
-        """Run one token of each sequence; returns logits, float32 [B, vocab], and what the step did.
-
-        rows: of the sequences in the cache's tables; None is 0, 1, ...
-        """
-        step = self.attention.prepare(range(len(token_ids)) if rows is None else rows)
-
-        def run(tokens: Tensor, positions: Tensor) -> Tensor:
-            return self._run(step, tokens, positions)
-
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], rows: Sequence[int] | None = None) -> Decoded:
+        """Run one token of each sequence.   rows: of the sequences in the cache's tables; None is 0, 1, ..."""
+        attention = self.attention
+        attention.exchange.set_tokens(token_ids, positions)
+        step = attention.prepare(range(len(token_ids)) if rows is None else rows)
         if self._graphs is not None and step.key is not None:
-            logits = self._graphs.run(step.key, run, token_ids, positions)
+            logits = self._graphs.run(step.key, partial(self._run, step))
             self.decoder.ranks.settle()
         else:
-            tokens, places = torch.tensor([token_ids, positions], device=self.decoder.device)
-            logits = run(tokens, places)
-        return logits, self.attention.end(step)
+            logits = self._run(step)
+        counts, drawn = attention.exchange.read()
+        return Decoded(logits, attention.end(step, counts), drawn[: len(token_ids)])
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None
 
-    def _run(self, step: Step, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The logits of tokens at positions, int64 [B] each, of a step that was prepared."""
-        rope = self.decoder.rope(positions)
-        return self.decoder.logits(self.decoder.forward(tokens, rope, self.attention.begin(step, rope)))
+    def _run(self, step: Step) -> Tensor:
+        """The logits of a step that was prepared."""
+        attention, decoder, size = self.attention, self.decoder, step.batch.size
+        tokens, positions = attention.exchange.tokens(size)
+        rope = decoder.rope(positions)
+        logits = decoder.logits(decoder.forward(tokens, rope, attention.begin(step, rope)))
+        attention.finish(step)
+        torch.argmax(logits, -1, out=attention.exchange.drawn[:size])
+        return logits

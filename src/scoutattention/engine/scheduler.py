@@ -135,9 +135,10 @@ class Scheduler:
             self.drop(len(self.running) - 1)
 
 
-def draw(logits: Tensor, params: list[SamplingParams], generators: list[torch.Generator]) -> list[int]:
-    """Draw one token of each sequence.   logits: float32 [B, vocab], on any device."""
-    likeliest = logits.argmax(-1).tolist()
+def draw(
+    logits: Tensor, likeliest: list[int], params: list[SamplingParams], generators: list[torch.Generator]
+) -> list[int]:
+    """Draw one token of each sequence.   logits: float32 [B, vocab], on any device.   likeliest: tokens by these."""
     every = zip(likeliest, logits, params, generators, strict=True)
     return [best if one.temperature == 0 else _sample(row.cpu(), one, its) for best, row, one, its in every]
 

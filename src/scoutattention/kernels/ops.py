@@ -8,12 +8,16 @@ from torch import Tensor
 from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
@@ -57,6 +61,10 @@ class Ops(Protocol):
 
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         """Copy blocks from pools [L, S, H, P, D] of keys and values to the device's; no two to one place."""
+        ...
+
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        """Copy open blocks that are full from the device's pools [L, S, H, P, D] to their pages."""
         ...
 
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -106,4 +114,16 @@ class Ops(Protocol):
 
         without: bool [B, H], KV heads of which a is left out, whatever it is.
         """
+        ...
+
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        """The sums of what a step's layers counted; see `reference_recall.count_shares`."""
+        ...
+
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        """Which layers and sequences are due for recall, bool [L, B]; see `reference_recall.follow_shares`."""
+        ...
+
+    def recall(self, what: RecallRequest) -> None:
+        """Give slots to blocks just closed, and to absent blocks of high interest; see `reference_recall.recall`."""
         ...

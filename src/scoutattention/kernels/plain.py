@@ -7,17 +7,21 @@ from typing_extensions import override
 from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
 )
-from . import reference
+from . import reference, reference_recall
 from .ops import Ops
 
 
@@ -54,10 +58,18 @@ class PlainOps(Ops):
 
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-        layer, page, entry, head = copies
+        layer, page, entry, head = (each[copies.page >= 0] for each in copies)
         for here, there in zip(source, target, strict=True):
             blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
             there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
+
+    @override
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        row, closed, fill = what.rows
+        (full,) = torch.nonzero(fill + 1 == source[0].shape[3], as_tuple=True)
+        page = what.table[row[full], closed[full]].long()
+        for open_blocks, pool in zip(source, target, strict=True):
+            pool[:, page.to(pool.device)] = open_blocks[:, what.entry[full]].to(pool.device)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -105,6 +117,18 @@ class PlainOps(Ops):
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         return reference.merge(a if without is None else left_out(a, without), b)
 
+    @override
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        return reference_recall.count_shares(what)
+
+    @override
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        return reference_recall.follow_shares(what)
+
+    @override
+    def recall(self, what: RecallRequest) -> None:
+        reference_recall.recall(what)
+
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
     """Write one token's keys and values of every sequence into one layer of a pool.
@@ -113,16 +137,6 @@ def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> N
     """
     for pool, new in zip(pools, (k, v), strict=True):
         pool.transpose(1, 2)[entry, fill] = new
-
-
-def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor) -> None:
-    """Copy single heads of blocks from one pool to another.
-
-    page, entry, head: int64 [M]; head `head[m]` of block `page[m]` goes to the same head of block `entry[m]`. No two
-    moves may have one target.
-    """
-    for here, there in zip(source, target, strict=True):
-        there.index_put_((entry, head), here[page, head])
 
 
 def page_list(what: PageSelection) -> BlockList:

@@ -8,19 +8,23 @@ from ...errors import ConfigError, KernelError
 from ...runtime.packed import Blocks, Packed
 from ...types import (
     BlockList,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
 )
 from ..ops import Ops
 from ..plain import PlainOps
-from . import choice, merge, move_blocks, page_lists, partial, score_digests, write_digests
+from . import choice, merge, move_blocks, page_lists, partial, recall, score_digests, shares, write_digests
 from .base import INTERPRETED
 
 PROGRAMS = 32
@@ -72,8 +76,9 @@ class TritonOps(Ops):
         head = torch.arange(heads, device=self.device).repeat(count)
         page = torch.arange(count, device=self.device).repeat_interleave(heads)
         entry = pages.to(self.device).repeat_interleave(heads)
-        new = (blocks[0].contiguous(), blocks[1].contiguous())
-        move_blocks.copy_blocks(new, (k, v), page, entry, head, programs=PROGRAMS)
+        new = (blocks[0].contiguous()[None], blocks[1].contiguous()[None])
+        copies = Copies(torch.zeros_like(page), page, entry, head)
+        move_blocks.copy_blocks(new, (k[None], v[None]), copies, programs=PROGRAMS)
 
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
@@ -81,10 +86,15 @@ class TritonOps(Ops):
         if isinstance(k, Packed) or isinstance(v, Packed):
             self._packed.copy_blocks(source, target, copies)
             return
-        layer, page, entry, head = copies
-        here, there = layer * k.shape[1] + page, layer * target[0].shape[1] + entry
-        flat = (target[0].flatten(0, 1), target[1].flatten(0, 1))
-        move_blocks.copy_blocks((k.flatten(0, 1), v.flatten(0, 1)), flat, here, there, head, programs=PROGRAMS)
+        move_blocks.copy_blocks((k, v), target, copies, programs=PROGRAMS)
+
+    @override
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        k, v = target
+        if isinstance(k, Packed) or isinstance(v, Packed):
+            self._packed.close_blocks(source, target, what)
+            return
+        move_blocks.close_blocks(source, (k, v), what)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -131,3 +141,15 @@ class TritonOps(Ops):
     @override
     def merge(self, a: Partial, b: Partial, without: Tensor | None = None) -> Partial:
         return merge.merge(a, b, without)
+
+    @override
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        return shares.count_shares(what)
+
+    @override
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        return shares.follow_shares(what)
+
+    @override
+    def recall(self, what: RecallRequest) -> None:
+        recall.recall(what)
