@@ -97,7 +97,7 @@ def steps_of(llm, replays: Replays, params: SamplingParams):
     for sequence in sequences:
         engine.add(sequence)
     engine.step()
-    host = [engine.store.exchange.numbers, engine.runner.attention.trusted, engine.runner.attention._has_scouts]
+    host = [engine.store.exchange.host.numbers, engine.runner.attention.trusted, engine.runner.attention._has_scouts]
     while engine.busy:
         played, closed = replays.tapes.played, sum(engine.store.closed)
         with Counting(host) as counting, Reading(counting):
@@ -108,9 +108,13 @@ def steps_of(llm, replays: Replays, params: SamplingParams):
             yield counting.done, sum(engine.store.closed) > closed
 
 
-def test_the_host_does_little_between_captured_steps(tiny_models, tapes):
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_the_host_does_little_between_captured_steps(tiny_models, tapes, temperature):
     llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
-    done, closes = zip(*steps_of(llm, Replays(tapes), SamplingParams(max_tokens=40, ignore_eos=True)), strict=True)
+    done, closes = zip(
+        *steps_of(llm, Replays(tapes), SamplingParams(max_tokens=40, ignore_eos=True, temperature=temperature)),
+        strict=True,
+    )
     assert len(done) > 16
     assert any(closes)
     assert llm.stats().steps.recalls > 16

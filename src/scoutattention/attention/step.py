@@ -190,9 +190,9 @@ class StepMemory:
     def put(self, masks: Masks) -> Masks:
         """Send what was decided on the host to the device, with what else the host has to say of the step."""
         exchange, size = self._exchange, masks.within_budget.shape[1]
-        torch.cat(masks, out=exchange.masks[:, :size])
+        torch.cat(masks, out=exchange.host.masks[:, :size])
         exchange.send()
-        return Masks(*torch.split(exchange.on_device[1][:, :size], self._sizes))
+        return Masks(*torch.split(exchange.device.masks[:, :size], self._sizes))
 
     def clear(self) -> None:
         """Set every tally to zero."""

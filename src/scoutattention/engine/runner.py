@@ -11,6 +11,7 @@ from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
 from ..runtime.graphs import CudaGraphs, Graphs
+from .sampler import Draw, draw, sampled
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
@@ -20,11 +21,11 @@ Record = list[PromptLayer]
 
 
 class Decoded(NamedTuple):
-    """What came of a step.   logits: float32 [B, vocab], valid until the next step.   likeliest: token of each row."""
+    """What came of a step.   logits: float32 [B, vocab], valid until the next step.   tokens: the next ones."""
 
     logits: Tensor
     stats: StepStats
-    likeliest: list[int]
+    tokens: list[int]
 
 
 class Runner:
@@ -69,29 +70,45 @@ class Runner:
         self._prompt_attention.finish(row, record[0].k.shape[0])
 
     @torch.inference_mode()
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], rows: Sequence[int] | None = None) -> Decoded:
-        """Run one token of each sequence.   rows: of the sequences in the cache's tables; None is 0, 1, ..."""
-        attention = self.attention
+    def decode(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int] | None = None,
+        draws: Sequence[Draw] = (),
+    ) -> Decoded:
+        """Run one token of each sequence.   rows: of the sequences in the cache's tables; None is 0, 1, ...
+
+        draws: how the next tokens are drawn; without, they are the likeliest.
+        """
+        attention, samples = self.attention, sampled(draws)
         attention.exchange.set_tokens(token_ids, positions)
+        if samples:
+            attention.exchange.set_draws(draws)
         step = attention.prepare(range(len(token_ids)) if rows is None else rows)
+        run = partial(self._run, step, samples=samples)
         if self._graphs is not None and step.key is not None:
-            logits = self._graphs.run(step.key, partial(self._run, step))
+            logits = self._graphs.run((step.key, samples), run)
             self.decoder.ranks.settle()
         else:
-            logits = self._run(step)
-        counts, drawn = attention.exchange.read()
-        return Decoded(logits, attention.end(step, counts), drawn[: len(token_ids)])
+            logits = run()
+        counts, tokens = attention.exchange.read()
+        return Decoded(logits, attention.end(step, counts), tokens[: len(token_ids)])
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None
 
-    def _run(self, step: Step) -> Tensor:
-        """The logits of a step that was prepared."""
+    def _run(self, step: Step, *, samples: bool = False) -> Tensor:
+        """The logits of a step that was prepared; `samples`: whether the next tokens are drawn."""
         attention, decoder, size = self.attention, self.decoder, step.batch.size
-        tokens, positions = attention.exchange.tokens(size)
+        exchange = attention.exchange
+        tokens, positions = exchange.device.numbers[4:, :size]
         rope = decoder.rope(positions)
         logits = decoder.logits(decoder.forward(tokens, rope, attention.begin(step, rope)))
         attention.finish(step)
-        torch.argmax(logits, -1, out=attention.exchange.drawn[:size])
+        if samples:
+            exchange.drawn[:size] = draw(logits, exchange.device.draws[:, :size])
+        else:
+            torch.argmax(logits, -1, out=exchange.drawn[:size])
         return logits
