@@ -137,7 +137,7 @@ def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, mon
 def test_a_device_that_is_lost_is_one_sentence(tiny_models, monkeypatch):
     llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
 
-    def decode(*args):
+    def decode(*args, **options):
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand many more lines")
 
     monkeypatch.setattr(llm.engine.runner, "decode", decode)
