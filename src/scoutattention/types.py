@@ -141,12 +141,123 @@ class GuardFinding(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M] each."""
+    """Single heads of blocks to be copied from pages to entries of another pool; int64 [M] each.
+
+    A page of -1 is none: the list has a hole there.
+    """
 
     layer: Tensor
     page: Tensor
     entry: Tensor
     head: Tensor
+
+
+class SlotTables(NamedTuple):
+    """What is in the slots of all layers and rows.
+
+    content: int64 [L, R, H, S], the block in each slot, -1 where none.
+    slot_of: int64 [L, R, H, NB], the inverse: the slot of each block, S where it is absent.
+    interest: float32 [L, R, H, NB], how much each block was wished for lately.
+    near_length: int32 [L, R, H, 1 + S], tokens in each slot, behind those of the open block.
+    near_index: int32 [R, 1 + S], entries of the slots' pool, behind that of the open block.
+    quota: int64 [R], slots that a row has; the others are not its own.
+    """
+
+    content: Tensor
+    slot_of: Tensor
+    interest: Tensor
+    near_length: Tensor
+    near_index: Tensor
+    quota: Tensor
+
+
+class StepRows(NamedTuple):
+    """The sequences of a step: their rows in tables, closed blocks, and tokens in the open block before the step.
+
+    int64 [B] each. The open block is full with the step's token where `fill` is one less than a block's size.
+    """
+
+    row: Tensor
+    closed: Tensor
+    fill: Tensor
+
+
+class CloseRequest(NamedTuple):
+    """Open blocks to be copied to their pages where they are full.
+
+    rows: of the sequences.   entry: int64 [B], of the open blocks.   table: int32 [R, NB], each block's page.
+    """
+
+    rows: StepRows
+    entry: Tensor
+    table: Tensor
+
+
+class ShareCounts(NamedTuple):
+    """What a step's layers counted, to be summed.
+
+    counts: int64 [3, L, 2, B, H]: all blocks and absent ones of scouts' choices and of true queries'; heads in which
+        the guard found anything, and blocks that it had attended to late.
+    true_query, all_resident: bool [L, B] and [1, B], the sequences whose true query's choice was attended to.
+    guarded: whether there is a guard, so that recall goes by true queries alone.
+    totals: int64 [3], to which all blocks, absent blocks and guarded heads are added.
+    """
+
+    counts: Tensor
+    true_query: Tensor
+    all_resident: Tensor
+    guarded: bool
+    totals: Tensor
+
+
+class SharePolicy(NamedTuple):
+    """How often layers recall, and what CPU share sequences are held to.
+
+    target, interval: see `Ablation.recall_target` and `recall_interval`.
+    limit: the CPU share limit, or None.   lowest, highest: wish threshold.
+    """
+
+    target: float | None
+    interval: int
+    limit: float | None
+    lowest: float
+    highest: float
+
+
+class ShareRequest(NamedTuple):
+    """A step's counts, to be taken into what is kept of its sequences.
+
+    shares: int64 [2, L + 1, B], all blocks and absent ones that recall goes by, of each layer, and in the last place
+        those that were attended to in all layers.
+    rows: int64 [B].   progress: float32 [L, R], of layers to their next recall.   threshold: float32 [R], of wishes.
+    recalls: int64 [], to which the layers that are due are added.
+    """
+
+    shares: Tensor
+    rows: Tensor
+    progress: Tensor
+    threshold: Tensor
+    policy: SharePolicy
+    recalls: Tensor
+
+
+class RecallRequest(NamedTuple):
+    """Layers and sequences in which slots are given to blocks.
+
+    rows: of the sequences.   due: bool [L, B], where recall is due.   always: sink and recent blocks, which stay.
+    table: int32 [R, NB], each block's page.   copies: page and entry, int64 [L, R, H, 1 + most] each, to be filled: a
+        block just closed first, then at most `most` that recall brings; pages of -1 where none.
+    recalled: int64 [], to which the blocks that recall brings are added.   size: tokens of a block.
+    """
+
+    slots: SlotTables
+    rows: StepRows
+    due: Tensor
+    always: tuple[int, int]
+    table: Tensor
+    copies: tuple[Tensor, Tensor]
+    recalled: Tensor
+    size: int
 
 
 Pools = tuple[Tensor, Tensor]

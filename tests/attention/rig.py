@@ -159,7 +159,8 @@ class Rig:
 
     def end(self) -> StepStats:
         """Finish the step."""
-        return self.attention.end(self.under_way)
+        self.attention.finish(self.under_way)
+        return self.attention.end(self.under_way, self.store.exchange.read()[0])
 
     def full(self, row: int, layer: int, q: Tensor) -> Tensor:
         """Full attention of one query [H, G, D] over a row's history, in float64."""

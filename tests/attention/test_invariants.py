@@ -29,10 +29,12 @@ def scout(block_size: int, **options) -> ScoutConfig:
 def drop_random(rig: Rig) -> None:
     """Empty about half of the slots of every layer."""
     slots = rig.store.slots
-    for layer in range(SHAPE.num_layers):
-        held = slots.content[layer] >= 0
-        rows = torch.nonzero(held & (torch.rand(held.shape) < 0.5), as_tuple=True)
-        slots.drop(torch.full_like(rows[0], layer), *rows)
+    slots.complete = lambda batch: [False] * batch.size  # which no sequence need be any more
+    dropped = (slots.content >= 0) & (torch.rand(slots.content.shape) < 0.5)
+    layer, row, head, _ = torch.nonzero(dropped, as_tuple=True)
+    slots.slot_of[layer, row, head, slots.content[dropped]] = slots.size
+    slots.content[dropped] = -1
+    slots.near_length[..., 1:][dropped] = 0
 
 
 @few
@@ -117,3 +119,20 @@ def test_i4_residency_changes_only_between_steps(lengths, block_size, quota, on_
         rig.step(between=unchanged)
         changed |= not torch.equal(rig.store.slots.content, before)
     assert changed or quota < 3, "a block was closed and none of the slots took it"
+
+
+@few
+@given(prompts, sizes, st.integers(0, 30), st.sampled_from(["compute", "fetch", "drop"]), st.integers(0, 2**31))
+def test_a_sequence_has_absent_blocks_only_where_it_has_more_blocks_than_slots(lengths, size, quota, on_miss, seed):
+    """So that the host need not ask the device."""
+    quota = max(quota, 5) if on_miss == "fetch" else quota
+    rig = Rig(scout(size, on_miss=on_miss, recall_interval=1, recall_target=None), quota, seed, WORKERS)
+    for tokens in lengths:
+        rig.add(tokens)
+    slots, rows = rig.store.slots, len(lengths)
+    for step in range(2 * size + 3):
+        closed = torch.tensor(rig.store.closed[:rows])
+        held = slots.near_length[:, :rows, :, 1:].count_nonzero(-1)
+        complete = (held == closed[:, None]).all(-1).all(0)
+        assert complete.tolist() == slots.complete(rig.store.prepare(range(rows))) == (closed <= quota).tolist(), step
+        rig.step()

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from scoutattention.attention.choose import LOWEST, CpuShareLimit, adapted
+from scoutattention.attention.share_limit import LOWEST, CpuShareLimit
+from scoutattention.kernels.reference_recall import adapted, follow_shares
 from scoutattention.runtime.workers import Workers
+from scoutattention.types import SharePolicy, ShareRequest
 
 from .rig import Rig
 from .test_invariants import scout
@@ -52,8 +54,9 @@ def test_a_new_sequence_begins_with_the_lowest():
     rig.add(97)
     batch = rig.store.prepare([0])
     assert limit.threshold(batch).tolist() == pytest.approx([LOWEST / 9])
+    shares, policy = torch.tensor([[[10], [10]], [[0], [9]]]), SharePolicy(None, 0, limit.limit, *limit.bounds)
     for _ in range(20):
-        limit.update(batch, torch.tensor([9]), torch.tensor([10]))
+        follow_shares(ShareRequest(shares, batch.index, torch.zeros(1, 4), limit.thresholds, policy, torch.tensor(0)))
     assert limit.threshold(batch).tolist() == pytest.approx([1 / 9])  # and no higher
     rig.store.release(0)
     rig.store.admit(0, 4, 0)

@@ -4,14 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.recall import (
-    MARGIN,
-    first_residents,
-    progress,
-    propose_interesting,
-    propose_wanted,
-)
-from scoutattention.cache.slots import FREE, FULL
+from scoutattention.attention.recall import first_residents, propose_wanted
+from scoutattention.kernels.reference_recall import FREE, FULL, MARGIN, progress, propose_interesting
 
 
 def test_chosen_blocks_come_where_least_is_lost_and_present_ones_stay():
@@ -33,7 +27,7 @@ def test_empty_slots_are_filled_before_any_block_leaves():
     worth, content = torch.tensor([[[0.5, FREE, 0.0]]]), torch.tensor([[[3, -1, 4]]])
     assert propose_wanted(worth, torch.tensor([[[7]]]), torch.tensor([[[True]]]), content).slot.tolist() == [1]
     resident = torch.tensor([[[False, False, False, True, True]]])
-    moves = propose_interesting(torch.tensor([[[0.0, 0.2, 0.1, 0.5, 0.0]]]), resident, worth, 9)
+    moves, _ = propose_interesting(torch.tensor([[[0.0, 0.2, 0.1, 0.5, 0.0]]]), resident, worth, 9)
     assert (moves.slot.tolist(), moves.block.tolist()) == ([1, 2], [1, 2])
 
 
@@ -41,7 +35,7 @@ def test_what_comes_must_interest_clearly_more_than_what_leaves():
     resident = torch.tensor([[[True, True, False, False]]])
     for factor, count in ((0.99, 0), (1.01, 1)):
         interest = torch.tensor([[[0.1, 0.3, 0.1 * MARGIN * factor, 0.1]]])
-        moves = propose_interesting(interest, resident, torch.tensor([[[0.3, 0.1]]]), 2)
+        moves, _ = propose_interesting(interest, resident, torch.tensor([[[0.3, 0.1]]]), 2)
         assert moves.block.tolist() == [2] * count
         assert moves.slot.tolist() == [1] * count
 
@@ -49,7 +43,7 @@ def test_what_comes_must_interest_clearly_more_than_what_leaves():
 def test_a_recall_moves_only_so_many_and_the_most_interesting_first():
     resident = torch.zeros(1, 2, 5, dtype=torch.bool)
     interest = torch.tensor([[[0.1, 0.5, 0.2, 0.4, 0.3], [0.0, 0.0, 0.9, 0.0, 0.0]]])
-    moves = propose_interesting(
+    moves, _ = propose_interesting(
         interest.masked_fill(interest == 0, -torch.inf), resident, torch.full((1, 2, 4), FREE), 2
     )
     assert list(zip(moves.head.tolist(), moves.block.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]

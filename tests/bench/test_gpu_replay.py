@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu.cases import rivals
@@ -44,7 +43,7 @@ def test_captured_steps_choose_what_others_do(tapes, name, monkeypatch):
     for recorder in (None, tapes):
         engine = gpu_decode.make_engine(bench, rival, (256, 2), None)
         if recorder is not None:
-            engine.runner._graphs = Graphs(2, torch.device("cpu"), recorder)
+            engine.runner._graphs = Graphs(recorder)
         made.append(gpu_decode.run(bench, rival, (256, 2), engine))
         engine.close()
     assert made[0].share > 0.02

@@ -39,6 +39,7 @@ def batch_of(step, begun, size=2):
         fill,
         rows,
         (now,) * size,
+        (),
         now,
         0,
     )

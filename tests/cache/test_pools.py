@@ -7,11 +7,12 @@ from scoutattention.cache.digests.base import Digests
 from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
-from scoutattention.cache.slots import Moves, Slots
+from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.reference import min_max
+from scoutattention.kernels.reference_recall import Moves
 from scoutattention.runtime.packed import pack
 from scoutattention.runtime.workers import Workers
 
@@ -136,8 +137,9 @@ def test_a_block_that_fills_up_is_packed():
         store.begin(batch)
         for layer in range(3):
             store.append(layer, token[layer, None], 2 * token[layer, None], batch)
-        closed = store.end(batch)
-    assert closed == [(0, 0)]
+        store.close(batch)
+        store.end(batch)
+    assert store.closed == [1, 0, 0]
     page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
     assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
     assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())
@@ -168,8 +170,11 @@ def test_blocks_of_several_rows_are_closed_together(resident):
         store.begin(batch)
         for layer in range(3):
             store.append(layer, token[layer], -token[layer], batch)
-        closed.append(store.end(batch))
-    assert closed == [[], [(1, 0)], [], [(0, 0), (2, 0)]]
+        closed.append(batch.full)
+        store.close(batch)
+        store.end(batch)
+    assert closed == [(), (1,), (), (0, 2)]
+    assert store.closed == [1, 1, 1]
     for row in (0, 2):
         page, block = pages.page(row, 0), new[:, :, row].permute(1, 2, 0, 3)
         assert torch.equal(pages.pool.k[:, page], block)

@@ -6,10 +6,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from scoutattention.kernels.ops import Ops
 from scoutattention.runtime.graphs import Captured
 
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
 """Operations whose result the host has to wait for: none of them may be in a graph."""
+
+
+KERNELS = ("copy_blocks", "close_blocks", "recall")
+"""Operations whose plain twins read numbers: each is one kernel on a device, and one entry of a tape."""
 
 
 class _Taping(TorchDispatchMode):
@@ -49,6 +54,21 @@ class Tapes:
             return out
 
         return recorded
+
+    def with_kernels(self, ops: Ops) -> Ops:
+        """Operations of which KERNELS are put on the tape as a whole."""
+        for name in KERNELS:
+            setattr(ops, name, self._kernel(getattr(ops, name)))
+        return ops
+
+    def _kernel(self, run: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            with _disable_current_modes():
+                run(*args)
+            if self._tape is not None:
+                self._tape.append(lambda: run(*args))
+
+        return call
 
     def capture(self, step: Callable[[], Tensor]) -> Captured:
         """Record a step. A graph's would not be done meanwhile, but by its first replay, which does nothing here."""

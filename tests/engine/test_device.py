@@ -3,6 +3,8 @@
 Without a GPU, Triton's interpreter runs the kernels, and this thread is the stream.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from .test_generate import PROMPT, far_llm
 PROMPTS = [PROMPT, PROMPT[:61]]
 ON_CPU, ON_GPU = ("native", "plain", "triton"), ("plain", "triton")
 FEW = SamplingParams(max_tokens=4, ignore_eos=True)
+LONG = SamplingParams(max_tokens=12, ignore_eos=True)
 
 
 def answers(llm: LLM) -> list[list[int]]:
@@ -51,6 +54,35 @@ def test_any_kernels_give_the_same_tokens(tiny_models, options, device):
     assert made["plain"] == made["triton"]
     assert device == "cuda" or made["native"] == made["plain"]
     assert made["plain"][1] > 0 or scout.ablation.on_miss == "fetch"
+
+
+def decisions(llm: LLM) -> Iterator[tuple[list[torch.Tensor], list[list[int]]]]:
+    """What is decided in each step, on whatever device: who has which slot, and what is yet to be copied; tokens."""
+    sequences = [Sequence(n, p, LONG, len(p) + LONG.max_tokens, llm.tokenizer) for n, p in enumerate(PROMPTS)]
+    for sequence in sequences:
+        llm.engine.add(sequence)
+    store = llm.engine.store
+    while llm.engine.busy:
+        llm.engine.step()
+        slots, listed = store.slots, [copies.page for copies in store.transfers._listed]
+        state = (slots.content, slots.slot_of, slots.near_length, *listed, torch.tensor(store.closed))
+        yield [each.cpu().clone() for each in state], [one.output_ids[:] for one in sequences]
+
+
+def test_the_device_decides_what_the_reference_decides(tiny_models, device):
+    """Step by step: slots, blocks to be copied, and tokens, while blocks close and sequences come and go."""
+    scout = ScoutConfig().changed(
+        budget=40, block_size=8, recall_interval=1, digest="minmax", guard=0.001, true_query_layers=()
+    )
+    llms = [
+        far_llm(str(tiny_models["qwen3"]), scout, 5, sequences=2, kernels=kernels, device=device)
+        for kernels in ("plain", "triton")
+    ]
+    for number, (reference, mine) in enumerate(zip(*(decisions(llm) for llm in llms), strict=True)):
+        assert reference[1] == mine[1], number
+        assert all(torch.equal(*pair) for pair in zip(reference[0], mine[0], strict=True)), number
+    assert llms[0].stats().steps.recalls == llms[1].stats().steps.recalls > 8
+    assert llms[0].stats().recalled_bytes == llms[1].stats().recalled_bytes > 0
 
 
 @pytest.mark.parametrize("budget", [None, 24])
@@ -152,7 +184,7 @@ def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, mon
 def test_a_device_that_is_lost_is_one_sentence(tiny_models, monkeypatch):
     llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
 
-    def decode(*args):
+    def decode(*args, **options):
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand many more lines")
 
     monkeypatch.setattr(llm.engine.runner, "decode", decode)

@@ -58,7 +58,7 @@ def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
     step = made.runner.attention.prepare(range(2))
     assert step.work.scouted == (False,) + (layers - 1) * (True,)
     with torch.inference_mode(), Counting(monkeypatch) as counting:
-        made.runner._run(step, torch.tensor([1, 2]), torch.tensor([401, 401]))
+        made.runner._run(step)
     made.close()
     return counting.queued
 

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from scoutattention import LLM, ConfigError, EngineConfig, SamplingParams, ScoutConfig
 from scoutattention.engine import engine
@@ -83,27 +82,6 @@ def test_ranks_draw_the_same_tokens_without_a_seed(tiny_models, tmp_path):
 
     first, second = on_ranks(2, tmp_path, work)
     assert first == second
-
-
-def test_ranks_plan_the_same_step_where_one_of_them_lacks_a_block(tiny_models, tmp_path):
-    """A graph with their sums is one that all of them capture and replay together."""
-
-    def work(ranks):
-        model = load(str(tiny_models["llama"]), ranks=ranks)
-        made = Engine(model.decoder, SCOUT, EngineConfig(tensor_parallel_size=2, **SLOTS))
-        made.add(Sequence(0, LONG[:75], SamplingParams(ignore_eos=True), 100, model.tokenizer))
-        made.step()
-        attention, keys = made.runner.attention, []
-        for lacking in (2, 1):
-            complete = torch.tensor([ranks.index != lacking])
-            made.store.slots.complete = lambda batch, complete=complete: complete
-            keys.append(attention.prepare([0]).key)
-        made.close()
-        return keys
-
-    first, second = on_ranks(2, tmp_path, work)
-    assert first == second
-    assert first[0] != first[1]
 
 
 def test_the_plan_is_made_for_what_the_poorest_rank_has(tmp_path, monkeypatch):

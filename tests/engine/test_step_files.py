@@ -12,7 +12,7 @@ from .test_generate import PROMPT, far_llm
 
 ROOT = Path(scoutattention.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs/architecture.md"
-MOST = 20
+MOST = 24
 
 
 def files_of_a_step(engine) -> set[str]:

@@ -87,22 +87,22 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
     attention, store = made.runner.attention, made.store
     parts = attention.parts
     ops = parts.ops
-    for moves in ("write_blocks", "copy_blocks"):  # the two that are for both
+    for moves in ("write_blocks", "copy_blocks", "close_blocks"):  # the ones that are for both
         monkeypatch.setattr(ops, moves, lambda *args: None)
+    recalled = []
+    monkeypatch.setattr(ops, "recall", recalled.append)  # its plain twin reads numbers
     monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
-    monkeypatch.setattr(store.slots, "complete", lambda batch: torch.tensor([False, True]))
+    monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
     for row in range(2):
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
         assert made.runner.prefill(row, [1] * CONTEXT).device == META
     step = attention.prepare(range(2))
     assert any(step.work.scouted)
     assert step.work.all_resident
-    tokens = torch.zeros(2, dtype=torch.int64, device=META)
-    assert made.runner._run(step, tokens, tokens).device == META
-    parts.limit.update(step.batch, *step.tally.asked.sum((0, 3)).flip(0))
-    pairs = torch.zeros(3, dtype=torch.int64, device=META)
-    protected = parts.recall._always_blocks(step.batch.closed[pairs])
-    assert store.slots.worth(pairs, pairs, protected).device == META
+    assert made.runner._run(step).device == META
+    (what,) = recalled
+    tensors = (*what.slots, *what.rows, what.due, what.table, *what.copies, what.recalled)
+    assert {tensor.device for tensor in tensors} == {META}
     store.move(1, 0)
 
 

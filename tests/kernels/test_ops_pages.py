@@ -7,7 +7,7 @@ from torch import Tensor
 from scoutattention.kernels import plain
 from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.packed import Packed, pack
-from scoutattention.types import BlockList, CallFlags, Copies
+from scoutattention.types import BlockList, CallFlags, CloseRequest, Copies, StepRows
 
 from .columns import DTYPES, EXACT, every_call
 from .sizes import GARBAGE, SIZES, Sizes, queries, selection
@@ -114,12 +114,13 @@ def test_copies(column, P, D, on_host, dtype):
     pools = torch.randn(2, layers, pages, H, P, D).to(dtype)
     place, page = torch.randperm(layers * entries * H)[:moves], torch.randint(0, pages, (moves,))
     layer, entry, head = place // (entries * H), place // H % entries, place % H
+    page = page.masked_fill(torch.rand(moves) < 0.2, -1)
     source = column.put_on_host(tuple(pools)) if on_host else column.put(tuple(pools))
     got = column.put(tuple(torch.ones(2, layers, entries, H, P, D).to(dtype)))
     column.ops.copy_blocks(source, got, column.put(Copies(layer, page, entry, head)))
     for mine, here in zip(column.back(got), pools, strict=True):
-        want = torch.ones(layers, entries, H, P, D).to(dtype)
-        want[layer, entry, head] = here[layer, page, head]
+        want, there = torch.ones(layers, entries, H, P, D).to(dtype), page >= 0
+        want[layer[there], entry[there], head[there]] = here[layer[there], page[there], head[there]]
         assert_bits([mine], [want])
 
 
@@ -139,6 +140,40 @@ def test_copies_of_packed_pages(column, sizes, dtype, bits):
     else:
         assert_bits(column.back(got), want)
     assert all(pool.count_nonzero() > 0 for pool in want)
+
+
+def closing(s: Sizes) -> CloseRequest:
+    """Four sequences, two of which are full."""
+    closed, fill = torch.randint(0, s.NB, (4,)), torch.tensor([s.P - 1, 0, s.P - 1, s.P - 2])
+    table = torch.randperm(6 * s.NB).view(6, s.NB).int()
+    return CloseRequest(StepRows(torch.randperm(6)[:4], closed, fill), torch.randperm(9)[:4], table)
+
+
+@every_dtype
+@on_both_sides
+def test_closed_blocks(column, on_host, dtype):
+    s, layers = Sizes(), 3
+    opened, pages = (torch.randn(2, layers, count, s.H, s.P, s.D).to(dtype) for count in (9, 6 * s.NB))
+    what, want = closing(s), pages.clone()
+    got = column.put_on_host(tuple(pages)) if on_host else column.put(tuple(pages))
+    column.ops.close_blocks(column.put(tuple(opened)), got, column.put(what))
+    for place in (0, 2):
+        page = what.table[what.rows.row[place], what.rows.closed[place]]
+        want[:, :, page] = opened[:, :, what.entry[place]]
+    assert_bits(column.back(got), tuple(want))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_closed_blocks_of_packed_pages(column, bits):
+    s, layers = Sizes(), 3
+    opened = torch.randn(2, layers, 9, s.H, s.P, s.D)
+    want, what = packed_pair(torch.zeros(2, layers, 6 * s.NB, s.H, s.P, s.D), bits), closing(s)
+    got = column.put_on_host(want)
+    column.ops.close_blocks(column.put(tuple(opened)), got, column.put(what))
+    EXACT.close_blocks(tuple(opened), want, what)
+    for mine, theirs in zip(column.back(got), want, strict=True):
+        assert torch.equal(mine.float(), theirs.float())
+        assert theirs.float().count_nonzero() > 0
 
 
 @every_dtype

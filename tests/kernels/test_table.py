@@ -8,9 +8,10 @@ import torch
 
 from scoutattention.kernels.plain import PlainOps
 
-from . import test_ops, test_ops_attention, test_ops_pages
+from . import test_ops, test_ops_attention, test_ops_pages, test_ops_recall
 from .columns import CPU, Column
 from .sizes import CHOICES, LISTS, MERGES, SCORES, SIZES
+from .test_ops_recall import POLICIES, RECALLS
 
 F32 = torch.float32
 Wrong = Callable[[Any, tuple[Any, ...]], Any]
@@ -49,6 +50,7 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("take_call", lambda _, args: args[0].clone(), test_ops_pages.test_a_taken_call, (7, 3)),
     ("append", one_changed(2), test_ops_pages.test_appended_tokens, (SIZES[0], F32)),
     ("copy_blocks", one_changed(1), test_ops_pages.test_copies, (8, 64, False, F32)),
+    ("close_blocks", one_changed(1), test_ops_pages.test_closed_blocks, (False, F32)),
     ("write_blocks", one_changed(1), test_ops_pages.test_written_blocks, (False, F32)),
     ("write_min_max", one_changed(1), test_ops.test_digests_made, (SIZES[0], F32)),
     ("write_key_codes", one_changed(2), test_ops.test_key_codes_made, (SIZES[0], F32)),
@@ -60,6 +62,18 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("split_choice", lambda r, args: (args[0].counts.add_(1), r)[1], test_ops.test_split_choice, (CHOICES[5],)),
     ("update_interest", one_changed(0), test_ops.test_updated_interest, (CHOICES[5],)),
     ("find_late", lambda r, _: r._replace(spoilt=~r.spoilt), test_ops.test_late, (CHOICES[5],)),
+    ("count_shares", lambda r, _: r + 1, test_ops_recall.test_counted_shares, (True,)),
+    ("count_shares", lambda r, args: (args[0].totals.add_(1), r)[1], test_ops_recall.test_counted_shares, (False,)),
+    ("follow_shares", lambda r, _: ~r, test_ops_recall.test_followed_shares, (POLICIES[0],)),
+    (
+        "follow_shares",
+        lambda r, args: (args[0].threshold.mul_(1.1), r)[1],
+        test_ops_recall.test_followed_shares,
+        (POLICIES[0],),
+    ),
+    ("recall", lambda r, args: args[0].slots.content.add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),
+    ("recall", lambda r, args: args[0].copies[1].add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),
+    ("recall", lambda r, args: args[0].recalled.add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),
 ]
 
 

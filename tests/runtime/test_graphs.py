@@ -3,6 +3,7 @@
 import gc
 import weakref
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def tapes(monkeypatch) -> Tapes:
     def deferred(*args):
         ops = make_ops(*args)
         ops.deferred, ops.take_call = True, made.waiting(ops.take_call)
-        return ops
+        return made.with_kernels(ops)
 
     monkeypatch.setattr(engine, "make_ops", deferred)
     return made
@@ -41,7 +42,7 @@ def tapes(monkeypatch) -> Tapes:
 def answers(llm: LLM, recorder: Tapes | None) -> list[list[int]]:
     runner = llm.engine.runner
     if recorder is not None:
-        runner._graphs = Graphs(2, runner.decoder.device, recorder)
+        runner._graphs = Graphs(recorder)
     sequences = []
     for number, (prompt, count) in enumerate(REQUESTS):
         params = SamplingParams(max_tokens=count, ignore_eos=True)
@@ -106,7 +107,7 @@ def test_a_replayed_step_is_waited_for_before_it_ends(tiny_models, tapes, monkey
     llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
     runner = llm.engine.runner
     end = runner.attention.end
-    monkeypatch.setattr(runner.attention, "end", lambda step: order.append("end") or end(step))
+    monkeypatch.setattr(runner.attention, "end", lambda *args: order.append("end") or end(*args))
     runner.decoder.ranks = Waiting()
     answers(llm, tapes)
     assert order == ["settle", "end"] * (len(order) // 2)
@@ -128,14 +129,14 @@ def test_only_so_many_graphs_are_kept():
             made.append(step())
             return Captured(lambda: None, made[-1])
 
-    graphs = Graphs(2, torch.device("cpu"), Recorder())
+    graphs, step = Graphs(Recorder()), partial(torch.ones, 2)
     for key in range(MOST + 3):
         for _ in range(3):
-            assert graphs.run(key, torch.add, [1, 2], [3, 4]).tolist() == [4, 6]
+            assert graphs.run(key, step).tolist() == [1, 1]
     assert len(made) == MOST + 3
-    graphs.run(MOST + 2, torch.add, [1, 2], [3, 4])
+    graphs.run(MOST + 2, step)
     assert len(made) == MOST + 3
-    graphs.run(0, torch.add, [1, 2], [3, 4])
+    graphs.run(0, step)
     assert len(made) == MOST + 4, "the oldest was let go"
 
 

@@ -20,7 +20,7 @@ from ..kernels.ops import Ops
 from ..runtime.memory import CPU
 from ..runtime.ranks import ALONE, Ranks
 from ..shape import ModelShape
-from .choose import CpuShareLimit, TopChooser
+from .choose import TopChooser
 from .dense import ResidentAttention
 from .far import FarTransport, FarWork
 from .guard import Guard
@@ -31,6 +31,7 @@ from .prompt.prefill import PromptAttention
 from .prompt.trial import ScoutTrial
 from .recall import Recall
 from .scout import Parts, ScoutAttention
+from .share_limit import CpuShareLimit
 
 MakeTransport = Callable[[KVStore], FarTransport]
 """Makes what brings far attention to the CPU, for a store."""
@@ -102,6 +103,8 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     assert store.slots is not None
     far = FarWork(around.make_transport(store), ops, shape.scale, correct=config.ablation.correct_far)
     guards = config.guard is not None and config.ablation.on_miss == "compute"
+    guard = Guard(config.guard, store) if guards and config.guard is not None else None
+    limit = CpuShareLimit(config, store)
     parts = Parts(
         store=store,
         ops=ops,
@@ -109,9 +112,9 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
         chooser=chooser,
         predictor=calibrated or PlainPredictor(model),
         far=far,
-        recall=Recall(config, store, store.slots, ops),
-        limit=CpuShareLimit(config, store),
-        guard=Guard(config.guard, store) if guards and config.guard is not None else None,
+        recall=Recall(config, store, store.slots, limit, ops, guarded=guard is not None),
+        limit=limit,
+        guard=guard,
         observer=around.observer,
     )
     return Built(cache, ScoutAttention(config, parts, trusted), prompt, calibrated)

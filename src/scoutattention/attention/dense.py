@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -27,20 +26,21 @@ class ResidentAttention(Attention[Step]):
         self._ops = ops
         self._scale = scale
         self.chooser = chooser
-        self._attended = torch.zeros((), dtype=torch.int64, device=ops.device)
+        self.exchange = store.exchange
 
     @override
     def prepare(self, rows: Sequence[int]) -> Step:
         batch = self._store.prepare(rows)
         if self.chooser is not None:
             self.chooser.prepare(batch)
-        return Step(batch, (batch.size, batch.consecutive, batch.width, self._chooses(batch)))
+        self.exchange.send()
+        return Step(batch, (batch.size, batch.consecutive, batch.width, bool(batch.full), self._chooses(batch)))
 
     @override
     def begin(self, step: Step, rope: Rope) -> Attend:
         batch, store = step.batch, self._store
         store.begin(batch)
-        self._attended.zero_()
+        self.exchange.counts.zero_()
         everything, chooses = every_block(batch, store.heads), self._chooses(batch)
         pages = None if chooses else store.near_pages(everything.blocks, everything.valid, batch)
 
@@ -56,9 +56,13 @@ class ResidentAttention(Attention[Step]):
         return attend
 
     @override
-    def end(self, step: Step) -> StepStats:
+    def finish(self, step: Step) -> None:
+        self._store.close(step.batch)
+
+    @override
+    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
         self._store.end(step.batch)
-        return StepStats(chosen_blocks=int(self._attended))
+        return StepStats(chosen_blocks=counts[0])
 
     def _chooses(self, batch: Batch) -> bool:
         """Whether layers attend to a list of their own."""
@@ -77,5 +81,5 @@ class ResidentAttention(Attention[Step]):
         return self._ops.merge(closed, opened)
 
     def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
-        self._attended += blocks.length.count_nonzero()
+        self.exchange.counts[0] += blocks.length.count_nonzero()
         return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale)

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..cache.pool import PackedPool
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
 from ..kernels.ops import JoinRequest, Ops
 from ..types import BlockList, Rope, SplitRequest
-from .choose import Choice, Chooser, CpuShareLimit, Wanted
+from .choose import Choice, Chooser, Wanted
 from .far import CallKind, FarCall, FarWork
 from .guard import Guard
 from .observer import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
 from .recall import Recall
+from .share_limit import CpuShareLimit
 from .step import Attend, Attention, ScoutStep, StepMemory, StepStats, Work, sort_sequences
 
 
@@ -54,20 +56,20 @@ class ScoutAttention(Attention[ScoutStep]):
         sources = source_layers(config, layers)
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(sources)])
         self._targets = [[t for t in range(layers) if sources[t] == layer != t] for layer in range(layers)]
-        self._memory = StepMemory(layers, store.num_rows, store.heads, store.device)
+        self._memory = StepMemory(store)
+        self.exchange = store.exchange
+        fetches, packed = config.ablation.on_miss == "fetch", isinstance(store.pages.pool, PackedPool)
+        self._captured = not (fetches or packed)  # packed pages are read and written by the host
 
     @override
     def prepare(self, rows: Sequence[int]) -> ScoutStep:
-        parts, fetches = self.parts, self._config.ablation.on_miss == "fetch"
+        parts = self.parts
         batch = parts.store.prepare(rows)
-        if fetches:
-            parts.store.side.join()  # layers will move blocks themselves
         parts.far.transport.reset()
         parts.chooser.prepare(batch)
         slots, budget = parts.store.slots, self._budget
         assert slots is not None
-        # Asked of all ranks: a graph with their sums is one that all of them capture and replay, in the same steps.
-        has_absent = parts.store.ranks.sum((~slots.complete(batch)).long()) > 0
+        has_absent = ~torch.tensor(slots.complete(batch), dtype=torch.bool)
         counts = torch.tensor(batch.counts)
         within_budget = torch.ones(batch.size, dtype=torch.bool) if budget is None else counts <= budget
         trusted = self.trusted[:, list(batch.numbers)] & self._has_scouts[:, None]
@@ -77,36 +79,37 @@ class ScoutAttention(Attention[ScoutStep]):
         )
         some_resident = bool(masks.all_resident.any())
         work = Work(
-            *(batch.size, batch.consecutive, batch.width, batch.near), scouted, true_query, asked, some_resident
+            *(batch.size, batch.consecutive, batch.width, batch.near, bool(batch.full)),
+            *(scouted, true_query, asked, some_resident),
         )
         tally = self._memory.tally(batch.size)
-        return ScoutStep(batch, None if fetches else work, work, self._memory.put(masks), tally)
+        return ScoutStep(batch, work if self._captured else None, work, self._memory.put(masks), tally)
 
     @override
     def begin(self, step: ScoutStep, rope: Rope) -> Attend:
+        store = self.parts.store
+        assert store.transfers is not None
         self._memory.clear()
-        self.parts.store.begin(step.batch)
+        store.transfers.start_copies()
+        if self._config.ablation.on_miss == "fetch":
+            store.side.join()  # layers will move blocks themselves
+        store.begin(step.batch)
         return ScoutLayers(self._config.ablation, self.parts, self._targets, step, rope)
 
     @override
-    def end(self, step: ScoutStep) -> StepStats:
-        parts, batch, (scouted, asked, guarded) = self.parts, step.batch, step.tally
-        transfers = parts.store.transfers
-        assert transfers is not None
-        served = (step.masks.true_query | step.masks.all_resident)[:, None, :, None]
-        late = guarded[:, 1].sum((0, 2))
-        chosen, far = (scouted + asked * served).sum((0, 3)) + late  # int64 [B] each
-        totals = torch.stack((chosen.sum(), far.sum(), guarded[:, 0].sum())).tolist()  # there when the work is done
+    def finish(self, step: ScoutStep) -> None:
+        self.parts.store.close(step.batch)
+        self.parts.recall.finish(step)
+
+    @override
+    def end(self, step: ScoutStep, counts: Sequence[int]) -> StepStats:
+        parts = self.parts
+        assert parts.store.transfers is not None
+        parts.store.end(step.batch)
         times = parts.far.transport.times()
-        parts.recall.give_slots(parts.store.end(batch))
-        recalls, recalled_bytes = 0, sum(step.fetched)
-        if self._config.ablation.on_miss != "fetch":
-            seen = asked if parts.guard is not None else asked + scouted
-            recalls, recalled_bytes = parts.recall.recall(batch, seen.sum(-1))
-        transfers.start_copies()
-        parts.limit.update(batch, far, chosen)
-        chosen_blocks, far_blocks, guarded = totals
-        return StepStats(chosen_blocks, far_blocks, guarded, times.hidden_s, times.waited_s, recalls, recalled_bytes)
+        chosen, far, guarded, recalls, moved = counts[:5]
+        recalled_bytes = sum(step.fetched) + moved * parts.store.transfers.head_bytes
+        return StepStats(chosen, far, guarded, times.hidden_s, times.waited_s, recalls, recalled_bytes)
 
 
 class ScoutLayers:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..cache.batch import Batch
+from ..cache.exchange import StepExchange
+from ..cache.store import KVStore
 from ..runtime.ranks import Ranks
 from ..types import Rope
 
@@ -64,21 +66,31 @@ S = TypeVar("S", bound=Step)
 
 
 class Attention(Protocol[S]):
-    """One way to attend during decoding. A step is `prepare`, `begin`, the layers, and `end`.
+    """One way to attend during decoding. A step is `prepare`, `begin`, the layers, `finish`, and `end`.
 
-    `prepare` decides on the host. Everything from `begin` to the last layer only queues work for the device.
+    `prepare` decides on the host. Everything from `begin` to `finish` only queues work for the device.
     """
 
+    exchange: StepExchange
+    """What the host and the device tell each other of a step."""
+
     def prepare(self, rows: Sequence[int]) -> S:
-        """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs."""
+        """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs.
+
+        The last thing that the host tells the device before the step; its tokens must be in `exchange` by then.
+        """
         ...
 
     def begin(self, step: S, rope: Rope) -> Attend:
         """Start a step that was prepared; `rope` has the rotary tables of its tokens."""
         ...
 
-    def end(self, step: S) -> StepStats:
-        """Finish the step: close full blocks, recall blocks that have become important."""
+    def finish(self, step: S) -> None:
+        """Queue what follows from the layers: full blocks are closed, blocks that have become important recalled."""
+        ...
+
+    def end(self, step: S, counts: Sequence[int]) -> StepStats:
+        """Let the host take note of the step, whose work is done.   counts: of `exchange.read`."""
         ...
 
 
@@ -108,7 +120,8 @@ class Work:
     """What a step's work is made of: two steps of equal work queue the same kernels.
 
     sequences: of the step.   consecutive: whether their rows follow one another.   width: columns of its tables.
-    near: entries that the device attends to.   scouted, true_query, asked: layers where any sequence is.
+    near: entries that the device attends to.   closes: whether the step fills a block.
+    scouted, true_query, asked: layers where any sequence is.
     all_resident: whether any sequence is.
     """
 
@@ -116,6 +129,7 @@ class Work:
     consecutive: bool
     width: int
     near: int
+    closes: bool
     scouted: tuple[bool, ...]
     true_query: tuple[bool, ...]
     asked: tuple[bool, ...]
@@ -140,11 +154,13 @@ class Tally(NamedTuple):
 
     scouted, asked: int64 [L, 2, B, H], of scouts' choices and of true queries'.
     guarded: int64 [L, 2, B, H], whether the guard found anything, and blocks that it had attended to late.
+    counts: int64 [3, L, 2, B, H], these three.
     """
 
     scouted: Tensor
     asked: Tensor
     guarded: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,24 +179,30 @@ class ScoutStep(Step):
 class StepMemory:
     """Where steps keep masks and tallies on the device: always the same memory, so that a graph can hold it."""
 
-    def __init__(self, layers: int, rows: int, heads: int, device: torch.device) -> None:
+    def __init__(self, store: KVStore) -> None:
+        layers, self._heads = store.num_layers, store.heads
+        self._exchange = store.exchange
         self._sizes = [layers, layers, layers, layers, 1, 1]
-        self._masks = torch.zeros((sum(self._sizes), rows), dtype=torch.bool, device=device)
-        self._counts = torch.zeros((3, layers, 2 * rows * heads), dtype=torch.int64, device=device)
-        self._heads = heads
+        self._counts = torch.zeros(
+            (3, layers, 2 * store.num_rows * self._heads), dtype=torch.int64, device=store.device
+        )
 
     def put(self, masks: Masks) -> Masks:
-        """Copy what was decided on the host to the device."""
-        here = self._masks[:, : masks.within_budget.shape[1]]
-        here.copy_(torch.cat(masks))
-        return Masks(*torch.split(here, self._sizes))
+        """Send what was decided on the host to the device, with what else the host has to say of the step."""
+        exchange, size = self._exchange, masks.within_budget.shape[1]
+        torch.cat(masks, out=exchange.host.masks[:, :size])
+        exchange.send()
+        return Masks(*torch.split(exchange.device.masks[:, :size], self._sizes))
 
     def clear(self) -> None:
         """Set every tally to zero."""
         self._counts.zero_()
+        self._exchange.counts.zero_()
 
     def tally(self, sequences: int) -> Tally:
         """The tally of a step, with the numbers of the last one until they are set to zero."""
         shape = (2, sequences, self._heads)
         used = self._counts[:, :, : 2 * sequences * self._heads]
-        return Tally(*used.view(*used.shape[:2], *shape))
+        counts = used.view(*used.shape[:2], *shape)
+        scouted, asked, guarded = counts
+        return Tally(scouted, asked, guarded, counts)

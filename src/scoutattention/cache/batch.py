@@ -13,7 +13,8 @@ class Batch:
     rows: the same, as an index into tables: a slice where the rows follow one another, which copies nothing, else
         int64 [B].   consecutive: whether `rows` is a slice.   index: int64 [B] in any case.
     closed, fill, entry: int64 [B], closed blocks, tokens in the open block before the step, and its entry in the pool.
-    counts: `closed`, for the host.   width: columns that the step's tables have, at least the most closed blocks.
+    counts: `closed`, for the host.   full: places of those whose open block the step fills, for the host.
+    width: columns that the step's tables have, at least the most closed blocks.
     near: entries that the device attends to where there are slots.
     The tensors are on the device, in memory that every step of as many sequences shares.
     """
@@ -27,5 +28,6 @@ class Batch:
     fill: Tensor
     entry: Tensor
     counts: tuple[int, ...]
+    full: tuple[int, ...]
     width: int
     near: int

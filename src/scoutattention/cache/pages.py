@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
+from ..types import CloseRequest, Pools, StepRows
+from .batch import Batch
 from .pool import BlockPool, PackedPool
 
 Digest = Callable[[Tensor, Tensor], None]
@@ -47,16 +49,20 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
-        self._write(k, v, self.table[row, : k.shape[0]].long(), layers=range(layer, layer + 1))
-
-    def close(self, full: list[tuple[int, int]], k: Tensor, v: Tensor) -> None:
-        """Close blocks, given as (row, block), of all layers.   k, v: [L, n, H, P, D]."""
-        pages = torch.tensor([self.page(*one) for one in full], device=self._ops.device)
-        self._write(k.flatten(0, 1), v.flatten(0, 1), pages, layers=range(len(k)))
-
-    def _write(self, k: Tensor, v: Tensor, pages: Tensor, *, layers: range) -> None:
-        """Fill the pages, int64 [n], of these layers with blocks, [len(layers) * n, H, P, D], and digest them."""
-        pool, layer = self.pool, torch.arange(layers.start, layers.stop, device=pages.device)
-        places = (layer[:, None] * pool.capacity + pages).flatten()
+        pool, places = self.pool, layer * self.pool.capacity + self.table[row, : k.shape[0]].long()
         self._digest(k, places)
         self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
+
+    def close(self, batch: Batch, opened: Pools, *, in_place: bool) -> None:
+        """Close the blocks of all layers that a step has filled, in pools [L, S, H, P, D]; only queues work.
+
+        in_place: whether open blocks are in their pages already.   The digests of blocks that are not full yet may be
+        written too, where the device works by itself: nothing reads them before they are written again.
+        """
+        if not in_place:
+            what = CloseRequest(StepRows(batch.index, batch.closed, batch.fill), batch.entry, self.table)
+            self._ops.close_blocks(opened, (self.pool.k, self.pool.v), what)
+        some = slice(None) if self._ops.deferred else list(batch.full)
+        index, closed, entry = batch.index[some], batch.closed[some], batch.entry[some]
+        layer = torch.arange(len(opened[0]), device=entry.device)[:, None] * self.pool.capacity
+        self._digest(opened[0][:, entry].flatten(0, 1), (layer + self.table[index, closed]).flatten())

@@ -10,12 +10,17 @@ from ..runtime.ranks import ALONE, Ranks
 from ..runtime.streams import SideStream
 from ..types import BlockList, PageSelection
 from .batch import Batch
+from .exchange import StepExchange
 from .pages import Pages
 from .pool import BlockPool
 from .slots import PARTS, Slots, Transfers
 
 GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
+
+
+MASKS = 4
+"""Masks of sequences that the host decides for each layer, beside two for all layers; see `attention.step.Masks`."""
 
 
 class KVStore:
@@ -26,6 +31,7 @@ class KVStore:
     Packed pages that are on the device have slots beside them for the open blocks alone.
 
     resident: every page is on the device.   ranks: who holds the other KV heads.   transfers: what fills the slots.
+    exchange: what the host and the device tell each other of a step.
     """
 
     def __init__(
@@ -41,8 +47,7 @@ class KVStore:
         self.transfers = None if slots is None else Transfers(pages, slots, self.side, ops)
         self.closed = [0] * rows
         self.fill = [0] * rows
-        # Of each sequence of a step: its row, closed blocks, tokens in the open block, the open block's entry.
-        self._step = torch.zeros((4, rows), dtype=torch.int64, device=ops.device)
+        self.exchange = StepExchange(rows, MASKS * self.num_layers + 2, ops)
         self._followers: list[tuple[Tensor, Tensor | float]] = []
 
     @property
@@ -92,17 +97,14 @@ class KVStore:
         if self.slots is not None:
             self.slots.admit(row, quota)
         self.closed[row] = self.fill[row] = 0
-        for state, fresh in self._followers:
-            state[:, row] = fresh
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
-        if self.transfers is not None:
-            self.transfers.start_copies()  # what a step that was broken off left
-        self.side.join()  # or a prompt
+        self.side.join()  # what a step or a prompt that was broken off left
         self.pages.release(row)
         if self.slots is not None:
             self.slots.release(row)
+        self._reset(row)
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` (released) take over the sequence of row `source`."""
@@ -112,9 +114,14 @@ class KVStore:
         self.closed[target], self.fill[target] = self.closed[source], self.fill[source]
         for state, _ in self._followers:
             state[:, target] = state[:, source]
+        self._reset(source)
+
+    def _reset(self, row: int) -> None:
+        for state, fresh in self._followers:
+            state[:, row] = fresh
 
     def follow(self, state: Tensor, fresh: Tensor | float) -> None:
-        """Keep a tensor [L, R, ...] with the rows: reset when a sequence is admitted, moved when its row moves.
+        """Keep a tensor [L, R, ...] with the rows: moved when a sequence's row moves, reset when it has none any more.
 
         fresh: the values that a new sequence begins with.
         """
@@ -140,11 +147,12 @@ class KVStore:
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
     def prepare(self, rows: Sequence[int]) -> Batch:
-        """The sequences of a decode step, in these rows; each will append one token."""
+        """The sequences of a decode step, in these rows; each will append one token. `exchange` is yet to be sent."""
         size, counts = len(rows), tuple(self.closed[row] for row in rows)
+        fills = [self.fill[row] for row in rows]
         entries = [self._open_entry(row, self.closed[row]) for row in rows]
-        self._step[:, :size] = torch.tensor([list(rows), list(counts), [self.fill[row] for row in rows], entries])
-        index, closed, fill, entry = self._step[:, :size]
+        self.exchange.host.numbers[:4, :size] = torch.tensor([list(rows), list(counts), fills, entries])
+        index, closed, fill, entry = self.exchange.device.numbers[:4, :size]
         selected = _slice_of(rows)
         width = max(counts, default=0)
         if self._ops.deferred:  # room for the next block too, or a graph would last no longer than the open one
@@ -159,6 +167,7 @@ class KVStore:
             fill=fill,
             entry=entry,
             counts=counts,
+            full=tuple(place for place, count in enumerate(fills) if count + 1 == self.block_size),
             width=min(width, self.pages.table.shape[1]),
             near=1 + max((self.slots.quota[row] for row in rows), default=0) if self.slots is not None else 0,
         )
@@ -186,18 +195,18 @@ class KVStore:
         """Closed blocks, int64 [B, H, N], of which those of bool [B, H, N] are wanted."""
         return PageSelection(self.pages.table[batch.rows], blocks, wanted, self.block_size)
 
-    def end(self, batch: Batch) -> list[tuple[int, int]]:
-        """Count the appended tokens, close the blocks that are full, and return them as (row, block)."""
+    def close(self, batch: Batch) -> None:
+        """Close the blocks that the step has filled; on the device, and from what is there."""
+        if batch.full:
+            pool = self.near_pool
+            self.pages.close(batch, (pool.k, pool.v), in_place=self.slots is None)
+
+    def end(self, batch: Batch) -> None:
+        """Count the appended tokens and the closed blocks."""
         for row in batch.numbers:
             self.fill[row] += 1
-        rows = [row for row in batch.numbers if self.fill[row] == self.block_size]
-        full = [(row, self.closed[row]) for row in rows]
-        if full:
-            pool, entries = self.near_pool, [self._open_entry(*one) for one in full]
-            self.pages.close(full, pool.k[:, entries], pool.v[:, entries])
-        for row in rows:
-            self.closed[row], self.fill[row] = self.closed[row] + 1, 0
-        return full
+            if self.fill[row] == self.block_size:
+                self.closed[row], self.fill[row] = self.closed[row] + 1, 0
 
     def _open_entry(self, row: int, block: int) -> int:
         return self.pages.page(row, block) if self.slots is None else self.slots.open_entry(row)

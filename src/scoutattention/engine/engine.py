@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from ..attention.build import Around, Cache, build, build_cache, needs_calibration
 from ..attention.observer import Observer
@@ -22,7 +21,8 @@ from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
 from .runner import Progress, Runner
-from .scheduler import Scheduler, Sequence, draw
+from .sampler import draw, next_draws
+from .scheduler import Scheduler, Sequence
 from .stats import Stats
 
 SPARE_CORES = 2
@@ -84,8 +84,7 @@ class Engine:
         if built.calibrated is None:
             self.calibration = "none"
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
-        rows = engine_config.max_num_seqs if graphs else 0
-        self.runner = Runner(decoder, built.prompt, built.attention, graph_rows=rows)
+        self.runner = Runner(decoder, built.prompt, built.attention, graphs=graphs)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
         self.stats = Stats()
 
@@ -142,7 +141,8 @@ class Engine:
         except ScoutError:
             self.scheduler.drop(row)  # the others go on
             raise
-        self._draw([sequence], logits[None])
+        draws = torch.tensor(next_draws([sequence.params], [sequence.generator]), device=logits.device)
+        self._append([sequence], draw(logits[None], draws.T).tolist())
         self.stats = replace(
             self.stats,
             prompt_tokens=self.stats.prompt_tokens + length,
@@ -157,8 +157,12 @@ class Engine:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         with _named_faults(f"decoding {len(sequences)} sequences"):
-            logits, step = self.runner.decode([sequence.last_token for sequence in sequences], positions)
-        self._draw(sequences, logits)
+            _, step, tokens = self.runner.decode(
+                [sequence.last_token for sequence in sequences],
+                positions,
+                draws=next_draws([one.params for one in sequences], [one.generator for one in sequences]),
+            )
+        self._append(sequences, tokens)
         self.stats = replace(
             self.stats,
             new_tokens=self.stats.new_tokens + len(sequences),
@@ -168,10 +172,9 @@ class Engine:
         )
         self._measure_cache()
 
-    def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
-        """Give each sequence its next token, from logits [B, vocab]; on every rank what the first one draws."""
-        drawn = draw(logits, [one.params for one in sequences], [one.generator for one in sequences])
-        for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(drawn))[0].tolist(), strict=True):
+    def _append(self, sequences: list[Sequence], tokens: list[int]) -> None:
+        """Give each sequence its next token; on every rank what the first one has drawn."""
+        for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(tokens))[0].tolist(), strict=True):
             sequence.append(token)
 
     def _measure_cache(self) -> None:

@@ -1,7 +1,8 @@
 """Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
 from ..runtime.graphs import CudaGraphs, Graphs
+from .sampler import Draw, draw, sampled
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
@@ -18,15 +20,23 @@ Record = list[PromptLayer]
 """A prompt that was read, layer by layer."""
 
 
+class Decoded(NamedTuple):
+    """What came of a step.   logits: float32 [B, vocab], valid until the next step.   tokens: the next ones."""
+
+    logits: Tensor
+    stats: StepStats
+    tokens: list[int]
+
+
 class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
     def __init__(
-        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graph_rows: int = 0
+        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graphs: bool = False
     ) -> None:
-        """graph_rows: sequences that steps captured as graphs have at most; 0 captures none."""
+        """`graphs`: whether steps are captured as graphs."""
         self.decoder = decoder
-        self._graphs = Graphs(graph_rows, decoder.device, CudaGraphs()) if graph_rows else None
+        self._graphs = Graphs(CudaGraphs()) if graphs else None
         self._prompt_attention = prompt_attention
         self.attention = attention
 
@@ -61,30 +71,44 @@ class Runner:
 
     @torch.inference_mode()
     def decode(
-        self, token_ids: list[int], positions: list[int], rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, StepStats]:
-        """Run one token of each sequence; returns logits, float32 [B, vocab], and what the step did.
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int] | None = None,
+        draws: Sequence[Draw] = (),
+    ) -> Decoded:
+        """Run one token of each sequence.   rows: of the sequences in the cache's tables; None is 0, 1, ...
 
-        rows: of the sequences in the cache's tables; None is 0, 1, ...
+        draws: how the next tokens are drawn; without, they are the likeliest.
         """
-        step = self.attention.prepare(range(len(token_ids)) if rows is None else rows)
-
-        def run(tokens: Tensor, positions: Tensor) -> Tensor:
-            return self._run(step, tokens, positions)
-
+        attention, samples = self.attention, sampled(draws)
+        attention.exchange.set_tokens(token_ids, positions)
+        if samples:
+            attention.exchange.set_draws(draws)
+        step = attention.prepare(range(len(token_ids)) if rows is None else rows)
+        run = partial(self._run, step, samples=samples)
         if self._graphs is not None and step.key is not None:
-            logits = self._graphs.run(step.key, run, token_ids, positions)
+            logits = self._graphs.run((step.key, samples), run)
             self.decoder.ranks.settle()
         else:
-            tokens, places = torch.tensor([token_ids, positions], device=self.decoder.device)
-            logits = run(tokens, places)
-        return logits, self.attention.end(step)
+            logits = run()
+        counts, tokens = attention.exchange.read()
+        return Decoded(logits, attention.end(step, counts), tokens[: len(token_ids)])
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None
 
-    def _run(self, step: Step, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The logits of tokens at positions, int64 [B] each, of a step that was prepared."""
-        rope = self.decoder.rope(positions)
-        return self.decoder.logits(self.decoder.forward(tokens, rope, self.attention.begin(step, rope)))
+    def _run(self, step: Step, *, samples: bool = False) -> Tensor:
+        """The logits of a step that was prepared; `samples`: whether the next tokens are drawn."""
+        attention, decoder, size = self.attention, self.decoder, step.batch.size
+        exchange = attention.exchange
+        tokens, positions = exchange.device.numbers[4:, :size]
+        rope = decoder.rope(positions)
+        logits = decoder.logits(decoder.forward(tokens, rope, attention.begin(step, rope)))
+        attention.finish(step)
+        if samples:
+            exchange.drawn[:size] = draw(logits, exchange.device.draws[:, :size])
+        else:
+            torch.argmax(logits, -1, out=exchange.drawn[:size])
+        return logits

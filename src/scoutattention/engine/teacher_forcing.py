@@ -39,7 +39,7 @@ def fed(
     try:
         fill()
         for position in range(context, len(token_ids)):
-            logits, step = engine.runner.decode([token_ids[position]], [position])
+            logits, step, _ = engine.runner.decode([token_ids[position]], [position])
             yield logits[0].cpu(), step
     finally:
         engine.store.release(0)

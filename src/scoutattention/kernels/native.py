@@ -21,7 +21,6 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
-from . import reference_rows
 from .plain import PlainOps, left_out
 
 
@@ -110,7 +109,13 @@ class RowKernels:
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
-        return reference_rows.place_heads(x, how, self)
+        rotated = (x.shape[1] + how.queries) // 2
+        x = x if how.bias is None else x + how.bias.view(x.shape[1:])
+        heads = x[:, :rotated]
+        if how.norm is not None:
+            heads = self.rms_norm(heads, how.norm[:rotated], how.eps)
+        heads = self.rotate(heads, how.rope)
+        return heads[:, : how.queries], heads[:, how.queries :], x[:, rotated:]
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""

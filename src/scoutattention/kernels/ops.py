@@ -9,12 +9,16 @@ from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
     CallFlags,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
@@ -100,6 +104,10 @@ class Ops(Protocol):
         """Copy blocks from pools [L, S, H, P, D] of keys and values to the device's; no two to one place."""
         ...
 
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        """Copy open blocks that are full from the device's pools [L, S, H, P, D] to their pages."""
+        ...
+
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
         """Digest blocks' keys [n, H, P, D] as channel maxima and minima, into float32 [S, H, 2 D] at pages [n]."""
         ...
@@ -150,5 +158,17 @@ class Ops(Protocol):
         ...
 
     def join(self, what: JoinRequest) -> Partial:
-        """A layer's attention from its parts, out in the dtype of q; see `reference_join.join`."""
+        """A layer's attention from its parts, out in the dtype of q; see `plain.join`."""
+        ...
+
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        """The sums of what a step's layers counted; see `reference_recall.count_shares`."""
+        ...
+
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        """Which layers and sequences are due for recall, bool [L, B]; see `reference_recall.follow_shares`."""
+        ...
+
+    def recall(self, what: RecallRequest) -> None:
+        """Give slots to blocks just closed, and to absent blocks of high interest; see `reference_recall.recall`."""
         ...

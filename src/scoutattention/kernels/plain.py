@@ -10,17 +10,21 @@ from ..runtime.packed import Blocks
 from ..types import (
     BlockList,
     CallFlags,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
 )
-from . import reference, reference_join
+from . import reference, reference_recall
 from .ops import JoinRequest, Ops
 
 
@@ -61,10 +65,18 @@ class PlainOps(Ops):
 
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-        layer, page, entry, head = copies
+        layer, page, entry, head = (each[copies.page >= 0] for each in copies)
         for here, there in zip(source, target, strict=True):
             blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
             there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
+
+    @override
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        row, closed, fill = what.rows
+        (full,) = torch.nonzero(fill + 1 == source[0].shape[3], as_tuple=True)
+        page = what.table[row[full], closed[full]].long()
+        for open_blocks, pool in zip(source, target, strict=True):
+            pool[:, page.to(pool.device)] = open_blocks[:, what.entry[full]].to(pool.device)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -114,7 +126,19 @@ class PlainOps(Ops):
 
     @override
     def join(self, what: JoinRequest) -> Partial:
-        return reference_join.join(self, what)
+        return join(self, what)
+
+    @override
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        return reference_recall.count_shares(what)
+
+    @override
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        return reference_recall.follow_shares(what)
+
+    @override
+    def recall(self, what: RecallRequest) -> None:
+        reference_recall.recall(what)
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
@@ -124,16 +148,6 @@ def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> N
     """
     for pool, new in zip(pools, (k, v), strict=True):
         pool.transpose(1, 2)[entry, fill] = new
-
-
-def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor) -> None:
-    """Copy single heads of blocks from one pool to another.
-
-    page, entry, head: int64 [M]; head `head[m]` of block `page[m]` goes to the same head of block `entry[m]`. No two
-    moves may have one target.
-    """
-    for here, there in zip(source, target, strict=True):
-        there.index_put_((entry, head), here[page, head])
 
 
 def page_list(what: PageSelection) -> BlockList:
@@ -177,3 +191,23 @@ def left_out(partial: Partial, heads: Tensor) -> Partial:
     """A partial of no keys in some KV heads, bool [B, H], whatever it is there."""
     out = partial.out.masked_fill(heads[..., None, None], 0)
     return Partial(out, partial.lse.masked_fill(heads[..., None], -torch.inf))
+
+
+def join(ops: Ops, what: JoinRequest) -> Partial:
+    """What a layer has attended to near, far, and late, as `JoinRequest` says; fills the guard's counts.
+
+    Returns out in the dtype of q, and lse.
+    """
+    q, near, far, scout, scale, guard = what
+    if far.mean_key is not None:
+        assert scout is not None
+        far = ops.corrected(far, q, scout, scale)
+    if guard is not None:
+        error = q.new_zeros(q.shape[:2]).float() if scout is None else ops.scout_error(far, near, q, scout)
+        finding = ops.find_late(GuardRequest(guard.wanted, guard.scouted, error, guard.rows, guard.limit, guard.counts))
+        if ops.deferred or guard.counts.any():
+            (k, v), blocks = guard.pool, guard.wanted[0]
+            pages = ops.page_list(PageSelection(guard.table, blocks, finding.late, k.shape[2]))
+            far = ops.merge(far, ops.partial(q, k, v, pages, scale), without=finding.spoilt)
+    merged = ops.merge(near, far)
+    return Partial(merged.out.to(q.dtype), merged.lse)

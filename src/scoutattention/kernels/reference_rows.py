@@ -1,24 +1,10 @@
 """What a decoder layer computes of each row, in plain PyTorch: for prompts, and to test the native kernels against."""
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import HeadPlacing, Rope
-
-
-class NormAndRotate(Protocol):
-    """What heads are placed with."""
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Rows x [..., A] over their root mean squares, times weight."""
-        ...
-
-    def rotate(self, x: Tensor, rope: Rope) -> Tensor:
-        """Rotary embedding of heads x [T, heads, D]."""
-        ...
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -54,17 +40,15 @@ def add_norm(x: Tensor, change: Tensor, weight: Tensor, eps: float) -> tuple[Ten
     return x, rms_norm(x, weight, eps)
 
 
-def place_heads(x: Tensor, how: HeadPlacing, ops: NormAndRotate | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def place_heads(x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
     """Projected heads x [T, Q + 2 H, D] with their bias, norms and rotary embedding: queries, keys and values.
 
-    ops: whose norms and rotary embedding are used, or None for those of this file.
     Returns [T, Q, D], [T, H, D] and [T, H, D].
     """
-    normalise, turn = (rms_norm, rotate) if ops is None else (ops.rms_norm, ops.rotate)
     rotated = (x.shape[1] + how.queries) // 2
     if how.bias is not None:
         x = x + how.bias.view(x.shape[1:])
     heads = x[:, :rotated]
     if how.norm is not None:
-        heads = normalise(heads, how.norm[:rotated], how.eps)
-    return turn(heads[:, : how.queries], how.rope), turn(heads[:, how.queries :], how.rope), x[:, rotated:]
+        heads = rms_norm(heads, how.norm[:rotated], how.eps)
+    return rotate(heads[:, : how.queries], how.rope), rotate(heads[:, how.queries :], how.rope), x[:, rotated:]

@@ -15,8 +15,8 @@ MOST = 32
 FIRST_SEEN = 2
 """A key is captured when it comes up so often: one that never comes again is not worth it."""
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""step(tokens int64 [B], positions int64 [B]) -> logits [B, vocab]: queues work, and waits for nothing."""
+Step = Callable[[], Tensor]
+"""step() -> logits [B, vocab]: queues work, and waits for nothing."""
 
 
 class Captured(NamedTuple):
@@ -29,7 +29,7 @@ class Captured(NamedTuple):
 class Recorder(Protocol):
     """What captures steps."""
 
-    def capture(self, step: Callable[[], Tensor]) -> Captured:
+    def capture(self, step: Step) -> Captured:
         """Note what `step` queues, without doing it."""
         ...
 
@@ -41,7 +41,7 @@ class CudaGraphs(Recorder):
         self._pool = torch.cuda.graph_pool_handle()
 
     @override
-    def capture(self, step: Callable[[], Tensor]) -> Captured:
+    def capture(self, step: Step) -> Captured:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with no_collection(), torch.cuda.graph(graph, pool=self._pool):
@@ -64,22 +64,18 @@ def no_collection() -> Iterator[None]:
 class Graphs:
     """Runs steps, and captures those whose key comes again."""
 
-    def __init__(self, rows: int, device: torch.device, recorder: Recorder) -> None:
-        """`rows`: sequences of a step at most."""
+    def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._inputs = torch.zeros((2, rows), dtype=torch.int64, device=device)
         self._seen: dict[Hashable, int] = {}
         self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
 
-    def run(self, key: Hashable, step: Step, tokens: list[int], positions: list[int]) -> Tensor:
+    def run(self, key: Hashable, step: Step) -> Tensor:
         """The logits of a step; they stay valid until the next one.   key: steps of equal keys queue the same work."""
-        inputs = self._inputs[:, : len(tokens)]
-        inputs.copy_(torch.tensor([tokens, positions]))
         if key not in self._captured:
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] < FIRST_SEEN:
-                return step(inputs[0], inputs[1])
-            self._captured[key] = self._recorder.capture(lambda: step(inputs[0], inputs[1]))
+                return step()
+            self._captured[key] = self._recorder.capture(step)
             if len(self._captured) > MOST:
                 self._captured.popitem(last=False)
         self._captured.move_to_end(key)

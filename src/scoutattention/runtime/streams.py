@@ -10,8 +10,8 @@ from torch import Tensor
 class SideStream:
     """A stream beside the current one, for copies that overlap with it; on the CPU there is but one.
 
-    A mark is a place in it that the current stream can wait for. What waits may be captured in a graph: a replay waits
-    for the mark as it is then. ROCm's graphs cannot do that, and there are no marks: see `join_unmarked`.
+    A mark is a place in it that the current stream can wait for. Both may be captured in a graph, which must wait for
+    all that it has queued beside itself.
     """
 
     def __init__(self, device: torch.device, marks: int = 0) -> None:
@@ -19,10 +19,7 @@ class SideStream:
         self._marks: list[torch.cuda.Event] = []
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            if torch.version.hip is None:
-                self._marks = [torch.cuda.Event(external=True) for _ in range(marks)]  # type: ignore[no-untyped-call]
-            for mark in self._marks:
-                mark.record(self._stream)  # one that never was is no event, and a graph would hold no wait for it
+            self._marks = [torch.cuda.Event() for _ in range(marks)]  # type: ignore[no-untyped-call]
 
     @contextmanager
     def after(self, *tensors: Tensor) -> Iterator[None]:
@@ -48,11 +45,6 @@ class SideStream:
         """Let the current stream wait for what is before a mark."""
         if self._marks:
             self._marks[index].wait()
-
-    def join_unmarked(self) -> None:
-        """Where there are no marks to wait for later, let the current stream wait now."""
-        if not self._marks:
-            self.join()
 
     def join(self) -> None:
         """Let the current stream wait for what is beside it."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from scoutattention.bench.gpu.compile import some
-from scoutattention.bench.gpu.instructions import longest_loop, main, page_instructions
+from scoutattention.bench.kernels.compile import some
+from scoutattention.bench.kernels.instructions import longest_loop, main, page_instructions
 from scoutattention.config import EngineConfig
 from scoutattention.engine.device import kernels_for
 from scoutattention.errors import ConfigError, KernelError

@@ -40,7 +40,7 @@ def test_tiles_are_powers_of_two():
 
 def kernels() -> set[str]:
     """Every kernel that is launched, by its decorator and name: the others are parts of them."""
-    trees = [ast.parse(path.read_text()) for path in FOLDER.glob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in FOLDER.rglob("*.py")]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     jitted = {node.name for node in functions if any("jit" in ast.unparse(mark) for mark in node.decorator_list)}
     return {name for name in jitted if name.endswith("_kernel")}
@@ -48,7 +48,7 @@ def kernels() -> set[str]:
 
 SHOW_CALLS = """
 from torch import float32
-from scoutattention.bench.gpu.compile import launches
+from scoutattention.bench.kernels.compile import launches
 from scoutattention.kernels.triton.precompile import compile_launch
 for launch in launches(float32, 64, hip=False):
     if launch.kernel.__name__ in ("_take_kernel", "_list_kernel"):
@@ -81,7 +81,7 @@ def test_flags_are_raised_and_awaited_as_the_memory_model_asks(tmp_path):
 def test_every_kernel_compiles_for_every_gpu(tmp_path):
     """In a process of its own: a process that interprets kernels cannot compile them."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "scoutattention.bench.gpu.compile"]
+    command = [sys.executable, "-m", "scoutattention.bench.kernels.compile"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split() for line in done.stdout.splitlines()[1:]]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ...cache.slots import Moves
 from ...cache.store import KVStore
 from ...config import ScoutConfig
+from ...kernels.reference_recall import Moves
 from ...types import Rope
 from ..recall import first_residents
 from ..step import Attend

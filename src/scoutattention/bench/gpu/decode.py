@@ -219,8 +219,7 @@ class Steps(Stepper):
     @override
     def take(self) -> Taken:
         started = time.perf_counter()
-        logits, stats = self._runner.decode(self._tokens, [self._position] * len(self._tokens))
-        self._tokens = logits.argmax(-1).tolist()
+        _, stats, self._tokens = self._runner.decode(self._tokens, [self._position] * len(self._tokens))
         self._position += 1
         return time.perf_counter() - started, stats
 

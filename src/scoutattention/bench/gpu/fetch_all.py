@@ -39,6 +39,7 @@ class FetchAllAttention(Attention[Step]):
         )
         self._side = SideStream(ops.device)
         self._begun = False
+        self.exchange = store.exchange
 
     @override
     def prepare(self, rows: Sequence[int]) -> Step:
@@ -47,7 +48,8 @@ class FetchAllAttention(Attention[Step]):
             self._fetch(0)
             self._begun = True
         self._side.join()  # for the first layer: a graph cannot wait for what is queued outside it
-        return Step(batch, (batch.size, batch.width))
+        self.exchange.send()
+        return Step(batch, (batch.size, batch.width, bool(batch.full)))
 
     @override
     def begin(self, step: Step, rope: Rope) -> Attend:
@@ -78,7 +80,11 @@ class FetchAllAttention(Attention[Step]):
         return self._ops.merge(closed, self._ops.partial(q, pool.k[layer], pool.v[layer], opened, self._scale))
 
     @override
-    def end(self, step: Step) -> StepStats:
+    def finish(self, step: Step) -> None:
+        self._store.close(step.batch)
+
+    @override
+    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
         self._store.end(step.batch)
         self._fetch(0)
         layers, _, heads = self._pages.k.shape[:3]

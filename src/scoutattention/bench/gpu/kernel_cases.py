@@ -14,14 +14,14 @@ from ...errors import ScoutError
 from ...kernels import reference
 from ...kernels.triton import choice as triton_choice
 from ...kernels.triton import move_blocks as triton_move
-from ...kernels.triton import packed as triton_packed
 from ...kernels.triton import partial as triton_partial
-from ...kernels.triton import partial_packed as triton_partial_packed
 from ...kernels.triton import score_digests as triton_digest
 from ...kernels.triton.base import TritonError
+from ...kernels.triton.packed_pages import blocks as triton_packed
+from ...kernels.triton.packed_pages import partial as triton_partial_packed
 from ...kernels.triton.partial import PartialTile
 from ...runtime.packed import Packed, pack
-from ...types import BlockList, Partial
+from ...types import BlockList, Copies, Partial
 from ..common.measure import relative_error
 from .timing import Row, Timer, attempt
 
@@ -185,7 +185,7 @@ def time_choice(B: int, N: int, timer: Timer) -> Row:
 @cache
 def host_pools(entries: int) -> tuple[Tensor, Tensor]:
     """Keys and values of one layer in pinned host memory, which takes long to make."""
-    shape = (entries, HEADS, BLOCK_SIZE, HEAD_DIM)
+    shape = (1, entries, HEADS, BLOCK_SIZE, HEAD_DIM)
     k, v = (torch.randn(shape).to(DTYPE).pin_memory() for _ in range(2))
     return k, v
 
@@ -197,7 +197,8 @@ def time_recall(moves: int, programs: int, timer: Timer) -> Row:
     place = torch.randperm(PAGES * HEADS, device="cuda")[:moves]
     page, head = place // HEADS, place % HEADS
     entry = PAGES - 1 - page
-    call = bind(triton_move.copy_blocks, source, target, page, entry, head, programs=programs)
+    copies = Copies(torch.zeros_like(page), page, entry, head)
+    call = bind(triton_move.copy_blocks, source, target, copies, programs=programs)
     return Row("", "", seconds=timer.seconds(call), moved=moves * 2 * BLOCK_SIZE * HEAD_DIM * DTYPE.itemsize)
 
 

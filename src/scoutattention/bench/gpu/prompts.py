@@ -8,10 +8,10 @@ from typing_extensions import override
 
 from ...attention.recall import first_residents
 from ...attention.scout import ScoutAttention
-from ...cache.slots import Moves
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...engine.engine import Engine
+from ...kernels.reference_recall import Moves
 from ...models.recording import Recording
 from .replay import Replay, replay
 

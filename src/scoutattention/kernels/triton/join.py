@@ -201,7 +201,7 @@ def join_launch(what: JoinRequest, result: Partial, late: Tensor) -> Launch:
 
 
 def join(what: JoinRequest) -> Partial:
-    """A layer's attention from its parts, in one launch; the twin of `reference_join.join`.
+    """A layer's attention from its parts, in one launch; the twin of `plain.join`.
 
     q, scout: contiguous, any float dtype.   guard.pool: strided alike, not packed.   Raises KernelError where a tensor
     does not fit. Pages are not looked at.

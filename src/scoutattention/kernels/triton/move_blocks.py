@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...types import Pools
+from ...types import CloseRequest, Copies, Pools, StepRows
 from .base import TL_DTYPES, Launch, check, check_alike, padded, tl, triton
 
 CHUNK = 4096  # elements that a program copies at a time
+LISTED = 64  # places of a list that a program looks at at a time
 
 
 @triton.jit
@@ -37,33 +38,85 @@ def _append_kernel(
 
 
 @triton.jit
+def _copy_block(
+    from_k: tl.tensor, from_v: tl.tensor, to_k: tl.tensor, to_v: tl.tensor, SIZE: tl.constexpr, CHUNK: tl.constexpr
+) -> None:
+    """Copy the keys and the values of one head of a block."""
+    for start in range(0, SIZE, CHUNK):
+        i = start + tl.arange(0, CHUNK)
+        keys = tl.load(from_k + i, mask=i < SIZE)
+        values = tl.load(from_v + i, mask=i < SIZE)
+        tl.store(to_k + i, keys, mask=i < SIZE)
+        tl.store(to_v + i, values, mask=i < SIZE)
+
+
+@triton.jit
 def _copy_kernel(
     from_k: tl.tensor,
     from_v: tl.tensor,
     to_k: tl.tensor,
     to_v: tl.tensor,
+    layer: tl.tensor,
     page: tl.tensor,
     entry: tl.tensor,
     head: tl.tensor,
+    from_l: int,
     from_s: int,
     from_h: int,
+    to_l: int,
     to_s: int,
     to_h: int,
-    moves: int,
+    places: int,
+    SIZE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LISTED: tl.constexpr,
+) -> None:
+    """Program (n): every num_programs-th place of the lists, from the n-th on; most may be holes."""
+    apart = tl.num_programs(0)
+    for start in range(tl.program_id(0), places, LISTED * apart):
+        at = start + apart * tl.arange(0, LISTED)
+        if tl.max(tl.load(page + at, mask=at < places, other=-1), axis=0) >= 0:
+            for place in range(start, tl.minimum(places, start + LISTED * apart), apart):
+                source = tl.load(page + place)
+                if source >= 0:
+                    l = tl.load(layer + place)  # noqa: E741
+                    h = tl.load(head + place)
+                    source = l * from_l + source * from_s + h * from_h
+                    target = l * to_l + tl.load(entry + place) * to_s + h * to_h
+                    _copy_block(from_k + source, from_v + source, to_k + target, to_v + target, SIZE, CHUNK)
+
+
+@triton.jit
+def _close_kernel(
+    from_k: tl.tensor,
+    from_v: tl.tensor,
+    to_k: tl.tensor,
+    to_v: tl.tensor,
+    row: tl.tensor,
+    closed: tl.tensor,
+    fill: tl.tensor,
+    entry: tl.tensor,
+    table: tl.tensor,
+    from_l: int,
+    from_s: int,
+    from_h: int,
+    to_l: int,
+    to_s: int,
+    to_h: int,
+    table_r: int,
+    P: int,
     SIZE: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Program (n): every num_programs-th move, from the n-th on."""
-    for move in range(tl.program_id(0), moves, tl.num_programs(0)):
-        h = tl.load(head + move)
-        source = tl.load(page + move) * from_s + h * from_h
-        target = tl.load(entry + move) * to_s + h * to_h
-        for start in range(0, SIZE, CHUNK):
-            i = start + tl.arange(0, CHUNK)
-            keys = tl.load(from_k + source + i, mask=i < SIZE)
-            values = tl.load(from_v + source + i, mask=i < SIZE)
-            tl.store(to_k + target + i, keys, mask=i < SIZE)
-            tl.store(to_v + target + i, values, mask=i < SIZE)
+    """Program (head, layer, sequence)."""
+    h = tl.program_id(0).to(tl.int64)
+    l = tl.program_id(1).to(tl.int64)  # noqa: E741
+    b = tl.program_id(2)
+    if tl.load(fill + b) + 1 == P:
+        page = tl.load(table + tl.load(row + b) * table_r + tl.load(closed + b)).to(tl.int64)
+        source = l * from_l + tl.load(entry + b) * from_s + h * from_h
+        target = l * to_l + page * to_s + h * to_h
+        _copy_block(from_k + source, from_v + source, to_k + target, to_v + target, SIZE, CHUNK)
 
 
 def append_launch(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> Launch:
@@ -89,34 +142,65 @@ def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> N
     append_launch(k, v, pools, entry, fill).run()
 
 
-def copy_launch(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor, programs: int) -> Launch:
+def copy_launch(source: Pools, target: Pools, copies: Copies, programs: int) -> Launch:
     """The launch of `copy_blocks`."""
-    size = source[0].shape[2] * source[0].shape[3]
-    strides = (*source[0].stride()[:2], *target[0].stride()[:2])
-    arguments = (*source, *target, page, entry, head, *strides, page.numel())
-    constants = {"SIZE": size, "CHUNK": min(CHUNK, padded(size))}
-    return Launch(_copy_kernel, (min(programs, page.numel()),), arguments, constants)
+    places = copies.page.numel()
+    arguments = (*source, *target, *copies, *source[0].stride()[:3], *target[0].stride()[:3], places)
+    return Launch(_copy_kernel, (min(programs, places),), arguments, {**_sizes(source), "LISTED": LISTED})
 
 
-def copy_blocks(source: Pools, target: Pools, page: Tensor, entry: Tensor, head: Tensor, *, programs: int = 32) -> None:
-    """Copy single heads of blocks between pools in one launch; the twin of `plain.copy_blocks`.
+def copy_blocks(source: Pools, target: Pools, copies: Copies, *, programs: int = 32) -> None:
+    """Copy single heads of blocks between pools [L, S, H, P, D] in one launch; the twin of `PlainOps.copy_blocks`.
 
     source: on the device, or pinned host memory, which the device reads in place.   target: on the device.
-    page, entry, head: int64 [M] on the device.   programs: how many run at once; few leave the rest of the device to
-    attention, and a link to the host is full with few.   Raises KernelError where a tensor does not fit.
+    copies: on the device.   programs: how many run at once; few leave the rest of the device to attention, and a link
+    to the host is full with few.   Raises KernelError where a tensor does not fit.
     """
-    dtype = _check_pools("source", source)
-    _check_pools("target", target)
-    check("target[0]", target[0], (None, *source[0].shape[1:]), dtype, rows=2)
-    for name, tensor in (("page", page), ("entry", entry), ("head", head)):
-        check(name, tensor, (page.numel(),), torch.int64)
+    _check_pair(source, target)
+    for name, tensor in zip(Copies._fields, copies, strict=True):
+        check(name, tensor, (copies.page.numel(),), torch.int64)
     if target[0].is_cuda and not (source[0].is_cuda or (source[0].is_pinned() and source[1].is_pinned())):
         raise KernelError("source is in pageable host memory, which the device cannot read: pin the pool")
-    copy_launch(source, target, page, entry, head, programs).run()
+    copy_launch(source, target, copies, programs).run()
 
 
-def _check_pools(name: str, pools: Pools) -> torch.dtype:
+def close_launch(source: Pools, target: Pools, what: CloseRequest) -> Launch:
+    """The launch of `close_blocks`."""
+    L, _, H, P, _ = source[0].shape
+    strides = (*source[0].stride()[:3], *target[0].stride()[:3], what.table.stride(0))
+    arguments = (*source, *target, *what.rows, what.entry, what.table, *strides, P)
+    return Launch(_close_kernel, (H, L, what.entry.numel()), arguments, _sizes(source))
+
+
+def close_blocks(source: Pools, target: Pools, what: CloseRequest) -> None:
+    """Copy open blocks that are full to their pages in one launch; the twin of `PlainOps.close_blocks`.
+
+    source, target: [L, S, H, P, D], the target in pinned host memory perhaps.
+    Raises KernelError where a tensor does not fit.
+    """
+    _check_pair(source, target)
+    B = what.entry.numel()
+    for name, tensor in zip((*StepRows._fields, "entry"), (*what.rows, what.entry), strict=True):
+        check(name, tensor, (B,), torch.int64)
+    check("table", what.table, (None, None), torch.int32)
+    close_launch(source, target, what).run()
+
+
+def _sizes(pools: Pools) -> dict[str, int]:
+    size = pools[0].shape[3] * pools[0].shape[4]
+    return {"SIZE": size, "CHUNK": min(CHUNK, padded(size))}
+
+
+def _check_pair(source: Pools, target: Pools) -> None:
+    """Both must have blocks of one size and dtype, and as many layers and heads."""
+    dtype = _check_pools("source", source, axes=5)
+    _check_pools("target", target, axes=5)
+    L, _, *block = source[0].shape
+    check("target[0]", target[0], (L, None, *block), dtype, rows=2)
+
+
+def _check_pools(name: str, pools: Pools, axes: int = 4) -> torch.dtype:
     """Keys and values must be laid out alike; returns their dtype."""
-    check(f"{name}[0]", pools[0], (None, None, None, None), *TL_DTYPES, rows=2)
+    check(f"{name}[0]", pools[0], (None,) * axes, *TL_DTYPES, rows=2)
     check_alike(name, *pools)
     return pools[0].dtype

@@ -9,32 +9,38 @@ from ...runtime.packed import Blocks, Packed
 from ...types import (
     BlockList,
     CallFlags,
+    CloseRequest,
     Copies,
     GuardFinding,
     GuardRequest,
     PageSelection,
     Partial,
     Pools,
+    RecallRequest,
+    ShareCounts,
+    ShareRequest,
     SplitChoice,
     SplitRequest,
     TopBlocks,
 )
-from .. import reference_join
 from ..ops import JoinRequest, Ops
+from ..plain import join as plain_join
 from . import (
     calls,
     choice,
     join,
     merge,
     move_blocks,
-    packed,
     page_lists,
     partial,
-    partial_packed,
+    recall,
     score_digests,
+    shares,
     write_digests,
 )
 from .base import INTERPRETED
+from .packed_pages import blocks as packed
+from .packed_pages import partial as packed_partial
 
 PROGRAMS = 32
 """Programs that copy blocks at a time: a link to the host is full with few, and the rest of the device attends."""
@@ -57,7 +63,7 @@ class TritonOps(Ops):
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
         if isinstance(k, Tensor) and isinstance(v, Tensor):
             return partial.partial(q.contiguous(), k, v, blocks, scale)
-        return partial_packed.partial_packed(q.contiguous(), _packed(k, v), blocks, scale)
+        return packed_partial.partial_packed(q.contiguous(), _packed(k, v), blocks, scale)
 
     @override
     def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
@@ -85,21 +91,29 @@ class TritonOps(Ops):
         head = torch.arange(heads, device=self.device).repeat(count)
         page = torch.arange(count, device=self.device).repeat_interleave(heads)
         entry = pages.to(self.device).repeat_interleave(heads)
-        new = (blocks[0].contiguous(), blocks[1].contiguous())
-        move_blocks.copy_blocks(new, (k, v), page, entry, head, programs=PROGRAMS)
+        new = (blocks[0].contiguous()[None], blocks[1].contiguous()[None])
+        copies = Copies(torch.zeros_like(page), page, entry, head)
+        move_blocks.copy_blocks(new, (k[None], v[None]), copies, programs=PROGRAMS)
 
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
         k, v = source
-        layer, page, entry, head = copies
-        here, there = layer * k.shape[1] + page, layer * target[0].shape[1] + entry
-        flat = (target[0].flatten(0, 1), target[1].flatten(0, 1))
         if isinstance(k, Tensor) and isinstance(v, Tensor):
-            move_blocks.copy_blocks((k.flatten(0, 1), v.flatten(0, 1)), flat, here, there, head, programs=PROGRAMS)
+            move_blocks.copy_blocks((k, v), target, copies, programs=PROGRAMS)
             return
-        pair = _packed(k, v)
-        pair = (pair[0].flatten(0, 1), pair[1].flatten(0, 1))
+        layer, page, entry, head = copies
+        here = (layer * k.shape[1] + page).where(page >= 0, -1)
+        there, pair = layer * target[0].shape[1] + entry, _packed(k, v)
+        pair, flat = (pair[0].flatten(0, 1), pair[1].flatten(0, 1)), (target[0].flatten(0, 1), target[1].flatten(0, 1))
         packed.copy_packed_blocks(pair, flat, here, there, head, programs=PROGRAMS)
+
+    @override
+    def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
+        k, v = target
+        if isinstance(k, Tensor) and isinstance(v, Tensor):
+            move_blocks.close_blocks(source, (k, v), what)
+            return
+        packed.close_packed_blocks(source, _packed(k, v), what)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
@@ -150,8 +164,20 @@ class TritonOps(Ops):
     @override
     def join(self, what: JoinRequest) -> Partial:
         if what.guard is not None and isinstance(what.guard.pool[0], Packed):
-            return reference_join.join(self, what)
+            return plain_join(self, what)
         return join.join(what)
+
+    @override
+    def count_shares(self, what: ShareCounts) -> Tensor:
+        return shares.count_shares(what)
+
+    @override
+    def follow_shares(self, what: ShareRequest) -> Tensor:
+        return shares.follow_shares(what)
+
+    @override
+    def recall(self, what: RecallRequest) -> None:
+        recall.recall(what)
 
 
 def _packed(k: Blocks, v: Blocks) -> tuple[Packed, Packed]:

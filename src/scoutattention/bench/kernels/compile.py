@@ -1,6 +1,6 @@
 """Compiles every device kernel for several GPUs, none of which has to be there.
 
-`python -m scoutattention.bench.gpu.compile` prints what the compilers say: registers and spills of a thread, shared
+`python -m scoutattention.bench.kernels.compile` prints what the compilers say: registers and spills of a thread, shared
 memory of a program.
 """
 
@@ -14,27 +14,37 @@ from ...kernels.triton.calls import take_launch
 from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
 from ...kernels.triton.join import join_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
-from ...kernels.triton.move_blocks import append_launch, copy_launch
-from ...kernels.triton.packed import pack_launch, unpack_launch
+from ...kernels.triton.move_blocks import append_launch, close_launch, copy_launch
+from ...kernels.triton.packed_pages.blocks import pack_launch, unpack_launch
+from ...kernels.triton.packed_pages.partial import packed_launches
 from ...kernels.triton.page_lists import list_launch, stage_launch
 from ...kernels.triton.partial import default_tile, partial_launches
-from ...kernels.triton.partial_packed import packed_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
+from ...kernels.triton.recall import recall_launch
 from ...kernels.triton.rows import norm_launch, place_launch, swiglu_launch
 from ...kernels.triton.score_digests import bound_launch, code_launch
+from ...kernels.triton.shares import count_launch, follow_launch
 from ...kernels.triton.write_digests import bounding_launch, coding_launch
 from ...runtime.packed import Packed
 from ...types import (
     BlockList,
     CallFlags,
+    CloseRequest,
+    Copies,
     GuardFinding,
     GuardRequest,
     HeadPlacing,
     PageSelection,
     Partial,
+    RecallRequest,
     Rope,
+    ShareCounts,
+    SharePolicy,
+    ShareRequest,
+    SlotTables,
     SplitChoice,
     SplitRequest,
+    StepRows,
 )
 
 PROCESSORS = 132
@@ -77,7 +87,10 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield from call_launches(q, listing, ptx=not hip)
     yield from row_launches(H * G, D, dtype)
     yield append_launch(token, token, (k, v), places, places)
-    yield copy_launch((k, v), (k, v), moves, moves, moves, programs=32)
+    layers = (some(36, S, H, P, D, dtype=dtype), some(36, S, H, P, D, dtype=dtype))
+    yield copy_launch(layers, layers, Copies(moves, moves, moves, moves), programs=32)
+    yield close_launch(layers, layers, CloseRequest(StepRows(places, places, places), places, pages))
+    yield from end_launches(36, B, H, N)
     for bits in (8, 4):
         pools = some_packed(k.shape, bits)
         yield pack_launch(closed, closed, pools, moves)
@@ -105,6 +118,21 @@ def call_launches(q: torch.Tensor, listing: PageSelection, *, ptx: bool) -> Iter
     yield stage_launch(q, listing, (some(*q.shape), listed), flags, ptx=ptx)
     result = some(2 * q.numel() + rows)
     yield take_launch(result, result, flags, rows, 10.0, ptx=ptx)
+
+
+def end_launches(L: int, B: int, H: int, N: int) -> Iterator[Launch]:
+    """What the end of a step decides, with slots for half of the blocks."""
+    number, places, mask = some(dtype=torch.int64), some(B, dtype=torch.int64), some(L, B, dtype=torch.bool)
+    counts, shares = some(3, L, 2, B, H, dtype=torch.int64), some(2, L + 1, B, dtype=torch.int64)
+    yield count_launch(ShareCounts(counts, mask, mask[:1], guarded=True, totals=some(3, dtype=torch.int64)), shares)
+    policy = SharePolicy(0.05, 8, 0.085, 1e-4, 0.03)
+    yield follow_launch(ShareRequest(shares, places, some(L, B), some(B), policy, number), mask)
+    content, slot_of = some(L, B, H, N // 2, dtype=torch.int64), some(L, B, H, N, dtype=torch.int64)
+    length, index = some(L, B, H, 1 + N // 2, dtype=torch.int32), some(B, 1 + N // 2, dtype=torch.int32)
+    tables = SlotTables(content, slot_of, some(L, B, H, N), length, index, places)
+    copies = (some(L, B, H, 8, dtype=torch.int64), some(L, B, H, 8, dtype=torch.int64))
+    rows, table = StepRows(places, places, places), some(B, N, dtype=torch.int32)
+    yield recall_launch(RecallRequest(tables, rows, mask, (1, 1), table, copies, number, 32))
 
 
 def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:

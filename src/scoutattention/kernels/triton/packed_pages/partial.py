@@ -7,10 +7,10 @@ values are weight * least + (weighted codes) * step. The products are made in tw
 import torch
 from torch import Tensor
 
-from ...types import BlockList, Partial
-from .base import TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, processors, tl, triton
-from .packed import PackedPools, check_packed, extents, flat, load_bounds, load_keys, load_values
-from .partial import LOG2E, LOWEST, PartialTile, blocks_per_split, combine_launch, fold, natural
+from ....types import BlockList, Partial
+from ..base import TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, processors, tl, triton
+from ..partial import LOG2E, LOWEST, PartialTile, blocks_per_split, combine_launch, fold, natural
+from .blocks import PackedPools, check_packed, extents, flat, load_bounds, load_keys, load_values
 
 TILE = PartialTile(tokens=32, warps=4, stages=1, waves=8, least=128)
 """Short splits: each block is a wait for the host's memory, and most of a list's blocks are skipped."""

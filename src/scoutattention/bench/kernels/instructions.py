@@ -1,7 +1,7 @@
 """How many instructions the GPU's scores take, counted in the machine code of what is compiled for it.
 
-`python -m scoutattention.bench.gpu.instructions [--arch sm_90]` needs no GPU. It prints the instructions that a warp
-issues for a page of 32 keys and a KV head with 4 query heads: those of the loop over pages, divided by its pages.
+`python -m scoutattention.bench.kernels.instructions [--arch sm_90]` needs no GPU. It prints the instructions that a
+warp issues for a page of 32 keys and a KV head with 4 query heads: those of the loop over pages, divided by its pages.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def longest_loop(code: str) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a line for each number of channels."""
-    parser = argparse.ArgumentParser(prog="python -m scoutattention.bench.gpu.instructions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scoutattention.bench.kernels.instructions", description=__doc__)
     parser.add_argument("--arch", default="sm_90", help="the architecture to compile for")
     architecture = parser.parse_args(arguments).arch
     print(f"warp instructions for a page of {PAGE} keys, {GROUP} query heads, {architecture}")

@@ -7,10 +7,11 @@ those of `runtime.packed`, bit for bit: products of a code and a step are exact 
 import torch
 from torch import Tensor
 
-from ...errors import KernelError
-from ...runtime.packed import Packed
-from ...types import Pools
-from .base import TL_DTYPES, Launch, ceil_div, check, check_alike, padded, tl, triton
+from ....errors import KernelError
+from ....runtime.packed import Packed
+from ....types import CloseRequest, Pools
+from ..base import TL_DTYPES, Launch, ceil_div, check, check_alike, padded, tl, triton
+from ..move_blocks import LISTED
 
 LEAST = 16
 """Extent of a tile at least, of both its axes: room for a word in either."""
@@ -89,21 +90,27 @@ def _unpack_kernel(
     P_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
     BITS: tl.constexpr,
+    LISTED: tl.constexpr,
 ) -> None:
-    """Program (n): every num_programs-th move, from the n-th on."""
+    """Program (n): every num_programs-th move, from the n-th on; most may be holes."""
     p = tl.arange(0, P_PAD)
     d = tl.arange(0, D_PAD)
     there = (p < P)[:, None] & (d < D)[None, :]
-    for move in range(tl.program_id(0), moves, tl.num_programs(0)):
-        h = tl.load(head + move)
-        s = tl.load(page + move)
-        keys = load_keys(k_words + s * k_words_s + h * k_words_h, P, P, D, P_PAD, D_PAD, BITS)
-        values = load_values(v_words + s * v_words_s + h * v_words_h, P, D, P_PAD, D_PAD, BITS)
-        k_least, k_step = load_bounds(k_bounds + s * k_bounds_s + h * k_bounds_h, D, D_PAD)
-        v_least, v_step = load_bounds(v_bounds + s * v_bounds_s + h * v_bounds_h, D, D_PAD)
-        place = tl.load(entry + move) * to_s + h * to_h + p[:, None] * D + d[None, :]
-        tl.store(to_k + place, k_least[None, :] + keys.to(tl.float32) * k_step[None, :], mask=there)
-        tl.store(to_v + place, v_least[None, :] + values.to(tl.float32) * v_step[None, :], mask=there)
+    apart = tl.num_programs(0)
+    for start in range(tl.program_id(0), moves, LISTED * apart):
+        at = start + apart * tl.arange(0, LISTED)
+        if tl.max(tl.load(page + at, mask=at < moves, other=-1), axis=0) >= 0:
+            for move in range(start, tl.minimum(moves, start + LISTED * apart), apart):
+                s = tl.load(page + move)
+                if s >= 0:
+                    h = tl.load(head + move)
+                    keys = load_keys(k_words + s * k_words_s + h * k_words_h, P, P, D, P_PAD, D_PAD, BITS)
+                    values = load_values(v_words + s * v_words_s + h * v_words_h, P, D, P_PAD, D_PAD, BITS)
+                    k_least, k_step = load_bounds(k_bounds + s * k_bounds_s + h * k_bounds_h, D, D_PAD)
+                    v_least, v_step = load_bounds(v_bounds + s * v_bounds_s + h * v_bounds_h, D, D_PAD)
+                    place = tl.load(entry + move) * to_s + h * to_h + p[:, None] * D + d[None, :]
+                    tl.store(to_k + place, k_least[None, :] + keys.to(tl.float32) * k_step[None, :], mask=there)
+                    tl.store(to_v + place, v_least[None, :] + values.to(tl.float32) * v_step[None, :], mask=there)
 
 
 @triton.jit
@@ -158,27 +165,31 @@ def _pack_kernel(
     D_PAD: tl.constexpr,
     BITS: tl.constexpr,
 ) -> None:
-    """Program (block, head): its keys in words along the channels, its values in words along the rows."""
+    """Program (block, head): its keys in words along the channels, its values in words along the rows.
+
+    A block whose page is -1 is left out.
+    """
     COUNT: tl.constexpr = 32 // BITS
     K_WORDS: tl.constexpr = D_PAD // COUNT
     V_WORDS: tl.constexpr = P_PAD // COUNT
     n = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1).to(tl.int64)
     s = tl.load(pages + n)
-    p = tl.arange(0, P_PAD)
-    d = tl.arange(0, D_PAD)
-    bounds = k_bounds + s * k_bounds_s + h * k_bounds_h
-    codes = _coded(k + n * k_n + h * k_h, k_p, bounds, P, D, P_PAD, D_PAD, BITS)
-    word = tl.sum(tl.reshape(codes, (P_PAD, K_WORDS, COUNT)) << _shifts(BITS)[None, None, :], axis=2)
-    w = tl.arange(0, K_WORDS)
-    there = (p < P)[:, None] & (w < (D + COUNT - 1) // COUNT)[None, :]
-    tl.store(k_words + s * k_words_s + h * k_words_h + w[None, :] * P + p[:, None], word, mask=there)
-    bounds = v_bounds + s * v_bounds_s + h * v_bounds_h
-    codes = _coded(v + n * v_n + h * v_h, v_p, bounds, P, D, P_PAD, D_PAD, BITS)
-    word = tl.sum(tl.reshape(codes, (V_WORDS, COUNT, D_PAD)) << _shifts(BITS)[None, :, None], axis=1)
-    w = tl.arange(0, V_WORDS)
-    there = (w < (P + COUNT - 1) // COUNT)[:, None] & (d < D)[None, :]
-    tl.store(v_words + s * v_words_s + h * v_words_h + w[:, None] * D + d[None, :], word, mask=there)
+    if s >= 0:
+        p = tl.arange(0, P_PAD)
+        d = tl.arange(0, D_PAD)
+        bounds = k_bounds + s * k_bounds_s + h * k_bounds_h
+        codes = _coded(k + n * k_n + h * k_h, k_p, bounds, P, D, P_PAD, D_PAD, BITS)
+        word = tl.sum(tl.reshape(codes, (P_PAD, K_WORDS, COUNT)) << _shifts(BITS)[None, None, :], axis=2)
+        w = tl.arange(0, K_WORDS)
+        there = (p < P)[:, None] & (w < (D + COUNT - 1) // COUNT)[None, :]
+        tl.store(k_words + s * k_words_s + h * k_words_h + w[None, :] * P + p[:, None], word, mask=there)
+        bounds = v_bounds + s * v_bounds_s + h * v_bounds_h
+        codes = _coded(v + n * v_n + h * v_h, v_p, bounds, P, D, P_PAD, D_PAD, BITS)
+        word = tl.sum(tl.reshape(codes, (V_WORDS, COUNT, D_PAD)) << _shifts(BITS)[None, :, None], axis=1)
+        w = tl.arange(0, V_WORDS)
+        there = (w < (P + COUNT - 1) // COUNT)[:, None] & (d < D)[None, :]
+        tl.store(v_words + s * v_words_s + h * v_words_h + w[:, None] * D + d[None, :], word, mask=there)
 
 
 PackedPools = tuple[Packed, Packed]
@@ -203,7 +214,9 @@ def unpack_launch(
     """The launch of `copy_packed_blocks`."""
     tensors, strides = flat(source)
     arguments = (*tensors, *target, page, entry, head, *strides, *target[0].stride()[:2], page.numel())
-    return Launch(_unpack_kernel, (min(programs, page.numel()),), arguments, extents(source), warps=8)
+    return Launch(
+        _unpack_kernel, (min(programs, page.numel()),), arguments, {**extents(source), "LISTED": LISTED}, warps=8
+    )
 
 
 def copy_packed_blocks(
@@ -212,7 +225,8 @@ def copy_packed_blocks(
     """Unpack single heads of blocks into a pool of the device, in one launch; the twin of `plain.copy_blocks`.
 
     source: on the device, or pinned host memory, which is read in place.   target: [S, H, P, D], of any float dtype.
-    page, entry, head, programs: as of `move_blocks.copy_blocks`.   Raises KernelError where a tensor does not fit.
+    page, entry, head: int64 [M]; a page of -1 is none.   programs: as of `move_blocks.copy_blocks`.
+    Raises KernelError where a tensor does not fit.
     """
     check_packed("source", source, target[0].device)
     check("target[0]", target[0], (None, *source[0].shape[1:]), *TL_DTYPES, rows=2)
@@ -232,7 +246,8 @@ def pack_launch(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor) -> Lau
 def write_packed_blocks(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor) -> None:
     """Pack blocks k, v [n, H, P, D] into places of a packed pool, int64 [n], in one launch; twin of `Packed[...] =`.
 
-    target: as the source of `copy_packed_blocks`.   Raises KernelError where a tensor does not fit.
+    A page of -1 is none.   target: as the source of `copy_packed_blocks`.   Raises KernelError where a tensor does not
+    fit.
     """
     _, H, P, D = target[0].shape
     check_packed("target", target, k.device)
@@ -240,6 +255,20 @@ def write_packed_blocks(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor
     check("v", v, (k.shape[0], H, P, D), *TL_DTYPES)
     check("pages", pages, (k.shape[0],), torch.int64)
     pack_launch(k, v, target, pages).run()
+
+
+def close_packed_blocks(source: Pools, target: PackedPools, what: CloseRequest) -> None:
+    """Pack open blocks that are full into their pages; the twin of `PlainOps.close_blocks`.
+
+    source, target: pools [L, S, H, P, D].   Raises KernelError where a tensor does not fit.
+    """
+    row, closed, fill = what.rows
+    k, v = (blocks[:, what.entry].flatten(0, 1) for blocks in source)
+    layers, pages = target[0].shape[:2]
+    page = what.table[row, closed].where(fill + 1 == k.shape[2], -1)
+    layer = torch.arange(layers, device=page.device)[:, None] * pages
+    places = (layer + page).where(page >= 0, -1).flatten()
+    write_packed_blocks(k, v, (target[0].flatten(0, 1), target[1].flatten(0, 1)), places)
 
 
 def check_packed(name: str, pools: PackedPools, device: torch.device) -> None:

@@ -1,0 +1,74 @@
+"""What the host and the device tell each other of a step: one copy there before it, one copy back after it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels.ops import Ops
+
+NUMBERS = 6
+"""Of each sequence: its row, closed blocks, tokens in the open block, the open block's entry, token and position."""
+DRAW = 3
+"""Numbers that say how a sequence's next token is drawn."""
+COUNTS = 8
+"""Numbers that a step counts."""
+
+
+class Told(NamedTuple):
+    """What the device is told.   numbers: int64 [NUMBERS, R].   draws: float32 [DRAW, R].   masks: bool [M, R]."""
+
+    numbers: Tensor
+    draws: Tensor
+    masks: Tensor
+
+
+class StepExchange:
+    """Memory of the device that every step reads its inputs from, and leaves its results in.
+
+    It stays where it is, so that a captured graph can hold it. Where the device works for the host at once, the host
+    writes to it directly.
+
+    host: for the host to write; `send` brings it to the device.   device: the same, there.
+    counts: int64 [COUNTS], on the device.   drawn: int64 [R], on the device, the next token of each sequence.
+    """
+
+    def __init__(self, rows: int, masks: int, ops: Ops) -> None:
+        """`masks`: how many of them a step has for each sequence."""
+        size = (8 * NUMBERS + 4 * DRAW + masks) * rows
+        pinned = ops.device.type == "cuda"
+        self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+        self._device = torch.zeros(size, dtype=torch.uint8, device=ops.device) if ops.deferred else self._host
+        self.host, self.device = _parts(self._host, rows), _parts(self._device, rows)
+        self._results = torch.zeros(COUNTS + rows, dtype=torch.int64, device=ops.device)
+        self.counts, self.drawn = self._results[:COUNTS], self._results[COUNTS:]
+
+    def set_tokens(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
+        """Say which token of each sequence the next step is fed, and where it stands."""
+        self.host.numbers[4:, : len(token_ids)] = torch.tensor([list(token_ids), list(positions)])
+
+    def set_draws(self, draws: Sequence[tuple[float, float, float]]) -> None:
+        """Say how the next token of each sequence is drawn: three numbers, as `engine.sampler` takes them."""
+        self.host.draws[:, : len(draws)] = torch.tensor(draws).T
+
+    def send(self) -> None:
+        """Bring what the host has written to the device."""
+        if self._device is not self._host:
+            self._device.copy_(self._host, non_blocking=True)
+
+    def read(self) -> tuple[list[int], list[int]]:
+        """What the step counted, and the next tokens; waits for the step."""
+        numbers: list[int] = self._results.tolist()
+        return numbers[:COUNTS], numbers[COUNTS:]
+
+
+def _parts(memory: Tensor, rows: int) -> Told:
+    """Its parts, which lie one after the other."""
+    first, second = 8 * NUMBERS * rows, (8 * NUMBERS + 4 * DRAW) * rows
+    numbers, draws, masks = memory[:first], memory[first:second], memory[second:]
+    return Told(
+        numbers.view(torch.int64).view(NUMBERS, rows),
+        draws.view(torch.float32).view(DRAW, rows),
+        masks.view(torch.bool).view(-1, rows),
+    )
