@@ -21,6 +21,7 @@ from ...types import (
     SplitChoice,
     SplitRequest,
     TopBlocks,
+    WantedRequest,
 )
 from ..ops import Ops
 from ..plain import PlainOps
@@ -153,3 +154,7 @@ class TritonOps(Ops):
     @override
     def recall(self, what: RecallRequest) -> None:
         recall.recall(what)
+
+    @override
+    def give_wanted(self, what: WantedRequest) -> Copies:
+        return recall.give_wanted(what)
