@@ -260,6 +260,25 @@ class RecallRequest(NamedTuple):
     size: int
 
 
+class WantedRequest(NamedTuple):
+    """Chosen blocks of a layer, of which the absent ones are given slots.
+
+    layer: its number.   rows: of the sequences.   blocks: int64 [B, H, N], most wanted first.
+    absent: bool [B, H, N]; the other blocks are present, and stay.   always, table, size: see `RecallRequest`.
+    fetched: int64 [], to which the blocks that got slots are added.
+    """
+
+    slots: SlotTables
+    layer: int
+    rows: StepRows
+    blocks: Tensor
+    absent: Tensor
+    always: tuple[int, int]
+    table: Tensor
+    fetched: Tensor
+    size: int
+
+
 Pools = tuple[Tensor, Tensor]
 """Keys and values of one layer of a pool, [S, H, P, D] each."""
 

@@ -4,19 +4,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoutattention.attention.recall import first_residents, propose_wanted
-from scoutattention.kernels.reference_recall import FREE, FULL, MARGIN, progress, propose_interesting
+from scoutattention.attention.recall import first_residents
+from scoutattention.kernels.reference_recall import (
+    FREE,
+    FULL,
+    MARGIN,
+    progress,
+    propose_interesting,
+    propose_wanted,
+)
 
 
 def test_chosen_blocks_come_where_least_is_lost_and_present_ones_stay():
     worth, content = torch.tensor([[[0.1, 0.2, 0.9, 0.3, FULL]]]), torch.tensor([[[20, 11, 21, 22, -1]]])
     chosen, absent = torch.tensor([[[11, 10, 20, 12]]]), torch.tensor([[[False, True, False, True]]])
-    moves = propose_wanted(worth, chosen, absent, content)
+    moves, _ = propose_wanted(worth, chosen, absent, content)
     assert (moves.slot.tolist(), moves.block.tolist()) == ([3, 2], [10, 12])
 
 
 def test_a_chosen_block_finds_no_slot_where_all_hold_chosen_ones():
-    moves = propose_wanted(
+    moves, _ = propose_wanted(
         torch.tensor([[[0.1, 0.2]]]), torch.tensor([[[1, 2, 3]]]), torch.tensor([[[False, False, True]]]),
         torch.tensor([[[2, 1]]]),
     )  # fmt: skip
@@ -25,7 +32,7 @@ def test_a_chosen_block_finds_no_slot_where_all_hold_chosen_ones():
 
 def test_empty_slots_are_filled_before_any_block_leaves():
     worth, content = torch.tensor([[[0.5, FREE, 0.0]]]), torch.tensor([[[3, -1, 4]]])
-    assert propose_wanted(worth, torch.tensor([[[7]]]), torch.tensor([[[True]]]), content).slot.tolist() == [1]
+    assert propose_wanted(worth, torch.tensor([[[7]]]), torch.tensor([[[True]]]), content)[0].slot.tolist() == [1]
     resident = torch.tensor([[[False, False, False, True, True]]])
     moves, _ = propose_interesting(torch.tensor([[[0.0, 0.2, 0.1, 0.5, 0.0]]]), resident, worth, 9)
     assert (moves.slot.tolist(), moves.block.tolist()) == ([1, 2], [1, 2])
@@ -58,7 +65,7 @@ def test_moves_never_share_a_slot_and_never_use_a_full_one(slots, blocks, seed):
     content = torch.full((2, 3, slots), -1)
     chosen = torch.rand(2, 3, blocks).argsort(-1)
     absent = torch.rand(2, 3, blocks) < 0.5
-    moves = propose_wanted(worth, chosen, absent, content)
+    moves, _ = propose_wanted(worth, chosen, absent, content)
     places = list(zip(moves.row.tolist(), moves.head.tolist(), moves.slot.tolist(), strict=True))
     assert len(places) == len(set(places))
     assert all(worth[place] < FULL for place in places)

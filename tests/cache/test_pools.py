@@ -15,6 +15,7 @@ from scoutattention.kernels.reference import min_max
 from scoutattention.kernels.reference_recall import Moves
 from scoutattention.runtime.packed import pack
 from scoutattention.runtime.workers import Workers
+from scoutattention.types import StepRows, WantedRequest
 
 from ..attention.rig import SHAPE, make_pages
 
@@ -39,24 +40,27 @@ def test_a_refused_request_takes_nothing():
     assert pool.available == 3
 
 
-def test_filling_a_slot_drops_what_was_there():
+def test_a_slot_filled_anew_has_its_new_block_alone():
     store = KVStore(make_pages(4, 10, 2, 5, OPS)[0], Slots(SHAPE, 4, 10, 2, 5), OPS)
     pages, slots = store.pages, store.slots
     for row in range(2):
         store.admit(row, 5, 2)
     pages.pool.k.normal_()
     pages.pool.v.normal_()
-    one = torch.tensor([1])
-    for block in (3, 4):
-        moves = Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([block]))
-        page = pages.table[1, block]
-        store.transfers.copy_now(2, moves)
-        entry = int(slots.near_index[1, 2])
-        assert torch.equal(slots.pool.k[2, entry, 0], pages.pool.k[2, page, 0])
-        assert torch.equal(slots.pool.v[2, entry, 0], pages.pool.v[2, page, 0])
-    assert slots.content[2, 1, 0].tolist() == [-1, 4, -1, -1, -1]
-    assert slots.slot_of[2, 1, 0].tolist() == [slots.size] * 4 + [1]
-    assert slots.near_length[2, 1, 0].tolist() == [0, 0, 4, 0, 0, 0]
+    rows, wanted = StepRows(*torch.tensor([[1], [5], [0]])), torch.ones(1, 2, 1, dtype=torch.bool)
+    slots.interest[2, 1, :, 4] = 1.0
+    for block in (3, 2, 4, 1):
+        chosen = torch.full((1, 2, 1), block)
+        copies = OPS.give_wanted(
+            WantedRequest(slots.tables, 2, rows, chosen, wanted, (0, 0), pages.table, torch.tensor(0), 4)
+        )
+        store.transfers.copy(copies)
+        page, entry = int(pages.table[1, block]), int(copies.entry[0])
+        assert torch.equal(slots.pool.k[2, entry], pages.pool.k[2, page])
+        assert torch.equal(slots.pool.v[2, entry], pages.pool.v[2, page])
+    assert slots.content[2, 1, 0].tolist() == [4, 1, -1, -1, -1]
+    assert slots.slot_of[2, 1, 0].tolist() == [slots.size, 1, slots.size, slots.size, 0]
+    assert slots.near_length[2, 1, 0].tolist() == [0, 4, 4, 0, 0, 0]
     assert (slots.content[:, 0] == -1).all()
 
 
@@ -106,10 +110,10 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
         store.write_prompt(layer, 1, k, v)
     store.finish_prompt(1, 11)
     one = torch.tensor([1])
-    moved = store.transfers.copy_now(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
+    store.transfers.copy_now(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
     keys, values = k[4:8].transpose(0, 1), v[4:8].transpose(0, 1)
     kept = pack(keys, bits, by_token=False), pack(values, bits, by_token=True)
-    assert moved == sum(part[0].nbytes for part in kept)
+    assert store.transfers.head_bytes == sum(part[0].nbytes for part in kept)
     entry = int(store.slots.near_index[1, 2])
     assert torch.equal(store.slots.pool.k[2, entry, 0], kept[0].float()[0])
     assert torch.equal(store.slots.pool.v[2, entry, 0], kept[1].float()[0])

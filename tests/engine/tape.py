@@ -13,7 +13,7 @@ READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal
 """Operations whose result the host has to wait for: none of them may be in a graph."""
 
 
-KERNELS = ("copy_blocks", "close_blocks", "recall")
+KERNELS = ("copy_blocks", "close_blocks", "recall", "give_wanted")
 """Operations whose plain twins read numbers: each is one kernel on a device, and one entry of a tape."""
 
 
@@ -61,12 +61,19 @@ class Tapes:
             setattr(ops, name, self._kernel(getattr(ops, name)))
         return ops
 
-    def _kernel(self, run: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: object) -> None:
+    def _kernel(self, run: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object) -> object:
             with _disable_current_modes():
-                run(*args)
+                out = run(*args)
+
+            def again() -> None:
+                for old, new in zip(tree_leaves(out), tree_leaves(run(*args)), strict=True):
+                    if isinstance(old, Tensor):
+                        old.copy_(new)
+
             if self._tape is not None:
-                self._tape.append(lambda: run(*args))
+                self._tape.append(again)
+            return out
 
         return call
 

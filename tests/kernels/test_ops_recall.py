@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from scoutattention.types import RecallRequest, ShareCounts, SharePolicy, ShareRequest, SlotTables, StepRows
+from scoutattention.types import (
+    RecallRequest,
+    ShareCounts,
+    SharePolicy,
+    ShareRequest,
+    SlotTables,
+    StepRows,
+    WantedRequest,
+)
 
 from .columns import EXACT, assert_near
 from .sizes import masks
@@ -116,3 +124,26 @@ def test_recalled(column, sizes):
         others = [row for row in range(ROWS) if row not in what.rows.row.tolist()]
         assert (page[:, others] == 77).all(), "lists of other sequences stay"
         assert what.recalled > 5 or sizes.slots < 2 or sizes.kinds == 1
+
+
+@pytest.mark.parametrize("sizes", RECALLS, ids=str)
+def test_given_slots(column, sizes):
+    for layer in range(LAYERS):
+        torch.manual_seed(layer)
+        slots, rows, *_ = whole = request(sizes)
+        blocks = torch.rand(sizes.B, sizes.H, sizes.blocks).argsort(-1)[..., : sizes.blocks // 2].contiguous()
+        absent = slots.slot_of[layer, rows.row].gather(-1, blocks) == sizes.slots
+        absent &= blocks < rows.closed[:, None, None]
+        what = WantedRequest(
+            *(slots, layer, rows, blocks, absent, sizes.always, whole.table, torch.tensor(5), whole.size)
+        )
+        there = column.put(what)
+        got, want = column.ops.give_wanted(there), EXACT.give_wanted(what)
+        for name, mine, theirs in zip(SlotTables._fields, column.back(there.slots), what.slots, strict=True):
+            assert torch.equal(mine, theirs), name
+        given = want.page >= 0
+        assert torch.equal(column.back(got.page), want.page)
+        for mine, theirs in zip(column.back(got), want, strict=True):
+            assert torch.equal(mine[given], theirs[given])
+        assert torch.equal(column.back(there.fetched), what.fetched)
+        assert what.fetched - 5 == given.sum()

@@ -71,6 +71,13 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
         test_ops_recall.test_followed_shares,
         (POLICIES[0],),
     ),
+    ("give_wanted", lambda r, _: r._replace(page=r.page + 1), test_ops_recall.test_given_slots, (RECALLS[0],)),
+    (
+        "give_wanted",
+        lambda r, args: (args[0].slots.slot_of.add_(1), r)[1],
+        test_ops_recall.test_given_slots,
+        (RECALLS[0],),
+    ),
     ("recall", lambda r, args: args[0].slots.content.add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),
     ("recall", lambda r, args: args[0].copies[1].add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),
     ("recall", lambda r, args: args[0].recalled.add_(1), test_ops_recall.test_recalled, (RECALLS[0],)),

@@ -12,8 +12,7 @@ from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
-from ..kernels.reference_recall import FULL, Moves, always_blocks, matched
-from ..types import RecallRequest, ShareCounts, SharePolicy, ShareRequest, StepRows
+from ..types import RecallRequest, ShareCounts, SharePolicy, ShareRequest, StepRows, WantedRequest
 from .choose import Choice
 from .share_limit import CpuShareLimit
 from .step import ScoutStep
@@ -58,12 +57,14 @@ class Recall:
         if not batch.consecutive:  # then `interest` is a copy
             self._slots.interest[layer, batch.rows] = interest
 
-    def fetch(self, batch: Batch, layer: int, blocks: Tensor, absent: Tensor) -> int:
-        """Give slots to the absent ones of chosen blocks (both [B, H, N]) now; returns the bytes copied."""
-        protected = always_blocks(batch.closed, self._slots.interest.shape[-1], self._always)
-        worth = self._slots.worth(layer, batch, protected)
-        moves = propose_wanted(worth, blocks, absent, self._slots.content[layer, batch.rows])
-        return self._transfers.copy_now(layer, moves._replace(row=batch.index[moves.row]))
+    def fetch(self, batch: Batch, layer: int, blocks: Tensor, absent: Tensor) -> None:
+        """Give slots to the absent ones of a layer's chosen blocks (both [B, H, N]), and copy them now."""
+        rows, fetched = StepRows(batch.index, batch.closed, batch.fill), self._counts[2]
+        what = WantedRequest(
+            *(self._slots.tables, layer, rows, blocks, absent, self._always, self._store.pages.table, fetched),
+            size=self._store.block_size,
+        )
+        self._transfers.copy(self._ops.give_wanted(what))
 
     def finish(self, step: ScoutStep) -> None:
         """Give slots to the blocks that a step closed, and to absent ones where recall is due.
@@ -97,20 +98,6 @@ class Recall:
     def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
         counts = self._store.exchange.counts
         return counts[:3], counts[3], counts[4]
-
-
-def propose_wanted(worth: Tensor, chosen: Tensor, absent: Tensor, content: Tensor) -> Moves:
-    """Moves for the absent blocks of a choice, the most important first, wherever a slot may be emptied.
-
-    worth: float32 [B, H, S], of the slots.   chosen: int64 [B, H, N].   absent: bool [B, H, N].
-    content: int64 [B, H, S]; the present ones of the chosen blocks stay in their slots.
-    """
-    present = chosen.masked_fill(absent, -1)
-    stay = (content[..., None] == present[..., None, :]).any(-1) & (content >= 0)
-    order = absent.to(torch.int8).argsort(stable=True, dim=-1, descending=True)
-    first = absent.gather(-1, order)
-    wanted = torch.where(first, torch.inf, -torch.inf)
-    return matched(wanted, chosen.gather(-1, order), worth.masked_fill(stay, FULL))[0]
 
 
 def first_residents(mass: Tensor, count: int, sink: int, recent: int) -> Tensor:

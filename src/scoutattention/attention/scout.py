@@ -58,8 +58,7 @@ class ScoutAttention(Attention[ScoutStep]):
         self._targets = [[t for t in range(layers) if sources[t] == layer != t] for layer in range(layers)]
         self._memory = StepMemory(store)
         self.exchange = store.exchange
-        fetches, packed = config.ablation.on_miss == "fetch", isinstance(store.pages.pool, PackedPool)
-        self._captured = not (fetches or packed)  # packed pages are read and written by the host
+        self._captured = not isinstance(store.pages.pool, PackedPool)  # which the host reads and writes
 
     @override
     def prepare(self, rows: Sequence[int]) -> ScoutStep:
@@ -108,8 +107,8 @@ class ScoutAttention(Attention[ScoutStep]):
         parts.store.end(step.batch)
         times = parts.far.transport.times()
         chosen, far, guarded, recalls, moved = counts[:5]
-        recalled_bytes = sum(step.fetched) + moved * parts.store.transfers.head_bytes
-        return StepStats(chosen, far, guarded, times.hidden_s, times.waited_s, recalls, recalled_bytes)
+        moved_bytes = moved * parts.store.transfers.head_bytes
+        return StepStats(chosen, far, guarded, times.hidden_s, times.waited_s, recalls, moved_bytes)
 
 
 class ScoutLayers:
@@ -212,7 +211,7 @@ class ScoutLayers:
             chosen = Chosen(blocks, wanted.attended, resident)
             parts.observer.chose(layer, q if predicted else None, chosen)
         if self._ablation.on_miss == "fetch":
-            self._step.fetched.append(parts.recall.fetch(batch, layer, blocks, wanted.absent))
+            parts.recall.fetch(batch, layer, blocks, wanted.absent)
         elif self._ablation.on_miss == "compute" and not (predicted and self._waits_for_true_query):
             self._start(layer, "scout" if predicted else "true", q, wanted, predicted=predicted)
 

@@ -1,7 +1,7 @@
 """A decode step as a value: what it is made of, what it did, and what the engine knows of attention."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -165,15 +165,11 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScoutStep(Step):
-    """A step with its work, and what its layers read and fill in.
-
-    fetched: bytes that layers moved to the device themselves, see `Ablation.on_miss`.
-    """
+    """A step with its work, and what its layers read and fill in."""
 
     work: Work
     masks: Masks
     tally: Tally
-    fetched: list[int] = field(default_factory=list)
 
 
 class StepMemory:

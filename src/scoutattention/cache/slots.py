@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
-from ..kernels.reference_recall import Moves, give, worth
+from ..kernels.reference_recall import Moves, give
 from ..runtime.memory import CPU
 from ..runtime.streams import SideStream
 from ..shape import ModelShape
@@ -95,14 +95,6 @@ class Slots:
         """Which blocks have a slot now: bool [n, H, NB].   layer, row: some rows of a layer, or layers of a row."""
         return self.slot_of[layer, row] != self.size
 
-    def worth(self, layer: int, batch: Batch, protected: Tensor) -> Tensor:
-        """What emptying a layer's slots would lose, float32 [B, H, S]; see `reference_recall.worth`.
-
-        protected: bool [B, 1, NB], blocks that stay.
-        """
-        quota = self._quota[batch.index]
-        return worth(self.content[layer, batch.rows], self.interest[layer, batch.rows], quota, protected)
-
     def open_entry(self, row: int) -> int:
         """The pool's entry that holds a row's open block."""
         return self._taken[row][0]
@@ -156,16 +148,12 @@ class Transfers:
         self._listed = [Copies(*(each[first : first + size].flatten() for each in every)) for first in self._parts]
         return page, entry
 
-    def copy_now(self, layer: int, moves: Moves, *, empty: bool = False) -> int:
-        """Give blocks of a layer slots, and return the bytes copied.  Between steps, or before it attends (`fetch`).
-
-        empty: whether all of the slots are known to be.
-        """
-        layers, tables = torch.full_like(moves.row, layer), self._slots.tables
-        give(tables, layers, moves, self._slots.block_size, empty=empty)
+    def copy_now(self, layer: int, moves: Moves) -> None:
+        """Give blocks of a layer slots that are empty, and copy them."""
+        layers = torch.full_like(moves.row, layer)
+        give(self._slots.tables, layers, moves, self._slots.block_size, empty=True)
         page = self._pages.table[moves.row, moves.block].long()
-        self._copy(Copies(layers, page, self._slots.near_index[moves.row, 1 + moves.slot].long(), moves.head))
-        return moves.row.numel() * self.head_bytes
+        self.copy(Copies(layers, page, self._slots.near_index[moves.row, 1 + moves.slot].long(), moves.head))
 
     def start_copies(self) -> None:
         """Begin to copy the listed blocks, beside what follows; each layer waits in `wait_for_copies`."""
@@ -173,7 +161,7 @@ class Transfers:
             return
         with self._side.after():
             for part, copies in enumerate(self._listed):
-                self._copy(copies)
+                self.copy(copies)
                 self._side.mark(part)
 
     def wait_for_copies(self, layer: int) -> None:
@@ -181,6 +169,7 @@ class Transfers:
         if layer in self._parts:
             self._side.wait(self._parts.index(layer))
 
-    def _copy(self, copies: Copies) -> None:
+    def copy(self, copies: Copies) -> None:
+        """Copy blocks from pages to entries of the slots' pool."""
         host, pool = self._pages.pool, self._slots.pool
         self._ops.copy_blocks((host.k, host.v), (pool.k, pool.v), copies)

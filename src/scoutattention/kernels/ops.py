@@ -22,6 +22,7 @@ from ..types import (
     SplitChoice,
     SplitRequest,
     TopBlocks,
+    WantedRequest,
 )
 
 
@@ -171,4 +172,8 @@ class Ops(Protocol):
 
     def recall(self, what: RecallRequest) -> None:
         """Give slots to blocks just closed, and to absent blocks of high interest; see `reference_recall.recall`."""
+        ...
+
+    def give_wanted(self, what: WantedRequest) -> Copies:
+        """Give slots to absent chosen blocks, and say what to copy; see `reference_recall.give_wanted`."""
         ...

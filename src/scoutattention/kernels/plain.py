@@ -23,6 +23,7 @@ from ..types import (
     SplitChoice,
     SplitRequest,
     TopBlocks,
+    WantedRequest,
 )
 from . import reference, reference_recall
 from .ops import JoinRequest, Ops
@@ -139,6 +140,10 @@ class PlainOps(Ops):
     @override
     def recall(self, what: RecallRequest) -> None:
         reference_recall.recall(what)
+
+    @override
+    def give_wanted(self, what: WantedRequest) -> Copies:
+        return reference_recall.give_wanted(what)
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..types import RecallRequest, ShareCounts, SharePolicy, ShareRequest, SlotTables
+from ..types import Copies, RecallRequest, ShareCounts, SharePolicy, ShareRequest, SlotTables, WantedRequest
 
 MARGIN = 1.3
 """How many times the interest in what leaves the interest in what comes must be, so that equals do not swap."""
@@ -65,6 +65,21 @@ def propose_interesting(interest: Tensor, resident: Tensor, worth: Tensor, most:
     """
     best, blocks = interest.masked_fill(resident, -torch.inf).sort(dim=-1, stable=True, descending=True)
     return matched(best[..., :most], blocks[..., :most], torch.where(worth > 0, worth * MARGIN, worth))
+
+
+def propose_wanted(worth: Tensor, chosen: Tensor, absent: Tensor, content: Tensor) -> tuple[Moves, Tensor]:
+    """Moves for the absent blocks of a choice, the most important first, wherever a slot may be emptied.
+
+    worth: float32 [B, H, S], of the slots.   chosen: int64 [B, H, N].   absent: bool [B, H, N].
+    content: int64 [B, H, S]; the present ones of the chosen blocks stay in their slots.
+    Returns the moves, and the place of each among its KV head's absent blocks, int64 [M].
+    """
+    present = chosen.masked_fill(absent, -1)
+    stay = (content[..., None] == present[..., None, :]).any(-1) & (content >= 0)
+    order = absent.to(torch.int8).argsort(stable=True, dim=-1, descending=True)
+    first = absent.gather(-1, order)
+    wanted = torch.where(first, torch.inf, -torch.inf)
+    return matched(wanted, chosen.gather(-1, order), worth.masked_fill(stay, FULL))
 
 
 def always_blocks(closed: Tensor, count: int, always: tuple[int, int]) -> Tensor:
@@ -157,6 +172,27 @@ def _give_to_interesting(what: RecallRequest, layer: Tensor, row: Tensor, end: T
     moves, place = propose_interesting(interest.masked_fill(block > newest, -torch.inf), resident, value, most)
     _note(what, (layer, row), moves, 1 + place)
     what.recalled.add_(place.numel())
+
+
+def give_wanted(what: WantedRequest) -> Copies:
+    """Give slots to the absent blocks of a choice, wherever a slot may be filled; returns what is to be copied.
+
+    Changes the tables. The lists have a place for each chosen block.
+    """
+    slots, (rows, closed, _) = what.slots, what.rows
+    content, interest = slots.content[what.layer, rows], slots.interest[what.layer, rows]
+    value = worth(content, interest, slots.quota[rows], always_blocks(closed, interest.shape[-1], what.always))
+    moves, place = propose_wanted(value, what.blocks, what.absent, content)
+    sequence, head, slot, block = moves
+    row = rows[sequence]
+    give(slots, torch.full_like(row, what.layer), moves._replace(row=row), what.size)
+    layer, page, entry, heads = torch.full((4, *what.blocks.shape), -1, device=rows.device)
+    layer.fill_(what.layer)
+    heads.copy_(torch.arange(heads.shape[1], device=rows.device)[:, None])
+    page[sequence, head, place] = what.table[row, block].long()
+    entry[sequence, head, place] = slots.near_index[row, 1 + slot].long()
+    what.fetched.add_(row.numel())
+    return Copies(*(each.flatten() for each in (layer, page, entry, heads)))
 
 
 def _note(what: RecallRequest, pairs: tuple[Tensor, Tensor], moves: Moves, place: Tensor) -> None:

@@ -95,7 +95,7 @@ class PromptAttention:
         head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
         slot = torch.arange(count, device=blocks.device).repeat(heads)
         moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
-        transfers.copy_now(layer, moves, empty=True)
+        transfers.copy_now(layer, moves)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -20,7 +20,7 @@ from ...kernels.triton.packed_pages.partial import packed_launches
 from ...kernels.triton.page_lists import list_launch, stage_launch
 from ...kernels.triton.partial import default_tile, partial_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
-from ...kernels.triton.recall import recall_launch
+from ...kernels.triton.recall import recall_launch, wanted_launch
 from ...kernels.triton.rows import norm_launch, place_launch, swiglu_launch
 from ...kernels.triton.score_digests import bound_launch, code_launch
 from ...kernels.triton.shares import count_launch, follow_launch
@@ -45,6 +45,7 @@ from ...types import (
     SplitChoice,
     SplitRequest,
     StepRows,
+    WantedRequest,
 )
 
 PROCESSORS = 132
@@ -133,6 +134,9 @@ def end_launches(L: int, B: int, H: int, N: int) -> Iterator[Launch]:
     copies = (some(L, B, H, 8, dtype=torch.int64), some(L, B, H, 8, dtype=torch.int64))
     rows, table = StepRows(places, places, places), some(B, N, dtype=torch.int32)
     yield recall_launch(RecallRequest(tables, rows, mask, (1, 1), table, copies, number, 32))
+    blocks, absent = some(B, H, 31, dtype=torch.int64), some(B, H, 31, dtype=torch.bool)
+    what = WantedRequest(tables, 3, rows, blocks, absent, (1, 1), table, number, 32)
+    yield wanted_launch(what, some(4, B, H, 31, dtype=torch.int64))
 
 
 def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:

@@ -22,6 +22,7 @@ from ...types import (
     SplitChoice,
     SplitRequest,
     TopBlocks,
+    WantedRequest,
 )
 from ..ops import JoinRequest, Ops
 from ..plain import join as plain_join
@@ -178,6 +179,10 @@ class TritonOps(Ops):
     @override
     def recall(self, what: RecallRequest) -> None:
         recall.recall(what)
+
+    @override
+    def give_wanted(self, what: WantedRequest) -> Copies:
+        return recall.give_wanted(what)
 
 
 def _packed(k: Blocks, v: Blocks) -> tuple[Packed, Packed]:
