@@ -288,17 +288,3 @@ class Rope(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-class HeadPlacing(NamedTuple):
-    """How the heads of a projection, [T, Q + 2 H, D], become queries, keys and values; or [T, Q, D] queries alone.
-
-    queries: Q.   bias: [(Q + 2 H) * D], added to all of them, or None.   norm: float32 [Q + H, D], the weights of the
-    norms of queries and keys, or None; eps: of these norms.   rope: of the tokens, for queries and keys.
-    """
-
-    queries: int
-    bias: Tensor | None
-    norm: Tensor | None
-    eps: float
-    rope: Rope

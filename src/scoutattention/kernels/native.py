@@ -14,7 +14,6 @@ from ..types import (
     BlockList,
     GuardFinding,
     GuardRequest,
-    HeadPlacing,
     Partial,
     Rope,
     SplitChoice,
@@ -22,6 +21,7 @@ from ..types import (
     TopBlocks,
 )
 from .plain import PlainOps, left_out
+from .reference_rows import HeadPlacing
 
 
 class NativeOps(PlainOps):

@@ -10,8 +10,9 @@ from typing_extensions import override
 from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
+from ..kernels.reference_rows import HeadPlacing
 from ..runtime.ranks import ALONE, Ranks, gathered
-from ..types import HeadPlacing, Rope
+from ..types import Rope
 from .config import ModelConfig
 from .layers import ROWS, LayerWeights, RowOps, in_rows, inverse_frequencies
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..types import HeadPlacing
+from ..kernels.reference_rows import HeadPlacing
 from .config import RopeConfig
 
 ROWS = 1024

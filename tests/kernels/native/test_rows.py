@@ -6,8 +6,9 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
 from scoutattention.kernels.native import RowKernels
+from scoutattention.kernels.reference_rows import HeadPlacing
 from scoutattention.runtime import workers as cpu
-from scoutattention.types import HeadPlacing, Rope
+from scoutattention.types import Rope
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

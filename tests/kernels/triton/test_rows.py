@@ -5,8 +5,9 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
+from scoutattention.kernels.reference_rows import HeadPlacing
 from scoutattention.kernels.triton import rows
-from scoutattention.types import HeadPlacing, Rope
+from scoutattention.types import Rope
 
 from ..columns import DTYPES
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from ...kernels.ops import JoinRequest, LayerGuard
+from ...kernels.reference_rows import HeadPlacing
 from ...kernels.triton.base import Launch, ceil_div
 from ...kernels.triton.calls import take_launch
 from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
@@ -33,7 +34,6 @@ from ...types import (
     Copies,
     GuardFinding,
     GuardRequest,
-    HeadPlacing,
     PageSelection,
     Partial,
     RecallRequest,

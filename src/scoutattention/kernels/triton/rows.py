@@ -7,8 +7,9 @@ three, a sum and its norm four, what places heads up to sixteen, and the gated u
 import torch
 from torch import Tensor
 
-from ...types import HeadPlacing, Rope
+from ...types import Rope
 from .. import reference_rows
+from ..reference_rows import HeadPlacing
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 CHANNELS = 1024  # of a gated unit that a program computes
