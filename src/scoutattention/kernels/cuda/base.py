@@ -23,13 +23,16 @@ SOURCES = Path(__file__).parent / "sources"
 QUERY_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What kernels call the type of queries."""
 
+Argument = Tensor | int | float | None
+
 
 @dataclass(frozen=True)
 class CudaLaunch:
     """One kernel and all it is launched with.
 
     source: its file, without the ending.   grid, threads: programs, and threads of each.
-    arguments: in the kernel's order: tensors, int (32 bits) and float.   defines: what the kernel is compiled for.
+    arguments: in the order of the kernel: tensors, None (a null pointer), int (32 bits) and float.
+    defines: what the kernel is compiled for.
     shared: bytes of memory that a program asks for beside what the kernel declares.
     """
 
@@ -37,7 +40,7 @@ class CudaLaunch:
     kernel: str
     grid: tuple[int, ...]
     threads: int
-    arguments: tuple[Tensor | int | float, ...]
+    arguments: tuple[Argument, ...]
     defines: Mapping[str, int] = field(default_factory=dict)
     shared: int = 0
 
@@ -76,7 +79,9 @@ def _architecture(device: int) -> str:
     return f"sm_{major}{minor}"
 
 
-def _argument(value: Tensor | int | float) -> object:
+def _argument(value: Argument) -> object:
+    if value is None:
+        return 0
     if isinstance(value, Tensor):
         return value.data_ptr()
     return np.float32(value) if isinstance(value, float) else np.int32(value)

@@ -23,8 +23,7 @@ class CudaOps(TritonOps):
     def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
         if not scores.has_kernel(q.shape[-1], codes.shape[3]):
             return super().score_key_codes(q, codes, bounds, pages, scale)
-        listed = pages[:, None].expand(-1, q.shape[1], -1)
-        return scores.score_key_codes(q.contiguous(), codes, bounds, listed, scale)
+        return scores.score_key_codes(q.contiguous(), codes, bounds, pages, scale)
 
     @override
     def top_blocks(

@@ -22,20 +22,16 @@ def has_kernel(D: int, P: int) -> bool:
 def score_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor, scale: float) -> CudaLaunch:
     """The launch of `score_key_codes`, which fills `scores`."""
     B, H, G, D = q.shape
-    N, P = pages.shape[2], codes.shape[3]
-    strides = (codes.stride(0), 2 * bounds.stride(0), pages.stride(0), pages.stride(1))
-    defines = {**defines_for(q, D, P), "WARPS": WARPS}
-    programs, batches = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH)
-    most = programs * ceil_div(batches, WARPS)
-    each = max(1, min(LONGEST, most // (WAVES * processors(q.device)))) if q.device.type == "cuda" else 1
-    grid = (B * H, ceil_div(batches, WARPS * each), ceil_div(G, HEADS))
-    arguments = (q, codes, bounds, pages, scores, scale, *strides, H, N)
+    N, P = pages.shape[1], codes.shape[3]
+    strides = (codes.stride(0), 2 * bounds.stride(0), 0, pages.stride(0))
+    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "TURNED": 0}
+    defines |= {"WARPS": WARPS, "AHEAD": AHEAD if D <= 32 else 1}
+    parts = ceil_div(N, BATCH * WARPS)
+    programs = B * H * ceil_div(G, HEADS) * parts
+    each = max(1, min(LONGEST, programs // (WAVES * processors(q.device)))) if q.is_cuda else 1
+    grid = (B * H, ceil_div(parts, each), ceil_div(G, HEADS))
+    arguments = (q, None, codes, bounds, pages, None, None, scores, scale, *strides, H, N)
     return CudaLaunch("score", "score_pages", grid, 32 * WARPS, arguments, defines)
-
-
-def defines_for(q: Tensor, D: int, P: int) -> dict[str, int]:
-    """What scores are compiled for."""
-    return {"D": D, "P": P, "G": q.shape[2], "QUERY": QUERY_TYPES[q.dtype], "AHEAD": AHEAD if D <= 32 else 1}
 
 
 def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
@@ -44,13 +40,13 @@ def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, sca
     The products of the query with a page's steps are rounded to float16.
 
     q: [B, H, G, D], contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
-    pages: int32 [B, H, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
+    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
     B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *QUERY_TYPES, rows=4)
     check("codes", codes, (None, H, ceil_div(D, 16), None, 4), torch.uint8, rows=4)
     check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16, rows=3)
-    check("pages", pages, (B, H, None), torch.int32)
-    scores = q.new_empty((B, H, G, pages.shape[2]), dtype=torch.float32)
+    check("pages", pages, (B, None), torch.int32)
+    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
     score_launch(q, codes, bounds, pages, scores, scale).run()
     return scores

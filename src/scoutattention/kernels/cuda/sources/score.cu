@@ -6,14 +6,14 @@
 
 // Grid (B * H, parts of N, heads / 8).   q: [B, H, G, TURNED or D].   basis: float32 [B, H, TURNED, D].
 // table: int32 [B, NB], pages.   blocks: int64 [B, H, N], those that are scored, or null for the first N.
-// closed: int64 [B]: the n-th block is scored where n is less.   scores: float32 [B, H, G, N].
+// closed: int64 [B], the n-th block is scored where n is less; or null for all.   scores: float32 [B, H, G, N].
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     score_pages(const void* q, const float* basis, const char* words, const char* bounds, const int* table,
                 const i64* blocks, const i64* closed, float* scores, float scale, u32 words_s, u32 bounds_s,
                 int basis_b, int table_b, int H, int N) {
     __shared__ Exchange exchange[WARPS];
     const int row = blockIdx.x, b = row / H, h = row % H, first = 8 * blockIdx.z, warp = threadIdx.x / 32;
-    const int end = min(N, static_cast<int>(closed[b]));
+    const int end = closed ? min(N, static_cast<int>(closed[b])) : N;
     const Digests digests = {words, bounds, words_s, bounds_s};
     const int* pages = table + static_cast<i64>(b) * table_b;
     Query query;
