@@ -15,6 +15,7 @@ from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
+from scoutattention.kernels.plain import PlainOps
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 from scoutattention.types import Partial
@@ -38,13 +39,14 @@ def meta_decoder() -> Decoder:
 class Buffers(Pending):
     """What goes through host memory is checked, and comes back without numbers."""
 
-    def __init__(self, transport, q, what):
+    def __init__(self, transport, q, what, with_mean_key):
+        self.with_mean_key = with_mean_key
         assert {q.device, *(table.device for table in transport._ops.page_list(what))} == {META}
         self.shape = q.shape
 
     def wait(self):
         out = torch.empty(self.shape, device=META)
-        return Partial(out, torch.empty(self.shape[:3], device=META), out)
+        return Partial(out, torch.empty(self.shape[:3], device=META), out if self.with_mean_key else None)
 
 
 @pytest.fixture
@@ -52,8 +54,17 @@ def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
-    monkeypatch.setattr(StreamTransport, "start", lambda self, layer, kind, q, what, **_: Buffers(self, q, what))
-    monkeypatch.setattr(StreamTransport, "attend", lambda self, layer, q, what: fake_partial(q))
+    partial = PlainOps.partial
+
+    def start(self, layer, kind, q, what, *, with_mean_key):
+        return Buffers(self, q, what, with_mean_key)
+
+    def in_place(self, q, k, *rest):
+        """A device reads the host's pages where they are."""
+        return partial(self, q, k, *rest) if k.device == META else fake_partial(q)
+
+    monkeypatch.setattr(StreamTransport, "start", start)
+    monkeypatch.setattr(PlainOps, "partial", in_place)
     sizes = {"max_num_seqs": 2, "max_model_len": 1024, "host_memory": 1 << 28}
     engine_config = EngineConfig(device="cuda", kernels="plain", **sizes)
     engines = []
