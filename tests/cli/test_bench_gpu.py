@@ -92,6 +92,12 @@ def test_a_profile_without_a_gpu_says_so(capsys):
     assert capsys.readouterr().out.count("the profiler saw no GPU") == len(NAMES)
 
 
+def test_only_what_is_asked_for_runs(capsys):
+    assert bench(*TINY, *SHORT, "--engines", "scout,full", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [case["engine"] for case in report["cases"]] == list(report["prefill"]["tokens_per_s"]) == ["full", "scout"]
+
+
 def test_packed_pages_are_named(capsys):
     assert bench(*TINY, *SHORT, "--kv-dtype", "int4") == 0
     assert "; pages in host memory: int4" in capsys.readouterr().out
@@ -170,6 +176,8 @@ def test_the_profiler_is_told_to_let_go(monkeypatch):
         ((*TINY, "--plot", "absent/a.png"), "there is no folder absent"),
         (("absent", "--device", "cpu"), "there is no model 'absent'"),
         ((*TINY, "--kv-dtype", "int2"), "'int2'"),
+        ((*TINY, "--engines", "scout,vllm"), "--engines='scout,vllm': 'vllm' is not one of full, resident,"),
+        ((*TINY, "--engines", "scout,transformers"), "--engines: transformers needs a GPU, and transformers: run pip"),
         ((*TINY, "--device-limit", "24 parrots"), "cannot read '24 parrots' as a size"),
         ((*TINY, "--device-limit", "24GiB"), "--device-limit=25769803776 bytes is for a GPU"),
     ],

@@ -9,7 +9,7 @@ import typer
 
 from ..bench.decode.measure import Workload as DecodeWorkload
 from ..bench.decode.process import ENGINES
-from ..bench.gpu.cases import QUICK_STEPS, STEPS
+from ..bench.gpu.cases import QUICK_STEPS, STEPS, other_programs, rivals
 from ..bench.gpu.cases import Workload as GpuWorkload
 from ..config import EngineConfig, KVDTypeName, ScoutConfig, parse_size
 from ..errors import ConfigError
@@ -21,6 +21,7 @@ from .output import check_drawing, check_folder
 
 LEAST_SIZE = 1 << 20
 """Bytes; less data would be timed from the caches."""
+GPU_ENGINES = tuple(rival.name for rival in (*rivals(ScoutConfig()), *other_programs(ScoutConfig())))
 CONTEXTS, QUICK_CONTEXTS = "65536,32768,131072,8192", "32768,8192"
 BATCHES, QUICK_BATCHES = "1,2,4,6,8,12,16,24,32,48,64,96,128,192,256", "1,8"
 MINUTES, QUICK_MINUTES = 7.0, 2.0
@@ -134,6 +135,10 @@ class GpuFlags:
     host_memory: Annotated[
         str | None, flag("--host-memory", "For the KV cache. Without it: 3/4 of what is free.", metavar="BYTES")
     ] = None
+    engines: Annotated[
+        str | None,
+        flag("--engines", f"Of {', '.join(GPU_ENGINES)}. Without it: those that are installed.", metavar="LIST"),
+    ] = None
     kv_dtype: Annotated[
         KVDTypeName, flag("--kv-dtype", "Number format of pages in host memory, of the engines that can read it.")
     ] = "auto"
@@ -179,6 +184,7 @@ def gpu(call: Call[GpuFlags]) -> None:
         warm_up,
         steps,
         None if flags.device_limit is None else parse_size(flags.device_limit),
+        None if flags.engines is None else read_words("--engines", flags.engines, GPU_ENGINES),
     )
     # A profile leaves CUPTI attached, which slows every later engine by 10 to 20 % (pytorch/pytorch#146604), unless
     # this is set before the first one.

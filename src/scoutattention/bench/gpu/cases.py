@@ -67,6 +67,7 @@ class Workload:
     engine_config: the settings that all engines share, with the size of the host's memory. Its kv_dtype is for rivals
         with pages in host memory, see `Rival.kv_dtype`.
     device_limit: bytes of the device that may be taken, or None for all.
+    engines: names of those that run, or None for all.
     warm_up, steps: decode steps of each engine in each case at most; the warm-up is not counted.
     """
 
@@ -76,6 +77,7 @@ class Workload:
     warm_up: int = STEPS[0]
     steps: int = STEPS[1]
     device_limit: int | None = None
+    engines: tuple[str, ...] | None = None
 
     @property
     def more(self) -> int:

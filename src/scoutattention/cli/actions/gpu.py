@@ -16,14 +16,16 @@ from rich.console import Group
 from rich.table import Table
 
 from ...bench.common.measure import host_facts
-from ...bench.gpu.cases import LeftOut, Measured, Result, Workload, other_programs, rivals
+from ...bench.gpu.cases import LeftOut, Measured, Result, Rival, Workload, other_programs, rivals
 from ...bench.gpu.decode import Bench
 from ...bench.gpu.kernels import survey
 from ...bench.gpu.prefill import prefill_speeds
 from ...bench.gpu.rounds import measure
 from ...bench.gpu.setup import check_contexts, dummy_setup, real_setup, shared_settings
 from ...bench.gpu.timing import Timer, as_json, gpu_facts
+from ...config import ScoutConfig
 from ...engine.device import find_device
+from ...errors import ConfigError
 from ...eval.text import code, prose
 from ...models.recording import load_recording
 from ..bench import GpuFlags
@@ -56,6 +58,7 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     longest, device = max(workload.contexts) + workload.more, find_device(flags.device)
     if flags.model is None:
         check_contexts(workload.contexts, base.block_size, recording)
+    engines = _engines(flags, workload, base)
     facts = _facts(flags)
     if flags.model is None:
         setup = dummy_setup(flags.shape, recording, longest, device, workload.device_limit)
@@ -63,9 +66,6 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         setup = real_setup(flags.model, prose().text + code().text, longest, device, workload.device_limit)
     until = time.perf_counter() + 60 * minutes
     bench = Bench(setup.decoder, setup.prompts, workload, until, _tell, setup.config_json)
-    engines = rivals(base)
-    if flags.device == "cuda" and find_spec("transformers") is not None:
-        engines += other_programs(base)
     prompt, prefill, unread = prefill_speeds(bench, engines)
     for left in unread:
         _tell(left)
@@ -89,6 +89,18 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
     if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
+
+
+def _engines(flags: GpuFlags, workload: Workload, base: ScoutConfig) -> list[Rival]:
+    """Those that are asked for. Raises ConfigError where one of them cannot run here."""
+    known, wanted = rivals(base), workload.engines
+    if flags.device == "cuda" and find_spec("transformers") is not None:
+        known += other_programs(base)
+    missing = sorted({*(wanted or ())} - {rival.name for rival in known})
+    if missing:
+        needed = "needs a GPU, and transformers: run pip install 'scout-attention[bench]'"
+        raise ConfigError(f"--engines: {', '.join(missing)} {needed}")
+    return [rival for rival in known if wanted is None or rival.name in wanted]
 
 
 def _facts(flags: GpuFlags) -> dict[str, Any]:

@@ -71,7 +71,10 @@ def _copy_kernel(
     CHUNK: tl.constexpr,
     LISTED: tl.constexpr,
 ) -> None:
-    """Program (n): every num_programs-th place of the lists, from the n-th on; most may be holes."""
+    """Program (n): every num_programs-th place of the lists, from the n-th on; most may be holes.
+
+    from_l, to_l: entries from layer to layer, whose elements may be more than an argument can count.
+    """
     apart = tl.num_programs(0)
     for start in range(tl.program_id(0), places, LISTED * apart):
         at = start + apart * tl.arange(0, LISTED)
@@ -81,8 +84,8 @@ def _copy_kernel(
                 if source >= 0:
                     l = tl.load(layer + place)  # noqa: E741
                     h = tl.load(head + place)
-                    source = l * from_l + source * from_s + h * from_h
-                    target = l * to_l + tl.load(entry + place) * to_s + h * to_h
+                    source = (l * from_l + source) * from_s + h * from_h
+                    target = (l * to_l + tl.load(entry + place)) * to_s + h * to_h
                     _copy_block(from_k + source, from_v + source, to_k + target, to_v + target, SIZE, CHUNK)
 
 
@@ -114,8 +117,8 @@ def _close_kernel(
     b = tl.program_id(2)
     if tl.load(fill + b) + 1 == P:
         page = tl.load(table + tl.load(row + b) * table_r + tl.load(closed + b)).to(tl.int64)
-        source = l * from_l + tl.load(entry + b) * from_s + h * from_h
-        target = l * to_l + page * to_s + h * to_h
+        source = (l * from_l + tl.load(entry + b)) * from_s + h * from_h
+        target = (l * to_l + page) * to_s + h * to_h
         _copy_block(from_k + source, from_v + source, to_k + target, to_v + target, SIZE, CHUNK)
 
 
@@ -145,7 +148,7 @@ def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> N
 def copy_launch(source: Pools, target: Pools, copies: Copies, programs: int) -> Launch:
     """The launch of `copy_blocks`."""
     places = copies.page.numel()
-    arguments = (*source, *target, *copies, *source[0].stride()[:3], *target[0].stride()[:3], places)
+    arguments = (*source, *target, *copies, *_strides(source), *_strides(target), places)
     return Launch(_copy_kernel, (min(programs, places),), arguments, {**_sizes(source), "LISTED": LISTED})
 
 
@@ -167,7 +170,7 @@ def copy_blocks(source: Pools, target: Pools, copies: Copies, *, programs: int =
 def close_launch(source: Pools, target: Pools, what: CloseRequest) -> Launch:
     """The launch of `close_blocks`."""
     L, _, H, P, _ = source[0].shape
-    strides = (*source[0].stride()[:3], *target[0].stride()[:3], what.table.stride(0))
+    strides = (*_strides(source), *_strides(target), what.table.stride(0))
     arguments = (*source, *target, *what.rows, what.entry, what.table, *strides, P)
     return Launch(_close_kernel, (H, L, what.entry.numel()), arguments, _sizes(source))
 
@@ -184,6 +187,12 @@ def close_blocks(source: Pools, target: Pools, what: CloseRequest) -> None:
         check(name, tensor, (B,), torch.int64)
     check("table", what.table, (None, None), torch.int32)
     close_launch(source, target, what).run()
+
+
+def _strides(pools: Pools) -> tuple[int, int, int]:
+    """From layer to layer, in entries; from entry to entry and from head to head, in elements."""
+    layer, entry, head = pools[0].stride()[:3]
+    return layer // entry, entry, head
 
 
 def _sizes(pools: Pools) -> dict[str, int]:

@@ -121,7 +121,7 @@ def partial_packed(q: Tensor, k_v: PackedPools, blocks: BlockList, scale: float)
     B, H, G, D = q.shape
     N = blocks.index.shape[-1]
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
-    check_packed("k and v", k_v, q.device)
+    check_packed("k and v", k_v)
     check("k.bounds", k_v[0].bounds, (None, H, 2, D), torch.float16, rows=2)
     check("blocks.index", blocks.index, (B, H, N), torch.int32)
     check("blocks.length", blocks.length, (B, H, N), torch.int32)
