@@ -3,6 +3,7 @@
 Loads and stores of flags are of system scope, so that what was written before a flag is seen by who has seen the flag.
 """
 
+import math
 import time
 
 import torch
@@ -110,12 +111,12 @@ def _take_kernel(
     CHUNK: tl.constexpr,
     PTX: tl.constexpr,
 ) -> None:
-    """Program (part): waits for itself, then takes CHUNK numbers."""
+    """Program (part): waits for itself, so many milliseconds at most, then takes CHUNK numbers."""
     n = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     number = tl.load(counts + 1)
     given_up = tl.load(gave_up) != 0
     begin = now_ns(PTX)
-    end = begin + tl.where(given_up, 0, patience).to(tl.int64)
+    end = begin + tl.where(given_up, 0, patience).to(tl.int64) * 1_000_000
     now = begin
     answer = load_acquire(answered, PTX)
     while (answer != number) & (now < end):
@@ -139,7 +140,7 @@ def take_launch(
     """The launch of `take_call`, which fills `out`."""
     size = result.numel()
     words = flags[1:6]
-    numbers = (flags.line, round(timeout_s * 1e9), size, size - rows)
+    numbers = (flags.line, math.ceil(timeout_s * 1e3), size, size - rows)  # arguments have 32 bits
     constants = {"CHUNK": CHUNK, "PTX": ptx}
     return Launch(_take_kernel, (ceil_div(size, CHUNK),), (result, out, *words, *numbers), constants, warps=1)
 
