@@ -228,7 +228,8 @@ def copy_packed_blocks(
     page, entry, head: int64 [M]; a page of -1 is none.   programs: as of `move_blocks.copy_blocks`.
     Raises KernelError where a tensor does not fit.
     """
-    check_packed("source", source, target[0].device)
+    check_packed("source", source)
+    _check_pinned("source", source, target[0].device)
     check("target[0]", target[0], (None, *source[0].shape[1:]), *TL_DTYPES, rows=2)
     check_alike("target", *target)
     for name, tensor in (("page", page), ("entry", entry), ("head", head)):
@@ -250,7 +251,8 @@ def write_packed_blocks(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor
     fit.
     """
     _, H, P, D = target[0].shape
-    check_packed("target", target, k.device)
+    check_packed("target", target)
+    _check_pinned("target", target, k.device)
     check("k", k, (None, H, P, D), *TL_DTYPES)
     check("v", v, (k.shape[0], H, P, D), *TL_DTYPES)
     check("pages", pages, (k.shape[0],), torch.int64)
@@ -271,11 +273,8 @@ def close_packed_blocks(source: Pools, target: PackedPools, what: CloseRequest) 
     write_packed_blocks(k, v, (target[0].flatten(0, 1), target[1].flatten(0, 1)), places)
 
 
-def check_packed(name: str, pools: PackedPools, device: torch.device) -> None:
-    """Refuse what is not keys and values as `pack` gives them, in memory that the device can read.
-
-    Raises KernelError.
-    """
+def check_packed(name: str, pools: PackedPools) -> None:
+    """Refuse what is not keys and values as `pack` gives them.   Raises KernelError."""
     S, H, P, D = pools[0].shape
     for part, pool, by_token in zip("kv", pools, (False, True), strict=True):
         if (pool.shape, pool.bits, pool.by_token) != (pools[0].shape, pools[0].bits, by_token):
@@ -285,5 +284,9 @@ def check_packed(name: str, pools: PackedPools, device: torch.device) -> None:
         words = (S, H, ceil_div(along * pool.bits, 32), across, 4)
         check(f"{name}.{part}.words", pool.words, words, torch.uint8, rows=3)
         check(f"{name}.{part}.bounds", pool.bounds, (S, H, 2, D), torch.float16, rows=2)
-        if device.type == "cuda" and not (pool.words.is_cuda or pool.words.is_pinned()):
-            raise KernelError(f"{name} is in pageable host memory, which the device cannot read: pin the pool")
+
+
+def _check_pinned(name: str, pools: PackedPools, device: torch.device) -> None:
+    """Refuse memory that the device cannot read.   Raises KernelError."""
+    if device.type == "cuda" and not all(pool.words.is_cuda or pool.words.is_pinned() for pool in pools):
+        raise KernelError(f"{name} is in pageable host memory, which the device cannot read: pin the pool")
