@@ -64,8 +64,8 @@ def decisions(llm: LLM) -> Iterator[tuple[list[torch.Tensor], list[list[int]]]]:
     store = llm.engine.store
     while llm.engine.busy:
         llm.engine.step()
-        slots, listed = store.slots, [copies.page for copies in store.transfers._listed]
-        state = (slots.content, slots.slot_of, slots.near_length, *listed, torch.tensor(store.closed))
+        slots, listed = store.slots, store.transfers._listed[0]
+        state = (slots.content, slots.slot_of, slots.near_length, listed.page, torch.tensor(store.closed))
         yield [each.cpu().clone() for each in state], [one.output_ids[:] for one in sequences]
 
 

@@ -131,7 +131,7 @@ class Transfers:
         self._slots = slots
         self._side = side
         self._ops = ops
-        self._listed: list[Copies] = []  # of each part
+        self._listed: list[Copies] = []  # of all layers, then of each part
         k, v = pages.pool.k[0, 0, 0], pages.pool.v[0, 0, 0]
         self.head_bytes = k.nbytes + v.nbytes  # of one block
 
@@ -145,7 +145,8 @@ class Transfers:
         head = torch.arange(heads, device=device)[:, None].expand(page.shape).contiguous()
         every = Copies(layer, page, entry, head)
         size = self._parts.step
-        self._listed = [Copies(*(each[first : first + size].flatten() for each in every)) for first in self._parts]
+        runs = [slice(None), *(slice(first, first + size) for first in self._parts)]
+        self._listed = [Copies(*(each[run].flatten() for each in every)) for run in runs]
         return page, entry
 
     def copy_now(self, layer: int, moves: Moves) -> None:
@@ -157,10 +158,12 @@ class Transfers:
 
     def start_copies(self) -> None:
         """Begin to copy the listed blocks, beside what follows; each layer waits in `wait_for_copies`."""
-        if not self._ops.deferred and not any(bool((copies.page >= 0).any()) for copies in self._listed):
+        every, *parts = self._listed
+        if not self._ops.deferred:
+            self.copy(every)
             return
         with self._side.after():
-            for part, copies in enumerate(self._listed):
+            for part, copies in enumerate(parts):
                 self.copy(copies)
                 self._side.mark(part)
 

@@ -66,10 +66,13 @@ class PlainOps(Ops):
 
     @override
     def copy_blocks(self, source: tuple[Blocks, Blocks], target: tuple[Tensor, Tensor], copies: Copies) -> None:
-        layer, page, entry, head = (each[copies.page >= 0] for each in copies)
-        for here, there in zip(source, target, strict=True):
-            blocks = here[tuple(index.to(here.device) for index in (layer, page, head))]
-            there[layer, entry, head] = blocks.to(there.dtype).to(there.device)
+        (there,) = torch.nonzero(copies.page >= 0, as_tuple=True)
+        if not there.numel():
+            return
+        layer, page, entry, head = (each[there] for each in copies)
+        for pages, pool in zip(source, target, strict=True):
+            blocks = pages[tuple(index.to(pages.device) for index in (layer, page, head))]
+            pool[layer, entry, head] = blocks.to(pool.dtype).to(pool.device)
 
     @override
     def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:

@@ -143,12 +143,10 @@ def recall(what: RecallRequest) -> None:
     row, closed, fill = what.rows
     what.copies[0][:, row] = -1
     full = fill + 1 == what.size
-    layer, sequence = torch.nonzero(what.due | full, as_tuple=True)
-    if not layer.numel():
-        return
-    pairs = layer, row[sequence], (closed + full)[sequence]
-    _give_to_new(what, *(each[full[sequence]] for each in pairs))
-    _give_to_interesting(what, *(each[what.due[layer, sequence]] for each in pairs))
+    for chosen, give_slots in ((full.expand_as(what.due), _give_to_new), (what.due, _give_to_interesting)):
+        layer, sequence = torch.nonzero(chosen, as_tuple=True)
+        if layer.numel():
+            give_slots(what, layer, row[sequence], (closed + full)[sequence])
 
 
 def _give_to_new(what: RecallRequest, layer: Tensor, row: Tensor, end: Tensor) -> None:

@@ -117,7 +117,8 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.decoder, "logits", "output head")
     stages.watch(runner.attention, "prepare", "step decisions")
     stages.watch(runner.attention, "begin", "step decisions", watch_attend)
-    stages.watch(runner.attention, "end", "recall")
+    stages.watch(runner.attention, "finish", "recall")
+    stages.watch(runner.attention, "end", "step decisions")
     stages.watch(engine.workers, "partial", "near attention")
     stages.watch(engine.cache.digests, "score", "digest scores", stages.keep_outer)  # even if they attend
     if isinstance(runner.attention, ResidentAttention) and runner.attention.chooser is not None:
