@@ -32,11 +32,12 @@ void bind_workers(nb::module_& m) {
         .def("partial", &Workers::partial, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "with_mean_key"_a, "helped"_a)
         .def("handover", &Workers::handover, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "result"_a, "timeout_s"_a,
              nb::keep_alive<0, 1>())
-        .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a)
-        .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a)
+        .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a, "closed"_a)
+        .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a, "closed"_a)
         .def("top_blocks", &Workers::top_blocks, "scores"_a, "closed"_a, "count"_a, "always"_a, "largest"_a)
         .def("split_choice", &Workers::split_choice, "request"_a)
-        .def("update_interest", &Workers::update_interest, "interest"_a, "wishes"_a, "rows"_a, "kept"_a)
+        .def("update_interest", &Workers::update_interest, "interest"_a, "blocks"_a, "wishes"_a, "rows"_a,
+             "kept"_a)
         .def("find_late", &Workers::find_late, "request"_a)
         .def("merge", &Workers::merge, "a"_a, "b"_a)
         .def("corrected_lse", &Workers::corrected_lse, "far"_a, "q"_a, "q_hat"_a, "scale"_a)

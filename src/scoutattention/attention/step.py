@@ -89,7 +89,8 @@ class Masks(NamedTuple):
         the budget, and this layer's scouts are trusted.
     true_query: the true query chooses, and the CPU attends with it. These sequences have absent blocks; either this
         layer's scouts are not trusted, or all blocks are chosen, and the result is exact.
-    asked: the true query is asked for its choice.   interesting: and recall goes by its wishes.
+    asked: the true query is asked for its choice.   scanning: and finds its candidates itself, for want of a scout.
+    interesting: asked, and recall goes by its wishes.
     within_budget: have no more blocks than the budget.
     all_resident: have every block in a slot, and more blocks than the budget: the true query chooses among the slots.
     All other sequences have every block in a slot, and attend to all of them.
@@ -98,6 +99,7 @@ class Masks(NamedTuple):
     scouted: Tensor
     true_query: Tensor
     asked: Tensor
+    scanning: Tensor
     interesting: Tensor
     within_budget: Tensor
     all_resident: Tensor
@@ -108,7 +110,7 @@ class Work:
     """What a step's work is made of: two steps of equal work queue the same kernels.
 
     sequences: of the step.   consecutive: whether their rows follow one another.   width: columns of its tables.
-    near: entries that the device attends to.   scouted, true_query, asked: layers where any sequence is.
+    near: entries that the device attends to.   scouted, true_query, asked, scanning: layers where any sequence is.
     all_resident: whether any sequence is.
     """
 
@@ -119,6 +121,7 @@ class Work:
     scouted: tuple[bool, ...]
     true_query: tuple[bool, ...]
     asked: tuple[bool, ...]
+    scanning: tuple[bool, ...]
     all_resident: bool
 
 
@@ -132,7 +135,8 @@ def sort_sequences(has_absent: Tensor, within_budget: Tensor, trusted: Tensor, *
     scouted, true_query = over & trusted, has_absent & (within_budget | ~trusted)
     all_resident = ~has_absent & ~within_budget
     asked = true_query | all_resident | (scouted & guarded)
-    return Masks(scouted, true_query, asked, asked & ~within_budget, within_budget[None], all_resident[None])
+    scanning, interesting = asked & ~scouted, asked & ~within_budget
+    return Masks(scouted, true_query, asked, scanning, interesting, within_budget[None], all_resident[None])
 
 
 class Tally(NamedTuple):
@@ -164,7 +168,7 @@ class StepMemory:
     """Where steps keep masks and tallies on the device: always the same memory, so that a graph can hold it."""
 
     def __init__(self, layers: int, rows: int, heads: int, device: torch.device) -> None:
-        self._sizes = [layers, layers, layers, layers, 1, 1]
+        self._sizes = [layers, layers, layers, layers, layers, 1, 1]
         self._masks = torch.zeros((sum(self._sizes), rows), dtype=torch.bool, device=device)
         self._counts = torch.zeros((3, layers, 2 * rows * heads), dtype=torch.int64, device=device)
         self._heads = heads

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..kernels.ops import Ops
 from .pool import BlockPool, PackedPool
 
-Digest = Callable[[Tensor, Tensor], None]
-"""Called with the keys of blocks that close and their places; see `Digests.put`."""
+Digest = Callable[[Tensor, Tensor, Tensor], None]
+"""Called with the keys of blocks that close, their places and their rows; see `Digests.put`."""
 
 
 class Pages:
@@ -47,16 +47,21 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
-        self._write(k, v, self.table[row, : k.shape[0]].long(), layers=range(layer, layer + 1))
+        rows = torch.full((1,), row, device=self._ops.device)
+        self._write((k, v), self.table[row, : k.shape[0]].long(), rows, layers=range(layer, layer + 1))
 
     def close(self, full: list[tuple[int, int]], k: Tensor, v: Tensor) -> None:
         """Close blocks, given as (row, block), of all layers.   k, v: [L, n, H, P, D]."""
-        pages = torch.tensor([self.page(*one) for one in full], device=self._ops.device)
-        self._write(k.flatten(0, 1), v.flatten(0, 1), pages, layers=range(len(k)))
+        places = [(self.page(row, block), row) for row, block in full]
+        pages, rows = torch.tensor(places, device=self._ops.device).T
+        self._write((k.flatten(0, 1), v.flatten(0, 1)), pages, rows.repeat(len(k)), layers=range(len(k)))
 
-    def _write(self, k: Tensor, v: Tensor, pages: Tensor, *, layers: range) -> None:
-        """Fill the pages, int64 [n], of these layers with blocks, [len(layers) * n, H, P, D], and digest them."""
+    def _write(self, blocks: tuple[Tensor, Tensor], pages: Tensor, rows: Tensor, *, layers: range) -> None:
+        """Fill the pages, int64 [n], of these layers with blocks, [len(layers) * n, H, P, D], and digest them.
+
+        rows: see `Digests.put`.
+        """
         pool, layer = self.pool, torch.arange(layers.start, layers.stop, device=pages.device)
         places = (layer[:, None] * pool.capacity + pages).flatten()
-        self._digest(k, places)
-        self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
+        self._digest(blocks[0], places, rows)
+        self._ops.write_blocks(blocks, (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)

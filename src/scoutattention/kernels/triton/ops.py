@@ -95,12 +95,14 @@ class TritonOps(Ops):
         write_digests.write_key_codes(k, codes, bounds, pages)
 
     @override
-    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return score_digests.score_min_max(q.contiguous(), digests, pages, scale)
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
+        return score_digests.score_min_max(q.contiguous(), digests, pages, closed, scale)
 
     @override
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return score_digests.score_key_codes(q.contiguous(), codes, bounds, pages, scale)
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
+        return score_digests.score_key_codes(q.contiguous(), codes, bounds, pages, closed, scale)
 
     @override
     def top_blocks(
@@ -113,8 +115,8 @@ class TritonOps(Ops):
         return choice.split_choice(what)
 
     @override
-    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        choice.update_interest(interest, wishes, rows, kept)
+    def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        choice.update_interest(interest, blocks, wishes, rows, kept)
 
     @override
     def find_late(self, what: GuardRequest) -> GuardFinding:
