@@ -127,6 +127,11 @@ CALLS = {
         lambda workers, x, weight: RowKernels(workers).linear(x, weight),
         lambda x, weight: reference_rows.linear(x.double(), weight.double()),
     ),
+    "linear of some rows each": KernelCall(
+        lambda: {"x": torch.randn(3, 2, D), "weight": torch.randn(3, 7, D)},
+        lambda workers, x, weight: workers.native.linear(x, weight),
+        lambda x, weight: x.double() @ weight.double().mT,
+    ),
     "norm": KernelCall(
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(D), "eps": 0.01},
         lambda workers, x, weight, eps: RowKernels(workers).rms_norm(x, weight, eps),

@@ -48,6 +48,17 @@ def test_key_codes_made(column, sizes, dtype):
     assert not padding.any()
 
 
+@every_call(SIZES, SIZES[2:3])
+def test_projected_queries(column, sizes, dtype):
+    """By the first rows of matrices, as they lie in larger ones."""
+    s = sizes
+    q, bases = queries(s, dtype), torch.randn(s.B + 1, s.H, s.D, s.D)[1:]
+    for rows in (s.D, 1 + s.D // 3):
+        got = column.call("project", q, bases[:, :, :rows])
+        assert got.dtype == torch.float32
+        assert_near(got, EXACT.project(*wide((q, bases[:, :, :rows]))), 1e-5 if not column.on_gpu else 1e-3)
+
+
 @every_call(SCORES, SCORES[-3:], work=lambda s: s.B * s.H * s.NB)
 def test_digest_scores(column, sizes, dtype):
     s = sizes

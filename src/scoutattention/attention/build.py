@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cache.digests.main_dims import MainDimDigests
+from ..cache.digests.key_codes import MainDimDigests
 from ..cache.digests.make import make_digests
 from ..cache.digests.stages import Stages
 from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind, scan_dims

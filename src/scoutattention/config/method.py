@@ -136,7 +136,7 @@ class ScoutConfig(Checked):
         0.02,
         "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
         change="Lower it for accuracy; raise it for speed where many heads are guarded. "
-        "Any guard scans the digests a second time.",
+        "Any guard has the true query judge the scout's candidates.",
         none="never checks a prediction",
         none_word="off",
         least=0,

@@ -30,6 +30,10 @@ class NativeOps(PlainOps):
         return self._workers.partial(q, k, v, blocks, scale)
 
     @override
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return self._native.linear(_floats(q).flatten(0, 1), basis.flatten(0, 1)).view(*q.shape[:3], -1)
+
+    @override
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
         return self._native.score_min_max(_floats(q * scale), digests, pages, closed)
 

@@ -67,6 +67,13 @@ class Ops(Protocol):
         """Digest blocks' keys [n, H, P, D] as 2-bit codes and their bounds, see `reference.key_codes`."""
         ...
 
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        """Products of queries q [B, H, G, D] with the rows of matrices [B, H, C, D]: float32 [B, H, G, C].
+
+        Each matrix is contiguous.
+        """
+        ...
+
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
         """Upper bounds of the scaled products of q [B, H, G, D] with each block's keys: float32 [B, H, G, N].
 

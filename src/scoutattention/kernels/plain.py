@@ -68,6 +68,10 @@ class PlainOps(Ops):
         reference.write_key_codes(k, codes, bounds, pages)
 
     @override
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return reference.project(q, basis)
+
+    @override
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
         return reference.score_min_max(q * scale, digests, _closed_pages(pages, closed))
 

@@ -65,6 +65,11 @@ def scout_error(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor
     return most
 
 
+def project(q: Tensor, basis: Tensor) -> Tensor:
+    """Products of queries q [B, H, G, D] with the rows of matrices, float32 [B, H, C, D]."""
+    return _wide(q) @ basis.to(_wide(q).dtype).mT
+
+
 def min_max(k: Tensor) -> Tensor:
     """Min/max digests (Quest, arXiv 2406.10774, section 3.2) of full blocks.
 

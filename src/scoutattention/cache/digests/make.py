@@ -6,8 +6,7 @@ from ...shape import ModelShape
 from ..pool import BlockPool, PackedPool
 from .base import Digests
 from .exact import ExactDigests
-from .key_codes import KeyCodeDigests
-from .main_dims import FirstDims, MainDimDigests
+from .key_codes import FirstDims, KeyCodeDigests, MainDimDigests
 from .min_max import MinMaxDigests
 from .stages import Stages
 

@@ -20,6 +20,7 @@ from ...types import (
 )
 from ..ops import Ops
 from ..plain import PlainOps
+from ..reference import project
 from . import choice, merge, move_blocks, page_lists, partial, score_digests, write_digests
 from .base import INTERPRETED
 
@@ -93,6 +94,10 @@ class TritonOps(Ops):
     @override
     def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
         write_digests.write_key_codes(k, codes, bounds, pages)
+
+    @override
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return project(q, basis)
 
     @override
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
