@@ -28,17 +28,33 @@ nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
     const float* from = rows("x", x);
     LinearCall call{};
     call.dtype = weight_dtype(weight);
-    const int dims = weight.memory.ndim, axes = x.memory.ndim;
-    bool fits = (axes == 2 && (dims == 2 || dims == 3)) || (axes == 3 && dims == 3);
-    fits = fits && weight.size(dims - 1) == x.size(axes - 1) && (dims == 2 || weight.size(0) == x.size(0));
+    const int dims = weight.memory.ndim;
+    bool fits = x.memory.ndim == 2 && (dims == 2 || dims == 3);
+    fits = fits && weight.size(dims - 1) == x.size(1) && (dims == 2 || weight.size(0) == x.size(0));
     if (!fits || !is_contiguous(weight, dims - 2))
         refuse("x is " + text(x, "shape") + " and weight " + text(weight, "shape") + " with strides " +
-               text(weight, "stride") +
-               ": they must be [T, A] and [B, A] or [T, B, A], or [T, G, A] and [T, B, A], matrices contiguous");
-    const int64_t T = x.size(0), G = axes == 3 ? x.size(1) : 1;
-    call.M = dims == 2 ? 1 : T, call.B = dims == 2 ? T : G, call.I = x.size(axes - 1), call.O = weight.size(dims - 2);
+               text(weight, "stride") + ": they must be [T, A] and [B, A] or [T, B, A], matrices contiguous");
+    const int64_t T = x.size(0);
+    call.M = dims == 2 ? 1 : T, call.B = dims == 2 ? T : 1, call.I = x.size(1), call.O = weight.size(dims - 2);
     call.x = from, call.weight = address<char>(weight), call.matrix_stride = weight.stride(0);
-    const auto out = axes == 3 ? new_like<float>(x, {T, G, call.O}) : new_like<float>(x, {T, call.O});
+    const auto out = new_like<float>(x, {T, call.O});
+    call.out = out.data;
+    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
+    return out.tensor;
+}
+
+nb::object Workers::project(const Tensor& x, const Tensor& basis) {
+    const float* from = rows("x", x);
+    LinearCall call{};
+    call.dtype = weight_dtype(basis);
+    bool fits = x.memory.ndim == 3 && basis.memory.ndim == 3;
+    fits = fits && basis.size(2) == x.size(2) && basis.size(0) == x.size(0);
+    if (!fits || !is_contiguous(basis, 1))
+        refuse("x is " + text(x, "shape") + " and basis " + text(basis, "shape") + " with strides " +
+               text(basis, "stride") + ": they must be [T, G, D] and [T, C, D], matrices contiguous");
+    call.M = x.size(0), call.B = x.size(1), call.I = x.size(2), call.O = basis.size(1);
+    call.x = from, call.weight = address<char>(basis), call.matrix_stride = basis.stride(0);
+    const auto out = new_like<float>(x, {call.M, call.B, call.O});
     call.out = out.data;
     run([&] { return make_linear_work(kernels_, call, threads_.count()); });
     return out.tensor;

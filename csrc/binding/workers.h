@@ -50,6 +50,8 @@ class Workers {
                            const Tensor& scout);
 
     nb::object linear(const Tensor& x, const Tensor& weight);
+    // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].
+    nb::object project(const Tensor& x, const Tensor& basis);
     nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);
     nb::object rotate(const Tensor& x, const Tensor& cos, const Tensor& sin);
     nb::object swiglu(const Tensor& x);

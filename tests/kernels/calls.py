@@ -127,10 +127,10 @@ CALLS = {
         lambda workers, x, weight: RowKernels(workers).linear(x, weight),
         lambda x, weight: reference_rows.linear(x.double(), weight.double()),
     ),
-    "linear of some rows each": KernelCall(
-        lambda: {"x": torch.randn(3, 2, D), "weight": torch.randn(3, 7, D)},
-        lambda workers, x, weight: workers.native.linear(x, weight),
-        lambda x, weight: x.double() @ weight.double().mT,
+    "project": KernelCall(
+        lambda: {"x": torch.randn(3, 2, D), "basis": torch.randn(3, 7, D)},
+        lambda workers, x, basis: workers.native.project(x, basis),
+        lambda x, basis: x.double() @ basis.double().mT,
     ),
     "norm": KernelCall(
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(D), "eps": 0.01},

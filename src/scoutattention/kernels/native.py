@@ -31,7 +31,7 @@ class NativeOps(PlainOps):
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
-        return self._native.linear(_floats(q).flatten(0, 1), basis.flatten(0, 1)).view(*q.shape[:3], -1)
+        return self._native.project(_floats(q).flatten(0, 1), basis.flatten(0, 1)).view(*q.shape[:3], -1)
 
     @override
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
