@@ -43,6 +43,23 @@ nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
     return out.tensor;
 }
 
+nb::object Workers::project(const Tensor& x, const Tensor& basis) {
+    const float* from = rows("x", x);
+    LinearCall call{};
+    call.dtype = weight_dtype(basis);
+    bool fits = x.memory.ndim == 3 && basis.memory.ndim == 3;
+    fits = fits && basis.size(2) == x.size(2) && basis.size(0) == x.size(0);
+    if (!fits || !is_contiguous(basis, 1))
+        refuse("x is " + text(x, "shape") + " and basis " + text(basis, "shape") + " with strides " +
+               text(basis, "stride") + ": they must be [T, G, D] and [T, C, D], matrices contiguous");
+    call.M = x.size(0), call.B = x.size(1), call.I = x.size(2), call.O = basis.size(1);
+    call.x = from, call.weight = address<char>(basis), call.matrix_stride = basis.stride(0);
+    const auto out = new_like<float>(x, {call.M, call.B, call.O});
+    call.out = out.data;
+    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
+    return out.tensor;
+}
+
 nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) {
     const float *from = rows("x", x), *factors = rows("weight", weight);
     const int dims = weight.memory.ndim, first = x.memory.ndim - dims;

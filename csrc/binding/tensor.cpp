@@ -113,12 +113,13 @@ void check_exact(const char* name, const Tensor& tensor, const Element& element,
                      ", contiguous, on the CPU");
 }
 
-void check_pages(const char* name, const Tensor& tensor, const Element& element, Sizes shape) {
+void check_pages(const char* name, const Tensor& tensor, const Element& element, Sizes shape, int apart) {
     check_element(name, tensor, element);
     if (tensor.memory.ndim != int32_t(shape.size()) + 1 || !begins_with(tensor, 1, shape))
         refuse(name, "is " + text(tensor, "shape") + ": it must be [S, " + text(shape).substr(1));
-    if (!is_contiguous(tensor, 2))
-        refuse(name, "has strides " + text(tensor, "stride") + ": all but the first two axes must be contiguous");
+    if (!is_contiguous(tensor, apart))
+        refuse(name, "has strides " + text(tensor, "stride") + ": all but the first " + std::to_string(apart) +
+                         " axes must be contiguous");
 }
 
 void check_table(const char* name, const Tensor& tensor, Sizes begins, const char* axes) {

@@ -79,7 +79,7 @@ void check_on_cpu(const char* name, const Tensor& tensor);
 // `axes`: the shape in words.
 void check_dims(const char* name, const Tensor& tensor, int dims, const char* axes);
 void check_exact(const char* name, const Tensor& tensor, const Element& element, Sizes shape);
-void check_pages(const char* name, const Tensor& tensor, const Element& element, Sizes shape);
+void check_pages(const char* name, const Tensor& tensor, const Element& element, Sizes shape, int apart);
 void check_table(const char* name, const Tensor& tensor, Sizes begins, const char* axes);
 
 // The sizes of a tensor with N axes on the CPU.
@@ -105,10 +105,10 @@ typename StoredAs<T>::type* exact(const char* name, const Tensor& tensor, Sizes 
     return address<typename StoredAs<T>::type>(tensor);
 }
 
-// The memory of a tensor [S, *sizes] that is contiguous but for the first two axes.
+// The memory of a tensor [S, *sizes] that is contiguous but for the first `apart` axes.
 template <class T>
-const T* pages(const char* name, const Tensor& tensor, Sizes sizes) {
-    check_pages(name, tensor, kElement<T>, sizes);
+const T* pages(const char* name, const Tensor& tensor, Sizes sizes, int apart = 2) {
+    check_pages(name, tensor, kElement<T>, sizes, apart);
     return address<T>(tensor);
 }
 

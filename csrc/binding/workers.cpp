@@ -66,36 +66,40 @@ std::unique_ptr<BoundHandover> Workers::handover(const Tensor& q, const PoolLaye
     return std::make_unique<BoundHandover>(kernels_, threads_, thread, call, words, std::move(tensors));
 }
 
-std::pair<ScoreCall, Result<float>> Workers::score_call(const Tensor& q, const Tensor& pages, int64_t page_count) {
+std::pair<ScoreCall, Result<float>> Workers::score_call(const Tensor& q, const Tensor& pages, const Tensor& closed,
+                                                        int64_t page_count) {
     const auto [B, H, G, D] = queries(q);
-    const Table list = table("pages", pages, {B}, "[B, N]");
-    const int64_t N = pages.size(1);
+    const Table list = table("pages", pages, {B, H}, "[B, H, N]");
+    const int64_t N = pages.size(2);
+    const int64_t* blocks_of = exact<int64_t>("closed", closed, {B});
     const float* from = exact<float>("q", q, {B, H, G, D});
     auto out = new_like<float>(q, {B, H, G, N});
-    return {ScoreCall{from, B, H, G, D, N, page_count, list, out.data}, std::move(out)};
+    return {ScoreCall{from, B, H, G, D, N, page_count, list, blocks_of, out.data}, std::move(out)};
 }
 
-nb::object Workers::score_min_max(const Tensor& q, const Tensor& digests, const Tensor& list) {
+nb::object Workers::score_min_max(const Tensor& q, const Tensor& digests, const Tensor& list,
+                                  const Tensor& closed) {
     const auto [B, H, G, D] = queries(q);
     const float* memory = pages<float>("digests", digests, {H, 2 * D});
-    const auto [call, out] = score_call(q, list, digests.size(0));
+    const auto [call, out] = score_call(q, list, closed, digests.size(0));
     const MinMaxLayer layer{memory, digests.stride(0), digests.stride(1)};
     run([&, &call = call] { return make_score_work(kernels_, call, layer, threads_.count()); });
     return out.tensor;
 }
 
-nb::object Workers::score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& list) {
+nb::object Workers::score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& list,
+                                    const Tensor& closed) {
     const auto [B, H, G, D] = queries(q);
     check_on_cpu("codes", codes);
     const int64_t P = codes.memory.ndim == 5 ? std::max<int64_t>(1, codes.size(3)) : 1;
     const uint8_t* code_memory = pages<uint8_t>("codes", codes, {H, code_words(D), P, 4});
-    const uint16_t* bound_memory = pages<uint16_t>("bounds", bounds, {H, 2, D});
+    const uint16_t* bound_memory = pages<uint16_t>("bounds", bounds, {H, 2, D}, 3);
     if (bounds.size(0) != codes.size(0))
         throw std::invalid_argument("codes have " + std::to_string(codes.size(0)) + " pages and bounds " +
                                     std::to_string(bounds.size(0)) + ": they must have the same");
-    const auto [call, out] = score_call(q, list, codes.size(0));
+    const auto [call, out] = score_call(q, list, closed, codes.size(0));
     const KeyCodeLayer layer{code_memory,      bound_memory,     codes.stride(0), codes.stride(1),
-                             bounds.stride(0), bounds.stride(1), P};
+                             bounds.stride(0), bounds.stride(1), bounds.stride(2), P};
     run([&, &call = call] { return make_score_work(kernels_, call, layer, threads_.count()); });
     return out.tensor;
 }
@@ -137,11 +141,13 @@ nb::tuple Workers::split_choice(const SplitRequestArgument& request) {
     return nb::make_tuple(attended.tensor, absent.tensor);
 }
 
-void Workers::update_interest(const Tensor& interest, const Tensor& wishes, const Tensor& rows, double kept) {
+void Workers::update_interest(const Tensor& interest, const Tensor& blocks, const Tensor& wishes, const Tensor& rows,
+                              double kept) {
     const auto [B, H, width] = shape<3>("interest", interest, "[B, H, NB]");
-    const int64_t W = shape<3>("wishes", wishes, "[B, H, N]")[2];
-    scout::update_interest({B, H, W, width, exact<float>("wishes", wishes, {B, H, W}), exact<bool>("rows", rows, {B}),
-                            float(kept), exact<float>("interest", interest, {B, H, width})});
+    const int64_t C = shape<3>("blocks", blocks, "[B, H, C]")[2];
+    scout::update_interest({B, H, C, width, exact<int64_t>("blocks", blocks, {B, H, C}),
+                            exact<float>("wishes", wishes, {B, H, C}), exact<bool>("rows", rows, {B}), float(kept),
+                            exact<float>("interest", interest, {B, H, width})});
 }
 
 nb::tuple Workers::find_late(const GuardRequestArgument& request) {

@@ -31,16 +31,19 @@ class Workers {
                                             const PartialArgument& result, const std::array<Tensor, 3>& flags,
                                             PollThread& thread);
 
-    // Scores [B, H, G, N] of q [B, H, G, D] with the digests at pages, int32 [B, N].
-    nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages);
-    nb::object score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& pages);
+    // Scores [B, H, G, N] of q [B, H, G, D] with the digests at pages, int32 [B, H, N], the first `closed` of each
+    // sequence, int64 [B]; other scores are not written.
+    nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages, const Tensor& closed);
+    nb::object score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& pages,
+                               const Tensor& closed);
 
     // always: how many sink and recent blocks come before all others.
     // Returns blocks and wishes [B, H, count], and the wishes [B, H, N] for all blocks.
     nb::tuple top_blocks(const Tensor& scores, const Tensor& closed, int64_t count, std::pair<int64_t, int64_t> always,
                          bool largest);
     nb::tuple split_choice(const SplitRequestArgument& request);
-    void update_interest(const Tensor& interest, const Tensor& wishes, const Tensor& rows, double kept);
+    void update_interest(const Tensor& interest, const Tensor& blocks, const Tensor& wishes, const Tensor& rows,
+                         double kept);
     nb::tuple find_late(const GuardRequestArgument& request);
 
     nb::tuple merge(const PartialArgument& a, const PartialArgument& b);
@@ -49,6 +52,8 @@ class Workers {
                            const Tensor& scout);
 
     nb::object linear(const Tensor& x, const Tensor& weight);
+    // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].
+    nb::object project(const Tensor& x, const Tensor& basis);
     nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);
     nb::object rotate(const Tensor& x, const Tensor& cos, const Tensor& sin);
     nb::object swiglu(const Tensor& x);
@@ -66,7 +71,8 @@ class Workers {
         threads_.submit(make(), true)->wait();
     }
     // What both kinds of scores have in common.
-    std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, int64_t page_count);
+    std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, const Tensor& closed,
+                                                  int64_t page_count);
 
     const Kernels& kernels_;
     WorkerThreads threads_;

@@ -54,8 +54,8 @@ struct MinMaxRun {
 struct KeyCodeRun {
     const float* q;             // [G, D]
     const uint8_t* codes;       // the codes at this KV head: [S, code_words(D), P, 4], pages codes_page bytes apart
-    const uint16_t* bounds;     // float16, the least value and the step of each channel: [S, 2, D], bounds_page apart
-    int64_t codes_page, bounds_page;
+    const uint16_t* bounds;     // float16, the least value of each channel, and bounds_row further its step: [S, 2, D]
+    int64_t codes_page, bounds_page, bounds_row;
     const int32_t* pages;
     int64_t count;
     int64_t heads, dim, positions;

@@ -82,7 +82,7 @@ SCOUT_INLINE void find_factors(const KeyCodeRun& run, const KeyCodeScratch& s, P
     for_head_tiles(run.heads, [&](int64_t g, auto tile) {
         constexpr int HEADS = decltype(tile)::value;
         for (int64_t i = 0; i < group.count(); ++i) {
-            const Float16* steps = page_bounds(run, group.pages[i]) + run.dim;
+            const Float16* steps = page_bounds(run, group.pages[i]) + run.bounds_row;
             Vec most[HEADS] = {};
             for (int64_t c = 0; c < run.dim; c += 2 * W) {
                 const Pair step = channels(steps, c, run.dim);
@@ -106,7 +106,7 @@ SCOUT_INLINE void find_factors(const KeyCodeRun& run, const KeyCodeScratch& s, P
 template <int HEADS>
 SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s, PageGroup group, int64_t i,
                                  int64_t g) {
-    const int64_t dim = run.dim;
+    const int64_t dim = run.dim, row = run.bounds_row;
     const Float16 *least = page_bounds(run, group.pages[i]), *later = page_bounds(run, group.later(i + W));
     Vec rest[HEADS] = {};
     IntVec sum[HEADS] = {};
@@ -114,8 +114,8 @@ SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s,
         Vec step[4], middle[4];
         for (int v = 0; v < 4; v += 2) {
             const int64_t at = c + v * W;
-            prefetch(later + at, at), prefetch(later + dim + at, at);
-            const Pair low = channels(least, at, dim), steps = channels(least + dim, at, dim);
+            prefetch(later + at, at), prefetch(later + row + at, at);
+            const Pair low = channels(least, at, dim), steps = channels(least + row, at, dim);
             step[v] = steps.even, step[v + 1] = steps.odd;
             middle[v] = low.even + kMeanCode * steps.even, middle[v + 1] = low.odd + kMeanCode * steps.odd;
         }
@@ -210,7 +210,7 @@ SCOUT_INLINE void prefetch_bytes(const void* from, int64_t bytes) {
 
 void score_key_codes(const KeyCodeRun& run) {
     const KeyCodeScratch s(run);
-    for (int64_t i = 0; i < W && i < run.count; ++i) prefetch_bytes(page_bounds(run, run.pages[i]), 4 * run.dim);
+    for (int64_t i = 0; i < W && i < run.count; ++i) prefetch_bytes(page_bounds(run, run.pages[i]), 2 * (run.bounds_row + run.dim));
     for (int64_t i = 0; i < kPagesOfCodesAhead && i < run.count; ++i)
         prefetch_bytes(run.codes + run.pages[i] * run.codes_page, 4 * code_words(run.dim) * run.positions);
     for (int64_t first = 0; first < run.count; first += W) {

@@ -41,12 +41,14 @@ struct PartialCall {
     std::shared_ptr<Gate> gate;     // nothing is written once it is shut; null where it never will be
 };
 
-// Queries, and the pages whose digests they are scored with, whichever kind of digest it is.
+// Queries, and the pages whose digests they are scored with, whichever kind of digest it is. Of each sequence the first
+// `closed` pages are scored, and nothing is written for the others, which may be any numbers.
 struct ScoreCall {
     const float* q;                 // [B, H, G, D]
     int64_t B, H, G, D, N;
     int64_t page_count;
-    Table pages;                    // [B, N]: h_stride is 0
+    Table pages;                    // [B, H, N]: h_stride is 0 where all heads have one list
+    const int64_t* closed;          // [B], at most N
     float* out;                     // [B, H, G, N]
 };
 
@@ -56,12 +58,12 @@ struct MinMaxLayer {
     int64_t page_stride, head_stride;
 };
 
-// 2-bit digests of one layer: codes [S, H, code_words(D), P, 4] and float16 bounds [S, H, 2, D], strides in elements,
-// contiguous but for the first two dims.
+// 2-bit digests of one layer: codes [S, H, code_words(D), P, 4] and float16 bounds [S, H, 2, D], strides in elements;
+// codes contiguous but for the first two dims, bounds but for the first three.
 struct KeyCodeLayer {
     const uint8_t* codes;
     const uint16_t* bounds;
-    int64_t codes_page, codes_head, bounds_page, bounds_head, positions;
+    int64_t codes_page, codes_head, bounds_page, bounds_head, bounds_row, positions;
 };
 
 // The wishes of each KV head for its sequence's blocks, and the `count` blocks that it wishes for most.

@@ -29,12 +29,14 @@ void split_choice(const SplitChoiceCall& call) {
 }
 
 void update_interest(const UpdateInterestCall& call) {
-    check("wishes", call.W, call.width, "the blocks that have an interest");
     for (int64_t row = 0; row < call.B * call.H; ++row) {
         if (!call.asked[row / call.H]) continue;
-        const float* wishes = call.wishes + row * call.W;
         float* interest = call.interest + row * call.width;
-        for (int64_t i = 0; i < call.W; ++i) interest[i] = call.kept * interest[i] + (1 - call.kept) * wishes[i];
+        for (int64_t i = 0; i < call.width; ++i) interest[i] *= call.kept;
+        for (int64_t i = row * call.C; i < (row + 1) * call.C; ++i) {
+            check("block", call.blocks[i], call.width - 1, "the blocks that have an interest");
+            interest[call.blocks[i]] += (1 - call.kept) * call.wishes[i];
+        }
     }
 }
 

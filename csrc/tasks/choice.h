@@ -23,10 +23,11 @@ struct SplitChoiceCall {
 };
 void split_choice(const SplitChoiceCall& call);
 
-// In the asked sequences, interest = kept * interest + (1 - kept) * wishes for the first W of `width` blocks.
+// In the asked sequences, interest = kept * interest + (1 - kept) * wish, the wish of a block that is not among C being 0.
 struct UpdateInterestCall {
-    int64_t B, H, W, width;
-    const float* wishes;            // [B, H, W]
+    int64_t B, H, C, width;
+    const int64_t* blocks;          // [B, H, C], no two alike
+    const float* wishes;            // [B, H, C], of these blocks
     const uint8_t* asked;           // [B]
     float kept;
     float* interest;                // [B, H, width]

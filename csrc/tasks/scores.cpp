@@ -12,16 +12,23 @@ constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time
 class ScoreWork : public Work {
   public:
     // page_products: multiplications of a page.   per_thread: multiplications that are worth another thread.
-    ScoreWork(const ScoreCall& call, int64_t page_products, int64_t per_thread, int threads) : call_(call) {
-        pages_.reserve(call.B * call.N);
-        for (int64_t b = 0; b < call.B; ++b)
-            for (int64_t n = 0; n < call.N; ++n) {
-                const int32_t page = call.pages.row(b, 0)[n];
-                check("page", page, call.page_count - 1, "the pages of the digests");
-                pages_.push_back(page);
+    ScoreWork(const ScoreCall& call, int64_t page_products, int64_t per_thread, int threads)
+        : call_(call), lists_(call.pages.h_stride ? call.H : 1) {
+        pages_.resize(call.B * lists_ * call.N);
+        int64_t scored = 0;
+        for (int64_t b = 0; b < call.B; ++b) {
+            const int64_t closed = call.closed[b];
+            check("closed blocks", closed, call.N, "the blocks that have pages");
+            for (int64_t h = 0; h < lists_; ++h) {
+                const int32_t* list = call.pages.row(b, h);
+                for (int64_t n = 0; n < closed; ++n)
+                    check("page", list[n], call.page_count - 1, "the pages of the digests");
+                std::copy(list, list + closed, pages_.begin() + (b * lists_ + h) * call.N);
             }
+            scored += call.H * closed;
+        }
         const int64_t rows = call.B * call.H;
-        threads_ = worthwhile_threads(rows * call.N * page_products, per_thread, threads);
+        threads_ = worthwhile_threads(scored * page_products, per_thread, threads);
         parts_ = rows ? std::min(units(), ceil_div(wanted_tasks(threads_), rows)) : 0;
     }
 
@@ -29,11 +36,13 @@ class ScoreWork : public Work {
     int64_t threads() const final { return threads_; }
 
     void run(int64_t number) noexcept final {
-        const int64_t row = number / parts_, part = number % parts_;
+        const int64_t row = number / parts_, part = number % parts_, b = row / call_.H, h = row % call_.H;
         const int64_t first = units() * part / parts_ * kUnit;
-        const int64_t end = std::min(call_.N, units() * (part + 1) / parts_ * kUnit);
-        run({call_.q + row * call_.G * call_.D, row % call_.H, pages_.data() + row / call_.H * call_.N + first,
-             end - first, call_.out + row * call_.G * call_.N + first});
+        const int64_t end = std::min(call_.closed[b], units() * (part + 1) / parts_ * kUnit);
+        if (first >= end) return;
+        const int32_t* list = pages_.data() + (b * lists_ + h % lists_) * call_.N;
+        run({call_.q + row * call_.G * call_.D, h, list + first, end - first,
+             call_.out + row * call_.G * call_.N + first});
     }
 
   protected:
@@ -53,6 +62,7 @@ class ScoreWork : public Work {
   private:
     int64_t units() const { return ceil_div(call_.N, kUnit); }
 
+    const int64_t lists_;  // of a sequence: one for each KV head, or one for all
     std::vector<int32_t> pages_;
     int64_t threads_, parts_;  // parts: tasks of each (sequence, KV head)
 };
@@ -94,7 +104,8 @@ class KeyCodeWork final : public ScoreWork {
         float* scratch = scratch_memory(key_code_scratch_floats(call_.G, call_.D, layer_.positions));
         kernels_.score_key_codes({task.q, layer_.codes + task.head * layer_.codes_head,
                               layer_.bounds + task.head * layer_.bounds_head, layer_.codes_page, layer_.bounds_page,
-                              task.pages, task.count, call_.G, call_.D, layer_.positions, scratch, task.out, call_.N});
+                              layer_.bounds_row, task.pages, task.count, call_.G, call_.D, layer_.positions, scratch,
+                              task.out, call_.N});
     }
 
     const Kernels& kernels_;

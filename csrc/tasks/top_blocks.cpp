@@ -30,15 +30,15 @@ class TopBlocksWork final : public Work {
     }
 
   private:
-    // Sink and recent blocks come before all others, and blocks that do not exist after them. A wish that is NaN counts
-    // as the smallest.
+    // Sink and recent blocks come before all others, and blocks that do not exist after them, whatever the wishes. A wish
+    // that is NaN counts as the smallest.
     void choose(const float* wishes, int64_t closed, int64_t* blocks, float* top_wishes) const {
         thread_local std::vector<float> key;  // by which blocks are sorted
         thread_local std::vector<int64_t> order;
         key.resize(call_.N), order.resize(call_.N);
         for (int64_t i = 0; i < call_.N; ++i) {
             const bool always = i < call_.sink || i >= closed - call_.recent;
-            key[i] = i >= closed ? -2 : wishes[i] >= 0 ? wishes[i] + 2 * always : -1;
+            key[i] = i >= closed ? -2 : (wishes[i] >= 0 ? wishes[i] : -1) + 2 * always;
         }
         std::iota(order.begin(), order.end(), 0);
         const auto before = [](int64_t a, int64_t b) { return key[a] > key[b] || (key[a] == key[b] && a < b); };

@@ -10,8 +10,8 @@ from scoutattention.attention.far import WorkerTransport
 from scoutattention.attention.predict import Adjust
 from scoutattention.attention.scout import ScoutAttention
 from scoutattention.attention.step import Attend, StepStats
-from scoutattention.cache.digests.base import Digests
 from scoutattention.cache.digests.make import make_digests
+from scoutattention.cache.digests.stages import Stages
 from scoutattention.cache.memory_plan import MemoryPlan
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
@@ -78,9 +78,9 @@ class RandomPredictor:
 
 def make_pages(
     size: int, capacity: int, rows: int, max_blocks: int, ops: Ops, digest: DigestName = "minmax"
-) -> tuple[Pages, Digests]:
+) -> tuple[Pages, Stages]:
     pool = BlockPool(SHAPE, size, capacity, knob="host_memory")
-    digests = make_digests(digest, SHAPE, pool, ops)
+    digests = make_digests(digest, SHAPE, pool, ops, rows=rows, dims=SHAPE.head_dim)
     return Pages(pool, digests.put, rows, max_blocks, ops), digests
 
 

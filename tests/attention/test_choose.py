@@ -16,7 +16,7 @@ WORKERS = Workers(2)
 
 def choose(rig: Rig, layer: int, q: torch.Tensor) -> Choice:
     chooser = TopChooser(rig.config, rig.digests, rig.store.pages.table, NativeOps(rig.workers))
-    return chooser.choose(layer, q, rig.store.prepare(range(len(rig.keys))))
+    return chooser.judge(layer, q, rig.store.prepare(range(len(rig.keys))))
 
 
 @pytest.mark.parametrize(("sink", "recent"), [(0, 0), (1, 1), (2, 3)])
@@ -38,8 +38,8 @@ def test_a_planted_block_is_found():
     rig.add(90)
     q = torch.randn(1, 2, 3, 16)
     page = rig.store.pages.page(0, 13)
-    rig.digests._values[1, page] = 100.0  # a key there may be as large as this in any channel
-    rig.digests._values[1, page, :, 16:] = -100.0
+    rig.digests.judge._values[1, page] = 100.0  # a key there may be as large as this in any channel
+    rig.digests.judge._values[1, page, :, 16:] = -100.0
     assert (choose(rig, 1, q).blocks == 13).any(-1).all()
     assert not (choose(rig, 0, q).blocks == 13).any(-1).all()
 

@@ -128,7 +128,8 @@ def test_recall_lowers_the_share_of_a_repeated_choice():
     torch.manual_seed(1)
     shares = {}
     for interval in (0, 1):
-        rig = Rig(scout(4, predictor="oracle", budget=24, recall_interval=interval), 8, seed=1, workers=WORKERS)
+        options = {"predictor": "oracle", "budget": 24, "recall_interval": interval, "max_cpu_share": None}
+        rig = Rig(scout(4, **options), 8, seed=1, workers=WORKERS)
         rig.add(200)
         q = torch.randn(1, 2, 3, 16)
         for _ in range(8):

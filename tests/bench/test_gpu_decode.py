@@ -148,7 +148,7 @@ def test_a_recording_says_what_is_resident_trusted_and_chosen():
     assert held[..., resident].all()
     assert not held.all()
     step = engine.runner.attention.prepare([0])
-    chosen = engine.runner.attention.parts.chooser.choose(3, torch.zeros(1, 2, 2, 16), step.batch)
+    chosen = engine.runner.attention.parts.chooser.judge(3, torch.zeros(1, 2, 2, 16), step.batch)
     assert torch.equal(chosen.blocks[0], source.true.blocks[0, 3].long())
     assert engine.runner.attention.trusted[:, 0].tolist() == [False, True, True, True]
     engine.close()

@@ -1,11 +1,14 @@
 """Replaying a recording in another shape: the places that blocks get, and who gets whose choice."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scoutattention.attention.choose import Choice
 from scoutattention.bench.gpu.replay import MarkedPredictor, Replay, ReplayChooser
 from scoutattention.cache.batch import Batch
 from scoutattention.models.recording import About
@@ -89,8 +92,12 @@ class Asked:
     def prepare(self, batch):
         self.calls.append("prepare")
 
-    def choose(self, layer, q, batch):
-        self.calls.append(layer)
+    def scan(self, layer, q, batch, rows):
+        self.calls.append((layer, "scan", rows))
+        return Choice(None, None, None, "found", None)
+
+    def judge(self, layer, q, batch, candidates):
+        self.calls.append((layer, "judge", candidates))
 
     def predict(self, layer, x, rope, rows):
         return x + layer
@@ -109,16 +116,21 @@ def test_scouts_get_what_scouts_chose_and_true_queries_what_they_did(asked):
         chooser.prepare(batch)
         q = torch.zeros(2, 2, 1, 16)
         scout = predictor.predict(1, q, None, batch.rows)
-        for query, kind in ((scout, run.scouts), (q, run.true), (scout.clone(), run.true)):
-            choice = chooser.choose(1, query, batch)
+        found = chooser.scan(1, scout, batch).candidates
+        for choice, kind in (
+            (chooser.scan(1, scout, batch), run.scouts),
+            (chooser.judge(1, q, batch, found), run.true),
+            (chooser.judge(1, scout.clone(), batch), run.true),
+        ):
             expected = kind.blocks[step % 5, 1].long()
             assert torch.equal(choice.blocks, torch.stack([expected, expected.flip(0)]))
             assert choice.valid.all()
             wished = kind.wishes[step % 5, 1].float()
             assert torch.equal(choice.wishes[0], wished)
-            assert torch.equal(choice.all_wishes.gather(-1, choice.blocks)[0], wished)
-            assert float(choice.all_wishes.sum()) == pytest.approx(2 * float(wished.sum()), rel=1e-5)
-    assert asked.calls == ["prepare", 1, 1, 1] * 7
+            assert torch.equal(choice.candidates, choice.blocks)
+            assert torch.equal(choice.candidate_wishes, choice.wishes)
+    scans, judged = [(1, "scan", None)] * 2, [(1, "judge", "found"), (1, "judge", None)]
+    assert asked.calls == ["prepare", *scans, *judged] * 7, "the work is on what a scan found"
 
 
 class Queued(TorchDispatchMode):
@@ -143,19 +155,22 @@ def test_a_steps_choices_are_made_before_it_for_all_layers(asked):
         chooser.prepare(now)
         for layer in range(5):
             q = torch.zeros(now.size, 4, 1, 16)
-            for query, kind in ((predictor.predict(layer, q, None, now.rows), run.scouts), (q, run.true)):
+            scout = predictor.predict(layer, q, None, now.rows)
+            for look, kind in (
+                (partial(chooser.scan, layer, scout), run.scouts),
+                (partial(chooser.judge, layer, q), run.true),
+            ):
                 with Queued() as queued:
-                    choice = chooser.choose(layer, query, now)
+                    choice = look(now)
                 assert queued.names <= {"select"}
                 of_layer = (part[step % 5][source.layers[layer]][source.heads(now.size)] for part in kind)
                 recorded, wishes = of_layer
                 blocks, wishes = source.places(step % 5, recorded.long(), now.counts[0]), wishes.float()
                 assert torch.equal(choice.blocks, blocks)
                 assert torch.equal(choice.wishes, wishes)
-                assert torch.equal(choice.all_wishes, torch.zeros(now.size, 4, now.width).scatter_(-1, blocks, wishes))
                 assert choice.blocks.is_contiguous()
-                assert choice.all_wishes.is_contiguous()
-                where = (choice.blocks.data_ptr(), choice.all_wishes.data_ptr())
+                assert choice.wishes.is_contiguous()
+                where = (choice.blocks.data_ptr(), choice.wishes.data_ptr())
                 key = (now.size, now.width, layer, kind is run.true)
                 assert places.setdefault(key, where) == where
     assert len(places) == 2 * 2 * 5 * 2

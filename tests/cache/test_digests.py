@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from scoutattention.cache.digests.basis import fit_basis
 from scoutattention.cache.digests.make import make_digests
+from scoutattention.cache.digests.stages import Stages
 from scoutattention.cache.pool import BlockPool
 from scoutattention.kernels import reference
 from scoutattention.kernels.native import NativeOps
@@ -12,35 +14,112 @@ from scoutattention.runtime.workers import Workers
 from ..attention.rig import SHAPE
 
 OPS = NativeOps(Workers(2))
-LAYERS, HEADS, SIZE, DIM = SHAPE.num_layers, SHAPE.num_kv_heads, 8, SHAPE.head_dim
+LAYERS, HEADS, SIZE, DIM, ROWS = SHAPE.num_layers, SHAPE.num_kv_heads, 8, SHAPE.head_dim, 2
 PAGES = torch.tensor([5, 0, 3])
+LISTED = torch.arange(3).int().expand(1, HEADS, -1)
+CLOSED = torch.tensor([3])
 PLAIN = {
-    "minmax": lambda q, k: reference.score_min_max(q, reference.min_max(k), torch.arange(3).int()[None]),
-    "keys2": lambda q, k: reference.score_key_codes(q, *reference.key_codes(k), torch.arange(3).int()[None]),
-    "exact": lambda q, k: reference.score_exactly(q, k, torch.arange(3).int()[None]),
+    "minmax": lambda q, k: reference.score_min_max(q, reference.min_max(k), LISTED),
+    "keys2": lambda q, k: reference.score_key_codes(q, *reference.key_codes(k), LISTED),
+    "exact": lambda q, k: reference.score_exactly(q, k, LISTED),
 }
 
 
-@pytest.mark.parametrize("name", PLAIN)
+def make(name: str, pool: BlockPool, dims: int = 4) -> Stages:
+    return make_digests(name, SHAPE, pool, OPS, rows=ROWS, dims=dims)
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "two-stage"])
 def test_scores_are_the_plain_ones_however_a_block_was_written(name):
     torch.manual_seed(0)
     pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
     pool.k.normal_()
-    by_layer, by_page = (make_digests(name, SHAPE, pool, OPS) for _ in range(2))
+    by_layer, by_page = (make(name, pool) for _ in range(2))
     k = pool.k[:, PAGES]  # [L, 3, H, P, D]
     for layer in range(LAYERS):
-        by_layer.put(k[layer], layer * 6 + PAGES)
+        q, keys = torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM)
+        for digests in (by_layer, by_page):
+            digests.fit(layer, 1, q, keys)
+        by_layer.put(k[layer], layer * 6 + PAGES, torch.tensor([1]))
     for number, page in enumerate(PAGES):
-        by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page)
+        by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page, torch.ones(LAYERS, dtype=torch.int64))
     q = torch.randn(1, HEADS, 3, DIM) * 3
     for layer in range(LAYERS):
-        scores = by_layer.score(layer, q, PAGES.int()[None])
-        assert torch.equal(scores, by_page.score(layer, q, PAGES.int()[None]))
-        want = PLAIN[name](q * SHAPE.scale, k[layer])
-        torch.testing.assert_close(scores, want, rtol=1e-5, atol=0.06 if name == "keys2" else 1e-5)
+        for stage in ("scan", "judge"):
+            seen = layer, q, slice(1, 2), PAGES.int().expand(1, HEADS, -1), CLOSED
+            scores = getattr(by_layer, stage).score(*seen)
+            assert torch.equal(scores, getattr(by_page, stage).score(*seen))
+            if name != "two-stage":
+                tolerance = {"rtol": 1e-5, "atol": 0.06 if name == "keys2" else 1e-5}
+                torch.testing.assert_close(scores, PLAIN[name](q * SHAPE.scale, k[layer]), **tolerance)
 
 
 def test_key_codes_take_two_bits_a_channel_and_two_bounds():
+    """In main dimensions too: a scan reads the first of what is kept anyway."""
     pool = BlockPool(SHAPE, 32, 6, knob="host_memory")
-    digests = make_digests("keys2", SHAPE, pool, OPS)
-    assert digests.bytes_per_token() * 32 == LAYERS * HEADS * 12 * DIM
+    for name in ("keys2", "two-stage"):
+        assert make(name, pool).block_bytes() == 4 * 32 + 4 * DIM
+
+
+def keys_of_few_dims(dims: int, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries [n, H, G, D] and keys [T, H, D] that meet in `dims` directions, and loud keys where no query looks."""
+    torch.manual_seed(2)
+    axes = torch.linalg.qr(torch.randn(HEADS, DIM, DIM)).Q
+    q = torch.randn(200, HEADS, 3, DIM) * (0.02 + (torch.arange(DIM) < dims))
+    k = torch.randn(tokens, HEADS, DIM) * (0.02 + 30 * (torch.arange(DIM) >= DIM - 4) + (torch.arange(DIM) < dims))
+    return torch.einsum("nhgd,hed->nhge", q, axes), torch.einsum("thd,hed->the", k, axes) + 5
+
+
+def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
+    q, k = keys_of_few_dims(3)
+    of_keys, of_queries = fit_basis(q, k)
+    keys, queries = k.transpose(0, 1) @ of_keys.mT, torch.einsum("nhgd,hed->hnge", q, of_queries)
+    exact = torch.einsum("nhgd,thd->hngt", q, k)
+    torch.testing.assert_close(torch.einsum("hngd,htd->hngt", queries, keys), exact, rtol=1e-3, atol=1e-2)
+    few = torch.einsum("hngd,htd->hngt", queries[..., :6], keys[..., :6])
+    error = (few - exact) - (few - exact).mean(-1, keepdim=True)  # a constant of a query changes no softmax
+    spread = exact - exact.mean(-1, keepdim=True)
+    assert error.norm() < 0.35 * spread.norm()
+    worst = torch.einsum("hngd,htd->hngt", queries[..., 10:], keys[..., 10:])
+    assert (worst - worst.mean(-1, keepdim=True)).norm() < 0.35 * spread.norm(), (
+        "what is left out is what matters least"
+    )
+
+
+def test_the_main_dimensions_of_a_short_prompt_are_channels():
+    q, k = torch.randn(9, HEADS, 3, DIM), torch.randn(9, HEADS, DIM)
+    k[:, :, 7] *= 100
+    for part in fit_basis(q, k):
+        assert ((part != 0).sum(-1) == 1).all()
+        assert (part[:, 0, 7] != 0).all(), "the loudest is the first"
+    for part in fit_basis(q[:1], k[:1]):
+        assert part.isfinite().all()
+
+
+@pytest.mark.parametrize("broken", ["q", "k"])
+def test_a_prompt_that_is_no_number_has_a_basis_all_the_same(broken):
+    digests = make("two-stage", BlockPool(SHAPE, SIZE, 6, knob="host_memory"))
+    prompt = {"q": torch.randn(9, HEADS, 3, DIM), "k": torch.randn(90, HEADS, DIM)}
+    prompt[broken][4] = torch.nan
+    digests.fit(1, 0, **prompt)
+    for part in digests.judge.basis:
+        assert part[1, 0].isfinite().all()
+        assert (part[1, 0] != 0).any()
+
+
+def test_each_sequence_has_a_basis_of_its_own():
+    torch.manual_seed(0)
+    pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
+    digests, exact = make("two-stage", pool), ["exact", torch.randn(2, HEADS, SIZE, DIM)][1]
+    for row in range(ROWS):
+        digests.fit(0, row, torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM))
+    digests.put(exact, torch.tensor([4, 2]), torch.tensor([0, 1]))
+    q, pages = torch.randn(2, HEADS, 3, DIM), torch.tensor([4, 2]).int()[:, None, None].expand(2, HEADS, 1)
+    want = reference.score_exactly(
+        q * SHAPE.scale, exact, torch.tensor([0, 1]).int()[:, None, None].expand(2, HEADS, 1)
+    )
+    closed = torch.ones(2, dtype=torch.int64)
+    right = (digests.judge.score(0, q, slice(0, 2), pages, closed) - want).abs().mean()
+    wrong = (digests.judge.score(0, q, torch.tensor([1, 0]), pages, closed) - want).abs().mean()
+    assert right < 0.15
+    assert wrong > 3 * right

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scoutattention.cache.digests.base import Digests
 from scoutattention.cache.digests.make import make_digests
+from scoutattention.cache.digests.stages import Stages
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.cache.slots import Slots
@@ -86,9 +86,9 @@ def test_a_moved_row_is_the_same_sequence():
     assert store.slots.pool.available == 20
 
 
-def make_packed_store(bits: int) -> tuple[KVStore, Digests]:
+def make_packed_store(bits: int) -> tuple[KVStore, Stages]:
     pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
-    digests = make_digests("minmax", SHAPE, pool, OPS)
+    digests = make_digests("minmax", SHAPE, pool, OPS, rows=1, dims=16)
     return KVStore(Pages(pool, digests.put, 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), OPS), digests
 
 
@@ -120,7 +120,7 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
     opened = int(store.slots.near_index[1, 0])
     assert torch.equal(store.slots.pool.k[2, opened, :, :3], k[8:].transpose(0, 1))
     page = store.pages.page(1, 1)
-    assert torch.equal(digests._values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
+    assert torch.equal(digests.judge._values[2, page], min_max(keys)), "digests are of the keys, not of what was kept"
 
 
 def test_packed_bytes_of_a_sequence():
@@ -183,7 +183,7 @@ def test_blocks_of_several_rows_are_closed_together(resident):
         page, block = pages.page(row, 0), new[:, :, row].permute(1, 2, 0, 3)
         assert torch.equal(pages.pool.k[:, page], block)
         assert torch.equal(pages.pool.v[:, page], -block)
-        assert torch.equal(digests._values[:, page], min_max(block))
+        assert torch.equal(digests.judge._values[:, page], min_max(block))
 
 
 @pytest.mark.parametrize(("closed", "width"), [(0, 64), (63, 64), (64, 128), (127, 128), (299, 300)])

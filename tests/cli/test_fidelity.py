@@ -91,7 +91,7 @@ def test_table_plot_and_page(fidelity, capsys, story, tmp_path):
         (["--budget", "32"], "budget=32 tokens is below 96"),
         (["--ablate", "--ablation", "digest=minmax"], "excludes --ablation digest=minmax"),
         (["--ablate", "--guard", "off"], "excludes --guard"),
-        (["--ablation", "digest=best"], "digest='best' is not one of minmax, keys2, exact"),
+        (["--ablation", "digest=best"], "digest='best' is not one of two-stage, keys2, minmax, exact"),
         (["--ablation", "correct_far=maybe"], "--ablation correct_far='maybe' is not true or false"),
         (["--ablation", "true_query_layers=0,x"], "'0,x' is not a list of layer numbers"),
         (["--ablation", "budget=3"], "is not NAME=VALUE with one of on_miss"),

@@ -123,12 +123,14 @@ def test_a_mistake_would_be_seen(make_engine, monkeypatch):
         test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, {})
 
 
-@pytest.mark.parametrize("digest", ["keys2", "minmax"])
+@pytest.mark.parametrize("digest", ["two-stage", "keys2", "minmax"])
 @pytest.mark.parametrize("wanted", [700_000, 1 << 20])
 def test_the_cache_takes_the_device_memory_that_it_may(make_engine, digest, wanted):
     cache = make_engine(wanted, digest=digest).cache
     store = cache.store
-    held = [vars(part) for part in (store, store.slots, store.slots.pool, store.pages, cache.digests)]
+    kinds = [vars(kind) for kind in cache.digests.kinds]
+    kinds += [vars(kind["_inner"]) for kind in kinds if "_inner" in kind]  # of keys in their main dimensions
+    held = [*kinds, *(vars(part) for part in (store, store.slots, store.slots.pool, store.pages))]
     tensors = [value for part in held for value in part.values() if isinstance(value, torch.Tensor)]
     taken = sum(tensor.nbytes for tensor in tensors if tensor.device == META)
     assert wanted * 0.98 - store.slots.pool.entry_bytes < taken < wanted * 1.02

@@ -58,7 +58,7 @@ def test_names_are_one_each_and_rows_set_only_what_is_excluded():
 
 def test_whoever_adds_a_setting_says_what_the_literal_design_has():
     users = {"budget", "block_size", "sink_blocks", "recent_blocks", "calibration", "ablation"}
-    users |= {"on_miss", "far_query", "correction_dims", "min_scout_cosine", "recall_interval"}
+    users |= {"on_miss", "far_query", "correction_dims", "min_scout_cosine", "recall_interval", "candidates"}
     assert set(LITERAL) == {field.name for cls in (ScoutConfig, Ablation) for field in fields(cls)} - users
 
 

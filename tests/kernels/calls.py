@@ -9,13 +9,16 @@ from torch import Tensor
 
 from scoutattention.kernels import reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
+from scoutattention.kernels.plain import PlainOps
+from scoutattention.runtime.memory import CPU
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
 
-from .cases import scorer
+from .cases import of_closed, scorer
 
 Arguments = dict[str, Any]
 
 B, H, G, D, P, S, N = 2, 2, 3, 24, 5, 6, 4
+PLAIN = PlainOps(CPU)
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,16 @@ def exact_partial(q: Tensor, k: Tensor, v: Tensor, index: Tensor, length: Tensor
     return reference.partial(q.double(), k.double(), v.double(), blocks, scale, with_mean_key=True)
 
 
+def lists() -> Arguments:
+    """Pages that are scored."""
+    return {"pages": ints(S, B, H, N), "closed": ints(N + 1, B, dtype=torch.int64)}
+
+
 def code_arguments() -> Arguments:
     """Whole-number queries and small steps: rounding the products to 8 bits changes little."""
     bounds = torch.stack([torch.randn(S, H, D), torch.full((S, H, D), 2.0**-9)], dim=-2).half()
     codes = ints(256, S, H, 2, P, 4, dtype=torch.uint8)
-    return {"q": ints(255, B, H, G, D).float() - 127, "codes": codes, "bounds": bounds, "pages": ints(S, B, N)}
+    return {"q": ints(255, B, H, G, D).float() - 127, "codes": codes, "bounds": bounds} | lists()
 
 
 def joined_arguments() -> Arguments:
@@ -94,14 +102,14 @@ CALLS = {
         exact_partial,
     ),
     "digests": KernelCall(
-        lambda: {"q": torch.randn(B, H, G, D), "digests": torch.randn(S, H, 2 * D), "pages": ints(S, B, N)},
-        lambda workers, **args: scorer(workers, "score_min_max")(**args),
-        reference.score_min_max,
+        lambda: {"q": torch.randn(B, H, G, D), "digests": torch.randn(S, H, 2 * D)} | lists(),
+        lambda workers, closed, **args: of_closed(scorer(workers, "score_min_max")(closed=closed, **args), closed),
+        lambda closed, **args: of_closed(PLAIN.score_min_max(**args, closed=closed, scale=1.0), closed),
     ),
     "codes": KernelCall(
         code_arguments,
-        lambda workers, **args: scorer(workers, "score_key_codes")(**args),
-        reference.score_key_codes,
+        lambda workers, closed, **args: of_closed(scorer(workers, "score_key_codes")(closed=closed, **args), closed),
+        lambda closed, **args: of_closed(PLAIN.score_key_codes(**args, closed=closed, scale=1.0), closed),
         0.2,
     ),
     "read": KernelCall(
@@ -118,6 +126,11 @@ CALLS = {
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(3, 7, D)},
         lambda workers, x, weight: RowKernels(workers).linear(x, weight),
         lambda x, weight: reference_rows.linear(x.double(), weight.double()),
+    ),
+    "project": KernelCall(
+        lambda: {"x": torch.randn(3, 2, D), "basis": torch.randn(3, 7, D)},
+        lambda workers, x, basis: workers.native.project(x, basis),
+        lambda x, basis: x.double() @ basis.double().mT,
     ),
     "norm": KernelCall(
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(D), "eps": 0.01},
@@ -184,6 +197,7 @@ CALLS = {
     "interest": KernelCall(
         lambda: {
             "interest": torch.rand(B, H, 7),
+            "blocks": torch.rand(B, H, 7).argsort(-1)[..., :N].contiguous(),
             "wishes": torch.rand(B, H, N),
             "rows": torch.rand(B) < 0.7,
             "kept": 0.8,

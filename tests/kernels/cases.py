@@ -111,5 +111,17 @@ def assert_close(got: Partial, want: Partial, q_scale: float = 1.0) -> None:
 
 
 def scorer(workers: Workers, name: str) -> Callable[..., Tensor]:
-    """A native score operation of queries that are scaled already."""
-    return partial(getattr(NativeOps(workers), name), scale=1.0)
+    """A native score operation of queries that are scaled already, by default of all pages."""
+    operation = partial(getattr(NativeOps(workers), name), scale=1.0)
+
+    def score(*args: Tensor, pages: Tensor, closed: Tensor | None = None, **digests: Tensor) -> Tensor:
+        if closed is None:
+            closed = torch.full(pages.shape[:1], pages.shape[-1], dtype=torch.int64)
+        return operation(*args, pages=pages, closed=closed, **digests)
+
+    return score
+
+
+def of_closed(scores: Tensor, closed: Tensor) -> Tensor:
+    """Scores [B, H, G, N], 0 for what is not closed: a kernel leaves anything there."""
+    return scores.masked_fill(torch.arange(scores.shape[-1]) >= closed[:, None, None, None], 0)

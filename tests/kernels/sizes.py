@@ -68,8 +68,15 @@ def chosen(s: Sizes) -> Tensor:
 
 
 def pages_of(s: Sizes) -> Tensor:
-    """Pages of NB blocks out of order, int32 [B, NB]."""
-    return torch.stack([torch.randperm(s.S)[: s.NB] for _ in range(s.B)]).int()
+    """Pages of NB blocks out of order, of each KV head its own: int32 [B, H, NB]."""
+    return torch.rand(s.B, s.H, s.S).argsort(-1)[..., : s.NB].int()
+
+
+def some_closed(s: Sizes) -> Tensor:
+    """Blocks that sequences have, int64 [B], the first of them all NB."""
+    closed = torch.randint(0, s.NB + 1, (s.B,))
+    closed[0] = s.NB
+    return closed
 
 
 def selection(s: Sizes) -> PageSelection:

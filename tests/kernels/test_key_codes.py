@@ -31,9 +31,9 @@ def make_whole_queries(B: int, H: int, G: int, D: int) -> Tensor:
     return q
 
 
-def make_pages(S: int, B: int, N: int) -> Tensor:
-    """[B, N], rows further apart than N."""
-    return torch.randint(0, S, (B, N + 1), dtype=torch.int32)[:, :N]
+def make_pages(S: int, B: int, H: int, N: int) -> Tensor:
+    """[B, H, N], rows further apart than N."""
+    return torch.randint(0, S, (B, H, N + 1), dtype=torch.int32)[..., :N]
 
 
 @pytest.mark.parametrize("P", [1, 4, 16, 32, 37, 75])
@@ -43,37 +43,55 @@ def test_scores_without_rounding_are_the_reference(workers, G, D, P):
     codes, bounds = make_layer(40, 3, P, D)
     q = make_whole_queries(2, 3, G, D)
     for N in (0, 1, 15, 16, 17, 53):
-        pages = make_pages(40, 2, N)
+        pages = make_pages(40, 2, 3, N)
         want = reference.score_key_codes(q, codes, bounds, pages)
-        got = scorer(workers, "score_key_codes")(q, codes, bounds, pages)
+        got = scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-3 if D > 100 else 1e-3)
 
 
 def test_scores_of_lists_that_are_split_over_tasks(workers):
     torch.manual_seed(0)
     codes, bounds = make_layer(700, 2, 32, 64)
-    q, pages = make_whole_queries(3, 2, 3, 64), make_pages(700, 3, 1001)
+    q, pages = make_whole_queries(3, 2, 3, 64), make_pages(700, 3, 2, 1001)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    torch.testing.assert_close(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages), want, rtol=1e-5, atol=1e-3
+    )
 
 
-def test_one_list_of_pages_for_all_sequences(workers):
+def test_one_list_of_pages_for_all_sequences_and_heads(workers):
     torch.manual_seed(0)
     codes, bounds = make_layer(20, 2, 8, 64)
-    q, pages = make_whole_queries(3, 2, 3, 64), make_pages(20, 1, 20).expand(3, -1)
+    q, pages = make_whole_queries(3, 2, 3, 64), make_pages(20, 1, 1, 20).expand(3, 2, -1)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    torch.testing.assert_close(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages), want, rtol=1e-5, atol=1e-3
+    )
+
+
+def test_only_the_closed_blocks_of_a_sequence_are_scored_and_looked_at(workers):
+    torch.manual_seed(0)
+    codes, bounds = make_layer(700, 2, 8, 64)
+    q, pages, closed = make_whole_queries(4, 2, 3, 64), make_pages(700, 4, 2, 900), torch.tensor([900, 0, 33, 1])
+    want = reference.score_key_codes(q, codes, bounds, pages)
+    there = torch.arange(900) < closed[:, None, None]
+    for listed in (pages.where(there, -1), pages[:, :1].where(there, 700).expand(-1, 2, -1)):
+        got = scorer(workers, "score_key_codes")(q, codes, bounds, pages=listed, closed=closed)
+        if listed.stride(1) == 0:
+            want = reference.score_key_codes(q, codes, bounds, listed.clamp(max=699))
+        for row, count in enumerate(closed.tolist()):
+            torch.testing.assert_close(got[row, ..., :count], want[row, ..., :count], rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("loud", [1.0, 30.0], ids=["channels alike", "one loud channel"])
 def test_rounding_the_query_costs_far_less_than_two_bits_do(workers, loud):
     """Against the plain scores of the same codes; the codes' own error is that of plain scores of the keys."""
     torch.manual_seed(0)
-    k, q, pages = torch.randn(512, 2, 32, 64), torch.randn(2, 2, 3, 64) / 4, torch.arange(512).int().expand(2, -1)
+    k, q, pages = torch.randn(512, 2, 32, 64), torch.randn(2, 2, 3, 64) / 4, torch.arange(512).int().expand(2, 2, -1)
     k[..., 5] *= loud
     codes, bounds = reference.key_codes(k)
     want = reference.score_key_codes(q, codes, bounds, pages)
-    got = scorer(workers, "score_key_codes")(q, codes, bounds, pages)
+    got = scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages)
     steps = (q[:, :, :, None] * bounds[:, :, 1].float().transpose(0, 1)[None, :, None]).abs()  # [B, H, G, S, D]
     error = got - want
     assert (error.abs() <= 1.5 * 0.5 / 127 * 64 * steps.amax(-1) + 1e-4).all(), "1.5 codes off by half of one of 127"
@@ -87,30 +105,34 @@ def test_logarithms_of_sums_are_within_a_ten_thousandth(workers, spread):
     """Keys of alike scores, of scores a few apart, and with one far above the rest: powers are good to 1.1e-4."""
     torch.manual_seed(0)
     codes, bounds = make_layer(200, 1, 32, 64)
-    q, pages = make_whole_queries(1, 1, 4, 64) * spread, torch.arange(200).int()[None]
+    q, pages = make_whole_queries(1, 1, 4, 64) * spread, torch.arange(200).int()[None, None]
     bounds[:, :, 0] = 0
     want = reference.score_key_codes(q, codes, bounds, pages)
     torch.testing.assert_close(
-        scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=2e-6, atol=1.3e-4
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages), want, rtol=2e-6, atol=1.3e-4
     )
 
 
 @pytest.mark.parametrize("q_scale", [0.0, 1e-20, 1e4])
 def test_queries_of_any_size(workers, q_scale):
     torch.manual_seed(0)
-    k, q, pages = torch.randn(20, 2, 32, 64), torch.randn(1, 2, 3, 64) * q_scale, torch.arange(20).int()[None]
+    k, q, pages = (
+        torch.randn(20, 2, 32, 64),
+        torch.randn(1, 2, 3, 64) * q_scale,
+        torch.arange(20).int().expand(1, 2, -1),
+    )
     codes, bounds = reference.key_codes(k)
     want = reference.score_key_codes(q, codes, bounds, pages)
     torch.testing.assert_close(
-        scorer(workers, "score_key_codes")(q, codes, bounds, pages), want, rtol=1e-5, atol=0.3 * q_scale + 1e-5
+        scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages), want, rtol=1e-5, atol=0.3 * q_scale + 1e-5
     )
 
 
 def test_keys_that_are_all_the_same_are_scored_exactly(workers):
     torch.manual_seed(0)
     k = torch.randn(20, 2, 1, 64).half().float().expand(-1, -1, 32, -1)
-    q, pages = torch.randn(1, 2, 3, 64), torch.arange(20).int()[None]
-    got = scorer(workers, "score_key_codes")(q, *reference.key_codes(k), pages)
+    q, pages = torch.randn(1, 2, 3, 64), torch.arange(20).int().expand(1, 2, -1)
+    got = scorer(workers, "score_key_codes")(q, *reference.key_codes(k), pages=pages)
     torch.testing.assert_close(got, reference.score_exactly(q, k, pages), rtol=1e-5, atol=1e-4)
 
 
@@ -119,14 +141,14 @@ def test_queries_of_any_float_dtype_and_stride(workers, dtype):
     torch.manual_seed(0)
     codes, bounds = make_layer(9, 2, 8, 64)
     q = make_whole_queries(1, 3, 2, 64).to(dtype).transpose(1, 2)
-    pages = make_pages(9, 1, 9)
-    want = scorer(workers, "score_key_codes")(q.float().contiguous(), codes, bounds, pages)
-    assert torch.equal(scorer(workers, "score_key_codes")(q, codes, bounds, pages), want)
+    pages = make_pages(9, 1, 2, 9)
+    want = scorer(workers, "score_key_codes")(q.float().contiguous(), codes, bounds, pages=pages)
+    assert torch.equal(scorer(workers, "score_key_codes")(q, codes, bounds, pages=pages), want)
 
 
 def test_bad_arguments_are_named(workers):
     codes, bounds = reference.key_codes(torch.randn(5, 2, 8, 64))
-    q, pages = torch.randn(1, 2, 3, 64), torch.zeros(1, 4, dtype=torch.int32)
+    q, pages = torch.randn(1, 2, 3, 64), torch.zeros(1, 2, 4, dtype=torch.int32)
     for changed, message in [
         ({"codes": codes.int()}, "codes is torch.int32"),
         ({"codes": codes[..., :3]}, r"\[5, 2, 4, 8, 3\]: it must be \[S, 2, 4, 8, 4\]"),
@@ -138,8 +160,12 @@ def test_bad_arguments_are_named(workers):
         ({"bounds": bounds[:, :, :1]}, r"\[5, 2, 1, 64\]"),
         ({"bounds": bounds[:4]}, "codes have 5 pages and bounds 4"),
         ({"pages": pages.long()}, "int64"),
-        ({"pages": pages[0]}, r"\[4\]"),
-        ({"pages": pages.repeat(1, 2)[:, ::2]}, "strides"),
+        ({"pages": pages[:, 0]}, r"\[1, 4\]: it must be \[B, H, N\]"),
+        ({"pages": pages.repeat(1, 1, 2)[..., ::2]}, "strides"),
+        ({"closed": torch.tensor([5])}, r"closed blocks 5 is outside 0\.\.4"),
+        ({"closed": torch.tensor([-1])}, "-1 is outside"),
+        ({"closed": torch.tensor([4, 4])}, r"closed is torch.int64 \[2\]"),
+        ({"closed": torch.tensor([4]).int()}, "closed is torch.int32"),
         ({"pages": pages + 5}, r"5 is outside 0\.\.4"),
         ({"pages": pages - 1}, "-1 is outside"),
         ({"q": q.to("meta")}, "meta"),
@@ -169,7 +195,7 @@ def test_kept_keys_are_within_half_a_step(offset):
     torch.manual_seed(0)
     k = torch.randn(2, 32, 40) + offset
     codes, bounds = reference.key_codes(k)
-    unit, first = torch.eye(40).expand(1, 2, 40, 40), torch.zeros(1, 1, dtype=torch.int32)
+    unit, first = torch.eye(40).expand(1, 2, 40, 40), torch.zeros(1, 2, 1, dtype=torch.int32)
     half_step = bounds[:, 1].float() / 2 + offset * 2.0**-10  # and what float16 rounds of the least value
     for p in range(32):
         kept = reference.score_key_codes(unit, codes[None, :, :, p : p + 1], bounds[None], first)[0, ..., 0]
@@ -180,10 +206,10 @@ def test_scores_of_keys_that_two_bits_hold_are_exact():
     torch.manual_seed(0)
     k = torch.randint(0, 4, (6, 2, 32, 64)) * 0.5 - 0.25
     k[:, :, 0], k[:, :, 1] = -0.25, 1.25
-    q, pages = torch.randn(2, 2, 3, 64), torch.randint(0, 6, (2, 9)).int()
+    q, pages = torch.randn(2, 2, 3, 64), torch.randint(0, 6, (2, 2, 9)).int()
     got = reference.score_key_codes(q, *reference.key_codes(k), pages)
     torch.testing.assert_close(got, reference.score_exactly(q, k, pages))
-    want = torch.einsum("bhgd,bnhpd->bhgnp", q, k[pages.long()]).logsumexp(-1)
+    want = torch.einsum("bhgd,bhnpd->bhgnp", q, k[pages.long(), torch.arange(2)[:, None]]).logsumexp(-1)
     torch.testing.assert_close(got, want)
 
 

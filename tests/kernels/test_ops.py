@@ -11,8 +11,9 @@ from scoutattention.kernels import reference
 from scoutattention.runtime.packed import from_words
 from scoutattention.types import GuardRequest, SplitRequest
 
+from .cases import of_closed
 from .columns import EXACT, assert_near, assert_same, every_call, wide
-from .sizes import CHOICES, SCORES, SIZES, chosen, masks, pages_of, prompt_keys, queries
+from .sizes import CHOICES, GARBAGE, SCORES, SIZES, chosen, masks, pages_of, prompt_keys, queries, some_closed
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 every_choice = pytest.mark.parametrize("sizes", CHOICES, ids=str)
@@ -47,28 +48,49 @@ def test_key_codes_made(column, sizes, dtype):
     assert not padding.any()
 
 
+@every_call(SIZES, SIZES[2:3])
+def test_projected_queries(column, sizes, dtype):
+    """By the first rows of matrices, as they lie in larger ones."""
+    s = sizes
+    q, bases = queries(s, dtype), torch.randn(s.B + 1, s.H, s.D, s.D)[1:]
+    for rows in (s.D, 1 + s.D // 3):
+        got = column.call("project", q, bases[:, :, :rows])
+        assert got.dtype == torch.float32
+        assert_near(got, EXACT.project(*wide((q, bases[:, :, :rows]))), 1e-5 if not column.on_gpu else 1e-3)
+
+
 @every_call(SCORES, SCORES[-3:], work=lambda s: s.B * s.H * s.NB)
 def test_digest_scores(column, sizes, dtype):
     s = sizes
-    q, digests, pages = queries(s, dtype), reference.min_max(torch.randn(s.S, s.H, s.P, s.D)), pages_of(s)
-    got = column.call("score_min_max", q, digests, pages, 0.3)
-    want = EXACT.score_min_max(*wide((q, digests)), pages, 0.3)
-    if dtype == torch.float32:
-        assert_same([got], [want], 1e-4)
-    assert_near(got, want, 1e-5 if dtype == torch.float32 else 1e-2)
+    q, digests, closed = queries(s, dtype), reference.min_max(torch.randn(s.S, s.H, s.P, s.D)), some_closed(s)
+    for pages in lists_of(s, closed):
+        got = column.call("score_min_max", q, digests, pages, closed, 0.3)
+        want = EXACT.score_min_max(*wide((q, digests)), pages, closed, 0.3)
+        got, want = (of_closed(scores, closed) for scores in (got, want))
+        if dtype == torch.float32:
+            assert_same([got], [want], 1e-4)
+        assert_near(got, want, 1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def lists_of(s, closed):
+    """Pages of each KV head, and one list for all of them as an expanded view; garbage for blocks that are none."""
+    pages = pages_of(s).masked_fill(torch.arange(s.NB) >= closed[:, None, None], GARBAGE)
+    return pages, pages[:, :1].expand(-1, s.H, -1)
 
 
 @every_call(SCORES, SCORES[-3:], work=lambda s: s.B * s.H * s.NB)
 def test_key_code_scores(column, sizes, dtype):
     """The native kernel rounds products to 8 bits."""
     s = sizes
-    q, pages = queries(s, dtype), pages_of(s)
+    q, closed = queries(s, dtype), some_closed(s)
     codes, bounds = reference.key_codes(torch.randn(s.S, s.H, s.P, s.D))
-    got = column.call("score_key_codes", q, codes, bounds, pages, s.D**-0.5)
-    want = EXACT.score_key_codes(q.double(), codes, bounds, pages, s.D**-0.5)
-    if dtype == torch.float32 and not column.compiled:
-        assert_same([got], [want], 0.05 if column.name == "native" else 1e-4)
-    assert_near(got, want, 1e-2 if column.name == "native" or dtype != torch.float32 else 1e-3)
+    for pages in lists_of(s, closed):
+        got = column.call("score_key_codes", q, codes, bounds, pages, closed, s.D**-0.5)
+        want = EXACT.score_key_codes(q.double(), codes, bounds, pages, closed, s.D**-0.5)
+        got, want = (of_closed(scores, closed) for scores in (got, want))
+        if dtype == torch.float32 and not column.compiled:
+            assert_same([got], [want], 0.05 if column.name == "native" else 1e-4)
+        assert_near(got, want, 1e-2 if column.name == "native" or dtype != torch.float32 else 1e-3)
 
 
 @pytest.mark.parametrize("largest", [False, True])
@@ -95,6 +117,18 @@ def test_top_blocks(column, sizes, largest):
     assert torch.equal(order[0].where(~first, 0), order[1].where(~first, 0))
 
 
+@pytest.mark.parametrize("largest", [False, True])
+@every_choice
+def test_sink_and_recent_blocks_come_first_whatever_the_scores(column, sizes, largest):
+    s = sizes
+    closed = torch.full((s.B,), s.NB)
+    scores = torch.full((s.B, s.H, s.G, s.NB), torch.nan)
+    blocks = column.call("top_blocks", scores, closed, s.N, (1, 1), largest=largest).blocks
+    for row in blocks.flatten(0, 1).tolist():
+        assert {*row[:2]} == {*[0, s.NB - 1][: s.N]}
+        assert len({*row}) == s.N
+
+
 @every_choice
 def test_split_choice(column, sizes):
     s = sizes
@@ -111,10 +145,10 @@ def test_split_choice(column, sizes):
 @every_choice
 def test_updated_interest(column, sizes):
     s = sizes
-    before, wishes, rows = torch.rand(s.B, s.H, s.NB + 4), torch.rand(s.B, s.H, s.NB), masks(s.B)
+    before, blocks, wishes, rows = torch.rand(s.B, s.H, s.NB + 4), chosen(s), torch.rand(s.B, s.H, s.N), masks(s.B)
     got, want = column.put(before), before.double()
-    column.ops.update_interest(got, *column.put((wishes, rows)), 0.8)
-    EXACT.update_interest(want, wishes.double(), rows, 0.8)
+    column.ops.update_interest(got, *column.put((blocks, wishes, rows)), 0.8)
+    EXACT.update_interest(want, blocks, wishes.double(), rows, 0.8)
     assert_near(column.back(got), want, 1e-6)
     assert torch.equal(column.back(got)[~rows], before[~rows])
 

@@ -63,9 +63,9 @@ def test_digests_bound_every_key_of_their_block():
     S, H, P, D = 20, 2, 16, 64
     k = torch.randn(S, H, P, D)
     q = torch.randn(3, H, 4, D)
-    pages = torch.stack([torch.randperm(S) for _ in range(3)]).to(torch.int32)
+    pages = torch.rand(3, H, S).argsort(-1).to(torch.int32)
     bounds = reference.score_min_max(q, reference.min_max(k), pages)
-    scores = torch.einsum("bhgd,bnhpd->bhgnp", q, k[pages.long()])
+    scores = torch.einsum("bhgd,bhnpd->bhgnp", q, k[pages.long(), torch.arange(H)[:, None]])
     slack = bounds[..., None] - scores
     assert slack.min() >= -1e-4
     assert slack.min() < slack.max() / 2, "a bound that is always far away would also pass"
@@ -74,7 +74,7 @@ def test_digests_bound_every_key_of_their_block():
 def test_the_bound_of_a_block_of_one_key_is_its_score():
     torch.manual_seed(0)
     k, q = torch.randn(5, 2, 1, 64), torch.randn(1, 2, 3, 64)
-    pages = torch.arange(5, dtype=torch.int32)[None]
+    pages = torch.arange(5, dtype=torch.int32).expand(1, 2, -1)
     bounds = reference.score_min_max(q, reference.min_max(k), pages)
     torch.testing.assert_close(bounds, torch.einsum("bhgd,nhpd->bhgn", q, k))
 

@@ -54,6 +54,7 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("write_blocks", one_changed(1), test_ops_pages.test_written_blocks, (False, F32)),
     ("write_min_max", one_changed(1), test_ops.test_digests_made, (SIZES[0], F32)),
     ("write_key_codes", one_changed(2), test_ops.test_key_codes_made, (SIZES[0], F32)),
+    ("project", lambda r, _: r * 1.01, test_ops.test_projected_queries, (SIZES[0], F32)),
     ("score_min_max", lambda r, _: r + 1, test_ops.test_digest_scores, (SCORES[4], F32)),
     ("score_key_codes", lambda r, _: r * 1.01, test_ops.test_key_code_scores, (SCORES[4], F32)),
     ("top_blocks", lambda r, _: r._replace(wishes=r.wishes * 1.01), test_ops.test_top_blocks, (CHOICES[5], False)),

@@ -73,16 +73,35 @@ void check_partial(const Kernels& kernels, WorkerThreads& workers, const Shape& 
     }
 }
 
+// Pages of each KV head, of which the first sequence is scored whole, and a part of each other.
+struct Lists {
+    Array<int32_t> pages;
+    Array<int64_t> closed;
+
+    Lists(const Shape& s, Dice& dice) : pages(dice.indices(s.B * s.H * s.N, s.S)), closed(s.B) {
+        for (int64_t b = 0; b < s.B; ++b) closed[b] = b ? dice.below(s.N + 1) : s.N;
+    }
+    ScoreCall call(const Shape& s, const Array<float>& q, Array<float>& out) const {
+        return {q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.H * s.N, s.N}, closed.data(), out.data()};
+    }
+    // Of score i; -1 where it is not written.
+    int64_t page(const Shape& s, int64_t i) const {
+        const int64_t row = i / s.N / s.G;
+        return i % s.N < closed[row / s.H] ? pages[row * s.N + i % s.N] : -1;
+    }
+};
+
 void check_digests(const Kernels& kernels, WorkerThreads& workers, const Shape& s) {
     Dice dice;
     const Array<float> q = dice.numbers(s.B * s.H * s.G * s.D), digests = dice.numbers(s.S * s.H * 2 * s.D);
-    const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
+    const Lists lists(s, dice);
     Array<float> out(s.B * s.H * s.G * s.N);
-    const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
+    const ScoreCall call = lists.call(s, q, out);
     const MinMaxLayer layer{digests.data(), s.H * 2 * s.D, 2 * s.D};
     finish(workers, make_score_work(kernels, call, layer, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
-        const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
+        const int64_t row = i / s.N, h = row / s.G % s.H, page = lists.page(s, i);
+        if (page < 0) continue;
         const float *x = q.data() + row * s.D, *bounds = digests.data() + (page * s.H + h) * 2 * s.D;
         double want = 0;
         for (int64_t d = 0; d < s.D; ++d) want += x[d] * (x[d] > 0 ? bounds[d] : bounds[s.D + d]);
@@ -105,13 +124,14 @@ void check_codes(const Kernels& kernels, WorkerThreads& workers, const Shape& s)
         std::memcpy(&bounds[i / s.D * 2 * s.D + i % s.D], least.bytes.data() + 2 * i, 2);
         bounds[i / s.D * 2 * s.D + s.D + i % s.D] = kStep;
     }
-    const Array<int32_t> pages = dice.indices(s.B * s.N, s.S);
+    const Lists lists(s, dice);
     Array<float> out(s.B * s.H * s.G * s.N);
-    const ScoreCall call{q.data(), s.B, s.H, s.G, s.D, s.N, s.S, {pages.data(), s.N, 0}, out.data()};
-    const KeyCodeLayer layer{codes.data(), bounds.data(), s.H * codes_page, codes_page, s.H * 2 * s.D, 2 * s.D, s.P};
+    const ScoreCall call = lists.call(s, q, out);
+    const KeyCodeLayer layer{codes.data(), bounds.data(), s.H * codes_page, codes_page, s.H * 2 * s.D, 2 * s.D, s.D, s.P};
     finish(workers, make_score_work(kernels, call, layer, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
-        const int64_t row = i / s.N, h = row / s.G % s.H, page = pages[row / (s.G * s.H) * s.N + i % s.N];
+        const int64_t row = i / s.N, h = row / s.G % s.H, page = lists.page(s, i);
+        if (page < 0) continue;
         std::vector<double> scores(s.P);
         for (int64_t p = 0; p < s.P; ++p)
             for (int64_t d = 0; d < s.D; ++d) {

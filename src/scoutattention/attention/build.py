@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cache.digests.base import Digests
+from ..cache.digests.key_codes import MainDimDigests
 from ..cache.digests.make import make_digests
-from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind
+from ..cache.digests.stages import Stages
+from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind, scan_dims
 from ..cache.pages import Pages
 from ..cache.pool import TORCH_DTYPES, make_pages
 from ..cache.slots import Slots
@@ -42,7 +43,7 @@ class Cache:
     """A store, and the digests of its pages."""
 
     store: KVStore
-    digests: Digests
+    digests: Stages
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,17 @@ def build_cache(
     pool = make_pages(shape, size, plan.pages, kv_dtype, ops.device if plan.slots is None else CPU)
     if ops.device.type == "cuda" and plan.slots is not None:
         pool.pin()
-    digests = make_digests(digest_kind(config), shape, pool, ops)
+    dims = scan_dims(shape)
+    digests = make_digests(digest_kind(config), shape, pool, ops, rows=plan.rows, dims=dims)
     pages = Pages(pool, digests.put, plan.rows, blocks, ops)
     slots = None
     if plan.slots is not None:
         slots = Slots(shape, size, plan.slots, plan.rows, 0 if plan.resident else blocks, device=ops.device)
-    return Cache(KVStore(pages, slots, ops, resident=plan.resident, ranks=ranks), digests)
+    store = KVStore(pages, slots, ops, resident=plan.resident, ranks=ranks)
+    if isinstance(digests.judge, MainDimDigests):
+        for state in digests.judge.basis:
+            store.follow(state, fresh=0)
+    return Cache(store, digests)
 
 
 def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, cache: Cache, around: Around) -> Built:
@@ -95,7 +101,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     store.follow(trusted, fresh=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)
     trial = ScoutTrial(config, shape.num_layers, model, calibrated, store.ranks)
-    prompt = PromptAttention(config, store, shape.scale, trial, trusted)
+    prompt = PromptAttention(config, store, cache.digests, shape.scale, trial, trusted)
     if store.resident:
         takes_all = config.budget is None and store.slots is None
         resident = ResidentAttention(store, ops, shape.scale, None if takes_all else chooser)

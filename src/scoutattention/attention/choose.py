@@ -7,10 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..cache.batch import Batch
-from ..cache.digests.base import Digests
+from ..cache.digests.stages import Stages
 from ..config import ScoutConfig
 from ..kernels.ops import Ops
-from ..types import TopBlocks
 
 
 class Choice(NamedTuple):
@@ -19,13 +18,15 @@ class Choice(NamedTuple):
     blocks: int64 [B, H, N]: sink and recent blocks, then the others, most wanted first.
     wishes: float32 [B, H, N], the part of its attention that a KV head would give to each, as far as the digests tell.
     closed: int64 [B], blocks that each sequence has: those from there on are none.
-    all_wishes: float32 [B, H, NB], of every block, chosen or not.
+    candidates: int64 [B, H, C], blocks that were wanted most, or from which was chosen.
+    candidate_wishes: float32 [B, H, C], for these.
     """
 
     blocks: Tensor
     wishes: Tensor
     closed: Tensor
-    all_wishes: Tensor
+    candidates: Tensor
+    candidate_wishes: Tensor
 
     @property
     def valid(self) -> Tensor:
@@ -44,13 +45,23 @@ class Chooser(Protocol):
         """Whether every block of the sequences will be chosen, whatever the queries are."""
         ...
 
-    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
-        """The blocks that queries q [B, H, G, D] want of `layer`."""
+    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
+        """What queries q [B, H, G, D] want of `layer`, found by a look at every block.
+
+        rows: bool [B], the sequences that are looked at, None for all; others get any blocks.
+        """
+        ...
+
+    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
+        """The candidates, int64 [B, H, C], that queries want of `layer`; without candidates a scan finds them."""
         ...
 
 
 class TopChooser(Chooser):
     """Chooses the blocks that the digests score highest, sink and recent blocks before all others.
+
+    A scan scores the cheap digests of all blocks, and a few times the budget are candidates. Only these are judged by
+    the precise digests.
 
     The query heads of a KV head share a choice. With "mean" pooling each head's scores go through a softmax over the
     blocks, and the mean over the heads orders the blocks, so that one head's large scores do not silence the others.
@@ -59,10 +70,11 @@ class TopChooser(Chooser):
     digests: of all pages; the chooser alone reads them.
     """
 
-    def __init__(self, config: ScoutConfig, digests: Digests, table: Tensor, ops: Ops) -> None:
+    def __init__(self, config: ScoutConfig, digests: Stages, table: Tensor, ops: Ops) -> None:
         """`table`: int32 [R, NB], the page of each block of each row."""
         self.digests = digests
         self._budget = config.budget_blocks
+        self._candidates = config.candidate_blocks
         self._always = (config.sink_blocks, config.recent_blocks)
         self._largest = config.ablation.pooling == "max"
         self._table = table
@@ -77,21 +89,54 @@ class TopChooser(Chooser):
         return self._budget is None or self._budget >= batch.width
 
     @override
-    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
+    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
+        heads = q.shape[1]
         if self.takes_all(batch):
-            return every_block(batch, q.shape[1])
+            return every_block(batch, heads)
+        assert self._candidates is not None
+        closed, count = batch.closed if rows is None else batch.closed * rows, min(self._candidates, batch.width)
+        scores = self.digests.scan.score(layer, q, batch.rows, self._pages(batch, heads), closed)
+        top = self._ops.top_blocks(scores, closed, count, self._always, largest=self._largest)
+        blocks, wishes = (part[..., : self._budget].contiguous() for part in top[:2])
+        return Choice(blocks, wishes, batch.closed, top.blocks, top.wishes)
+
+    @override
+    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
+        heads = q.shape[1]
+        if self.takes_all(batch):
+            return every_block(batch, heads)
         assert self._budget is not None
-        scores = self.digests.score(layer, q, self._table[batch.rows, : batch.width])
-        top: TopBlocks = self._ops.top_blocks(scores, batch.closed, self._budget, self._always, largest=self._largest)
-        return Choice(top.blocks, top.wishes, batch.closed, top.all_wishes)
+        assert self._candidates is not None
+        if candidates is None and self._candidates < batch.width:
+            candidates = self.scan(layer, q, batch).candidates
+        pages, closed, always = self._pages(batch, heads), batch.closed, self._always
+        if candidates is not None:  # the sink and recent blocks are the first of them, and what is none the last
+            pages, closed, always = (
+                pages.gather(-1, candidates),
+                closed.clamp(max=candidates.shape[-1]),
+                (sum(always), 0),
+            )
+        scores = self.digests.judge.score(layer, q, batch.rows, pages, closed)
+        blocks, wishes, all_wishes = self._ops.top_blocks(scores, closed, self._budget, always, largest=self._largest)
+        if candidates is None:
+            return Choice(blocks, wishes, batch.closed, block_numbers(batch, heads), all_wishes)
+        return Choice(candidates.gather(-1, blocks), wishes, batch.closed, candidates, all_wishes)
+
+    def _pages(self, batch: Batch, heads: int) -> Tensor:
+        """The pages of all blocks, int32 [B, H, NB], the same for every KV head."""
+        return self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)
+
+
+def block_numbers(batch: Batch, heads: int) -> Tensor:
+    """All blocks of every sequence and KV head, int64 [B, H, NB]."""
+    return torch.arange(batch.width, device=batch.closed.device).expand(batch.size, heads, -1).contiguous()
 
 
 def every_block(batch: Batch, heads: int) -> Choice:
     """All blocks, each wanted alike."""
-    device = batch.closed.device
-    blocks = torch.arange(batch.width, device=device).expand(batch.size, heads, -1).contiguous()
-    wishes = torch.full(blocks.shape, 1 / max(1, batch.width), device=device)
-    return Choice(blocks, wishes, batch.closed, wishes)
+    blocks = block_numbers(batch, heads)
+    wishes = torch.full(blocks.shape, 1 / max(1, batch.width), device=blocks.device)
+    return Choice(blocks, wishes, batch.closed, blocks, wishes)
 
 
 class Wanted(NamedTuple):

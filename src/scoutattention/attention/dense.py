@@ -50,7 +50,7 @@ class ResidentAttention(Attention[Step]):
                 return self._partial(store.near_pool, layer, q, pages).out.to(q.dtype)
             assert self.chooser is not None
             takes_all = self.chooser.takes_all(batch)
-            choice = everything if takes_all else self.chooser.choose(layer, q, batch)
+            choice = everything if takes_all else self.chooser.judge(layer, q, batch)
             return self._chosen(layer, q, choice, batch).out.to(q.dtype)
 
         return attend

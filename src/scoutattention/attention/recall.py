@@ -53,7 +53,7 @@ class Recall:
     def note(self, batch: Batch, layer: int, choice: Choice, sequences: Tensor) -> None:
         """Take the wishes of some sequences, bool [B], into the interest in their blocks."""
         interest = self._slots.interest[layer, batch.rows]
-        self._ops.update_interest(interest, choice.all_wishes, sequences, KEPT)
+        self._ops.update_interest(interest, choice.candidates, choice.candidate_wishes, sequences, KEPT)
         if not batch.consecutive:  # then `interest` is a copy
             self._slots.interest[layer, batch.rows] = interest
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..cache.pool import PackedPool
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
 from ..kernels.ops import JoinRequest, Ops
@@ -58,7 +57,6 @@ class ScoutAttention(Attention[ScoutStep]):
         self._targets = [[t for t in range(layers) if sources[t] == layer != t] for layer in range(layers)]
         self._memory = StepMemory(store)
         self.exchange = store.exchange
-        self._captured = not isinstance(store.pages.pool, PackedPool)  # which the host reads and writes
 
     @override
     def prepare(self, rows: Sequence[int]) -> ScoutStep:
@@ -73,16 +71,15 @@ class ScoutAttention(Attention[ScoutStep]):
         within_budget = torch.ones(batch.size, dtype=torch.bool) if budget is None else counts <= budget
         trusted = self.trusted[:, list(batch.numbers)] & self._has_scouts[:, None]
         masks = sort_sequences(has_absent, within_budget, trusted, guarded=parts.guard is not None)
-        scouted, true_query, asked = (
-            tuple(of.any(1).tolist()) for of in (masks.scouted, masks.true_query, masks.asked)
-        )
+        by_layer = (masks.scouted, masks.true_query, masks.asked, masks.scanning)
+        scouted, true_query, asked, scanning = (tuple(of.any(1).tolist()) for of in by_layer)
         some_resident = bool(masks.all_resident.any())
         work = Work(
             *(batch.size, batch.consecutive, batch.width, batch.near, bool(batch.full)),
-            *(scouted, true_query, asked, some_resident),
+            *(scouted, true_query, asked, scanning, some_resident),
         )
         tally = self._memory.tally(batch.size)
-        return ScoutStep(batch, work if self._captured else None, work, self._memory.put(masks), tally)
+        return ScoutStep(batch, work, work, self._memory.put(masks), tally)
 
     @override
     def begin(self, step: ScoutStep, rope: Rope) -> Attend:
@@ -157,13 +154,20 @@ class ScoutLayers:
     def _waits_for_true_query(self) -> bool:
         return self._ablation.on_miss == "compute" and self._ablation.far_query == "true"
 
-    def _choose(self, layer: int, q: Tensor) -> Choice:
-        """The choice of queries; where all blocks are chosen, one choice serves every layer."""
-        chooser, batch = self._parts.chooser, self._step.batch
-        if not chooser.takes_all(batch):
-            return chooser.choose(layer, q, batch)
-        self._everything = self._everything or chooser.choose(layer, q, batch)
-        return self._everything
+    def _choose(self, layer: int, q: Tensor, ahead: Choice | None = None) -> Choice:
+        """The true query's choice, from the candidates of the scout's wherever there is a scout."""
+        chooser, step = self._parts.chooser, self._step
+        if chooser.takes_all(step.batch):  # then one choice serves every layer
+            self._everything = self._everything or chooser.judge(layer, q, step.batch)
+            return self._everything
+        if ahead is None:
+            return chooser.judge(layer, q, step.batch)
+        candidates = ahead.candidates
+        if step.work.scanning[layer]:
+            rows = step.masks.scanning[layer]
+            own = chooser.scan(layer, q, step.batch, rows).candidates
+            candidates = own.where(rows[:, None, None], candidates)
+        return chooser.judge(layer, q, step.batch, candidates)
 
     def _split(self, layer: int, choice: Choice, asked: Tensor, counts: Tensor) -> Wanted:
         """What of a choice is attended to in the sequences of bool [B]; counts: int64 [2, B, H], to be filled."""
@@ -183,7 +187,8 @@ class ScoutLayers:
         step = self._step
         if not step.work.asked[layer]:
             return None
-        choice = self._choose(layer, q)
+        ahead = self._ahead.get(layer)
+        choice = self._choose(layer, q, None if ahead is None else ahead.choice)
         wanted = self._split(layer, choice, step.masks.asked[layer], step.tally.asked[layer])
         self._parts.recall.note(step.batch, layer, choice, step.masks.interesting[layer])
         return wanted
@@ -195,7 +200,8 @@ class ScoutLayers:
             if not step.work.scouted[target]:
                 continue
             scout = parts.predictor.predict(target, x, self._rope, step.batch.rows)
-            choice, rows = self._choose(target, scout), step.masks.scouted[target]
+            rows = step.masks.scouted[target]
+            choice = parts.chooser.scan(target, scout, step.batch, rows)
             ahead = self._split(target, choice, rows, step.tally.scouted[target])
             if parts.guard is None:  # else recall goes by the true query
                 parts.recall.note(step.batch, target, choice, rows)

@@ -101,7 +101,8 @@ class Masks(NamedTuple):
         the budget, and this layer's scouts are trusted.
     true_query: the true query chooses, and the CPU attends with it. These sequences have absent blocks; either this
         layer's scouts are not trusted, or all blocks are chosen, and the result is exact.
-    asked: the true query is asked for its choice.   interesting: and recall goes by its wishes.
+    asked: the true query is asked for its choice.   scanning: and finds its candidates itself, for want of a scout.
+    interesting: asked, and recall goes by its wishes.
     within_budget: have no more blocks than the budget.
     all_resident: have every block in a slot, and more blocks than the budget: the true query chooses among the slots.
     All other sequences have every block in a slot, and attend to all of them.
@@ -110,6 +111,7 @@ class Masks(NamedTuple):
     scouted: Tensor
     true_query: Tensor
     asked: Tensor
+    scanning: Tensor
     interesting: Tensor
     within_budget: Tensor
     all_resident: Tensor
@@ -121,7 +123,7 @@ class Work:
 
     sequences: of the step.   consecutive: whether their rows follow one another.   width: columns of its tables.
     near: entries that the device attends to.   closes: whether the step fills a block.
-    scouted, true_query, asked: layers where any sequence is.
+    scouted, true_query, asked, scanning: layers where any sequence is.
     all_resident: whether any sequence is.
     """
 
@@ -133,6 +135,7 @@ class Work:
     scouted: tuple[bool, ...]
     true_query: tuple[bool, ...]
     asked: tuple[bool, ...]
+    scanning: tuple[bool, ...]
     all_resident: bool
 
 
@@ -146,7 +149,8 @@ def sort_sequences(has_absent: Tensor, within_budget: Tensor, trusted: Tensor, *
     scouted, true_query = over & trusted, has_absent & (within_budget | ~trusted)
     all_resident = ~has_absent & ~within_budget
     asked = true_query | all_resident | (scouted & guarded)
-    return Masks(scouted, true_query, asked, asked & ~within_budget, within_budget[None], all_resident[None])
+    scanning, interesting = asked & ~scouted, asked & ~within_budget
+    return Masks(scouted, true_query, asked, scanning, interesting, within_budget[None], all_resident[None])
 
 
 class Tally(NamedTuple):
@@ -178,7 +182,7 @@ class StepMemory:
     def __init__(self, store: KVStore) -> None:
         layers, self._heads = store.num_layers, store.heads
         self._exchange = store.exchange
-        self._sizes = [layers, layers, layers, layers, 1, 1]
+        self._sizes = [layers, layers, layers, layers, layers, 1, 1]
         self._counts = torch.zeros(
             (3, layers, 2 * store.num_rows * self._heads), dtype=torch.int64, device=store.device
         )

@@ -8,6 +8,8 @@ from ..shape import ModelShape
 
 SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
+SCAN_PART = 2
+"""One in so many main dimensions is scanned. A quarter of them misses, in a few steps, blocks that matter much."""
 TABLE_BYTES = 16
 """Of a block and KV head: its slot, the interest in it, and its page."""
 
@@ -77,7 +79,8 @@ def plan_memory(
     host_bytes = free_bytes // 2 if engine_config.host_memory is None else engine_config.host_memory
     everything = device_memory(engine_config, scout) == "all"
     if everything and free_device is not None:
-        host_bytes = free_device * 9 // 10  # pages are on the device; the rest is for a step's own tensors
+        bases = _basis_bytes(shape, scout) * engine_config.max_num_seqs
+        host_bytes = max(0, free_device - bases) * 9 // 10  # for pages; the rest is for a step's own tensors
         page_bytes += digest_bytes
     pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
@@ -85,10 +88,11 @@ def plan_memory(
     beside = pages * digest_bytes
     slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
     copies = engine_config.max_num_seqs * engine_config.tensor_parallel_size  # corrections are whole on every rank
-    own = _correction_bytes(shape, scout) * copies
+    own = _correction_bytes(shape, scout) * copies + _basis_bytes(shape, scout) * engine_config.max_num_seqs
     if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
-            f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of corrections are more than "
+            f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of each sequence's own "
+            f"corrections and bases are more than "
             f"the {free_device} bytes that the device has left: lower device_memory, budget or max_num_seqs"
         )
     packed = engine_config.kv_dtype != "auto"
@@ -157,9 +161,31 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
 
 def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
-    kind, dim, of = digest_kind(scout), shape.head_dim, {"minmax": 8, "exact": 0}
-    digest = of[kind] * dim if kind in of else 4 * (-(-dim // 16)) * scout.block_size + 4 * dim
+    kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
+    if kind == "exact":
+        digest = 0
+    elif kind == "minmax":
+        digest = 8 * dim
+    else:
+        digest = key_code_bytes(dim, size)
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
+
+
+def key_code_bytes(dims: int, block_size: int) -> int:
+    """Bytes of a block's keys in 2 bits for each of `dims` dimensions, in whole words of 16, and their bounds."""
+    return 4 * (-(-dims // 16)) * block_size + 4 * dims
+
+
+def scan_dims(shape: ModelShape) -> int:
+    """Main dimensions of keys by which all blocks are scanned."""
+    return max(1, shape.head_dim // SCAN_PART)
+
+
+def _basis_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
+    """Bytes of one sequence's bases of main dimensions."""
+    if digest_kind(scout) != "two-stage":
+        return 0
+    return shape.num_layers * shape.num_kv_heads * 2 * 4 * shape.head_dim**2
 
 
 def correction_dims(shape: ModelShape, scout: ScoutConfig, ranks: int = 1) -> int:

@@ -10,8 +10,8 @@ from ..types import CloseRequest, Pools, StepRows
 from .batch import Batch
 from .pool import BlockPool, PackedPool
 
-Digest = Callable[[Tensor, Tensor], None]
-"""Called with the keys of blocks that close and their places; see `Digests.put`."""
+Digest = Callable[[Tensor, Tensor, Tensor], None]
+"""Called with the keys of blocks that close, their places and their rows; see `Digests.put`."""
 
 
 class Pages:
@@ -50,7 +50,7 @@ class Pages:
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
         pool, places = self.pool, layer * self.pool.capacity + self.table[row, : k.shape[0]].long()
-        self._digest(k, places)
+        self._digest(k, places, torch.full((1,), row, device=places.device))
         self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
 
     def close(self, batch: Batch, opened: Pools, *, in_place: bool) -> None:
@@ -64,5 +64,7 @@ class Pages:
             self._ops.close_blocks(opened, (self.pool.k, self.pool.v), what)
         some = slice(None) if self._ops.deferred else list(batch.full)
         index, closed, entry = batch.index[some], batch.closed[some], batch.entry[some]
-        layer = torch.arange(len(opened[0]), device=entry.device)[:, None] * self.pool.capacity
-        self._digest(opened[0][:, entry].flatten(0, 1), (layer + self.table[index, closed]).flatten())
+        layers = len(opened[0])
+        layer = torch.arange(layers, device=entry.device)[:, None] * self.pool.capacity
+        places = (layer + self.table[index, closed]).flatten()
+        self._digest(opened[0][:, entry].flatten(0, 1), places, index.repeat(layers))

@@ -10,7 +10,7 @@ from .fields import Checked, setting
 OnMiss = Literal["compute", "fetch", "drop"]
 FarQuery = Literal["predicted", "true"]
 PredictorName = Literal["plain", "calibrated", "oracle"]
-DigestName = Literal["minmax", "keys2", "exact"]
+DigestName = Literal["two-stage", "keys2", "minmax", "exact"]
 Pooling = Literal["mean", "max"]
 
 
@@ -47,9 +47,12 @@ class Ablation(Checked):
         0.8, "Mean cosine of scouts and true queries that a layer needs in a prompt's trial to use scouts.", least=-1
     )
     digest: DigestName = setting(
-        "keys2",
-        "What blocks are judged by: channel bounds of their keys ('minmax'), their keys in 2 bits ('keys2'), or the "
-        "keys ('exact', slow).",
+        "two-stage",
+        "What blocks are judged by: a few main dimensions of their keys, and for candidates all channels in 2 bits "
+        "('two-stage'); all channels in 2 bits ('keys2'), channel bounds ('minmax'), or the keys ('exact', slow).",
+    )
+    candidates: int = setting(
+        4, "Blocks that are judged, as a multiple of the budget; the scout finds them for the true query too.", least=1
     )
     pooling: Pooling = setting(
         "mean",
@@ -133,7 +136,7 @@ class ScoutConfig(Checked):
         0.02,
         "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
         change="Lower it for accuracy; raise it for speed where many heads are guarded. "
-        "Any guard scans the digests a second time.",
+        "Any guard has the true query judge the scout's candidates.",
         none="never checks a prediction",
         none_word="off",
         least=0,
@@ -169,6 +172,11 @@ class ScoutConfig(Checked):
     def budget_blocks(self) -> int | None:
         """Closed blocks that a step may choose per layer and KV head: the budget without the open block."""
         return None if self.budget is None else self.budget // self.block_size - 1
+
+    @property
+    def candidate_blocks(self) -> int | None:
+        """Closed blocks that are judged per layer and KV head, after a scan of all."""
+        return None if self.budget is None else self.ablation.candidates * (self.budget // self.block_size)
 
     def changed(self, **values: Any) -> Self:  # noqa: ANN401  # of any field
         """The same configuration with other values, of its own fields or of its ablation's."""

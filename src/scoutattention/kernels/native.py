@@ -40,12 +40,18 @@ class NativeOps(PlainOps):
         return self._workers.partial(q, k, v, blocks, scale)
 
     @override
-    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return self._native.score_min_max(_floats(q * scale), digests, pages)
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return self._native.project(_floats(q).flatten(0, 1), basis.flatten(0, 1)).view(*q.shape[:3], -1)
 
     @override
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return self._native.score_key_codes(_floats(q * scale), codes, bounds, pages)
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
+        return self._native.score_min_max(_floats(q * scale), digests, pages, closed)
+
+    @override
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
+        return self._native.score_key_codes(_floats(q * scale), codes, bounds, pages, closed)
 
     @override
     def top_blocks(
@@ -58,8 +64,8 @@ class NativeOps(PlainOps):
         return SplitChoice(*self._native.split_choice(what))
 
     @override
-    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        self._native.update_interest(interest, wishes, rows, kept)
+    def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        self._native.update_interest(interest, blocks, wishes, rows, kept)
 
     @override
     def find_late(self, what: GuardRequest) -> GuardFinding:

@@ -117,12 +117,25 @@ class Ops(Protocol):
         """Digest blocks' keys [n, H, P, D] as 2-bit codes and their bounds, see `reference.key_codes`."""
         ...
 
-    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """Upper bounds of the scaled products of q [B, H, G, D] with each block's keys: float32 [B, H, G, N]."""
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        """Products of queries q [B, H, G, D] with the rows of matrices [B, H, C, D]: float32 [B, H, G, C].
+
+        Each matrix is contiguous.
+        """
         ...
 
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        """Log-sum-exp of the scaled products with each block's keys in 2 bits: float32 [B, H, G, N]."""
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
+        """Upper bounds of the scaled products of q [B, H, G, D] with each block's keys: float32 [B, H, G, N].
+
+        pages: int32 [B, H, N], perhaps expanded over H.   closed: int64 [B], blocks that are scored of each sequence;
+        the scores of others are any numbers, and their pages not looked at.
+        """
+        ...
+
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
+        """Log-sum-exp of the scaled products with each block's keys in 2 bits; see `score_min_max`."""
         ...
 
     def top_blocks(
@@ -135,8 +148,8 @@ class Ops(Protocol):
         """Which chosen blocks are attended to, and which of these are absent; see `reference.split_choice`."""
         ...
 
-    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        """Take wishes [B, H, N] into the running mean `interest` [B, H, NB], in the rows of bool [B]."""
+    def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        """Take wishes for blocks [B, H, N] into the running mean `interest` [B, H, NB], in the rows of bool [B]."""
         ...
 
     def find_late(self, what: GuardRequest) -> GuardFinding:

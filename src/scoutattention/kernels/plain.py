@@ -91,12 +91,18 @@ class PlainOps(Ops):
         reference.write_key_codes(k, codes, bounds, pages)
 
     @override
-    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return reference.score_min_max(q * scale, digests, pages)
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return reference.project(q, basis)
 
     @override
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return reference.score_key_codes(q * scale, codes, bounds, pages)
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
+        return reference.score_min_max(q * scale, digests, _closed_pages(pages, closed))
+
+    @override
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
+        return reference.score_key_codes(q * scale, codes, bounds, _closed_pages(pages, closed))
 
     @override
     def top_blocks(
@@ -109,8 +115,8 @@ class PlainOps(Ops):
         return reference.split_choice(what)
 
     @override
-    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        reference.update_interest(interest, wishes, rows, kept)
+    def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        reference.update_interest(interest, blocks, wishes, rows, kept)
 
     @override
     def find_late(self, what: GuardRequest) -> GuardFinding:
@@ -147,6 +153,11 @@ class PlainOps(Ops):
     @override
     def give_wanted(self, what: WantedRequest) -> Copies:
         return reference_recall.give_wanted(what)
+
+
+def _closed_pages(pages: Tensor, closed: Tensor) -> Tensor:
+    """Pages [B, H, N] with any valid page in place of those that are not to be looked at."""
+    return pages.masked_fill(torch.arange(pages.shape[-1], device=pages.device) >= closed[:, None, None], 0)
 
 
 def append(k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:

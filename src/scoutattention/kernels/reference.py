@@ -65,6 +65,11 @@ def scout_error(far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor
     return most
 
 
+def project(q: Tensor, basis: Tensor) -> Tensor:
+    """Products of queries q [B, H, G, D] with the rows of matrices, float32 [B, H, C, D]."""
+    return _wide(q) @ basis.to(_wide(q).dtype).mT
+
+
 def min_max(k: Tensor) -> Tensor:
     """Min/max digests (Quest, arXiv 2406.10774, section 3.2) of full blocks.
 
@@ -81,12 +86,12 @@ def write_min_max(k: Tensor, digests: Tensor, pages: Tensor) -> None:
 def score_min_max(q: Tensor, digests: Tensor, pages: Tensor) -> Tensor:
     """Upper bound of q . k over the keys of each block.
 
-    q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, N], any valid page where unused.
+    q: [B, H, G, D].   digests: one layer, float32 [S, H, 2 * D].   pages: int32 [B, H, N], any valid page where unused.
     Returns float32 [B, H, G, N]: sum over channels of max(q * kmax, q * kmin).
     """
     q = _wide(q)
     bounds = torch.cat([q.clamp(min=0), q.clamp(max=0)], dim=-1)  # [B, H, G, 2D]
-    return bounds @ digests[pages.long()].permute(0, 2, 3, 1).to(q.dtype)
+    return bounds @ digests[_of_heads(pages)].mT.to(q.dtype)
 
 
 def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,19 +112,17 @@ def write_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> 
 def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:
     """Log-sum-exp of q . k over each block's keys, the keys as `key_codes` kept them.
 
-    q: [B, H, G, D], scaled.   codes, bounds: one layer, [S, H, W, P, 4] and [S, H, 2, D].   pages: int32 [B, N].
+    q: [B, H, G, D], scaled.   codes, bounds: one layer, [S, H, W, P, 4] and [S, H, 2, D].   pages: int32 [B, H, N].
     Returns float32 [B, H, G, N].
     """
-    chosen = pages.long()
-    keys = from_codes(from_words(codes[chosen], 2, q.shape[-1]), bounds[chosen]).permute(
-        0, 2, 1, 3, 4
-    )  # [B, H, N, P, D]
+    places = _of_heads(pages)
+    keys = from_codes(from_words(codes[places], 2, q.shape[-1]), bounds[places])  # [B, H, N, P, D]
     return torch.einsum("bhgd,bhnpd->bhgnp", _wide(q), keys.to(_wide(q).dtype)).logsumexp(-1)
 
 
 def score_exactly(q: Tensor, k: Blocks, pages: Tensor) -> Tensor:
     """Log-sum-exp of q . k over each block's keys.   k: one layer of a pool, [S, H, P, D]; see `score_key_codes`."""
-    keys = k[pages.long()].float().permute(0, 2, 1, 3, 4)
+    keys = k[_of_heads(pages)].float()
     return torch.einsum("bhgd,bhnpd->bhgnp", q.float(), keys).logsumexp(-1)
 
 
@@ -131,14 +134,14 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
     always: so many first and last blocks come before all others.
     largest: one softmax over the blocks, of the largest score of any head; else the mean of each head's own softmax, so
         that one head's large scores do not silence the others.
-    Blocks that do not exist come last, and their wishes are 0.
+    Blocks that do not exist come last, and their wishes are 0. A wish that is no number counts as the smallest.
     """
     block, end = torch.arange(scores.shape[-1], device=scores.device), closed[:, None, None]
     beyond = block >= end
     scores = scores.amax(2, keepdim=True) if largest else scores
     wishes = scores.masked_fill(beyond[:, None], -torch.inf).softmax(-1).mean(2).masked_fill(beyond, 0)
     first = (block < always[0]) | (block >= end - always[1])
-    blocks = (wishes + 2.0 * first).masked_fill(beyond, -torch.inf).topk(count).indices
+    blocks = (wishes.nan_to_num(-1) + 2.0 * first).masked_fill(beyond, -torch.inf).topk(count).indices
     return TopBlocks(blocks, wishes.gather(-1, blocks), wishes)
 
 
@@ -154,10 +157,13 @@ def split_choice(what: SplitRequest) -> SplitChoice:
     return SplitChoice(attended, absent)
 
 
-def update_interest(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-    """Change `interest` [B, H, NB] to its running mean with wishes [B, H, N], N <= NB, in the rows of bool [B]."""
-    part = interest[..., : wishes.shape[-1]]
-    part.copy_(torch.where(rows[:, None, None], kept * part + (1 - kept) * wishes, part))
+def update_interest(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+    """Change `interest` [B, H, NB] to its running mean with wishes, in the rows of bool [B].
+
+    blocks, wishes: int64 and float32 [B, H, N], no block twice; the wishes for all other blocks are 0.
+    """
+    changed = (kept * interest).scatter_add(-1, blocks, (1 - kept) * wishes)
+    interest.copy_(torch.where(rows[:, None, None], changed, interest))
 
 
 def find_late(what: GuardRequest) -> GuardFinding:
@@ -174,6 +180,11 @@ def find_late(what: GuardRequest) -> GuardFinding:
     late = ((absent & spoilt[..., None]) | (missed & (part > what.limit))) & what.rows[:, None, None]
     what.counts.copy_(torch.stack([(spoilt | late.any(-1)).long(), late.sum(-1)]))
     return GuardFinding(spoilt, late)
+
+
+def _of_heads(pages: Tensor) -> tuple[Tensor, Tensor]:
+    """What selects the pages of each KV head, int32 [B, H, N], from a layer [S, H, ...]."""
+    return pages.long(), torch.arange(pages.shape[1], device=pages.device)[:, None]
 
 
 def _wide(q: Tensor) -> Tensor:

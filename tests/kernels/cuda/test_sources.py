@@ -24,8 +24,10 @@ def launches() -> Iterator[CudaLaunch]:
     for G, D, P, dtype in ((4, 128, 32, torch.bfloat16), (7, 64, 16, torch.float32), (12, 16, 32, torch.float16)):
         q, words = some(2, 8, G, D, dtype=dtype), some(64, 8, -(-D // 16), P, 4, dtype=torch.uint8)
         made = some(2, 8, G, 300)
-        bounds, pages = some(64, 8, 2, D, dtype=torch.float16), some(2, 300, dtype=torch.int32)
-        yield scores.score_launch(q, words, bounds, pages, made, 0.1)
+        bounds, pages = some(64, 8, 2, D, dtype=torch.float16), some(2, 8, 300, dtype=torch.int32)
+        closed = some(2, dtype=torch.int64)
+        yield scores.score_launch(q, (words, bounds), pages, closed, made, 0.1)
+        yield scores.project_launch(q, some(2, 8, D // 2, D), some(2, 8, G, D // 2))
         result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, 300))
         yield choice.top_launch(made, some(2, dtype=torch.int64), result, (1, 1), largest=False)
 

@@ -65,14 +65,16 @@ def test_what_is_late_is_the_reference(B, N, seed):
 
 
 def test_interest_is_updated_as_the_reference_does():
-    interest, wishes, rows = torch.rand(3, H, WIDTH), torch.rand(3, H, BLOCKS), torch.tensor([True, False, True])
+    interest, blocks, wishes = torch.rand(3, H, WIDTH), chosen(3, 4), torch.rand(3, H, 4)
+    rows = torch.tensor([True, False, True])
     expected = interest.clone()
-    reference.update_interest(expected, wishes, rows, 0.85)
+    reference.update_interest(expected, blocks, wishes, rows, 0.85)
     before = interest.clone()
-    OPS.update_interest(interest, wishes, rows, 0.85)
+    OPS.update_interest(interest, blocks, wishes, rows, 0.85)
     torch.testing.assert_close(interest, expected)
     assert torch.equal(interest[1], before[1])
-    assert not torch.equal(interest[0], before[0])
+    kept = torch.ones(3, H, WIDTH, dtype=torch.bool).scatter(-1, blocks, value=False)[0]
+    torch.testing.assert_close(interest[0][kept], 0.85 * before[0][kept])
 
 
 def test_heads_are_late_with_what_was_missed_if_it_is_much_and_with_everything_where_the_scout_is_spoilt():
@@ -113,6 +115,7 @@ def test_what_does_not_fit_is_refused(function, make, name, spoil):
         getattr(OPS, function)(what._replace(**{name: spoil(getattr(what, name))}))
 
 
-def test_wishes_for_more_blocks_than_have_an_interest_are_refused():
-    with pytest.raises(KernelError, match=r"12 is outside 0\.\.9"):
-        OPS.update_interest(torch.rand(1, H, BLOCKS), torch.rand(1, H, WIDTH), torch.tensor([True]), 0.5)
+def test_wishes_for_blocks_that_have_no_interest_are_refused():
+    blocks, rows = torch.tensor([[[0, 9]] * H]), torch.tensor([True])
+    with pytest.raises(KernelError, match=r"9 is outside 0\.\.8"):
+        OPS.update_interest(torch.rand(1, H, BLOCKS), blocks, torch.rand(1, H, 2), rows, 0.5)

@@ -72,19 +72,21 @@ def test_digest_scores_are_the_reference(workers, G, D):
     q = torch.randn(B, H, G, D)
     digests = torch.randn(S, 2, H, 2 * D)[:, 1]
     for N in (0, 1, 15, 16, 17, 600):
-        pages = torch.randint(0, S, (B, N + 1), dtype=torch.int32)[:, :N]
+        pages = torch.randint(0, S, (B, H, N + 1), dtype=torch.int32)[..., :N]
         want = reference.score_min_max(q.double(), digests, pages)
         torch.testing.assert_close(
-            scorer(workers, "score_min_max")(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4
+            scorer(workers, "score_min_max")(q, digests, pages=pages), want.float(), rtol=1e-5, atol=1e-4
         )
 
 
 def test_digest_scores_of_a_list_that_is_split_over_tasks(workers):
     torch.manual_seed(0)
     q, digests = torch.randn(1, 1, 3, 64), torch.randn(700, 1, 128)
-    pages = torch.randint(0, 700, (1, 2001), dtype=torch.int32)
+    pages = torch.randint(0, 700, (1, 1, 2001), dtype=torch.int32)
     want = reference.score_min_max(q.double(), digests, pages)
-    torch.testing.assert_close(scorer(workers, "score_min_max")(q, digests, pages), want.float(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        scorer(workers, "score_min_max")(q, digests, pages=pages), want.float(), rtol=1e-5, atol=1e-4
+    )
 
 
 def good() -> dict:
@@ -131,14 +133,14 @@ def test_a_bad_argument_is_named(workers, name):
 
 
 def test_bad_digest_arguments_are_named(workers):
-    q, digests, pages = torch.randn(1, 2, 3, 64), torch.randn(5, 2, 128), torch.zeros(1, 4, dtype=torch.int32)
+    q, digests, pages = torch.randn(1, 2, 3, 64), torch.randn(5, 2, 128), torch.zeros(1, 2, 4, dtype=torch.int32)
     for changed, message in [
         ({"digests": digests.half()}, "float16"),
         ({"digests": digests[..., :64]}, r"\[5, 2, 64\]"),
         ({"digests": digests[..., ::2].repeat(1, 1, 2).transpose(0, 1).transpose(0, 2)}, r"it must be \[S, 2, 128\]"),
         ({"digests": digests.transpose(1, 2).contiguous().transpose(1, 2)}, "digests has strides"),
         ({"pages": pages.long()}, "int64"),
-        ({"pages": pages[0]}, r"\[4\]"),
+        ({"pages": pages[:, 0]}, r"\[1, 4\]"),
         ({"pages": pages + 5}, r"5 is outside 0\.\.4"),
         ({"pages": pages - 1}, "-1 is outside"),
         ({"q": q.to("meta")}, "meta"),

@@ -46,6 +46,7 @@ def test_scores_that_are_no_numbers_choose_blocks_that_exist(ops):
     blocks, *_ = ops.top_blocks(scores, torch.tensor([40, 3]), 4, (1, 1), largest=False)
     assert all(len(set(row)) == 4 for row in blocks[:, 0].tolist())
     assert set(blocks[1, 0, :3].tolist()) == {0, 1, 2}
+    assert blocks[0, 0, :2].tolist() == [0, 39], "sink and recent blocks all the same"
 
 
 def test_a_sequence_without_blocks_wishes_for_nothing(ops):

@@ -16,7 +16,11 @@ B, H, G, D, N, S = 2, 2, 3, 40, 5, 12
 
 def scored() -> dict:
     torch.manual_seed(0)
-    return {"q": torch.randn(B, H, G, D), "pages": torch.randint(0, S, (B, N)).int()}
+    return {
+        "q": torch.randn(B, H, G, D),
+        "pages": torch.randint(0, S, (B, H, N)).int(),
+        "closed": torch.full((B,), N),
+    }
 
 
 def test_bounds_in_bfloat16_lose_nothing():
@@ -31,7 +35,7 @@ def test_bounds_in_bfloat16_lose_nothing():
 def test_queries_and_bounds_of_one_dtype(column, dtype):
     args, digests = scored(), reference.min_max(torch.randn(S, H, 8, D)).to(dtype)
     q = args["q"].to(dtype)
-    got = score_min_max(*column.put((q, digests, args["pages"])))
+    got = score_min_max(*column.put((q, digests, args["pages"], args["closed"])))
     assert_near(column.back(got), reference.score_min_max(*wide((q, digests)), args["pages"]), 1e-3)
 
 
@@ -39,7 +43,7 @@ def test_queries_of_half_precision_score_codes(column):
     args, (codes, bounds) = scored(), reference.key_codes(torch.randn(S, H, 8, D))
     args["q"] = args["q"].to(torch.float16)
     want = reference.score_key_codes(args["q"], codes, bounds, args["pages"])
-    got = column.back(score_key_codes(*column.put((args["q"], codes, bounds, args["pages"]))))
+    got = column.back(score_key_codes(*column.put((args["q"], codes, bounds, args["pages"], args["closed"]))))
     tolerance = 1e-3 if column.compiled else 1e-4
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
@@ -57,6 +61,8 @@ def test_bad_arguments_of_scores_are_named():
         (score_key_codes, coded, {"bounds": bounds[:3]}, "bounds is"),
         (score_key_codes, coded, {"bounds": bounds.float()}, "bounds is torch.float32"),
         (score_key_codes, coded, {"pages": args["pages"][:1]}, "pages is"),
+        (score_key_codes, coded, {"pages": args["pages"][:, 0]}, "pages is"),
+        (score_key_codes, coded, {"closed": args["closed"].int()}, "closed is torch.int32"),
     ]:
         with pytest.raises(KernelError, match=message):
             function(**(args | good | changed))
@@ -77,8 +83,9 @@ def test_bad_arguments_of_choices_are_named():
         (lambda: split_choice(split._replace(rows=(mask, mask.int(), rows[2]))), "all_of_it is"),
         (lambda: split_choice(split._replace(slots=(slots[0].int(), 3))), "slot_of is"),
         (lambda: split_choice(split._replace(counts=counts.int())), "counts is"),
-        (lambda: update_interest(wishes[..., :2], wishes, mask, 0.5), "interest is"),
-        (lambda: update_interest(wishes, wishes, mask[:1], 0.5), "rows is"),
+        (lambda: update_interest(wishes[:1], blocks, wished, mask, 0.5), "interest is"),
+        (lambda: update_interest(wishes, blocks.int(), wished, mask, 0.5), "blocks is torch.int32"),
+        (lambda: update_interest(wishes, blocks, wished, mask[:1], 0.5), "rows is"),
         (lambda: find_late(guard._replace(scouted=(blocks[:1], chosen))), "scouted is"),
         (lambda: find_late(guard._replace(scout_error=torch.zeros(1, H))), "scout_error is"),
         (lambda: find_late(guard._replace(wanted=(blocks, chosen.int(), wished))), "absent is"),

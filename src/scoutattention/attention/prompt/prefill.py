@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...kernels.reference_recall import Moves
@@ -38,10 +39,19 @@ class PromptLayer(NamedTuple):
 class PromptAttention:
     """Causal attention of one prompt, whose keys and values go to the store as each layer has made them."""
 
-    def __init__(self, config: ScoutConfig, store: KVStore, scale: float, trial: ScoutTrial, trusted: Tensor) -> None:
+    def __init__(
+        self,
+        config: ScoutConfig,
+        store: KVStore,
+        digests: Stages,
+        scale: float,
+        trial: ScoutTrial,
+        trusted: Tensor,
+    ) -> None:
         """`trusted`: bool [L, R], filled in: whether scouts of a layer are good enough for the sequence in a row."""
         self._config = config
         self._store = store
+        self._digests = digests
         self._scale = scale
         self._trial = trial
         self._trusted = trusted
@@ -65,6 +75,7 @@ class PromptAttention:
 
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
         """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts."""
+        self._digests.fit(layer, row, prompt.sample.q, prompt.k)
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
         if self._store.resident:
             return

@@ -120,12 +120,14 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.attention, "finish", "recall")
     stages.watch(runner.attention, "end", "step decisions")
     stages.watch(engine.workers, "partial", "near attention")
-    stages.watch(engine.cache.digests, "score", "digest scores", stages.keep_outer)  # even if they attend
+    for kind in engine.cache.digests.kinds:
+        stages.watch(kind, "score", "digest scores", stages.keep_outer)  # even if they attend
     if isinstance(runner.attention, ResidentAttention) and runner.attention.chooser is not None:
-        stages.watch(runner.attention.chooser, "choose", "choice", of_layer=True)
+        stages.watch(runner.attention.chooser, "judge", "choice", of_layer=True)
     if isinstance(runner.attention, ScoutAttention):
         parts = runner.attention.parts
-        stages.watch(parts.chooser, "choose", "choice", of_layer=True)
+        for look in ("scan", "judge"):
+            stages.watch(parts.chooser, look, "choice", of_layer=True)
         stages.watch(parts.predictor, "predict", "scout", of_layer=True)
         stages.watch(parts.far, "start", "far hand-over", of_layer=True)
         stages.watch(engine.workers, "submit", "queueing", watch_job)

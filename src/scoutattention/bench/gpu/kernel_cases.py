@@ -171,14 +171,14 @@ def some_codes(pages: int) -> tuple[Tensor, Tensor]:
 
 def time_choice(B: int, N: int, timer: Timer) -> Row:
     """Scores of 2-bit keys of B sequences of N closed blocks, and how long choosing the best of them takes."""
-    pages = torch.randperm(B * N, device="cuda").reshape(B, N).to(torch.int32)
-    (codes, bounds), q = some_codes(B * N), on_device(B, HEADS, GROUP, HEAD_DIM)
-    scores = triton_digest.score_key_codes(q, codes, bounds, pages)
+    pages = torch.randperm(B * N, device="cuda").reshape(B, 1, N).to(torch.int32).expand(B, HEADS, N)
     closed = torch.full((B,), N, device="cuda")
-    seconds = timer.seconds(lambda: triton_digest.score_key_codes(q, codes, bounds, pages))
+    (codes, bounds), q = some_codes(B * N), on_device(B, HEADS, GROUP, HEAD_DIM)
+    scores = triton_digest.score_key_codes(q, codes, bounds, pages, closed)
+    seconds = timer.seconds(lambda: triton_digest.score_key_codes(q, codes, bounds, pages, closed))
     count = min(CHOSEN, N)
     choosing = timer.seconds(lambda: triton_choice.top_blocks(scores, closed, count, (1, 1), largest=False))
-    moved = codes.nbytes + bounds.nbytes + pages.nbytes + scores.nbytes
+    moved = codes.nbytes + bounds.nbytes + 4 * B * N + scores.nbytes
     return Row("", "", seconds=seconds, moved=moved, more={"ranking seconds": choosing})
 
 

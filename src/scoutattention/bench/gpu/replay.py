@@ -97,6 +97,7 @@ class ReplayChooser(Chooser):
             for kind in (source.run.true, source.run.scouts)
         ]
         self._made: dict[tuple[int, int], _OfStep] = {}
+        self._found: dict[int, Tensor] = {}  # candidates of scouts, for true queries to work on
         self._step = -1
         self._now: _OfStep | None = None
 
@@ -115,43 +116,50 @@ class ReplayChooser(Chooser):
         return False
 
     @override
-    def choose(self, layer: int, q: Tensor, batch: Batch) -> Choice:
-        self._chooser.choose(layer, q, batch)
+    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
+        self._found[layer] = self._chooser.scan(layer, q, batch, rows).candidates
+        return self._recorded(layer, q, batch)
+
+    @override
+    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
+        if candidates is not None:
+            candidates = self._found.pop(layer)
+        self._chooser.judge(layer, q, batch, candidates)
+        return self._recorded(layer, q, batch)
+
+    def _recorded(self, layer: int, q: Tensor, batch: Batch) -> Choice:
+        """What was chosen by a scout or a true query; there was a wish for nothing else."""
         assert self._now is not None  # a step was prepared
-        predicted = self._predictor.made(layer, q)
-        now, wishes = self._now.choices[predicted], self._now.all_wishes[predicted]
-        return Choice(now.blocks[layer], now.wishes[layer], batch.closed, wishes[layer])
+        now = self._now.choices[self._predictor.made(layer, q)]
+        blocks, wishes = now.blocks[layer], now.wishes[layer]
+        return Choice(blocks, wishes, batch.closed, blocks, wishes)
 
 
 class _OfStep(NamedTuple):
     """A step's choices in all layers, of true queries and of scouts.
 
     choices: blocks, int64 [L, B, H, N], and wishes for them, float32 [L, B, H, N].
-    all_wishes: float32 [L, B, H, NB], for every block.
     places: the recorded layer of each layer, int64 [L, 1, 1], and head of each sequence's heads, int64 [B, H].
     """
 
     choices: tuple[Choices, Choices]
-    all_wishes: tuple[Tensor, Tensor]
     places: tuple[Tensor, Tensor]
 
     @classmethod
     def empty(cls, source: Replay, sizes: tuple[int, int], recorded: Choices) -> "_OfStep":
         """Memory for steps of a batch and width, beside what was recorded."""
-        (batch, width), device = sizes, recorded.blocks.device
+        (batch, _), device = sizes, recorded.blocks.device
         layers, heads = source.layers.to(device)[:, None, None], source.heads(batch).to(device)
         shape = len(layers), *heads.shape
         size = *shape, recorded.blocks.shape[-1]
         true, scouts = (Choices(recorded.blocks.new_empty(size), recorded.wishes.new_empty(size)) for _ in range(2))
-        true_wishes, scout_wishes = recorded.wishes.new_empty((2, *shape, width))
-        return cls((true, scouts), (true_wishes, scout_wishes), (layers, heads))
+        return cls((true, scouts), (layers, heads))
 
     def write(self, source: Replay, step: int, kinds: list[Choices], closed: int) -> None:
         """What a recorded step chose, for sequences of `closed` blocks."""
-        for now, every, kind in zip(self.choices, self.all_wishes, kinds, strict=True):
+        for now, kind in zip(self.choices, kinds, strict=True):
             now.blocks.copy_(source.places(step, kind.blocks[step], closed)[self.places])
             now.wishes.copy_(kind.wishes[step][self.places])
-            every.zero_().scatter_(-1, now.blocks, now.wishes)
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:

@@ -27,8 +27,8 @@ def page_instructions(channels: int, architecture: str = "sm_90") -> float:
     q = some(1, HEADS, GROUP, channels, dtype=torch.bfloat16)
     codes = some(pages, HEADS, ceil_div(channels, 16), PAGE, 4, dtype=torch.uint8)
     bounds = some(pages, HEADS, 2, channels, dtype=torch.float16)
-    listed, scores = some(1, N, dtype=torch.int32), some(1, HEADS, GROUP, N)
-    launch = score_launch(q, codes, bounds, listed, scores, 0.1)
+    listed, closed = some(1, HEADS, N, dtype=torch.int32), some(1, dtype=torch.int64)
+    launch = score_launch(q, (codes, bounds), listed, closed, some(1, HEADS, GROUP, N), 0.1)
     return longest_loop(disassembled(launch.compile(architecture))) / BATCH
 
 

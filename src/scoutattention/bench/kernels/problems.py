@@ -136,9 +136,10 @@ def _given(*results: Tensor | None) -> tuple[Tensor, ...]:
 def _minmax_problem(case: Case, size: int) -> Problem:
     blocks = size // (HEADS * 2 * case.head_dim * 4)
     digests = empty((blocks, HEADS, 2 * case.head_dim), torch.float32).normal_()
-    q, pages = torch.randn(1, HEADS, case.group, case.head_dim), _pages(case, blocks)
+    q, pages = torch.randn(1, HEADS, case.group, case.head_dim), _pages(case, blocks)[:, None].expand(1, HEADS, -1)
+    closed = torch.tensor([blocks])
     return Problem(
-        lambda workers: (NativeOps(workers).score_min_max(q, digests, pages, 1.0),),
+        lambda workers: (NativeOps(workers).score_min_max(q, digests, pages, closed, 1.0),),
         lambda: (reference.score_min_max(q.double(), digests, pages),),
         digests.nbytes,
         digests,
@@ -151,9 +152,10 @@ def _codes_problem(case: Case, size: int) -> Problem:
     codes = empty((blocks, HEADS, words, BLOCK_SIZE, 4), torch.uint8).random_()
     bounds = empty((blocks, HEADS, 2, D), torch.float16).normal_()
     bounds[:, :, 1].abs_()
-    q, pages = torch.randn(1, HEADS, case.group, D) * D**-0.5, _pages(case, blocks)
+    q, pages = torch.randn(1, HEADS, case.group, D) * D**-0.5, _pages(case, blocks)[:, None].expand(1, HEADS, -1)
+    closed = torch.tensor([blocks])
     return Problem(
-        lambda workers: (NativeOps(workers).score_key_codes(q, codes, bounds, pages, 1.0),),
+        lambda workers: (NativeOps(workers).score_key_codes(q, codes, bounds, pages, closed, 1.0),),
         lambda: (reference.score_key_codes(q, codes, bounds, pages),),
         codes.nbytes + bounds.nbytes,
         codes,

@@ -1,4 +1,4 @@
-"""What a chooser needs of any kind of digest."""
+"""What is asked of any kind of digest."""
 
 from typing import Protocol
 
@@ -8,17 +8,24 @@ from torch import Tensor
 class Digests(Protocol):
     """One kind of digest of all pages: written when a block closes, read to score blocks for a query."""
 
-    def put(self, k: Tensor, places: Tensor) -> None:
-        """Digest closed blocks.   k: [n, H, P, D].   places: int64 [n], layer * S + page of each."""
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        """See a prompt in one layer, before its blocks close.   q: [n, H, G, D], some positions'.   k: [T, H, D]."""
         ...
 
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
-        """Estimated log-sum-exp of the scaled scores of each block's keys, up to a constant: float32 [B, H, G, N].
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+        """Digest closed blocks.   k: [n, H, P, D].   places: int64 [n], layer * S + page of each.
 
-        q: [B, H, G, D].   pages: int32 [B, N], any page where there is no block.
+        rows: int64 [n], the row of each block's sequence; or [1], where all are of one sequence and layer.
         """
         ...
 
-    def bytes_per_token(self) -> float:
-        """Bytes per token over all layers and KV heads."""
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        """Estimated log-sum-exp of the scaled scores of each block's keys, up to a constant: float32 [B, H, G, N].
+
+        q: [B, H, G, D].   rows: of the sequences, see `Batch`.   pages, closed: see `Ops.score_min_max`.
+        """
+        ...
+
+    def block_bytes(self) -> int:
+        """Bytes of one block's digest in one layer and KV head."""
         ...

@@ -15,17 +15,21 @@ class ExactDigests(Digests):
     def __init__(self, shape: ModelShape, keys: Blocks) -> None:
         """`keys`: the host pool's, [L, S, H, P, D]."""
         self._keys = keys
-        self._bytes = shape.kv_bytes_per_token / 2
+        self._bytes = keys.shape[3] * shape.head_dim * shape.dtype_bytes
         self._scale = shape.scale
 
     @override
-    def put(self, k: Tensor, places: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        pass
+
+    @override
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
         """Nothing to do: the pages hold the keys."""
 
     @override
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         return score_exactly(q * self._scale, self._keys[layer], pages)
 
     @override
-    def bytes_per_token(self) -> float:
+    def block_bytes(self) -> int:
         return self._bytes

@@ -1,4 +1,6 @@
-"""Digests that are the keys themselves, in 2 bits a channel."""
+"""Digests that are the keys themselves, in 2 bits: of each channel, or of each main dimension."""
+
+import logging
 
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from ...kernels.reference import key_codes
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from .base import Digests
+from .basis import LEAST_TOKENS, Basis, fit_basis
+
+logger = logging.getLogger(__name__)
 
 
 class KeyCodeDigests(Digests):
@@ -20,18 +25,85 @@ class KeyCodeDigests(Digests):
         codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
         self._codes = empty((*entries, *codes.shape), codes.dtype, ops.device)
         self._bounds = empty((*entries, *bounds.shape), bounds.dtype, ops.device)
-        self._block_size = block_size
         self._ops = ops
         self._scale = shape.scale
 
     @override
-    def put(self, k: Tensor, places: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        pass
+
+    @override
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
         self._ops.write_key_codes(k, self._codes.flatten(0, 1), self._bounds.flatten(0, 1), places)
 
     @override
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
-        return self._ops.score_key_codes(q, self._codes[layer], self._bounds[layer], pages, self._scale)
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        return self.score_codes(layer, q, pages, closed)
+
+    def score_codes(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        """Scores of the first dimensions, as many as queries q [B, H, G, dims] have; see `score`."""
+        dims = q.shape[-1]
+        codes, bounds = self._codes[layer, :, :, : -(-dims // 16)], self._bounds[layer, ..., :dims]
+        return self._ops.score_key_codes(q, codes, bounds, pages, closed, self._scale)
 
     @override
-    def bytes_per_token(self) -> float:
-        return (self._codes[:, 0].nbytes + self._bounds[:, 0].nbytes) / self._block_size
+    def block_bytes(self) -> int:
+        return self._codes[0, 0, 0].nbytes + self._bounds[0, 0, 0].nbytes
+
+
+class MainDimDigests(KeyCodeDigests):
+    """Keys in 2 bits for each of their main dimensions. Each sequence, layer and KV head has a basis from its prompt.
+
+    basis: float32 [L, R, H, D, D] each, to be kept with the rows.
+    """
+
+    def __init__(self, shape: ModelShape, sizes: tuple[int, int, int], ops: Ops) -> None:
+        """`sizes`: positions of a block, pages, rows."""
+        block_size, self._capacity, rows = sizes
+        super().__init__(shape, block_size, self._capacity, ops)
+        size = (shape.num_layers, rows, shape.num_kv_heads, shape.head_dim, shape.head_dim)
+        self.basis = Basis(*torch.zeros((2, *size), device=ops.device))
+
+    @override
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        if layer == 0 and k.shape[0] < LEAST_TOKENS * k.shape[2]:
+            logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", k.shape[0])
+        for state, fitted in zip(self.basis, fit_basis(q, k), strict=True):
+            state[layer, row] = fitted
+
+    @override
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+        basis = self.basis.of_keys[places[: rows.shape[0]] // self._capacity, rows]
+        super().put(k.float() @ basis.mT, places, rows)
+
+    @override
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        return self.score_codes(layer, self.main(layer, q, rows, q.shape[-1]), pages, closed)
+
+    def main(self, layer: int, q: Tensor, rows: slice | Tensor, dims: int) -> Tensor:
+        """The first main dimensions of queries [B, H, G, D] of the sequences in some rows: float32 [B, H, G, dims]."""
+        return self._ops.project(q, self.basis.of_queries[layer, rows, :, :dims])
+
+
+class FirstDims(Digests):
+    """The first of the main dimensions of digests, read where they are: nothing is written, and nothing kept."""
+
+    def __init__(self, whole: MainDimDigests, dims: int) -> None:
+        self._whole = whole
+        self._dims = dims
+
+    @override
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        pass
+
+    @override
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+        pass
+
+    @override
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        return self._whole.score_codes(layer, self._whole.main(layer, q, rows, self._dims), pages, closed)
+
+    @override
+    def block_bytes(self) -> int:
+        return 0

@@ -6,13 +6,24 @@ from ...shape import ModelShape
 from ..pool import BlockPool, PackedPool
 from .base import Digests
 from .exact import ExactDigests
-from .key_codes import KeyCodeDigests
+from .key_codes import FirstDims, KeyCodeDigests, MainDimDigests
 from .min_max import MinMaxDigests
+from .stages import Stages
 
 
-def make_digests(name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops) -> Digests:
-    """Digests of one kind, with room for every page of a pool."""
+def make_digests(
+    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops, *, rows: int, dims: int
+) -> Stages:
+    """Digests of one kind or two, with room for every page of a pool.   dims: see `memory_plan.scan_dims`."""
+    size = pool.k.shape[3]
+    if name == "two-stage":
+        whole = MainDimDigests(shape, (size, pool.capacity, rows), ops)
+        return Stages(FirstDims(whole, dims), whole)
+    only: Digests
     if name == "exact":
-        return ExactDigests(shape, pool.k)
-    kind = MinMaxDigests if name == "minmax" else KeyCodeDigests
-    return kind(shape, pool.k.shape[3], pool.capacity, ops)
+        only = ExactDigests(shape, pool.k)
+    elif name == "minmax":
+        only = MinMaxDigests(shape, pool.capacity, ops)
+    else:
+        only = KeyCodeDigests(shape, size, pool.capacity, ops)
+    return Stages(only, only)

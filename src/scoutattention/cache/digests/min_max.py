@@ -13,22 +13,25 @@ from .base import Digests
 class MinMaxDigests(Digests):
     """Channel maxima and minima of a block's keys; scores are upper bounds."""
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops) -> None:
+    def __init__(self, shape: ModelShape, capacity: int, ops: Ops) -> None:
         """`capacity`: pages."""
         size = (shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
         self._values = empty(size, torch.float32, ops.device)
-        self._block_size = block_size
         self._ops = ops
         self._scale = shape.scale
 
     @override
-    def put(self, k: Tensor, places: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        pass
+
+    @override
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
         self._ops.write_min_max(k, self._values.flatten(0, 1), places)
 
     @override
-    def score(self, layer: int, q: Tensor, pages: Tensor) -> Tensor:
-        return self._ops.score_min_max(q, self._values[layer], pages, self._scale)
+    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
+        return self._ops.score_min_max(q, self._values[layer], pages, closed, self._scale)
 
     @override
-    def bytes_per_token(self) -> float:
-        return self._values[:, 0].nbytes / self._block_size
+    def block_bytes(self) -> int:
+        return self._values[0, 0, 0].nbytes

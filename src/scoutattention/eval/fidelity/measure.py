@@ -176,8 +176,8 @@ def cache_sizes(cache: Cache) -> CacheSizes:
     store, digests = cache.store, cache.digests
     _, held = store.cache_bytes(1)
     whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
-    per_token = digests.bytes_per_token()
-    shared = store.resident and isinstance(digests, ExactDigests)  # they are the very keys of the one pool
+    per_token = digests.block_bytes() * store.num_layers * store.heads / store.block_size
+    shared = store.resident and isinstance(digests.judge, ExactDigests)  # they are the very keys of the one pool
     return CacheSizes(whole, held, per_token, 0 if shared else per_token * store.closed[0] * store.block_size)
 
 

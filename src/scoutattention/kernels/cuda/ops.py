@@ -20,10 +20,16 @@ class CudaOps(TritonOps):
         super().__init__(device)
 
     @override
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return scores.project(q.contiguous(), basis)
+
+    @override
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
         if not scores.has_kernel(q.shape[-1], codes.shape[3]):
-            return super().score_key_codes(q, codes, bounds, pages, scale)
-        return scores.score_key_codes(q.contiguous(), codes, bounds, pages, scale)
+            return super().score_key_codes(q, codes, bounds, pages, closed, scale)
+        return scores.score_key_codes(q.contiguous(), codes, bounds, pages, closed, scale)
 
     @override
     def top_blocks(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..triton.base import ceil_div, check, processors
-from .base import QUERY_TYPES, CudaLaunch
+from .base import QUERY_TYPES, Argument, CudaLaunch
 
 BATCH = 8  # pages that a warp scores at a time
 WARPS = 4
@@ -14,39 +14,71 @@ WAVES = 5  # programs that a processor has at a time
 LONGEST = 8  # batches of a warp
 
 
+PARTS = 4  # programs that project the queries of a KV head
+
+
 def has_kernel(D: int, P: int) -> bool:
-    """Whether there is a kernel for D channels, and pages of P positions."""
+    """Whether there is a kernel that scores D channels, and pages of P positions."""
     return D % 16 == 0 and P in (16, 32)
 
 
-def score_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor, scale: float) -> CudaLaunch:
-    """The launch of `score_key_codes`, which fills `scores`."""
+def score_launch(
+    q: Tensor, digests: tuple[Tensor, Tensor], pages: Tensor, closed: Tensor, scores: Tensor, scale: float
+) -> CudaLaunch:
+    """The launch of `score_key_codes`, which fills `scores`.   digests: codes and bounds."""
     B, H, G, D = q.shape
-    N, P = pages.shape[1], codes.shape[3]
-    strides = (codes.stride(0), 2 * bounds.stride(0), 0, pages.stride(0))
-    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "TURNED": 0}
-    defines |= {"WARPS": WARPS, "AHEAD": AHEAD if D <= 32 else 1}
+    codes, bounds = digests
+    N, P = pages.shape[2], codes.shape[3]
+    strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
+    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS, "AHEAD": AHEAD if D <= 32 else 1}
     parts = ceil_div(N, BATCH * WARPS)
     programs = B * H * ceil_div(G, HEADS) * parts
     each = max(1, min(LONGEST, programs // (WAVES * processors(q.device)))) if q.is_cuda else 1
     grid = (B * H, ceil_div(parts, each), ceil_div(G, HEADS))
-    arguments = (q, None, codes, bounds, pages, None, None, scores, scale, *strides, H, N)
+    arguments: tuple[Argument, ...] = (q, codes, bounds, pages, closed, scores, scale, *strides, H, N)
     return CudaLaunch("score", "score_pages", grid, 32 * WARPS, arguments, defines)
 
 
-def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+def score_key_codes(
+    q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float = 1.0
+) -> Tensor:
     """Log-sum-exp of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_key_codes`.
 
     The products of the query with a page's steps are rounded to float16.
 
-    q: [B, H, G, D], contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
-    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
+    q: [B, H, G, D], contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D], where a
+    page's words, and each of its bounds, lie together.   pages: int32 [B, H, N], of which the first `closed`, int64
+    [B], are scored.   Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
     B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *QUERY_TYPES, rows=4)
-    check("codes", codes, (None, H, ceil_div(D, 16), None, 4), torch.uint8, rows=4)
-    check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16, rows=3)
-    check("pages", pages, (B, None), torch.int32)
-    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
-    score_launch(q, codes, bounds, pages, scores, scale).run()
+    check("codes", codes, (None, H, ceil_div(D, 16), None, 4), torch.uint8, rows=3)
+    check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16)
+    check("pages", pages, (B, H, None), torch.int32)
+    check("closed", closed, (B,), torch.int64)
+    scores = q.new_empty((B, H, G, pages.shape[2]), dtype=torch.float32)
+    score_launch(q, (codes, bounds), pages, closed, scores, scale).run()
     return scores
+
+
+def project_launch(q: Tensor, basis: Tensor, out: Tensor) -> CudaLaunch:
+    """The launch of `project`, which fills `out`."""
+    B, H, G, D = q.shape
+    C = basis.shape[2]
+    defines = {"D": D, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS}
+    arguments: tuple[Argument, ...] = (q, basis, out, *basis.stride()[:2], H, C)
+    return CudaLaunch("project", "project", (B * H, min(PARTS, ceil_div(C, WARPS))), 32 * WARPS, arguments, defines)
+
+
+def project(q: Tensor, basis: Tensor) -> Tensor:
+    """Products of queries q [B, H, G, D] with the rows of matrices: float32 [B, H, G, C]; twin of `reference.project`.
+
+    q: contiguous, of 16 heads at most.   basis: float32 [B, H, C, D], each matrix contiguous.   Raises KernelError
+    where a tensor does not fit.
+    """
+    B, H, G, D = q.shape
+    check("q", q, (None, None, None, None), *QUERY_TYPES, rows=4)
+    check("basis", basis, (B, H, None, D), torch.float32, rows=2)
+    out = q.new_empty((B, H, G, basis.shape[2]), dtype=torch.float32)
+    project_launch(q, basis, out).run()
+    return out

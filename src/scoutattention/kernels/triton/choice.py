@@ -46,7 +46,8 @@ def _wish_kernel(
     wish = tl.sum(tl.where((g < heads)[:, None], weight, 0.0), axis=0)
     wish = tl.where(n < end, wish, 0.0)
     first = (n < sink) | (n >= end - recent)
-    sort_by = tl.where(n < end, wish + tl.where(first, 2.0, 0.0), float("-inf"))
+    known = tl.where(wish >= 0, wish, -1.0)  # a wish that is no number counts as the smallest
+    sort_by = tl.where(n < end, known + tl.where(first, 2.0, 0.0), float("-inf"))
     tl.store(wishes + row * N + n, wish, mask=n < N)
     tl.store(order + row * N + n, sort_by, mask=n < N)
 
@@ -113,6 +114,7 @@ def _split_kernel(
 @triton.jit
 def _interest_kernel(
     interest: tl.tensor,
+    blocks: tl.tensor,
     wishes: tl.tensor,
     rows: tl.tensor,
     kept: float,
@@ -120,15 +122,24 @@ def _interest_kernel(
     interest_h: int,
     H: int,
     N: int,
+    NB: int,
+    N_PAD: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Program (row, tile): WIDE blocks of one sequence and KV head."""
+    """Program (row): the interest in all blocks of one sequence and KV head, and the wishes for N of them."""
     row = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
-    changed = n < tl.where(tl.load(rows + row // H) != 0, N, 0)
-    at = interest + row // H * interest_b + row % H * interest_h + n
-    wish = tl.load(wishes + row * N + n, mask=changed, other=0.0)
-    tl.store(at, kept * tl.load(at, mask=changed, other=0.0) + (1.0 - kept) * wish, mask=changed)
+    asked = tl.load(rows + row // H) != 0
+    here = interest + row // H * interest_b + row % H * interest_h
+    for start in range(0, NB, WIDE):
+        block = start + tl.arange(0, WIDE)
+        changed = block < tl.where(asked, NB, 0)
+        tl.store(here + block, kept * tl.load(here + block, mask=changed, other=0.0), mask=changed)
+    tl.debug_barrier()  # other threads of the program wrote what is read now
+    n = tl.arange(0, N_PAD)
+    wished = n < tl.where(asked, N, 0)
+    at = here + tl.load(blocks + row * N + n, mask=wished, other=0)
+    wish = tl.load(wishes + row * N + n, mask=wished, other=0.0)
+    tl.store(at, tl.load(at, mask=wished, other=0.0) + (1.0 - kept) * wish, mask=wished)
 
 
 @triton.jit
@@ -225,23 +236,24 @@ def split_choice(what: SplitRequest) -> SplitChoice:
     return result
 
 
-def interest_launch(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
+def interest_launch(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
     """The launch of `update_interest`."""
     B, H, N = wishes.shape
-    arguments = (interest, wishes, rows, kept, *interest.stride()[:2], H, N)
-    return Launch(_interest_kernel, (B * H, ceil_div(N, WIDE)), arguments, {"WIDE": WIDE})
+    arguments = (interest, blocks, wishes, rows, kept, *interest.stride()[:2], H, N, interest.shape[2])
+    return Launch(_interest_kernel, (B * H,), arguments, {"N_PAD": padded(N), "WIDE": WIDE})
 
 
-def update_interest(interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-    """A running mean of wishes float32 [B, H, N] in `interest` [B, H, NB]; the twin of `reference.update_interest`.
+def update_interest(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+    """A running mean of wishes for blocks [B, H, N] in `interest` [B, H, NB]; twin of `reference.update_interest`.
 
-    Raises KernelError where a tensor does not fit.
+    Raises KernelError where a tensor does not fit. Blocks are not looked at.
     """
     check("wishes", wishes, (None, None, None), torch.float32, rows=3)
     B, H, N = wishes.shape
-    check("interest", interest[..., :N], (B, H, N), torch.float32)
+    check("blocks", blocks, (B, H, N), torch.int64, rows=3)
+    check("interest", interest, (B, H, None), torch.float32)
     check("rows", rows, (B,), torch.bool)
-    interest_launch(interest, wishes, rows, kept).run()
+    interest_launch(interest, blocks, wishes, rows, kept).run()
 
 
 def late_launch(what: GuardRequest, result: GuardFinding) -> Launch:

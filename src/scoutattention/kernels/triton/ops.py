@@ -26,6 +26,7 @@ from ...types import (
 )
 from ..ops import JoinRequest, Ops
 from ..plain import join as plain_join
+from ..reference import project
 from . import (
     calls,
     choice,
@@ -125,12 +126,18 @@ class TritonOps(Ops):
         write_digests.write_key_codes(k, codes, bounds, pages)
 
     @override
-    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return score_digests.score_min_max(q.contiguous(), digests, pages, scale)
+    def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        return project(q, basis)
 
     @override
-    def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float) -> Tensor:
-        return score_digests.score_key_codes(q.contiguous(), codes, bounds, pages, scale)
+    def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
+        return score_digests.score_min_max(q.contiguous(), digests, pages, closed, scale)
+
+    @override
+    def score_key_codes(
+        self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
+    ) -> Tensor:
+        return score_digests.score_key_codes(q.contiguous(), codes, bounds, pages, closed, scale)
 
     @override
     def top_blocks(
@@ -143,8 +150,8 @@ class TritonOps(Ops):
         return choice.split_choice(what)
 
     @override
-    def update_interest(self, interest: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        choice.update_interest(interest, wishes, rows, kept)
+    def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
+        choice.update_interest(interest, blocks, wishes, rows, kept)
 
     @override
     def find_late(self, what: GuardRequest) -> GuardFinding:

@@ -15,11 +15,13 @@ def _bound_kernel(
     q: tl.tensor,
     digests: tl.tensor,
     pages: tl.tensor,
+    closed: tl.tensor,
     scores: tl.tensor,
     scale: float,
     digests_s: int,
     digests_h: int,
     pages_b: int,
+    pages_h: int,
     H: int,
     G: int,
     N: int,
@@ -39,14 +41,15 @@ def _bound_kernel(
     place = row.to(tl.int64) * G + g
     query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
     query = query.to(tl.float32)
-    page = tl.load(pages + b * pages_b + n, mask=n < N, other=0).to(tl.int64)
-    seen = (n < N)[:, None] & (d < D)[None, :]
+    listed = n < tl.load(closed + b)
+    page = tl.load(pages + b * pages_b + h * pages_h + n, mask=listed, other=0).to(tl.int64)
+    seen = listed[:, None] & (d < D)[None, :]
     bound = digests + (page * digests_s + h * digests_h)[:, None] + d[None, :]
     high = tl.load(bound, mask=seen, other=0.0).to(DOT)
     low = tl.load(bound + D, mask=seen, other=0.0).to(DOT)
     score = tl.dot(tl.maximum(query, 0.0).to(DOT), tl.trans(high), input_precision="ieee")
     score = tl.dot(tl.minimum(query, 0.0).to(DOT), tl.trans(low), score, input_precision="ieee")
-    tl.store(scores + place[:, None] * N + n[None, :], score * scale, mask=(g < G)[:, None] & (n < N)[None, :])
+    tl.store(scores + place[:, None] * N + n[None, :], score * scale, mask=(g < G)[:, None] & listed[None, :])
 
 
 @triton.jit
@@ -55,13 +58,16 @@ def _code_kernel(
     words: tl.tensor,
     bounds: tl.tensor,
     pages: tl.tensor,
+    closed: tl.tensor,
     scores: tl.tensor,
     scale: float,
     words_s: int,
     words_h: int,
     bounds_s: int,
     bounds_h: int,
+    bounds_r: int,
     pages_b: int,
+    pages_h: int,
     H: int,
     G: int,
     N: int,
@@ -91,11 +97,11 @@ def _code_kernel(
     query = tl.load(q + place[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
     query = query.to(tl.float32) * scale
     first = tl.program_id(1) * PAGES
-    for n in range(first, min(first + PAGES, N)):
-        page = tl.load(pages + b * pages_b + n).to(tl.int64)
+    for n in range(first, min(first + PAGES, tl.load(closed + b).to(tl.int32))):
+        page = tl.load(pages + b * pages_b + h * pages_h + n).to(tl.int64)
         bound = bounds + page * bounds_s + h * bounds_h + d
         least = tl.load(bound, mask=d < D, other=0.0).to(tl.float32)
-        step = tl.load(bound + D, mask=d < D, other=0.0).to(tl.float32)
+        step = tl.load(bound + bounds_r, mask=d < D, other=0.0).to(tl.float32)
         listed = (p < P)[:, None] & (w < (D + 15) // 16)[None, :]
         word = tl.load(words + page * words_s + h * words_h + w[None, :] * P + p[:, None], mask=listed, other=0)
         codes = (word[:, :, None] >> shift[None, None, :]) & 3
@@ -112,54 +118,65 @@ def _code_kernel(
         tl.store(scores + place * N + n, lse, mask=g < G)
 
 
-def bound_launch(q: Tensor, digests: Tensor, pages: Tensor, scores: Tensor, scale: float = 1.0) -> Launch:
+def bound_launch(
+    q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scores: Tensor, scale: float = 1.0
+) -> Launch:
     """The launch of `score_min_max`, which fills `scores`."""
     B, H, G, D = q.shape
-    N = pages.shape[1]
-    arguments = (q, digests, pages, scores, scale, *digests.stride()[:2], pages.stride(0), H, G, N)
+    N = pages.shape[2]
+    arguments = (q, digests, pages, closed, scores, scale, *digests.stride()[:2], *pages.stride()[:2], H, G, N)
     constants: dict[str, object] = {"D": D, "G_PAD": padded(G, 16), "D_PAD": padded(D, 16), "BLOCKS": BLOCKS}
     constants["DOT"] = arithmetic(digests.dtype)
     return Launch(_bound_kernel, (B * H, ceil_div(N, BLOCKS)), arguments, constants, warps=2 * digests.dtype.itemsize)
 
 
-def code_launch(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scores: Tensor, scale: float = 1.0) -> Launch:
-    """The launch of `score_key_codes`, which fills `scores`."""
+def code_launch(
+    q: Tensor, digests: tuple[Tensor, Tensor], pages: Tensor, closed: Tensor, scores: Tensor, scale: float = 1.0
+) -> Launch:
+    """The launch of `score_key_codes`, which fills `scores`.   digests: codes and bounds."""
     B, H, G, D = q.shape
-    N, P = pages.shape[1], codes.shape[3]
+    codes, bounds = digests
+    N, P = pages.shape[2], codes.shape[3]
     words = codes.view(torch.int32)
-    strides = (*words.stride()[:2], *bounds.stride()[:2], pages.stride(0))
+    strides = (*words.stride()[:2], *bounds.stride()[:3], *pages.stride()[:2])
     sizes = {"D": D, "P": P, "G_PAD": padded(G, 16), "W_PAD": padded(ceil_div(D, 16)), "P_PAD": padded(P, 16)}
     constants = {**sizes, "PAGES": PAGES, "DOT": arithmetic(torch.bfloat16)}
-    arguments = (q, words, bounds, pages, scores, scale, *strides, H, G, N)
+    arguments = (q, words, bounds, pages, closed, scores, scale, *strides, H, G, N)
     return Launch(_code_kernel, (B * H, ceil_div(N, PAGES)), arguments, constants, warps=4, stages=2)
 
 
-def score_min_max(q: Tensor, digests: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+def score_min_max(q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float = 1.0) -> Tensor:
     """Upper bounds of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_min_max`.
 
     q: [B, H, G, D], contiguous; rounded to the digests' dtype for the products.   digests: one layer, [S, H, 2 * D].
-    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
+    pages: int32 [B, H, N], of which the first `closed`, int64 [B], are scored.
+    Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
     B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
     check("digests", digests, (None, H, 2 * D), *TL_DTYPES)
-    check("pages", pages, (B, None), torch.int32)
-    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
-    bound_launch(q, digests, pages, scores, scale).run()
+    check("pages", pages, (B, H, None), torch.int32)
+    check("closed", closed, (B,), torch.int64)
+    scores = q.new_empty((B, H, G, pages.shape[2]), dtype=torch.float32)
+    bound_launch(q, digests, pages, closed, scores, scale).run()
     return scores
 
 
-def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, scale: float = 1.0) -> Tensor:
+def score_key_codes(
+    q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float = 1.0
+) -> Tensor:
     """Log-sum-exp of scale * q . k over each block's keys: float32 [B, H, G, N]; twin of `reference.score_key_codes`.
 
     q: [B, H, G, D], contiguous.   codes, bounds: one layer, uint8 [S, H, W, P, 4] and float16 [S, H, 2, D].
-    pages: int32 [B, N].   Raises KernelError where a tensor does not fit. Pages are not looked at.
+    pages: int32 [B, H, N], of which the first `closed`, int64 [B], are scored.
+    Raises KernelError where a tensor does not fit. Pages are not looked at.
     """
     B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
     check("codes", codes, (None, H, ceil_div(D, 16), None, 4), torch.uint8, rows=3)
-    check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16, rows=2)
-    check("pages", pages, (B, None), torch.int32)
-    scores = q.new_empty((B, H, G, pages.shape[1]), dtype=torch.float32)
-    code_launch(q, codes, bounds, pages, scores, scale).run()
+    check("bounds", bounds, (codes.shape[0], H, 2, D), torch.float16)
+    check("pages", pages, (B, H, None), torch.int32)
+    check("closed", closed, (B,), torch.int64)
+    scores = q.new_empty((B, H, G, pages.shape[2]), dtype=torch.float32)
+    code_launch(q, (codes, bounds), pages, closed, scores, scale).run()
     return scores

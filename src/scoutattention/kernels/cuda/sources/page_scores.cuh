@@ -20,10 +20,10 @@ constexpr int DIRECT = 5;                                    // pairs that lie i
 constexpr float UNIT = 16777216.0f;                          // 2^24: one over the smallest subnormal number
 static_assert(D % 16 == 0 && (P == 16 || P == 32), "these sizes have no kernel");
 
-struct Digests {  // of one layer: words [S, H, WORDS, P] and bounds [S, H, 2, D], and the strides of S in bytes
+struct Digests {  // of a KV head of one layer: words [S, WORDS, P] and bounds [S, 2, D]; strides in bytes
     const char* words;
     const char* bounds;
-    u32 words_s, bounds_s;
+    u32 words_s, bounds_s, bounds_r;
 };
 
 // The queries of one KV head, in the registers of a warp. Lane 4 r + t has those of head `first` + r.
@@ -151,13 +151,13 @@ struct Page {
 // Scores batches of pages, by one warp, which reads pages ahead of those that it scores.
 class Scorer {
   public:
-    // h, first: the KV head, and the first of the 8 query heads that are scored.
-    __device__ Scorer(const Digests& digests, const Query& query, Exchange& exchange, int h, int first)
+    // first: the first of the 8 query heads that are scored.
+    __device__ Scorer(const Digests& digests, const Query& query, Exchange& exchange, int first)
         : digests_(digests), query_(query), exchange_(exchange), first_(first) {
         const int t = threadIdx.x % 4, word = SHARE > 1 ? t % (4 / SHARE) : min(t, WORDS - 1);
-        words_0_ = digests.words + 4 * ((h * WORDS + word) * P + threadIdx.x % 32 / 4 * KEYS);
-        bounds_0_ = digests.bounds + 2 * ((2 * h + 1) * D + 16 * word);
-        lows_0_ = digests.bounds + 2 * (2 * h * D + 4 * t);
+        words_0_ = digests.words + 4 * (word * P + threadIdx.x % 32 / 4 * KEYS);
+        bounds_0_ = digests.bounds + digests.bounds_r + 2 * 16 * word;
+        lows_0_ = digests.bounds + 2 * 4 * t;
     }
 
     // Scores a warp's batches: batch i has the pages from BATCH * i on, of N, for i = begin, begin + stride, ...

@@ -1,0 +1,48 @@
+"""The basis in which a prompt's keys have few dimensions that matter to its queries."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LEAST_TOKENS = 4
+"""Prompt tokens below which, as a multiple of the head dim, correlations between channels are not to be trusted."""
+PRIOR = 1e-3
+"""Of the mean second moment of a channel, what is added to each: no direction is without queries and keys."""
+
+
+class Basis(NamedTuple):
+    """Main dimensions of keys, most important first.
+
+    of_keys, of_queries: [..., D, D], a row for each dimension, of which a key's or query's product is its part. The
+    products of the first dimensions of both are the best estimate of queries times keys, up to a constant for each
+    query; those of all dimensions are exact.
+    """
+
+    of_keys: Tensor
+    of_queries: Tensor
+
+
+def fit_basis(q: Tensor, k: Tensor) -> Basis:
+    """The basis whose first dimensions keep most of what queries q [n, H, G, D] tell of the keys k [T, H, D].
+
+    With second moments C_q of the queries, C_k of the keys about their mean, and a factor C_q = L L^T, the products of
+    queries and keys are those of L^-1 q, which has no preferred direction, and L^T k, whose main directions come first.
+    Of a prompt with fewer than LEAST_TOKENS * D tokens, or whose numbers are not finite, main dimensions are channels.
+    """
+    D = k.shape[-1]
+    queries, keys = q.float().transpose(0, 1).flatten(1, 2), k.float().transpose(0, 1)  # [H, n * G, D], [H, T, D]
+    moments = []
+    for x in (queries, keys - keys.mean(1, keepdim=True)):
+        moment = x.mT @ x / x.shape[1]
+        if k.shape[0] < LEAST_TOKENS * D:
+            moment = moment.diagonal(dim1=-2, dim2=-1).diag_embed()  # then the main dimensions are channels
+        moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), torch.zeros_like(moment))
+        mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        mean = mean.where(mean > 0, 1)
+        moments.append(moment / mean + PRIOR * torch.eye(D, device=k.device))
+    queries, keys = moments
+    factor = torch.linalg.cholesky_ex(queries).L
+    main = torch.linalg.eigh(factor.mT @ keys @ factor).eigenvectors.flip(-1)
+    of_queries = torch.linalg.solve_triangular(factor.mT, main, upper=True)
+    return Basis((factor @ main).mT.contiguous(), of_queries.mT.contiguous())

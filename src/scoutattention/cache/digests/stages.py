@@ -1,0 +1,34 @@
+"""The digests of a choice in two stages."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .base import Digests
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What all blocks are scanned by, and what the candidates that were found are judged by; may be the same."""
+
+    scan: Digests
+    judge: Digests
+
+    @property
+    def kinds(self) -> tuple[Digests, ...]:
+        """Each kind of digest that is kept, once."""
+        return (self.judge,) if self.scan is self.judge else (self.scan, self.judge)
+
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+        """See a prompt in one layer with every kind of digest; the arguments are those of `Digests.fit`."""
+        for kind in self.kinds:
+            kind.fit(layer, row, q, k)
+
+    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+        """Digest closed blocks with every kind; the arguments are those of `Digests.put`."""
+        for kind in self.kinds:
+            kind.put(k, places, rows)
+
+    def block_bytes(self) -> int:
+        """Bytes of one block's digests in one layer and KV head."""
+        return sum(kind.block_bytes() for kind in self.kinds)
