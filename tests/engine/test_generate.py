@@ -241,9 +241,9 @@ def test_a_sequence_within_its_budget_is_attended_to_without_a_choice(tiny_model
     """The question is first asked when a block is beyond the budget."""
     path, asked = str(tiny_models["llama"]), []
     llm = LLM(path, scout=ScoutConfig(budget=96, block_size=8), max_num_seqs=1)
-    choose = llm.engine.runner.attention.chooser.choose
+    choose = llm.engine.runner.attention.chooser.judge
     monkeypatch.setattr(
-        llm.engine.runner.attention.chooser, "choose", lambda layer, *args: asked.append(layer) or choose(layer, *args)
+        llm.engine.runner.attention.chooser, "judge", lambda layer, *args: asked.append(layer) or choose(layer, *args)
     )
     expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
     within = 88 - len(PROMPT) + 8  # eleven closed blocks and the open one

@@ -89,7 +89,7 @@ def build_cache(
     store = KVStore(pages, slots, ops, resident=plan.resident, ranks=ranks)
     if isinstance(digests.judge, MainDimDigests):
         for state in digests.judge.basis:
-            store.follow(state, fresh=0)
+            store.follow(state, fresh=torch.eye(shape.head_dim, device=ops.device))
     return Cache(store, digests)
 
 

@@ -123,9 +123,11 @@ class KVStore:
     def follow(self, state: Tensor, fresh: Tensor | float) -> None:
         """Keep a tensor [L, R, ...] with the rows: moved when a sequence's row moves, reset when it has none any more.
 
-        fresh: the values that a new sequence begins with.
+        fresh: the values that a new sequence begins with: of each layer, or one matrix for all.
         """
-        state[:] = fresh if not isinstance(fresh, Tensor) else fresh.view(-1, *(1,) * (state.dim() - 1))
+        state[:] = (
+            fresh if not isinstance(fresh, Tensor) or fresh.dim() > 1 else fresh.view(-1, *(1,) * (state.dim() - 1))
+        )
         self._followers.append((state, fresh))
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
