@@ -4,6 +4,7 @@ import gc
 
 import pytest
 from torch import Tensor
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
@@ -80,7 +81,7 @@ class Replays:
         def replay() -> None:
             if self.counting is not None:
                 self.counting.done.append("replay")
-            with _disable_current_modes():
+            with _disable_current_modes(), DisableTorchFunction():  # a tape's waits for the CPU are a device's own
                 captured.replay()
 
         return Captured(replay, captured.logits)

@@ -143,9 +143,12 @@ def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead, device)
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
 @pytest.mark.parametrize(("kv_dtype", "off"), [("int8", 0.02), ("int4", 0.3)])
 def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss, device):
-    """Beside the same engine over pages in the model's dtype, fed the same tokens."""
+    """Beside the same engine over pages in the model's dtype, fed the same tokens.
+
+    The digests have no basis, so that both engines choose from equal ones.
+    """
     path, tokens = str(tiny_models["llama"]), PROMPT + PROMPT[:20]
-    scout = ScoutConfig().changed(budget=64, block_size=8, on_miss=on_miss, recall_target=None)
+    scout = ScoutConfig().changed(budget=64, block_size=8, on_miss=on_miss, recall_target=None, digest="keys2")
     plain, packed = (far_llm(path, scout, 9, kv_dtype=kind, device=device) for kind in ("auto", kv_dtype))
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (plain, packed)
@@ -161,7 +164,8 @@ def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on
 def test_packed_pages_on_the_device_are_attended_to_where_they_are(tiny_models, budget):
     """As the same pages are by the CPU, where a device holds the open block alone and every query is the true one."""
     path, tokens = str(tiny_models["qwen2"]), PROMPT + PROMPT[:20]
-    scout = ScoutConfig().changed(budget=budget, block_size=8, lookahead=0, recall_interval=0, max_cpu_share=None)
+    options = {"lookahead": 0, "recall_interval": 0, "max_cpu_share": None, "digest": "keys2"}
+    scout = ScoutConfig().changed(budget=budget, block_size=8, **options)
     resident, far = LLM(path, scout=scout, kv_dtype="int8", max_num_seqs=1), far_llm(path, scout, kv_dtype="int8")
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (resident, far)

@@ -19,7 +19,7 @@ GRAIN = 64
 """Blocks by which a step's tables grow where steps are captured: a new width is a new graph."""
 
 
-MASKS = 4
+MASKS = 5
 """Masks of sequences that the host decides for each layer, beside two for all layers; see `attention.step.Masks`."""
 
 

@@ -5,6 +5,7 @@ No Python runs when it does: a native thread looks for calls, and native workers
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +19,17 @@ LINES = 512
 
 
 class _Lines(NamedTuple):
-    """The flags of LINES calls, as in `CallFlags`, one axis more in front.   before: `called` when the step began."""
+    """The flags of LINES calls, as in `CallFlags`, one axis more in front.
+
+    seen: `called` for the host to read, without an operation of PyTorch.   before: the same when the step began.
+    """
 
     called: Tensor
     answered: Tensor
     waited: Tensor
     counts: Tensor
-    before: Tensor
+    seen: np.ndarray
+    before: np.ndarray
 
 
 class FlagTable:
@@ -37,6 +42,7 @@ class FlagTable:
         self._lines: list[_Lines] = []
         self._count = 0
         self._late = self._host(1)
+        self._late_seen = self._late.numpy()
         self._gave_up = torch.zeros(1, dtype=torch.int32, device=device)
 
     def add(self) -> CallFlags:
@@ -44,11 +50,11 @@ class FlagTable:
         place = self._count % LINES
         if place == 0:
             counts = torch.zeros(LINES, 2, dtype=torch.int32, device=self._device)
-            before = torch.zeros(LINES, dtype=torch.int32)
-            waited = self._host(LINES, dtype=torch.int64)
-            self._lines.append(_Lines(self._host(LINES), self._host(LINES), waited, counts, before))
+            called, waited = self._host(LINES), self._host(LINES, dtype=torch.int64)
+            seen = called.numpy()
+            self._lines.append(_Lines(called, self._host(LINES), waited, counts, seen, seen.copy()))
         self._count += 1
-        called, answered, waited, counts, _ = self._lines[-1]
+        called, answered, waited, counts, *_ = self._lines[-1]
         here = slice(place, place + 1)
         return CallFlags(
             *(called[here], answered[here], waited[here], counts[place]), self._late, self._gave_up, self._count
@@ -58,7 +64,7 @@ class FlagTable:
         """Look for calls from now on: a step is to be queued."""
         self.take_late()  # of a step that was broken off
         for lines in self._lines:
-            lines.before.copy_(lines.called)
+            lines.before[:] = lines.seen
         self.thread.begin()
 
     def end(self) -> None:
@@ -71,14 +77,14 @@ class FlagTable:
 
     def made(self) -> list[int]:
         """The lines of the calls that the device has made since `begin`."""
-        changed = [(lines.called != lines.before).nonzero()[:, 0] + 1 for lines in self._lines]
+        changed = [np.flatnonzero(lines.seen != lines.before) + 1 for lines in self._lines]
         return [line + LINES * number for number, part in enumerate(changed) for line in part.tolist()]
 
     def take_late(self) -> int:
         """The line of a call that was not answered in time since this was last asked, or 0."""
-        line = int(self._late)
+        line = int(self._late_seen[0])
         if line:
-            self._late.zero_()
+            self._late_seen[0] = 0
             self._gave_up.zero_()
         return line
 
