@@ -33,7 +33,9 @@ def always(*blocks):
 
 def choice(*blocks):
     chosen = torch.tensor(blocks)[None, None]
-    return Choice(chosen, torch.zeros(chosen.shape), torch.tensor([6]), torch.zeros(1, 1, 6))
+    return Choice(
+        chosen, torch.zeros(chosen.shape), torch.tensor([6]), torch.arange(6)[None, None], torch.zeros(1, 1, 6)
+    )
 
 
 def test_numbers_of_two_steps_by_hand():

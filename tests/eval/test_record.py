@@ -24,7 +24,7 @@ SMALL = ("--context", "192", "--steps", "3", "--block-size", "16", "--budget", "
 def by_query(q):
     """Chooses blocks by the first number of the query."""
     blocks, wishes = torch.tensor([[[int(q[0, 0, 0, 0]), 2]]]), torch.arange(4.0)[None, None] / 8
-    return Choice(blocks, wishes.gather(-1, blocks), torch.tensor([4]), wishes)
+    return Choice(blocks, wishes.gather(-1, blocks), torch.tensor([4]), torch.arange(4)[None, None], wishes)
 
 
 def look(recorder, layer, true, scout=None):

@@ -124,5 +124,5 @@ def join_request(s: Sizes, dtype: torch.dtype, limit: float) -> JoinRequest:
     pool = tuple(torch.randn(s.S, s.H, s.P, s.D).to(dtype) for _ in range(2))
     rows = torch.arange(s.B) > min(0, s.B - 2)
     wanted, scouted = (chosen(s), masks(s.B, s.H, s.N), torch.rand(s.B, s.H, s.N)), (chosen(s), masks(s.B, s.H, s.N))
-    guard = LayerGuard(wanted, scouted, rows, limit, torch.full((2, s.B, s.H), 7), pages_of(s), pool)
+    guard = LayerGuard(wanted, scouted, rows, limit, torch.full((2, s.B, s.H), 7), pages_of(s)[:, 0].contiguous(), pool)
     return JoinRequest(q, near, far, scout, s.D**-0.5, guard)

@@ -63,9 +63,9 @@ class EngineConfig(Checked):
     )
     kernels: KernelsName = setting(
         "auto",
-        "Kernels of decode steps: 'auto' ('native' on a CPU, 'cuda' on an NVIDIA GPU where the package cuda-core is "
-        "installed, else 'triton'), or 'plain' for slow PyTorch.",
-        change="Choose 'plain' to see whether a wrong answer comes from a kernel.",
+        "Kernels of decode steps: 'auto' ('native' on a CPU), or 'plain' for slow PyTorch.",
+        change="Choose 'plain' to see whether a wrong answer comes from a kernel. On a GPU 'auto' is 'cuda' where the "
+        "package cuda-core is installed, else 'triton'.",
         advanced=True,
     )
     graphs: bool = setting(

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from ...attention.dense import ResidentAttention
@@ -92,6 +93,16 @@ class Stages:
         self.spans.append(outer)
         return result
 
+    def rename_inner(self, result: R, old: str, new: str) -> R:
+        """Give spans of one name inside the last one another; returns `result`."""
+        outer = self.spans[-1]
+        for place in range(len(self.spans) - 2, -1, -1):
+            if self.spans[place].start < outer.start:
+                break
+            if self.spans[place].stage == old:
+                self.spans[place] = self.spans[place]._replace(stage=new)
+        return result
+
 
 def watch_engine(engine: Engine) -> Stages:
     """The stages of an engine's steps, from now on; reading a prompt is one of them."""
@@ -131,7 +142,8 @@ def watch_engine(engine: Engine) -> Stages:
         stages.watch(parts.predictor, "predict", "scout", of_layer=True)
         stages.watch(parts.far, "start", "far hand-over", of_layer=True)
         stages.watch(engine.workers, "submit", "queueing", watch_job)
-        stages.watch(parts.ops, "merge", "merge")
+        late = partial(stages.rename_inner, old="near attention", new="late attention")
+        stages.watch(parts.ops, "join", "merge", late)
     return stages
 
 
