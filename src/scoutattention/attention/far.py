@@ -92,7 +92,8 @@ class FarWork:
         parts = [Far(call.pending.wait(), call.scout) for call in calls]
         if len(parts) < 2:
             return parts[0] if parts else None
-        first, second = (part._replace(partial=self._corrected(part, q)) for part in parts)  # of different sequences
+        moved = (part._replace(partial=part.partial.to(q.device)) for part in parts)
+        first, second = (part._replace(partial=self._corrected(part, q)) for part in moved)  # of different sequences
         return Far(
             self._ops.merge(first.partial, second.partial), first.scout if second.scout is None else second.scout
         )

@@ -128,10 +128,10 @@ class ScoutLayers:
         """Attend in one layer; see `Attend`."""
         parts, store, step = self._parts, self._parts.store, self._step
         assert store.transfers is not None
+        self._look_ahead(layer, x)  # first of all: the CPU has the longer, the sooner it is called
         store.append(layer, k, v, step.batch)
         store.transfers.wait_for_copies(layer)
         wanted = self._true_choice(layer, q)
-        self._look_ahead(layer, x)
         ahead = self._ahead.pop(layer, None)
         if ahead is not None and self._waits_for_true_query:
             self._start(layer, "scout", q, ahead, predicted=False)

@@ -90,10 +90,11 @@ class Ops(Protocol):
         ...
 
     def take_call(self, result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
-        """Wait until the CPU has answered, `timeout_s` at most, and bring its result to the device.
+        """Wait until the CPU has answered, `timeout_s` at most; returns its result, which the device can read.
 
-        result: float32 [n] in host memory, of which the last `rows` are lse. The result of a late call is that of no
-        keys, and what is waited for after it is as late, unless it is there.
+        result: float32 [n] in host memory, of which the last `rows` are lse. It is returned itself, or a copy on the
+        device. The result of a late call is that of no keys, and what is waited for after it is as late, unless it is
+        there.
         """
         ...
 

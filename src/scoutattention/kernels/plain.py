@@ -218,6 +218,7 @@ def join(ops: Ops, what: JoinRequest) -> Partial:
     Returns out in the dtype of q, and lse.
     """
     q, near, far, scout, scale, guard = what
+    far = far.to(q.device)
     if far.mean_key is not None:
         assert scout is not None
         far = ops.corrected(far, q, scout, scale)

@@ -118,7 +118,7 @@ def call_launches(q: torch.Tensor, listing: PageSelection, *, ptx: bool) -> Iter
     flags = CallFlags(word, word, some(1, dtype=torch.int64), some(2, dtype=torch.int32), word, word, 1)
     yield stage_launch(q, listing, (some(*q.shape), listed), flags, ptx=ptx)
     result = some(2 * q.numel() + rows)
-    yield take_launch(result, result, flags, rows, 10.0, ptx=ptx)
+    yield take_launch(result, flags, rows, 10.0, ptx=ptx)
 
 
 def end_launches(L: int, B: int, H: int, N: int) -> Iterator[Launch]:

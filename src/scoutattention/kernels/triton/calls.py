@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...errors import KernelError
 from ...types import CallFlags
-from .base import INTERPRETED, Launch, ceil_div, check, tl, triton
+from .base import INTERPRETED, Launch, check, tl, triton
 
 CHUNK = 1024
-"""Numbers of a program."""
+"""Numbers that are written at a time."""
 LONGEST_S = 86_400.0
 PTX = not INTERPRETED and torch.version.hip is None
 """Whether kernels are compiled for NVIDIA's GPUs; elsewhere, atomic operations stand for loads and stores of flags."""
@@ -98,7 +98,6 @@ def raise_flag(called: tl.tensor, counts: tl.tensor, PTX: tl.constexpr) -> None:
 @triton.jit(do_not_specialize=["line"], do_not_specialize_on_alignment=["answered", "waited", "counts"])
 def _take_kernel(
     result: tl.tensor,
-    out: tl.tensor,
     answered: tl.tensor,
     waited: tl.tensor,
     counts: tl.tensor,
@@ -111,8 +110,7 @@ def _take_kernel(
     CHUNK: tl.constexpr,
     PTX: tl.constexpr,
 ) -> None:
-    """Program (part): waits for itself, so many milliseconds at most, then takes CHUNK numbers."""
-    n = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    """One program: waits, so many milliseconds at most, and writes the result of no keys where there is none."""
     number = tl.load(counts + 1)
     given_up = tl.load(gave_up) != 0
     begin = now_ns(PTX)
@@ -123,26 +121,21 @@ def _take_kernel(
         pause(PTX)
         answer = load_acquire(answered, PTX)
         now = now_ns(PTX)
-    there = answer == number
-    nothing = tl.where(n < first_lse, 0.0, float("-inf"))
-    found = tl.load(result + n, mask=n < size, other=0.0, volatile=True)
-    tl.store(out + n, tl.where(there, found, nothing), mask=n < size)
-    if tl.program_id(0) == 0:
-        tl.store(waited, now - begin)
-    if (there == 0) & (given_up == 0):
-        tl.store(late, line)
-        tl.store(gave_up, 1)
+    tl.store(waited, now - begin)
+    if answer != number:
+        for start in range(0, size, CHUNK):
+            n = start + tl.arange(0, CHUNK)
+            tl.store(result + n, tl.where(n < first_lse, 0.0, float("-inf")), mask=n < size)
+        if given_up == 0:
+            tl.store(late, line)
+            tl.store(gave_up, 1)
 
 
-def take_launch(
-    result: Tensor, out: Tensor, flags: CallFlags, rows: int, timeout_s: float, *, ptx: bool = PTX
-) -> Launch:
-    """The launch of `take_call`, which fills `out`."""
+def take_launch(result: Tensor, flags: CallFlags, rows: int, timeout_s: float, *, ptx: bool = PTX) -> Launch:
+    """The launch of `take_call`."""
     size = result.numel()
-    words = flags[1:6]
     numbers = (flags.line, math.ceil(timeout_s * 1e3), size, size - rows)  # arguments have 32 bits
-    constants = {"CHUNK": CHUNK, "PTX": ptx}
-    return Launch(_take_kernel, (ceil_div(size, CHUNK),), (result, out, *words, *numbers), constants, warps=1)
+    return Launch(_take_kernel, (1,), (result, *flags[1:6], *numbers), {"CHUNK": CHUNK, "PTX": ptx}, warps=1)
 
 
 def check_flags(flags: CallFlags) -> None:
@@ -155,14 +148,14 @@ def check_flags(flags: CallFlags) -> None:
 
 
 def take_call(result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
-    """Wait for the CPU, and bring its result to the device, in one launch; the twin of `plain.take_call`.
+    """Wait for the CPU's result, in one launch; the twin of `plain.take_call`.
 
+    Returns `result` itself, in the host's pinned memory: the kernel that joins it reads it there once.
     Raises KernelError where a tensor does not fit, or the time is none.
     """
     check_flags(flags)
     check("result", result, (None,), torch.float32)
     if not 0 < timeout_s <= LONGEST_S:
         raise KernelError(f"timeout_s={timeout_s} is outside 0..{LONGEST_S:g} seconds: set how long a kernel waits")
-    out = torch.empty(result.shape, device=flags.counts.device)
-    take_launch(result, out, flags, rows, timeout_s).run()
-    return out
+    take_launch(result, flags, rows, timeout_s).run()
+    return result

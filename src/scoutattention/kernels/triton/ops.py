@@ -44,7 +44,7 @@ from .base import INTERPRETED
 from .packed_pages import blocks as packed
 from .packed_pages import partial as packed_partial
 
-PROGRAMS = 32
+PROGRAMS = 96
 """Programs that copy blocks at a time: a link to the host is full with few, and the rest of the device attends."""
 
 
