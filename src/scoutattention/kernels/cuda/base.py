@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parent / "sources"
 QUERY_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What kernels call the type of queries."""
 
-Argument = Tensor | int | float | None
+Argument = Tensor | int | float
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class CudaLaunch:
     """One kernel and all it is launched with.
 
     source: its file, without the ending.   grid, threads: programs, and threads of each.
-    arguments: in the order of the kernel: tensors, None (a null pointer), int (32 bits) and float.
-    defines: what the kernel is compiled for.
+    arguments: in the order of the kernel: tensors, int (32 bits) and float.   defines: what it is compiled for.
     shared: bytes of memory that a program asks for beside what the kernel declares.
     """
 
@@ -80,8 +79,6 @@ def _architecture(device: int) -> str:
 
 
 def _argument(value: Argument) -> object:
-    if value is None:
-        return 0
     if isinstance(value, Tensor):
         return value.data_ptr()
     return np.float32(value) if isinstance(value, float) else np.int32(value)

@@ -24,7 +24,7 @@ def top_launch(
     """The launch of `top_blocks`, which fills `result`."""
     B, H, G, N = scores.shape
     count, threads = result.blocks.shape[2], THREADS if N < LONG else 2 * THREADS
-    arguments = (scores, closed, None, *result, count, *always, int(largest), H, N)
+    arguments = (scores, closed, *result, count, *always, int(largest), H, N)
     defines = {"G": G, "THREADS": threads, "EACH": padded(ceil_div(N, threads))}
     return CudaLaunch("top", "top_blocks", (B * H,), threads, arguments, defines, shared=12 * count)
 

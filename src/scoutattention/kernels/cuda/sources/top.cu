@@ -1,12 +1,11 @@
 // The blocks that KV heads want most, from the scores of their query heads: a program for each sequence and KV head.
 #include "top.cuh"
 
-// scores: float32 [B, H, G, N].   closed: int64 [B].   from: int64 [B, H, N], what the places 0 to N - 1 stand for, or
-// null for themselves.   blocks: int64 [B, H, count].   wishes: float32 [B, H, count].   all_wishes: float32 [B, H, N].
-// Dynamic memory: 3 count words.
+// scores: float32 [B, H, G, N].   closed: int64 [B].   blocks: int64 [B, H, count].   wishes: float32 [B, H, count].
+// all_wishes: float32 [B, H, N].   Dynamic memory: 3 count words.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    top_blocks(const float* scores, const i64* closed, const i64* from, i64* blocks, float* wishes, float* all_wishes,
-               int count, int sink, int recent, int largest, int H, int N) {
+    top_blocks(const float* scores, const i64* closed, i64* blocks, float* wishes, float* all_wishes, int count,
+               int sink, int recent, int largest, int H, int N) {
     extern __shared__ u32 memory[];
     __shared__ TopScratch scratch;
     u32* keys = memory;
@@ -24,28 +23,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     all.take(N, count, scratch, keys, taken, wished);
     rank_taken(keys, taken, count, [&](int rank, int i) {
-        blocks[row * count + rank] = from ? from[row * N + taken[i]] : taken[i];
+        blocks[row * count + rank] = taken[i];
         wishes[row * count + rank] = wished[i];
     });
-}
-
-// The blocks alone: those that come before all others first, the first block first, and last those that do not exist.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    candidates(const float* scores, const i64* closed, i64* blocks, int count, int sink, int recent, int largest, int H,
-               int N) {
-    extern __shared__ u32 memory[];
-    __shared__ TopScratch scratch;
-    u32* keys = memory;
-    int* taken = reinterpret_cast<int*>(memory + count);
-    float* wished = reinterpret_cast<float*>(memory + 2 * count);
-    const i64 row = blockIdx.x;
-    const float* own = scores + row * G * N;
-    const int end = min(N, static_cast<int>(closed[row / H]));
-    Wishes all;
-    all.make([&](int g, int n) { return own[g * N + n]; }, end, sink, recent, largest, scratch);
-    all.take(N, count, scratch, keys, taken, wished);
-    for (int i = threadIdx.x; i < count; i += THREADS)
-        keys[i] = keys[i] == ABSENT ? 0 : keys[i] & FIRST ? 2 : 1;
-    __syncthreads();
-    rank_taken(keys, taken, count, [&](int rank, int i) { blocks[row * count + rank] = taken[i]; });
 }

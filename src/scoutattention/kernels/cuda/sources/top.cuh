@@ -85,7 +85,8 @@ struct Wishes {
 #pragma unroll
             for (int g = 0; g < G; ++g) wish[i] += x[i][g] * sum[g];
             const bool first = n < sink || n >= end - recent;
-            order[i] = n < end ? (__float_as_uint(wish[i]) + LEAST) | (first ? FIRST : 0) : ABSENT;
+            const float known = wish[i] >= 0 ? wish[i] : 0;  // what is no number counts as nothing
+            order[i] = n < end ? (__float_as_uint(known) + LEAST) | (first ? FIRST : 0) : ABSENT;
         }
     }
 
