@@ -142,8 +142,8 @@ def test_join(column, sizes, dtype, limit):
     """A scout's part that is spoilt in some KV heads and has missed blocks in others."""
     what = join_request(sizes, dtype, limit)
     there = column.put(what)
-    pool = column.put_on_host(what.guard.pool)
-    got = column.back(column.ops.join(there._replace(guard=there.guard._replace(pool=pool))))
+    far, pool = column.put_on_host((what.far, what.guard.pool))
+    got = column.back(column.ops.join(there._replace(far=far, guard=there.guard._replace(pool=pool))))
     exact = wide(what)
     want = EXACT.join(exact)
     assert torch.equal(column.back(there.guard.counts), exact.guard.counts)

@@ -79,6 +79,7 @@ class TopChooser(Chooser):
         self._largest = config.ablation.pooling == "max"
         self._table = table
         self._ops = ops
+        self._listed: tuple[Batch, Tensor] | None = None  # a step's sequences, and their pages
 
     @override
     def prepare(self, batch: Batch) -> None:
@@ -107,7 +108,7 @@ class TopChooser(Chooser):
             return every_block(batch, heads)
         assert self._budget is not None
         assert self._candidates is not None
-        if candidates is None and self._candidates < batch.width:
+        if candidates is None and 2 * self._candidates < batch.width:  # else judging all reads no more
             candidates = self.scan(layer, q, batch).candidates
         pages, closed, always = self._pages(batch, heads), batch.closed, self._always
         if candidates is not None:  # the sink and recent blocks are the first of them, and what is none the last
@@ -123,8 +124,10 @@ class TopChooser(Chooser):
         return Choice(candidates.gather(-1, blocks), wishes, batch.closed, candidates, all_wishes)
 
     def _pages(self, batch: Batch, heads: int) -> Tensor:
-        """The pages of all blocks, int32 [B, H, NB], the same for every KV head."""
-        return self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)
+        """The pages of all blocks, int32 [B, H, NB], the same for every KV head; looked up once per step."""
+        if self._listed is None or self._listed[0] is not batch:
+            self._listed = batch, self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)
+        return self._listed[1]
 
 
 def block_numbers(batch: Batch, heads: int) -> Tensor:

@@ -24,7 +24,7 @@ class Pending(Protocol):
     """A far partial that was started."""
 
     def wait(self) -> Partial:
-        """The partial, float32 on the device; waits only for what is late."""
+        """The partial, float32, on the device or in pinned host memory; waits only for what is late."""
         ...
 
 

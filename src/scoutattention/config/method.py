@@ -48,7 +48,7 @@ class Ablation(Checked):
     )
     digest: DigestName = setting(
         "two-stage",
-        "What blocks are judged by: a few main dimensions of their keys, and for candidates all channels in 2 bits "
+        "What blocks are judged by: half of their keys' main dimensions in 2 bits, and for candidates all of them "
         "('two-stage'); all channels in 2 bits ('keys2'), channel bounds ('minmax'), or the keys ('exact', slow).",
     )
     candidates: int = setting(

@@ -66,7 +66,12 @@ def kernels_for(engine_config: EngineConfig, device: torch.device) -> KernelsNam
         return engine_config.kernels
     if device.type == "cpu":
         return "native"
-    return "cuda" if torch.version.hip is None and importlib.util.find_spec("cuda.core") else "triton"
+    return "cuda" if torch.version.hip is None and has_cuda_core() else "triton"
+
+
+def has_cuda_core() -> bool:
+    """Whether the package that compiles CUDA kernels is installed."""
+    return bool(importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.core"))
 
 
 def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.device, workers: Workers) -> Decoder:

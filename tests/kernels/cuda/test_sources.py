@@ -65,8 +65,15 @@ def test_cuda_kernels_are_for_a_gpu():
 def test_a_gpu_has_cuda_kernels_where_their_compiler_is(monkeypatch):
     gpu, config = torch.device("cuda"), EngineConfig()
     assert kernels_for(config, gpu) == "cuda"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert kernels_for(config, gpu) == "triton"
+    for missing in ("cuda", "cuda.core"):
+
+        def find(name, missing=missing):
+            if name.startswith(f"{missing}."):
+                raise ModuleNotFoundError(f"No module named {missing!r}")
+            return None if name == missing else name
+
+        monkeypatch.setattr("importlib.util.find_spec", find)
+        assert kernels_for(config, gpu) == "triton"
 
 
 def test_without_cuda_core_the_error_says_what_to_install(monkeypatch):

@@ -1,4 +1,4 @@
-"""Cases of the device kernels' benchmark: calls to the CPU, from a kernel to the kernel that has the result."""
+"""Cases of the device kernels' benchmark: calls to the CPU, from the kernel that calls to the one that has waited."""
 
 from collections.abc import Iterator
 from functools import partial as bind

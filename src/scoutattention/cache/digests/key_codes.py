@@ -15,6 +15,9 @@ from .basis import LEAST_TOKENS, Basis, fit_basis
 
 logger = logging.getLogger(__name__)
 
+TOGETHER = 64
+"""Blocks of different sequences or layers that are put together: each takes a copy of its basis along."""
+
 
 class KeyCodeDigests(Digests):
     """Keys in 2 bits a channel, between each block's own channel minima and maxima; see `reference.key_codes`."""
@@ -25,6 +28,7 @@ class KeyCodeDigests(Digests):
         codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
         self._codes = empty((*entries, *codes.shape), codes.dtype, ops.device)
         self._bounds = empty((*entries, *bounds.shape), bounds.dtype, ops.device)
+        self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._ops = ops
         self._scale = shape.scale
 
@@ -42,9 +46,15 @@ class KeyCodeDigests(Digests):
 
     def score_codes(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """Scores of the first dimensions, as many as queries q [B, H, G, dims] have; see `score`."""
-        dims = q.shape[-1]
-        codes, bounds = self._codes[layer, :, :, : -(-dims // 16)], self._bounds[layer, ..., :dims]
+        codes, bounds = self._first(layer, q.shape[-1])
         return self._ops.score_key_codes(q, codes, bounds, pages, closed, self._scale)
+
+    def _first(self, layer: int, dims: int) -> tuple[Tensor, Tensor]:
+        """Codes and bounds of a layer's first dimensions; views, made once."""
+        if (layer, dims) not in self._views:
+            codes, bounds = self._codes[layer, :, :, : -(-dims // 16)], self._bounds[layer, ..., :dims]
+            self._views[layer, dims] = codes, bounds
+        return self._views[layer, dims]
 
     @override
     def block_bytes(self) -> int:
@@ -73,8 +83,17 @@ class MainDimDigests(KeyCodeDigests):
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        basis = self.basis.of_keys[places[: rows.shape[0]] // self._capacity, rows]
-        super().put(k.float() @ basis.mT, places, rows)
+        if not len(k):
+            return
+        if rows.shape[0] == 1:  # a prompt's blocks, which have one basis
+            (basis,) = self.basis.of_keys[places[:1] // self._capacity, rows]
+            main = k.float().transpose(0, 1).flatten(1, 2) @ basis.mT  # [H, n * P, D]
+            super().put(main.unflatten(1, k.shape[::2][:2]).transpose(0, 1), places, rows)
+            return
+        for part in zip(*(torch.split(each, TOGETHER) for each in (k, places, rows)), strict=True):
+            keys, there, row = part
+            basis = self.basis.of_keys[there // self._capacity, row]
+            super().put(keys.float() @ basis.mT, there, row)
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:

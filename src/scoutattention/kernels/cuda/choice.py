@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...errors import KernelError
 from ...types import TopBlocks
 from ..triton.base import ceil_div, check, padded
 from .base import CudaLaunch
@@ -37,6 +38,8 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
     check("scores", scores, (None, None, None, None), torch.float32, rows=4)
     B, H, _, N = scores.shape
     check("closed", closed, (B,), torch.int64)
+    if count > N:
+        raise KernelError(f"count is {count}: scores are of {N} blocks, and it must be at most that")
     blocks = torch.empty((B, H, count), dtype=torch.int64, device=scores.device)
     result = TopBlocks(blocks, scores.new_empty((B, H, count)), scores.new_empty((B, H, N)))
     top_launch(scores, closed, result, always, largest=largest).run()

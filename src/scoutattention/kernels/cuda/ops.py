@@ -21,6 +21,8 @@ class CudaOps(TritonOps):
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
+        if q.shape[-1] % 4 or q.shape[2] > scores.MOST_HEADS:
+            return super().project(q, basis)
         return scores.project(q.contiguous(), basis)
 
     @override

@@ -14,6 +14,7 @@ WAVES = 5  # programs that a processor has at a time
 LONGEST = 8  # batches of a warp
 
 
+MOST_HEADS = 16  # query heads of a KV head that are projected
 PARTS = 4  # programs that project the queries of a KV head
 
 
@@ -73,8 +74,8 @@ def project_launch(q: Tensor, basis: Tensor, out: Tensor) -> CudaLaunch:
 def project(q: Tensor, basis: Tensor) -> Tensor:
     """Products of queries q [B, H, G, D] with the rows of matrices: float32 [B, H, G, C]; twin of `reference.project`.
 
-    q: contiguous, of 16 heads at most.   basis: float32 [B, H, C, D], each matrix contiguous.   Raises KernelError
-    where a tensor does not fit.
+    q: contiguous, of MOST_HEADS heads at most; D is a multiple of 4.   basis: float32 [B, H, C, D], each matrix
+    contiguous.   Raises KernelError where a tensor does not fit.
     """
     B, H, G, D = q.shape
     check("q", q, (None, None, None, None), *QUERY_TYPES, rows=4)

@@ -182,7 +182,7 @@ def join_launch(what: JoinRequest, result: Partial, late: Tensor) -> Launch:
         numbers = (guard.limit, guard.table.stride(0), *pool[0].stride()[:2])
     scout = what.q if what.scout is None else what.scout
     tensors = (what.q, scout, *what.near[:2], *far[:2], mean_key, *lists, late, *pool, *result[:2])
-    small = pool[0].dtype.itemsize == 2
+    small = pool[0].dtype.itemsize == 2 and D <= 128
     constants = {
         "G": G,
         "G_PAD": padded(G, 16),
