@@ -12,7 +12,7 @@ Axes, in every comment and docstring of this project:
 
 from typing import NamedTuple
 
-from torch import Tensor, device
+from torch import Tensor
 
 
 class Partial(NamedTuple):
@@ -26,13 +26,6 @@ class Partial(NamedTuple):
     out: Tensor
     lse: Tensor
     mean_key: Tensor | None = None
-
-    def to(self, device: device) -> "Partial":
-        """The same on a device: what the CPU has computed for a GPU may still be in pinned host memory."""
-        out, lse, mean_key = (None if part is None else part.to(device, non_blocking=True) for part in self)
-        assert out is not None
-        assert lse is not None
-        return Partial(out, lse, mean_key)
 
 
 class BlockList(NamedTuple):

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
 from ..kernels.ops import Ops
+from ..kernels.plain import on_device
 from ..runtime.workers import Job, Workers
 from ..types import PageSelection, Partial
 
@@ -92,7 +93,7 @@ class FarWork:
         parts = [Far(call.pending.wait(), call.scout) for call in calls]
         if len(parts) < 2:
             return parts[0] if parts else None
-        moved = (part._replace(partial=part.partial.to(q.device)) for part in parts)
+        moved = (part._replace(partial=on_device(part.partial, q.device)) for part in parts)
         first, second = (part._replace(partial=self._corrected(part, q)) for part in moved)  # of different sequences
         return Far(
             self._ops.merge(first.partial, second.partial), first.scout if second.scout is None else second.scout

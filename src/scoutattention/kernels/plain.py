@@ -212,13 +212,20 @@ def left_out(partial: Partial, heads: Tensor) -> Partial:
     return Partial(out, partial.lse.masked_fill(heads[..., None], -torch.inf))
 
 
+def on_device(partial: Partial, device: torch.device) -> Partial:
+    """A partial on a device: what the CPU has computed for a GPU may still be in pinned host memory."""
+    out, lse, mean_key = partial
+    mean_key = None if mean_key is None else mean_key.to(device, non_blocking=True)
+    return Partial(out.to(device, non_blocking=True), lse.to(device, non_blocking=True), mean_key)
+
+
 def join(ops: Ops, what: JoinRequest) -> Partial:
     """What a layer has attended to near, far, and late, as `JoinRequest` says; fills the guard's counts.
 
     Returns out in the dtype of q, and lse.
     """
     q, near, far, scout, scale, guard = what
-    far = far.to(q.device)
+    far = on_device(far, q.device)
     if far.mean_key is not None:
         assert scout is not None
         far = ops.corrected(far, q, scout, scale)
