@@ -53,14 +53,14 @@ class PageSelection(NamedTuple):
 
 
 class CallFlags(NamedTuple):
-    """By what a device and the CPU tell each other of one call, which may be made any number of times.
+    """The flags of one call from a device to the CPU. The call may be made any number of times.
 
-    called, answered: int32 [1] in host memory that the device reads and writes in place: the number of the last call
-        that the device made, and of the last that the CPU answered.
-    waited: int64 [1] there, nanoseconds that the device waited for its last call.
+    called, answered: int32 [1] in pinned host memory. The device writes the number of its last call to `called`, and
+        the CPU the number of the last call that it has answered to `answered`.
+    waited: int64 [1] in pinned host memory, nanoseconds that the device waited for the last call.
     counts: int32 [2] on the device: programs that have staged their part of the next call, and calls so far.
-    late: int32 [1] in host memory, for all calls: the line of one that was not answered in time.
-    gave_up: int32 [1] on the device, for all calls: not 0 once one was late; then nothing is waited for.
+    late: int32 [1] in pinned host memory, shared by all calls: the line of a call that was late, or 0.
+    gave_up: int32 [1] on the device, shared by all calls: 1 after a late call, when the device waits no more; else 0.
     line: the call's place in the table of flags, from 1.
     """
 
@@ -196,9 +196,9 @@ class CloseRequest(NamedTuple):
 class ShareCounts(NamedTuple):
     """What a step's layers counted, to be summed.
 
-    counts: int64 [3, L, 2, B, H]: all blocks and absent ones of scouts' choices and of true queries'; heads in which
-        the guard found anything, and blocks that it had attended to late.
-    true_query, all_resident: bool [L, B] and [1, B], the sequences whose true query's choice was attended to.
+    counts: int64 [3, L, 2, B, H]. First, of scouts' choices: all blocks, and absent blocks. Then the same of true
+        queries' choices. Last, of the guard: heads in which it found anything, and late blocks.
+    true_query, all_resident: bool [L, B] and [1, B], see `attention.step.Masks`.
     guarded: whether there is a guard, so that recall goes by true queries alone.
     totals: int64 [3], to which all blocks, absent blocks and guarded heads are added.
     """
@@ -227,8 +227,8 @@ class SharePolicy(NamedTuple):
 class ShareRequest(NamedTuple):
     """A step's counts, to be taken into what is kept of its sequences.
 
-    shares: int64 [2, L + 1, B], all blocks and absent ones that recall goes by, of each layer, and in the last place
-        those that were attended to in all layers.
+    shares: int64 [2, L + 1, B], all blocks, and absent blocks. The first L are of each layer, for recall. The last is
+        of all layers together, for the wish threshold.
     rows: int64 [B].   progress: float32 [L, R], of layers to their next recall.   threshold: float32 [R], of wishes.
     recalls: int64 [], to which the layers that are due are added.
     """

@@ -14,11 +14,11 @@ LOWEST = 2.0**-8
 class CpuShareLimit:
     """The wish threshold of each sequence: what an absent block must be wished for to be attended to.
 
-    The threshold rises while the CPU share is above the limit, and falls while the share is below; at the end of a step
-    `Ops.follow_shares` moves it.
+    The threshold rises while the CPU share is above the limit, and falls while the share is below. `Ops.follow_shares`
+    moves the threshold at the end of a step.
 
-    limit: None where there is none.   bounds: the lowest and the highest that a threshold can be.
-    always: so many first blocks of a choice, the sink and recent ones, are attended to in any case.
+    limit: the largest CPU share, or None for no limit.   bounds: the lowest and the highest threshold.
+    always: the number of sink and recent blocks, which need no wish. They are the first blocks of a choice.
     thresholds: float32 [R], 0 where there is no limit.
     """
 

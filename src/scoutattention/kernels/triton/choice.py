@@ -5,11 +5,11 @@ from torch import Tensor
 
 from ...types import GuardFinding, GuardRequest, SplitChoice, SplitRequest, TopBlocks
 from .base import LN2, Launch, ceil_div, check, padded, tl, triton
+from .join import CHUNK, due_blocks
 
 LOG2E = tl.constexpr(1 / LN2)
 LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
 WIDE = 256  # blocks of one program
-CHUNK = 64  # blocks that others are compared with at a time
 ROW_DTYPES = (torch.bool, torch.bool, torch.float32)
 
 
@@ -160,28 +160,16 @@ def _late_kernel(
     N_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Program (row): one sequence and KV head. Every wanted block is compared with CHUNK that were served at a time."""
+    """Program (row): one sequence and KV head."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, N_PAD)
     counted = tl.load(rows + row // H) != 0
-    place = row * N + n
-    block = tl.load(blocks + place, mask=n < N, other=-1)
-    gone = tl.load(absent + place, mask=n < N, other=0) != 0
-    seen = tl.zeros([N_PAD], tl.int32)
-    for start in range(0, N, CHUNK):
-        m = start + tl.arange(0, CHUNK)
-        scouted = tl.load(ahead + row * N + m, mask=m < N, other=-2)
-        attended = tl.load(served + row * N + m, mask=m < N, other=0) != 0
-        same = (block[:, None] == scouted[None, :]) & attended[None, :]
-        seen = tl.maximum(seen, tl.max(same.to(tl.int32), axis=1))
-    missed = gone & (seen == 0)
-    part = tl.sum(tl.load(wishes + place, mask=missed, other=0.0), axis=0)
     bad = (tl.load(scout_error + row) <= limit) == 0
-    due = tl.where(bad, gone, missed & (n < tl.where(part > limit, N, 0)))
+    due, _ = due_blocks(blocks, absent, wishes, ahead, served, row, bad, limit, N, N_PAD, CHUNK)
     due = due & (n < tl.where(counted, N, 0))
     number = tl.sum(due.to(tl.int64), axis=0)
     tl.store(spoilt + row, bad & counted)
-    tl.store(late + place, due, mask=n < N)
+    tl.store(late + row * N + n, due, mask=n < N)
     tl.store(counts + row, ((bad & counted) | (number > 0)).to(tl.int64))
     tl.store(counts + tl.num_programs(0) + row, number)
 

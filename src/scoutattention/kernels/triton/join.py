@@ -76,7 +76,7 @@ def _join_kernel(
         size = tl.sum(true.to(tl.float32) * true.to(tl.float32), axis=1)
         spoilt = _spoilt(near, far, tl.sum(change * change, axis=1), size, limit, G, G_PAD)
         spoilt = tl.where(tl.load(rows + b) != 0, spoilt, 0)
-        due, block = _due(blocks, absent, wishes, ahead, served, row, spoilt, limit, N, N_PAD, CHUNK)
+        due, block = due_blocks(blocks, absent, wishes, ahead, served, row, spoilt, limit, N, N_PAD, CHUNK)
         due = due & (tl.arange(0, N_PAD) < tl.where(tl.load(rows + b) != 0, N, 0))
         number = tl.sum(due.to(tl.int32), axis=0)
         tl.store(counts + row, ((spoilt != 0) | (number > 0)).to(tl.int64))
@@ -120,7 +120,7 @@ def _parts(near: tl.tensor, far: tl.tensor, late: tl.tensor) -> tuple[tl.tensor,
 
 
 @triton.jit
-def _due(
+def due_blocks(
     blocks: tl.tensor,
     absent: tl.tensor,
     wishes: tl.tensor,
@@ -133,7 +133,10 @@ def _due(
     N_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Which wanted blocks are to be attended to late, and the blocks: all absent ones, or those that were missed."""
+    """Which wanted blocks are to be attended to late, and the blocks: all absent ones, or those that were missed.
+
+    Every wanted block is compared with CHUNK that were served at a time.
+    """
     n = tl.arange(0, N_PAD)
     block = tl.load(blocks + row * N + n, mask=n < N, other=-1)
     gone = tl.load(absent + row * N + n, mask=n < N, other=0) != 0
