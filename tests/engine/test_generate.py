@@ -11,7 +11,7 @@ from scoutattention import LLM, CapacityError, ConfigError, PromptError, Samplin
 from scoutattention.cache.memory_plan import plan_memory
 from scoutattention.config import EngineConfig
 from scoutattention.engine.teacher_forcing import teacher_forced
-from scoutattention.models.formats.hub import resolve
+from scoutattention.models.resolve import resolve
 from scoutattention.shape import ModelShape
 
 FAMILIES = ("llama", "llama-llama3", "mistral", "qwen2", "qwen3")

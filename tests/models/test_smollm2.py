@@ -10,8 +10,8 @@ import transformers
 from safetensors.torch import load_file
 
 from scoutattention.models.formats.gguf_config import tensor_name
-from scoutattention.models.formats.hub import _bundled
 from scoutattention.models.loader import load
+from scoutattention.models.resolve import _bundled
 
 from .dense import prompt_logits
 

@@ -27,8 +27,8 @@ DOORS = {
     "gguf": ("models/formats/gguf.py",),
     "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),
     "jinja2": ("models/chat.py",),
-    "huggingface_hub": ("models/formats/hub.py",),
-    "httpx": ("models/formats/hub.py",),
+    "huggingface_hub": ("models/resolve.py",),
+    "httpx": ("models/resolve.py",),
     "safetensors": (
         "models/formats/safetensors.py",
         "models/formats/gguf.py",
@@ -44,7 +44,7 @@ DOORS = {
     "lm_eval": ("integrations/lm_eval.py",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
-ENVIRONMENT = ("cli/", "models/formats/hub.py")  # the command's settings, and where the cache folder is
+ENVIRONMENT = ("cli/", "models/resolve.py")  # the command's settings, and where the cache folder is
 
 
 def imported(source: Source, node: ast.stmt) -> list[str]:

@@ -17,8 +17,8 @@ from typing_extensions import override
 from ..config import EngineConfig, ScoutConfig
 from ..errors import RankError
 from ..models.decoder import Decoder
-from ..models.formats.hub import resolve
 from ..models.loader import LoadedModel, load, read_config
+from ..models.resolve import resolve
 from ..runtime.ranks import Group
 from .device import find_device
 from .engine import Engine

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from ..attention.prompt.correction import Correction
 from ..errors import CacheFolderError, CalibrationError
 from .decoder import Decoder
-from .formats.hub import default_cache_dir
+from .resolve import default_cache_dir
 
 FORMAT = "2"
 """Version of the stored files; those of other versions are refused."""

@@ -15,9 +15,9 @@ from ..runtime.ranks import ALONE, Ranks
 from .config import ModelConfig, checkpoint_dtype
 from .decoder import Decoder, DecoderWeights
 from .fingerprint import Fingerprint
-from .formats.hub import resolve
 from .formats.safetensors import Checkpoint, Tensors, read_json
 from .layers import LayerWeights
+from .resolve import resolve
 from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -9,10 +9,10 @@ from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_config, dummy_decoder, shape_config
-from ...models.formats.hub import resolve
 from ...models.formats.safetensors import read_json
 from ...models.loader import load, read_config
 from ...models.recording import Recording
+from ...models.resolve import resolve
 from .limit import limit_device
 from .prompts import DummyPrompts, Prompts, RealPrompts
 

@@ -17,8 +17,8 @@ from ...config import DTypeName
 from ...errors import ConfigError
 from ...eval.text import Text, code, first_tokens, prose
 from ...hardware.host import usable_cores
-from ...models.formats.hub import gguf_file, resolve
 from ...models.loader import stored_dtype
+from ...models.resolve import gguf_file, resolve
 from ...models.text import Tokenizer
 from ..bench import DecodeFlags
 from ..command import load_action

