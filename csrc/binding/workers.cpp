@@ -121,24 +121,29 @@ nb::tuple Workers::top_blocks(const Tensor& scores, const Tensor& closed, int64_
 }
 
 nb::tuple Workers::split_choice(const SplitRequestArgument& request) {
-    const auto& [blocks, wishes, closed, slots, rows, always, counts] = request;
+    const auto& [candidates, picks, wishes, closed, slots, rows, always, counts] = request;
     const auto& [asked, all, threshold] = rows;
-    const auto [B, H, N] = shape<3>("blocks", blocks, "[B, H, N]");
+    const auto [B, H, N] = shape<3>("wishes", wishes, "[B, H, N]");
+    const int64_t C = shape<3>("candidates", candidates, "[B, H, C]")[2];
     const int64_t width = shape<3>("slots", slots.first, "[B, H, NB]")[2];
     SplitChoiceCall call{};
-    call.B = B, call.H = H, call.N = N, call.width = width, call.no_slot = slots.second, call.always = always;
-    call.blocks = exact<int64_t>("blocks", blocks, {B, H, N});
-    call.wishes = exact<float>("wishes", wishes, {B, H, N});
+    call.B = B, call.H = H, call.N = N, call.C = C, call.always = always;
+    call.width = width, call.no_slot = slots.second;
+    call.candidates = exact<int64_t>("candidates", candidates, {B, H, C});
+    call.picks = picks ? exact<int64_t>("picks", *picks, {B, H, N}) : nullptr;
+    call.wishes = pages<float>("wishes", wishes, {H, N}), call.wishes_b = wishes.stride(0);
+    call.wishes_h = wishes.stride(1);
     call.closed = exact<int64_t>("closed", closed, {B});
     call.slots = exact<int64_t>("slots", slots.first, {B, H, width});
     call.asked = exact<bool>("asked", asked, {B});
     call.all = exact<bool>("all_of_it", all, {B});
     call.threshold = exact<float>("threshold", threshold, {B});
     call.counts = exact<int64_t>("counts", counts, {2, B, H});
+    const auto chosen = new_like<int64_t>(candidates, {B, H, N});
     const auto attended = new_like<bool>(asked, {B, H, N}), absent = new_like<bool>(asked, {B, H, N});
-    call.attended = attended.data, call.absent = absent.data;
+    call.blocks = chosen.data, call.attended = attended.data, call.absent = absent.data;
     scout::split_choice(call);
-    return nb::make_tuple(attended.tensor, absent.tensor);
+    return nb::make_tuple(chosen.tensor, attended.tensor, absent.tensor);
 }
 
 void Workers::update_interest(const Tensor& interest, const Tensor& blocks, const Tensor& wishes, const Tensor& rows,

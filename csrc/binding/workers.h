@@ -12,8 +12,9 @@
 namespace scout {
 
 // The named tuples of Python, in the order of their fields.
-using SplitRequestArgument = std::tuple<Tensor, Tensor, Tensor, std::pair<Tensor, int64_t>, std::array<Tensor, 3>,
-                                        int64_t, Tensor>;  // types.SplitRequest
+using SplitRequestArgument =
+    std::tuple<Tensor, std::optional<Tensor>, Tensor, Tensor, std::pair<Tensor, int64_t>, std::array<Tensor, 3>,
+               int64_t, Tensor>;  // types.SplitRequest
 using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor, 2>, Tensor, Tensor, double,
                                         Tensor>;           // types.GuardRequest
 

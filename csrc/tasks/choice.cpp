@@ -14,11 +14,15 @@ void split_choice(const SplitChoiceCall& call) {
     std::fill(call.counts, call.counts + 2 * rows, 0);
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t b = row / call.H;
+        const float* wishes = call.wishes + b * call.wishes_b + row % call.H * call.wishes_h;
         for (int64_t n = 0; n < call.N; ++n) {
-            const int64_t block = call.blocks[row * call.N + n];
+            const int64_t pick = call.picks ? call.picks[row * call.N + n] : n;
+            check("pick", pick, call.C - 1, "the candidates");
+            const int64_t block = call.candidates[row * call.C + pick];
             check("block", block, call.width - 1, "the blocks that have slots");
+            call.blocks[row * call.N + n] = block;
             const bool absent = call.slots[row * call.width + block] == call.no_slot;
-            const bool wished = n < call.always || call.wishes[row * call.N + n] >= call.threshold[b];
+            const bool wished = n < call.always || wishes[n] >= call.threshold[b];
             const bool attended = call.asked[b] && block < call.closed[b] && (!absent || call.all[b] || wished);
             call.attended[row * call.N + n] = attended;
             call.absent[row * call.N + n] = attended && absent;

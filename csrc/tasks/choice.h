@@ -9,15 +9,18 @@
 namespace scout {
 
 struct SplitChoiceCall {
-    int64_t B, H, N;                // sequences, KV heads, chosen blocks
-    const int64_t* blocks;          // [B, H, N]
-    const float* wishes;            // [B, H, N], of these blocks
+    int64_t B, H, N, C;             // sequences, KV heads, chosen blocks, candidates
+    const int64_t* candidates;      // [B, H, C], blocks
+    const int64_t* picks;           // [B, H, N], places of the chosen ones among them; null: the first N
+    const float* wishes;            // of the chosen ones: N for each sequence and KV head, these strides apart
+    int64_t wishes_b, wishes_h;
     const int64_t* closed;          // [B], blocks that each sequence has
     const int64_t* slots;           // [B, H, width], the slot of each block
     int64_t width, no_slot;         // no_slot: the number that means that a block has none
     const uint8_t *asked, *all;     // [B], whether the choice counts; whether all absent blocks of it do
     const float* threshold;         // [B], the wish that an absent block needs where not all of them count
     int64_t always;                 // so many first blocks of a choice count whatever their wish
+    int64_t* blocks;                // [B, H, N], the chosen ones
     uint8_t *attended, *absent;     // [B, H, N], blocks to attend to; those of them that have no slot
     int64_t* counts;                // [2, B, H], of both
 };

@@ -88,14 +88,18 @@ class TopBlocks(NamedTuple):
 class SplitRequest(NamedTuple):
     """A choice to be split into absent and present blocks.
 
-    blocks, wishes: int64 and float32 [B, H, N], see `TopBlocks`.   closed: int64 [B], blocks of each sequence.
+    candidates: int64 [B, H, C], blocks from which was chosen.
+    picks: int64 [B, H, N], places of the chosen blocks among them, or None, where the first N are chosen.
+    wishes: float32 [B, H, N], for the chosen blocks; the rows of N may lie apart.
+    closed: int64 [B], blocks of each sequence.
     slots: the slot of each block, int64 [B, H, NB or more], and the number that means no slot.
     rows: bool [B], sequences whose choice counts; bool [B], which of them take all absent blocks; float32 [B], the wish
         that an absent block needs in the others, but for the `always` first.
     counts: int64 [2, B, H], to be filled with the numbers of attended and of absent blocks.
     """
 
-    blocks: Tensor
+    candidates: Tensor
+    picks: Tensor | None
     wishes: Tensor
     closed: Tensor
     slots: tuple[Tensor, int]
@@ -105,8 +109,13 @@ class SplitRequest(NamedTuple):
 
 
 class SplitChoice(NamedTuple):
-    """Of a choice, the blocks to attend to, and those of them that are absent: bool [B, H, N] each."""
+    """A choice, split.
 
+    blocks: int64 [B, H, N], the chosen ones.   attended, absent: bool [B, H, N], those to attend to, and those of them
+    that have no slot.
+    """
+
+    blocks: Tensor
     attended: Tensor
     absent: Tensor
 

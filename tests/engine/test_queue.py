@@ -14,7 +14,7 @@ from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 
 CPU = torch.device("cpu")
 PROMPT = [token % 250 for token in range(400)]
-MOST = 42
+MOST = 32
 """Kernels and copies of a layer whose scout, far part and guard are all at work."""
 
 
@@ -48,7 +48,7 @@ def _is_view(out: object, args: tuple) -> bool:
 def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Of one step of two sequences."""
     decoder = dummy_decoder({**shape_config("tiny"), "num_hidden_layers": layers}, 512, CPU)
-    scout = ScoutConfig().changed(budget=128, block_size=16, true_query_layers=(0,), digest="minmax")
+    scout = ScoutConfig().changed(budget=128, block_size=16, true_query_layers=(0,))
     engine_config = EngineConfig(kernels="triton", device_memory="slots", max_model_len=512, max_num_seqs=2)
     made = Engine(decoder, scout, engine_config)
     for row in range(2):

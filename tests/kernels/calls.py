@@ -169,7 +169,8 @@ CALLS = {
     ),
     "split choice": KernelCall(
         lambda: {
-            "blocks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
+            "candidates": torch.rand(B, H, 7).argsort(-1)[..., :N].contiguous(),
+            "picks": torch.rand(B, H, N).argsort(-1)[..., :3].contiguous(),
             "wishes": torch.rand(B, H, 3),
             "closed": ints(N + 1, B, dtype=torch.int64),
             "slot_of": ints(S + 1, B, H, 7, dtype=torch.int64),

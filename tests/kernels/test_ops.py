@@ -132,10 +132,12 @@ def test_sink_and_recent_blocks_come_first_whatever_the_scores(column, sizes, la
 @every_choice
 def test_split_choice(column, sizes):
     s = sizes
-    args = chosen(s), torch.rand(s.B, s.H, s.N), torch.randint(0, s.NB + 1, (s.B,))
+    candidates, closed = torch.rand(s.B, s.H, s.NB).argsort(-1), torch.randint(0, s.NB + 1, (s.B,))
     slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
-    for rows in ((masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))):
-        what = SplitRequest(*args, slots, rows, 1, torch.full((2, s.B, s.H), 7))
+    wishes = torch.rand(s.B, s.H, s.NB)[..., : s.N]
+    some, every = (masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))
+    for rows, picks in ((some, None), (every, None), (some, chosen(s)), (every, chosen(s))):
+        what = SplitRequest(candidates, picks, wishes, closed, slots, rows, 1, torch.full((2, s.B, s.H), 7))
         there = column.put(what)
         got, want = column.back(column.ops.split_choice(there)), EXACT.split_choice(what)
         assert_same(got, want)

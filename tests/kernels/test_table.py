@@ -60,6 +60,7 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("top_blocks", lambda r, _: r._replace(wishes=r.wishes * 1.01), test_ops.test_top_blocks, (CHOICES[5], False)),
     ("top_blocks", lambda r, _: r._replace(all_wishes=r.all_wishes * 1.01), test_ops.test_top_blocks, (SIZES[2], True)),
     ("split_choice", lambda r, _: r._replace(absent=~r.absent), test_ops.test_split_choice, (CHOICES[5],)),
+    ("split_choice", lambda r, _: r._replace(blocks=r.blocks + 1), test_ops.test_split_choice, (CHOICES[5],)),
     ("split_choice", lambda r, args: (args[0].counts.add_(1), r)[1], test_ops.test_split_choice, (CHOICES[5],)),
     ("update_interest", one_changed(0), test_ops.test_updated_interest, (CHOICES[5],)),
     ("find_late", lambda r, _: r._replace(spoilt=~r.spoilt), test_ops.test_late, (CHOICES[5],)),

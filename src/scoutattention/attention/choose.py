@@ -15,18 +15,26 @@ from ..kernels.ops import Ops
 class Choice(NamedTuple):
     """Closed blocks that queries want, and how much.
 
-    blocks: int64 [B, H, N]: sink and recent blocks, then the others, most wanted first.
-    wishes: float32 [B, H, N], the part of its attention that a KV head would give to each, as far as the digests tell.
+    picks: int64 [B, H, N], places of the chosen blocks among the candidates, or None, where they are the first N.
+    wishes: float32 [B, H, N], the part of its attention that a KV head would give to each chosen block, as far as the
+        digests tell.
     closed: int64 [B], blocks that each sequence has: those from there on are none.
     candidates: int64 [B, H, C], blocks that were wanted most, or from which was chosen.
     candidate_wishes: float32 [B, H, C], for these.
     """
 
-    blocks: Tensor
+    picks: Tensor | None
     wishes: Tensor
     closed: Tensor
     candidates: Tensor
     candidate_wishes: Tensor
+
+    @property
+    def blocks(self) -> Tensor:
+        """The chosen blocks, int64 [B, H, N]: sink and recent blocks, then the others, most wanted first."""
+        if self.picks is None:
+            return self.candidates[..., : self.wishes.shape[-1]]
+        return self.candidates.gather(-1, self.picks)
 
     @property
     def valid(self) -> Tensor:
@@ -45,10 +53,10 @@ class Chooser(Protocol):
         """Whether every block of the sequences will be chosen, whatever the queries are."""
         ...
 
-    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
+    def scan(self, layer: int, q: Tensor, batch: Batch, closed: Tensor | None = None) -> Choice:
         """What queries q [B, H, G, D] want of `layer`, found by a look at every block.
 
-        rows: bool [B], the sequences that are looked at, None for all; others get any blocks.
+        closed: int64 [B], blocks to look at of each sequence; none of a sequence gives any blocks. None is all.
         """
         ...
 
@@ -79,7 +87,7 @@ class TopChooser(Chooser):
         self._largest = config.ablation.pooling == "max"
         self._table = table
         self._ops = ops
-        self._listed: tuple[Batch, Tensor] | None = None  # a step's sequences, and their pages
+        self._listed: tuple[Batch, _Listed] | None = None
 
     @override
     def prepare(self, batch: Batch) -> None:
@@ -90,16 +98,16 @@ class TopChooser(Chooser):
         return self._budget is None or self._budget >= batch.width
 
     @override
-    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
+    def scan(self, layer: int, q: Tensor, batch: Batch, closed: Tensor | None = None) -> Choice:
         heads = q.shape[1]
         if self.takes_all(batch):
             return every_block(batch, heads)
         assert self._candidates is not None
-        closed, count = batch.closed if rows is None else batch.closed * rows, min(self._candidates, batch.width)
-        scores = self.digests.scan.score(layer, q, batch.rows, self._pages(batch, heads), closed)
+        closed = batch.closed if closed is None else closed
+        scores = self.digests.scan.score(layer, q, batch.rows, self._lists(batch, heads).pages, closed)
+        count = min(self._candidates, batch.width)
         top = self._ops.top_blocks(scores, closed, count, self._always, largest=self._largest)
-        blocks, wishes = (part[..., : self._budget].contiguous() for part in top[:2])
-        return Choice(blocks, wishes, batch.closed, top.blocks, top.wishes)
+        return Choice(None, top.wishes[..., : self._budget], batch.closed, top.blocks, top.wishes)
 
     @override
     def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
@@ -110,24 +118,34 @@ class TopChooser(Chooser):
         assert self._candidates is not None
         if candidates is None and 2 * self._candidates < batch.width:  # else judging all reads no more
             candidates = self.scan(layer, q, batch).candidates
-        pages, closed, always = self._pages(batch, heads), batch.closed, self._always
+        listed, closed, always = self._lists(batch, heads), batch.closed, self._always
+        pages = listed.pages
         if candidates is not None:  # the sink and recent blocks are the first of them, and what is none the last
-            pages, closed, always = (
-                pages.gather(-1, candidates),
-                closed.clamp(max=candidates.shape[-1]),
-                (sum(always), 0),
-            )
+            pages, closed, always = pages.gather(-1, candidates), listed.judged, (sum(always), 0)
         scores = self.digests.judge.score(layer, q, batch.rows, pages, closed)
-        blocks, wishes, all_wishes = self._ops.top_blocks(scores, closed, self._budget, always, largest=self._largest)
-        if candidates is None:
-            return Choice(blocks, wishes, batch.closed, block_numbers(batch, heads), all_wishes)
-        return Choice(candidates.gather(-1, blocks), wishes, batch.closed, candidates, all_wishes)
+        picks, wishes, all_wishes = self._ops.top_blocks(scores, closed, self._budget, always, largest=self._largest)
+        return Choice(picks, wishes, batch.closed, listed.blocks if candidates is None else candidates, all_wishes)
 
-    def _pages(self, batch: Batch, heads: int) -> Tensor:
-        """The pages of all blocks, int32 [B, H, NB], the same for every KV head; looked up once per step."""
+    def _lists(self, batch: Batch, heads: int) -> "_Listed":
+        """What the layers of a step have in common; made once."""
         if self._listed is None or self._listed[0] is not batch:
-            self._listed = batch, self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)
+            assert self._candidates is not None
+            pages = self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)
+            judged = batch.closed.clamp(max=min(self._candidates, batch.width))
+            self._listed = batch, _Listed(pages, judged, block_numbers(batch, heads))
         return self._listed[1]
+
+
+class _Listed(NamedTuple):
+    """What the layers of a step have in common.
+
+    pages: int32 [B, H, NB], of all blocks, the same for every KV head.   judged: int64 [B], candidates that are judged
+    of each sequence.   blocks: int64 [B, H, NB], the numbers of all blocks.
+    """
+
+    pages: Tensor
+    judged: Tensor
+    blocks: Tensor
 
 
 def block_numbers(batch: Batch, heads: int) -> Tensor:
@@ -139,20 +157,22 @@ def every_block(batch: Batch, heads: int) -> Choice:
     """All blocks, each wanted alike."""
     blocks = block_numbers(batch, heads)
     wishes = torch.full(blocks.shape, 1 / max(1, batch.width), device=blocks.device)
-    return Choice(blocks, wishes, batch.closed, blocks, wishes)
+    return Choice(None, wishes, batch.closed, blocks, wishes)
 
 
 class Wanted(NamedTuple):
-    """A choice split by residence: which of its blocks are attended to, and which of these are absent.
+    """A choice split by residence.
 
-    attended, absent: bool [B, H, N].
+    blocks: int64 [B, H, N], of the choice.   attended, absent: bool [B, H, N], those that are attended to, and those of
+    them that have no slot.
     """
 
     choice: Choice
+    blocks: Tensor
     attended: Tensor
     absent: Tensor
 
     def of(self, rows: Tensor) -> "Wanted":
         """The same for some sequences, bool [B], alone."""
         mask = rows[:, None, None]
-        return Wanted(self.choice, self.attended & mask, self.absent & mask)
+        return Wanted(self.choice, self.blocks, self.attended & mask, self.absent & mask)

@@ -22,8 +22,8 @@ class Guard:
         """What a layer's parts are joined by.   wanted: of the true query.   ahead: of the scout."""
         pool, choice = self._store.pages.pool, wanted.choice
         return LayerGuard(
-            wanted=(choice.blocks, wanted.absent, choice.wishes),
-            scouted=(ahead.choice.blocks, ahead.absent),
+            wanted=(wanted.blocks, wanted.absent, choice.wishes),
+            scouted=(ahead.blocks, ahead.absent),
             rows=step.masks.scouted[layer],
             limit=self._limit,
             counts=step.tally.guarded[layer],

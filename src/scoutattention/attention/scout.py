@@ -123,6 +123,8 @@ class ScoutLayers:
         self._ahead: dict[int, Wanted] = {}  # by scouts, for layers to come
         self._calls: dict[int, list[FarCall]] = {}
         self._everything: Choice | None = None
+        masks = step.masks
+        self._scanned = torch.stack([masks.scouted, masks.scanning]) * step.batch.closed  # [2, L, B], blocks to look at
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         """Attend in one layer; see `Attend`."""
@@ -164,9 +166,8 @@ class ScoutLayers:
             return chooser.judge(layer, q, step.batch)
         candidates = ahead.candidates
         if step.work.scanning[layer]:
-            rows = step.masks.scanning[layer]
-            own = chooser.scan(layer, q, step.batch, rows).candidates
-            candidates = own.where(rows[:, None, None], candidates)
+            own = chooser.scan(layer, q, step.batch, self._scanned[1, layer]).candidates
+            candidates = own.where(step.masks.scanning[layer, :, None, None], candidates)
         return chooser.judge(layer, q, step.batch, candidates)
 
     def _split(self, layer: int, choice: Choice, asked: Tensor, counts: Tensor) -> Wanted:
@@ -174,7 +175,7 @@ class ScoutLayers:
         parts, step = self._parts, self._step
         assert parts.store.slots is not None
         request = SplitRequest(
-            *(choice.blocks, choice.wishes, choice.closed),
+            *(choice.candidates, choice.picks, choice.wishes, choice.closed),
             slots=parts.store.slots.of_blocks(layer, step.batch),
             rows=(asked, step.masks.within_budget[0], parts.limit.threshold(step.batch)),
             always=parts.limit.always,
@@ -201,7 +202,7 @@ class ScoutLayers:
                 continue
             scout = parts.predictor.predict(target, x, self._rope, step.batch.rows)
             rows = step.masks.scouted[target]
-            choice = parts.chooser.scan(target, scout, step.batch, rows)
+            choice = parts.chooser.scan(target, scout, step.batch, self._scanned[0, target])
             ahead = self._split(target, choice, rows, step.tally.scouted[target])
             if parts.guard is None:  # else recall goes by the true query
                 parts.recall.note(step.batch, target, choice, rows)
@@ -210,7 +211,7 @@ class ScoutLayers:
 
     def _serve(self, layer: int, q: Tensor, wanted: Wanted, *, predicted: bool = False) -> None:
         """Have what is wanted and absent attended to: by the CPU, or after it was fetched."""
-        parts, batch, blocks = self._parts, self._step.batch, wanted.choice.blocks
+        parts, batch, blocks = self._parts, self._step.batch, wanted.blocks
         if parts.observer is not None:
             assert parts.store.slots is not None
             resident = parts.store.slots.resident(layer, batch.rows)
@@ -222,7 +223,7 @@ class ScoutLayers:
             self._start(layer, "scout" if predicted else "true", q, wanted, predicted=predicted)
 
     def _start(self, layer: int, kind: CallKind, q: Tensor, wanted: Wanted, *, predicted: bool) -> None:
-        what = self._parts.store.select(wanted.choice.blocks, wanted.absent, self._step.batch)
+        what = self._parts.store.select(wanted.blocks, wanted.absent, self._step.batch)
         call = self._parts.far.start(layer, kind, q, what, predicted=predicted)
         self._calls.setdefault(layer, []).append(call)
 
@@ -236,5 +237,5 @@ class ScoutLayers:
         (rows,) = self._step.masks.all_resident
         slot_of, none = slots.of_blocks(layer, batch)
         attended = wanted.attended & rows[:, None, None]
-        chosen = slot_of.gather(-1, wanted.choice.blocks).masked_fill(~attended, none)
+        chosen = slot_of.gather(-1, wanted.blocks).masked_fill(~attended, none)
         return slots.keep(chosen, near, rows[:, None, None])

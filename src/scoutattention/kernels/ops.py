@@ -146,7 +146,7 @@ class Ops(Protocol):
         ...
 
     def split_choice(self, what: SplitRequest) -> SplitChoice:
-        """Which chosen blocks are attended to, and which of these are absent; see `reference.split_choice`."""
+        """The chosen blocks, those to attend to, and which of these are absent; see `reference.split_choice`."""
         ...
 
     def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:

@@ -146,15 +146,17 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
 
 
 def split_choice(what: SplitRequest) -> SplitChoice:
-    """Which of the chosen blocks are attended to, and which of these are absent; fills `what.counts`."""
+    """The chosen blocks, which of them are attended to, and which of these are absent; fills `what.counts`."""
     (slot_of, none), (asked, all_of_it, threshold) = what.slots, (t[:, None, None] for t in what.rows)
-    absent = slot_of.gather(-1, what.blocks) == none
-    first = torch.arange(what.blocks.shape[-1], device=what.blocks.device) < what.always
+    count = what.wishes.shape[-1]
+    blocks = what.candidates[..., :count] if what.picks is None else what.candidates.gather(-1, what.picks)
+    absent = slot_of.gather(-1, blocks) == none
+    first = torch.arange(count, device=blocks.device) < what.always
     wished = (what.wishes >= threshold) | first
-    attended = (what.blocks < what.closed[:, None, None]) & asked & (~absent | all_of_it | wished)
+    attended = (blocks < what.closed[:, None, None]) & asked & (~absent | all_of_it | wished)
     absent = absent & attended
     what.counts.copy_(torch.stack([attended.sum(-1), absent.sum(-1)]))
-    return SplitChoice(attended, absent)
+    return SplitChoice(blocks.contiguous(), attended, absent)
 
 
 def update_interest(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:

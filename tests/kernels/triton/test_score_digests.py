@@ -73,13 +73,15 @@ def test_bad_arguments_of_choices_are_named():
     blocks, chosen = torch.zeros(B, H, 3, dtype=torch.int64), torch.zeros(B, H, 3, dtype=torch.bool)
     slots, rows = (torch.zeros(B, H, N, dtype=torch.int64), 3), (mask, mask, torch.zeros(B))
     scores, wished, counts = torch.rand(B, H, G, N), torch.rand(B, H, 3), torch.zeros(2, B, H, dtype=torch.int64)
-    split = SplitRequest(blocks, wished, closed, slots, rows, 1, counts)
+    split = SplitRequest(blocks, None, wished, closed, slots, rows, 1, counts)
     guard = GuardRequest((blocks, chosen, wished), (blocks, chosen), torch.zeros(B, H), mask, 1, counts)
     for call, message in [
         (lambda: top_blocks(scores.double(), closed, 2, (1, 1), largest=False), "scores is"),
         (lambda: top_blocks(scores, closed.int(), 2, (1, 1), largest=False), "closed is torch.int32"),
-        (lambda: split_choice(split._replace(blocks=blocks.int())), "blocks is torch.int32"),
-        (lambda: split_choice(split._replace(wishes=wished[:1])), "wishes is"),
+        (lambda: split_choice(split._replace(candidates=blocks.int())), "candidates is torch.int32"),
+        (lambda: split_choice(split._replace(picks=blocks.int())), "picks is torch.int32"),
+        (lambda: split_choice(split._replace(candidates=blocks[..., :2].contiguous())), "3 blocks are chosen of 2"),
+        (lambda: split_choice(split._replace(wishes=wished[:1])), "candidates is"),
         (lambda: split_choice(split._replace(rows=(mask, mask.int(), rows[2]))), "all_of_it is"),
         (lambda: split_choice(split._replace(slots=(slots[0].int(), 3))), "slot_of is"),
         (lambda: split_choice(split._replace(counts=counts.int())), "counts is"),

@@ -116,8 +116,8 @@ class ReplayChooser(Chooser):
         return False
 
     @override
-    def scan(self, layer: int, q: Tensor, batch: Batch, rows: Tensor | None = None) -> Choice:
-        self._found[layer] = self._chooser.scan(layer, q, batch, rows).candidates
+    def scan(self, layer: int, q: Tensor, batch: Batch, closed: Tensor | None = None) -> Choice:
+        self._found[layer] = self._chooser.scan(layer, q, batch, closed).candidates
         return self._recorded(layer, q, batch)
 
     @override
@@ -132,7 +132,7 @@ class ReplayChooser(Chooser):
         assert self._now is not None  # a step was prepared
         now = self._now.choices[self._predictor.made(layer, q)]
         blocks, wishes = now.blocks[layer], now.wishes[layer]
-        return Choice(blocks, wishes, batch.closed, blocks, wishes)
+        return Choice(None, wishes, batch.closed, blocks, wishes)
 
 
 class _OfStep(NamedTuple):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...errors import KernelError
 from ...types import GuardFinding, GuardRequest, SplitChoice, SplitRequest, TopBlocks
 from .base import LN2, Launch, ceil_div, check, padded, tl, triton
 from .join import CHUNK, due_blocks
@@ -74,37 +75,45 @@ def _scores_of(
 
 @triton.jit
 def _split_kernel(
-    blocks: tl.tensor,
+    candidates: tl.tensor,
+    picks: tl.tensor,
     wishes: tl.tensor,
     closed: tl.tensor,
     slot_of: tl.tensor,
     asked: tl.tensor,
     all_of_it: tl.tensor,
     threshold: tl.tensor,
+    blocks: tl.tensor,
     valid: tl.tensor,
     absent: tl.tensor,
     counts: tl.tensor,
     slots_b: int,
     slots_h: int,
+    wishes_b: int,
+    wishes_h: int,
     none: int,
     always: int,
     H: int,
     N: int,
+    C: int,
     N_PAD: tl.constexpr,
+    PICKED: tl.constexpr,
 ) -> None:
     """Program (row): the choice of one sequence and KV head."""
     row = tl.program_id(0).to(tl.int64)
     b = row // H
     n = tl.arange(0, N_PAD)
     place = row * N + n
-    block = tl.load(blocks + place, mask=n < N, other=0)
-    wish = tl.load(wishes + place, mask=n < N, other=0.0)
+    among = tl.load(picks + place, mask=n < N, other=0) if PICKED else n
+    block = tl.load(candidates + row * C + among, mask=n < N, other=0)
+    wish = tl.load(wishes + b * wishes_b + row % H * wishes_h + n, mask=n < N, other=0.0)
     slot = tl.load(slot_of + b * slots_b + row % H * slots_h + block, mask=n < N, other=0)
     gone = slot == none
     wants = tl.load(asked + b) != 0
     whole = tl.load(all_of_it + b) != 0
     wished = (wish >= tl.load(threshold + b)) | (n < always)
     chosen = (n < N) & (block < tl.load(closed + b)) & wants & ((~gone) | whole | wished)
+    tl.store(blocks + place, block, mask=n < N)
     tl.store(valid + place, chosen, mask=n < N)
     tl.store(absent + place, chosen & gone, mask=n < N)
     tl.store(counts + row, tl.sum(chosen.to(tl.int64), axis=0))
@@ -199,27 +208,32 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
 
 def split_launch(what: SplitRequest, result: SplitChoice) -> Launch:
     """The launch of `split_choice`, which fills `result`."""
-    blocks, wishes, closed, (slot_of, none), rows, always, counts = what
-    B, H, N = blocks.shape
-    tensors = (blocks, wishes, closed, slot_of, *rows, *result, counts)
-    arguments = (*tensors, *slot_of.stride()[:2], none, always, H, N)
-    return Launch(_split_kernel, (B * H,), arguments, {"N_PAD": padded(N)})
+    candidates, picks, wishes, closed, (slot_of, none), rows, always, counts = what
+    B, H, N = wishes.shape
+    tensors = (candidates, candidates if picks is None else picks, wishes, closed, slot_of, *rows, *result, counts)
+    strides = (*slot_of.stride()[:2], *wishes.stride()[:2])
+    arguments = (*tensors, *strides, none, always, H, N, candidates.shape[2])
+    return Launch(_split_kernel, (B * H,), arguments, {"N_PAD": padded(N), "PICKED": picks is not None})
 
 
 def split_choice(what: SplitRequest) -> SplitChoice:
-    """Which chosen blocks are attended to, and which are absent, in one launch; the twin of `reference.split_choice`.
+    """The chosen blocks, those to attend to, and the absent ones, in one launch; the twin of `reference.split_choice`.
 
     Raises KernelError where a tensor does not fit.
     """
-    check("blocks", what.blocks, (None, None, None), torch.int64, rows=3)
-    B, H, N = what.blocks.shape
-    check("wishes", what.wishes, (B, H, N), torch.float32, rows=3)
+    check("wishes", what.wishes, (None, None, None), torch.float32)
+    B, H, N = what.wishes.shape
+    check("candidates", what.candidates, (B, H, None), torch.int64, rows=3)
+    if what.picks is not None:
+        check("picks", what.picks, (B, H, N), torch.int64, rows=3)
+    elif what.candidates.shape[2] < N:
+        raise KernelError(f"{N} blocks are chosen of {what.candidates.shape[2]} candidates: there must be as many")
     check("closed", what.closed, (B,), torch.int64)
     check("slot_of", what.slots[0], (B, H, None), torch.int64)
     for name, row, dtype in zip(("asked", "all_of_it", "threshold"), what.rows, ROW_DTYPES, strict=True):
         check(name, row, (B,), dtype)
     check("counts", what.counts, (2, B, H), torch.int64, rows=3)
-    result = SplitChoice(*torch.empty((2, B, H, N), dtype=torch.bool, device=what.blocks.device))
+    result = SplitChoice(what.candidates.new_empty(B, H, N), *what.rows[0].new_empty(2, B, H, N))
     split_launch(what, result).run()
     return result
 
