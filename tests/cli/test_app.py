@@ -134,6 +134,8 @@ def test_every_flag_reaches_its_setting():
             "a b",
             "--stop",
             "c",
+            "--rope-scaling",
+            '{"rope_type": "linear", "factor": 4.0}',
             "--ignore-eos",
             "--no-chat",
         ),
@@ -142,7 +144,7 @@ def test_every_flag_reaches_its_setting():
     scout = ScoutConfig(**blocks, lookahead=2, calibration=None, guard=None, max_cpu_share=0.2)
     engine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
     engine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
-    engine |= {"tensor_parallel_size": 3}
+    engine |= {"tensor_parallel_size": 3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **engine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
     assert llm.chat is False
@@ -264,6 +266,8 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
         (["--prompt", "a", "--device-memory", "lots"], "'lots'"),
         (["--prompt", "a", "--device-memory", "-1GiB"], "'-1GiB'"),
         (["--prompt", "a", "--host-memory", "0"], "host_memory=0"),
+        (["--prompt", "a", "--rope-scaling", "yarn"], "--rope-scaling='yarn' is not a JSON object"),
+        (["--prompt", "a", "--rope-scaling", "[" * 9999], "is not a JSON object"),
         (["--prompt", "a", "--guard", "some"], "--guard='some' is not a number or 'off'"),
         (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'cuda', 'plain'"),
         (["--prompt", "a", "--no-correct-far"], "there is no --no-correct-far any more: write `--ablation correct_far"),

@@ -17,5 +17,5 @@ def causal(shape):
 
 def prompt_logits(decoder, token_ids):
     """Logits after every token of a prompt: float32 [T, vocab]."""
-    rope = decoder.rope(torch.arange(len(token_ids)))
+    rope = decoder.rope(torch.arange(len(token_ids)), len(token_ids))
     return decoder.logits(decoder.forward(torch.tensor(token_ids), rope, causal(decoder.shape)))

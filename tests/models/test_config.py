@@ -1,7 +1,9 @@
 import pytest
+from transformers import AutoConfig
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
-from scoutattention.models.config import ModelConfig, RopeConfig, checkpoint_dtype, token_ids
+from scoutattention.models.config import ModelConfig, checkpoint_dtype, token_ids
+from scoutattention.models.rope import RopeConfig
 
 BASE = {
     "architectures": ["LlamaForCausalLM"],
@@ -67,6 +69,35 @@ def test_switches_of_the_families(architecture, entries, switches):
     assert (config.qkv_bias, config.output_bias, config.qk_norm) == switches
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+def test_what_is_left_out_is_what_transformers_has(name):
+    theirs = AutoConfig.for_model(name)
+    ours = ModelConfig.from_hf({"model_type": name, "sliding_window": None}, "float32")
+    shape = ours.shape
+    assert (shape.hidden_size, shape.num_layers) == (theirs.hidden_size, theirs.num_hidden_layers)
+    assert (shape.num_query_heads, shape.num_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+    assert (shape.intermediate_size, shape.vocab_size) == (theirs.intermediate_size, theirs.vocab_size)
+    assert shape.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    assert (shape.max_positions, ours.rms_norm_eps) == (theirs.max_position_embeddings, theirs.rms_norm_eps)
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+    assert ours.rope == RopeConfig(theirs.rope_parameters["rope_theta"])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "entries"),
+    [
+        ("LlamaForCausalLM", {"sliding_window": 64, "use_sliding_window": True, "model_type": "llama"}),
+        ("LlamaForCausalLM", {"quantization_config": None, "attention_multiplier": 2.0, "layer_types": None}),
+        ("Qwen2ForCausalLM", {"sliding_window": 64, "mlp_bias": True}),
+        ("Qwen2ForCausalLM", {"sliding_window": 64, "use_sliding_window": True}),
+        ("Qwen3ForCausalLM", {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 2}),
+        ("Qwen3ForCausalLM", {"use_sliding_window": True, "layer_types": ["full_attention"] * 2}),
+    ],
+)
+def test_what_the_family_does_not_look_at_changes_nothing(architecture, entries):
+    assert read(architectures=[architecture], **entries) == read(architectures=[architecture])
+
+
 def test_a_window_that_covers_every_position_is_no_window():
     assert read(architectures=["MistralForCausalLM"], sliding_window=4096).architecture == "MistralForCausalLM"
 
@@ -75,19 +106,36 @@ def test_a_window_that_covers_every_position_is_no_window():
     ("entries", "named"),
     [
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
-        ({"architectures": None}, "none given"),
+        ({"architectures": None}, "neither architectures nor model_type"),
+        ({"architectures": None, "model_type": "gemma"}, "model_type='gemma'"),
+        ({"model_type": "mistral"}, "architecture='LlamaForCausalLM', model_type='mistral'"),
+        ({"architectures": ["MistralForCausalLM"], "max_position_embeddings": 4097}, "sliding_window=4096"),
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 1024}, "sliding_window=1024"),
         (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64},
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "use_sliding_window": True,
+                "sliding_window": 64,
+                "max_window_layers": 1,
+            },
             "sliding_window=64",
         ),
         ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        (
+            {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 29, "use_sliding_window": True}
+            | {"max_position_embeddings": 4097},
+            "sliding_window=4096",
+        ),
+        ({"layer_types": ["sliding_attention"] * 2, "sliding_window": 64}, "sliding_window=64"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {}}, "an unnamed method"),
+        ({"per_layer_config": {"0": {"rms_norm_eps": 0.5}}}, "per_layer_config=an object"),
+        ({"transformers_weights": "other.safetensors"}, "transformers_weights='other.safetensors'"),
+        ({"attention_chunk_size": 64}, "attention_chunk_size=64"),
         ({"head_dim": 15}, "head_dim=15"),
+        ({"head_dim": 10**12}, "head_dim=1000000000000"),
     ],
 )
 def test_what_is_not_supported_is_named(entries, named):
@@ -100,10 +148,23 @@ def test_what_is_not_supported_is_named(entries, named):
     [
         ({"hidden_size": None}, "hidden_size"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers='two'"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=true"),
+        ({"num_hidden_layers": 2.0}, r"num_hidden_layers=2\.0"),
+        ({"attention_bias": 1}, "attention_bias=1"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings=null"),
+        ({"layer_types": ["full_attention"]}, "layer_types=a list, which is not of 2 entries"),
+        ({"layer_types": [["full_attention"]] * 2}, "layer_types=a list"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures='LlamaForCausalLM'"),
+        ({"quantization_config": "awq"}, "quantization_config='awq'"),
+        ({"eos_token_id": [1, "2"]}, "eos_token_id=a list"),
+        ({"eos_token_id": 2.5}, r"eos_token_id=2\.5"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window=0"),
         ({"vocab_size": 0}, "vocab_size=0"),
         ({"num_key_value_heads": 3}, "3 KV heads"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps='small'"),
-        ({"rope_scaling": {"type": "linear"}}, "factor"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan"),
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps=-1e-06"),
+        ({"rms_norm_eps": True}, "rms_norm_eps=true"),
     ],
 )
 def test_what_is_malformed_is_named(entries, named):

@@ -86,11 +86,11 @@ def made_by(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> set[str]:
 
 
 def is_record(node: ast.ClassDef) -> bool:
-    """Whether a class is a frozen dataclass or NamedTuple without behaviour.
+    """Whether a class is a frozen dataclass, NamedTuple or TypedDict without behaviour.
 
     Each of its methods is a property, or returns a changed copy: `replace(self, ...)`, or `self._replace(...)`.
     """
-    named_tuple = any(ast.unparse(base).endswith("NamedTuple") for base in node.bases)
+    named_tuple = any(ast.unparse(base).endswith(("NamedTuple", "TypedDict")) for base in node.bases)
     frozen = any("dataclass(frozen=True" in ast.unparse(mark) for mark in node.decorator_list)
     return (named_tuple or frozen) and all(decorated(m, "property") or _copies(m) for m in methods_of(node))
 

@@ -1,6 +1,7 @@
 """The settings as flags: every field of the configuration classes becomes one option, with its own explanation."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -89,10 +90,22 @@ def _layers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object that a text is. Raises ValueError where it is none."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
 READERS: dict[object, tuple[Callable[[str], object], str]] = {
     bool: (_bool, "true or false"),
     int: (int, "a number"),
     float: (float, "a number"),
+    Mapping[str, Any]: (read_object, "a JSON object"),
     tuple[int, ...]: (_layers, "a list of layer numbers as in 0,1,2"),
 }
 """How the text of a setting of a type is read, and what to call such texts."""
@@ -116,13 +129,14 @@ def help_of(about: Setting, default: object) -> str:
 
 
 def _parameter(item: Field[Any], about: Setting, default: object, hint: object, panel: str) -> inspect.Parameter:
+    structured = Mapping[str, Any] in get_args(hint)
     if item.name in REPEATED:
         hint, default = list[str], []
-    elif about.none_word or about.size:
+    elif about.none_word or about.size or structured:
         hint = str | None
         default = (about.none_word or None) if default is None else str(default)
     flag = flag_of(item.name)
-    metavar = "SIZE" if about.size else "NAME" if get_origin(hint) is Literal else None
+    metavar = "SIZE" if about.size else "JSON" if structured else "NAME" if get_origin(hint) is Literal else None
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if hint is bool else flag,
         help=help_of(about, default),

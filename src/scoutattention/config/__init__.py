@@ -1,6 +1,6 @@
 """Every setting, in three frozen classes: the method, the engine, and a request's sampling."""
 
-from .engine import DeviceName, DTypeName, EngineConfig, KernelsName, KVDTypeName, Memory, MemoryName
+from .engine import DeviceName, DTypeName, EngineConfig, KernelsName, KVDTypeName, Memory, MemoryName, RopeScaling
 from .fields import Setting, parse_size, setting_of
 from .method import Ablation, DigestName, FarQuery, OnMiss, Pooling, PredictorName, ScoutConfig
 from .sampling import SamplingParams
@@ -19,6 +19,7 @@ __all__ = [
     "OnMiss",
     "Pooling",
     "PredictorName",
+    "RopeScaling",
     "SamplingParams",
     "ScoutConfig",
     "Setting",

@@ -1,7 +1,8 @@
 """The engine: the device, its kernels and the sizes of its memories."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .fields import Checked, setting
 
@@ -11,6 +12,8 @@ MemoryName = Literal["all", "slots"]
 DeviceName = Literal["cpu", "cuda"]
 KernelsName = Literal["auto", "native", "triton", "cuda", "plain"]
 Memory = int | MemoryName | None
+RopeScaling = Mapping[str, Any] | None
+"""What config.json calls `rope_scaling`."""
 
 
 @dataclass(frozen=True)
@@ -95,5 +98,13 @@ class EngineConfig(Checked):
         "Processes that share the model; each has its own KV heads and, with device 'cuda', its own GPU.",
         change="Keep it at 1: it is tested on one CPU, where it is slower, and has not run on GPUs.",
         least=1,
+        advanced=True,
+    )
+    rope_scaling: RopeScaling = setting(
+        None,
+        "How positions are rotated, in the words of config.json, instead of as the model says.",
+        change="Give it to read longer contexts than the model was trained on; its card says with what, for example "
+        '`{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}`.',
+        none="as the model says",
         advanced=True,
     )

@@ -69,7 +69,7 @@ def calibrate(
     size = (shape.num_layers, shape.hidden_size, min(dims or most, most))
     fits = [Fit(ahead, Correction(torch.zeros(size), torch.zeros(size)), []) for ahead in lookaheads]
     held_out = torch.arange(total) // WINDOW % HELD_OUT == min(windows, HELD_OUT) - 1
-    rope = decoder.rope(torch.arange(total) % WINDOW)
+    rope = decoder.rope(torch.arange(total) % WINDOW, WINDOW)
     fitter = _Fitter(decoder, fits, rope, held_out)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def follow(messages: BinaryIO, job: Job) -> None:
     size, leader = job.engine_config.tensor_parallel_size, os.getppid()
     device = find_device(job.engine_config.device, job.index, size)
     ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)
-    model = load(str(job.model), job.engine_config.dtype, device=device, ranks=ranks)
+    settings = job.engine_config
+    model = load(str(job.model), settings.dtype, device=device, ranks=ranks, rope_scaling=settings.rope_scaling)
     following = Following(Engine(model.decoder, job.scout, job.engine_config), model.tokenizer)
     while True:
         work, arguments = pickle.load(messages)

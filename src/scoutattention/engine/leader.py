@@ -142,11 +142,12 @@ def lead(
     """
     directory = resolve(name, engine_config.dtype, cache_dir)
     size = engine_config.tensor_parallel_size
-    read_config(directory, engine_config.dtype).shape.split(size)  # before anything is started
+    dtype, scaling = engine_config.dtype, engine_config.rope_scaling
+    read_config(directory, dtype, scaling).shape.split(size)  # before anything is started
     device = find_device(engine_config.device, 0, size)
     followers = Followers(directory, scout, engine_config, device)
     with followers.together():
-        loaded = load(name, engine_config.dtype, cache_dir, device=device, ranks=followers.ranks)
+        loaded = load(name, dtype, cache_dir, device, followers.ranks, scaling)
         return loaded, LeadingEngine(loaded.decoder, scout, engine_config, followers)
 
 

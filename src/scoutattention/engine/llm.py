@@ -13,6 +13,7 @@ from ..config import (
     KVDTypeName,
     Memory,
     MemoryName,
+    RopeScaling,
     SamplingParams,
     ScoutConfig,
     parse_size,
@@ -37,6 +38,7 @@ class EngineOptions(TypedDict, total=False):
     max_model_len: int | None
     max_num_seqs: int
     dtype: DTypeName
+    rope_scaling: RopeScaling
     kv_dtype: KVDTypeName
     device: DeviceName
     kernels: KernelsName
@@ -89,7 +91,8 @@ class LLM:
         if self.engine_config.tensor_parallel_size > 1:
             loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
         else:
-            loaded = load(model, self.engine_config.dtype, cache_dir, device=find_device(self.engine_config.device))
+            device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
+            loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
             self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         self._requests = 0

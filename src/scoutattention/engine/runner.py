@@ -49,7 +49,7 @@ class Runner:
         record: an empty one, to be filled for `replay`.
         """
         decoder, layers = self.decoder, self.decoder.shape.num_layers
-        rope = decoder.rope(torch.arange(len(token_ids), device=decoder.device))
+        rope = decoder.rope(torch.arange(len(token_ids), device=decoder.device), len(token_ids))
         attend_prompt = self._prompt_attention.begin(row, rope, record)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:

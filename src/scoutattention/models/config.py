@@ -1,33 +1,64 @@
-"""What a checkpoint's config.json says, checked: a model is either run exactly or refused by name."""
+"""What a checkpoint's config.json says, checked: a model is either run exactly or refused by name.
+
+What it leaves out is what the family's class in transformers has; what that class does not look at is ignored here too.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModelError
 from ..shape import DTYPE_BYTES, ModelShape
+from .file_fields import Entries, shown
+from .rope import RopeConfig
+from .rope_settings import longest, read_rope
 
-RopeKind = Literal["default", "linear", "llama3"]
-
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-_BIAS_IS_OPTIONAL = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+HEAD_DIM_MOST = 1024
+EPSILON_MOST = 1.0
 
 
 @dataclass(frozen=True)
-class RopeConfig:
-    """Rotary positions: base `theta`, and how the frequencies are stretched for contexts longer than trained on.
+class Family:
+    """Models of one class of transformers, and what differs from those of others.
 
-    linear: every frequency is divided by `factor`.
-    llama3: frequencies that turn fewer than `low_freq_factor` times in `original_max_positions` are divided by
-        `factor`, those that turn more than `high_freq_factor` times are kept, and between the two it is blended.
+    sizes: what config.json may leave out.
+    qkv_bias: "yes", "no", or "asked" where `attention_bias` says so, for the projection out as well.
+    mlp_bias: whether it looks at the entry of that name.
+    window: of attention, whether "all" layers have one, "some" do where config.json switches it on, or "none" do.
     """
 
-    theta: float = 10_000.0
-    kind: RopeKind = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
+    architecture: str
+    sizes: Mapping[str, int]
+    qkv_bias: str
+    window: str
+    mlp_bias: bool = False
+    qk_norm: bool = False
+
+
+_SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+_LLAMA = _SEVEN_B | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048}
+_MISTRAL = _LLAMA | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+_QWEN = _SEVEN_B | {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM", _LLAMA, qkv_bias="asked", window="none", mlp_bias=True),
+    "mistral": Family("MistralForCausalLM", _MISTRAL, qkv_bias="no", window="all"),
+    "qwen2": Family("Qwen2ForCausalLM", _QWEN, qkv_bias="yes", window="some"),
+    "qwen3": Family("Qwen3ForCausalLM", _QWEN | {"head_dim": 128}, qkv_bias="asked", window="some", qk_norm=True),
+}
+"""The families that are supported, by `model_type`."""
+_WINDOW, _FIRST_WITH_WINDOW = 4096, 28
+"""Keys that attention sees where config.json gives no `sliding_window`, and the first layer of "some" that has one."""
+_ELSEWHERE = {
+    "attention_chunk_size": "attention must see every position",
+    "per_layer_config": "all layers must be alike",
+    "transformers_weights": "weights are read from model.safetensors or from the files of its index",
+}
+"""Entries that no supported model has, whatever they say."""
 
 
 @dataclass(frozen=True)
@@ -49,135 +80,142 @@ class ModelConfig:
     eos_token_ids: frozenset[int]
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], dtype: str) -> "ModelConfig":
+    def from_hf(
+        cls,
+        raw: Mapping[str, Any],
+        dtype: str,
+        rope_scaling: Mapping[str, Any] | None = None,
+        source: str = "config.json",
+    ) -> "ModelConfig":
         """Read the contents of a Hugging Face config.json, in the spelling of transformers 4 or 5.
 
         dtype: of weights and KV cache: float32, bfloat16 or float16.
-        Raises UnsupportedModelError naming what is not supported, ModelFileError for a missing or malformed entry.
+        rope_scaling: what takes the place of the file's own; see `read_rope`.
+        source: what messages call the file.
+        Raises UnsupportedModelError naming what is not supported, ModelFileError for a missing or malformed entry, and
+        ConfigError for a `rope_scaling` that is at fault.
         """
-        architecture = _architecture(raw)
-        shape = _shape(raw, dtype)
-        _refuse_unsupported(raw, shape)
-        bias = architecture in _BIAS_IS_OPTIONAL and bool(raw.get("attention_bias", False))
+        entries = Entries(raw, source)
+        family = _family(entries)
+        shape = _shape(entries, family, dtype)
+        rope = read_rope(entries, shape.head_dim, shape.max_positions, rope_scaling)
+        shape = replace(shape, max_positions=longest(rope, shape.max_positions))
+        _refuse_unsupported(entries, family)
+        _refuse_window(entries, family, shape)
+        asked = family.qkv_bias == "asked" and entries.switch("attention_bias", False)
         return cls(
-            architecture=architecture,
+            architecture=family.architecture,
             shape=shape,
-            rope=_rope(raw, shape.max_positions),
-            rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
-            qkv_bias=bias or architecture == "Qwen2ForCausalLM",
-            output_bias=bias,
-            qk_norm=architecture == "Qwen3ForCausalLM",
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            eos_token_ids=token_ids(raw.get("eos_token_id")),
+            rope=rope,
+            rms_norm_eps=entries.number("rms_norm_eps", 1e-6, most=EPSILON_MOST),
+            qkv_bias=asked or family.qkv_bias == "yes",
+            output_bias=asked,
+            qk_norm=family.qk_norm,
+            tie_word_embeddings=entries.switch("tie_word_embeddings", False),
+            eos_token_ids=token_ids(raw.get("eos_token_id"), source),
         )
 
 
 def checkpoint_dtype(raw: Mapping[str, Any]) -> str | None:
     """The dtype config.json gives for the weights, or None where it gives none."""
-    dtype = raw.get("dtype") or raw.get("torch_dtype")
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+    entries = Entries(raw, "config.json")
+    dtype = entries.optional_word("dtype") or entries.optional_word("torch_dtype")
+    return None if dtype is None else dtype.removeprefix("torch.")
 
 
-def token_ids(value: int | list[int] | None) -> frozenset[int]:
-    """The ids in an `eos_token_id` entry, which is one id, a list of them, or null."""
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
+def token_ids(value: object, source: str = "config.json") -> frozenset[int]:
+    """The ids in an `eos_token_id` entry, which is one id, a list of them, or null; ModelFileError for anything else.
+
+    source: what messages call the file.
+    """
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+        raise ModelFileError(f"{source} gives eos_token_id={shown(value)}, which is not a token id or a list of them")
+    return frozenset(ids)
 
 
-def _architecture(raw: Mapping[str, Any]) -> str:
-    names = raw.get("architectures") or ["none given"]
-    if names[0] not in ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"the architecture {names[0]} is not supported: supported are {', '.join(ARCHITECTURES)}"
-        )
-    return str(names[0])
+def _family(config: Entries) -> Family:
+    """By `model_type`, as in transformers; by `architectures` in a file without it. Both must agree."""
+    names, kind = config.optional_words("architectures") or [], config.optional_word("model_type")
+    named = names[0] if names else None
+    for name, family in FAMILIES.items():
+        if (named or kind) and kind in (None, name) and named in (None, family.architecture):
+            return family
+    given = ", ".join(
+        f"{key}={shown(value)}" for key, value in (("architecture", named), ("model_type", kind)) if value
+    )
+    raise UnsupportedModelError(
+        f"{config.source} gives {given or 'neither architectures nor model_type'}, which is not supported: supported "
+        f"are {', '.join(f'{family.architecture} ({name})' for name, family in FAMILIES.items())}"
+    )
 
 
-def _shape(raw: Mapping[str, Any], dtype: str) -> ModelShape:
+def _shape(config: Entries, family: Family, dtype: str) -> ModelShape:
     if dtype not in DTYPE_BYTES:
         raise UnsupportedModelError(f"the dtype {dtype} is not supported: choose {', '.join(DTYPE_BYTES)} as dtype")
-    heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
-    kv_heads = _count(raw, "num_key_value_heads", heads)
+    sizes = {key: config.count(key, family.sizes[key]) for key in _LLAMA}
+    heads, hidden = sizes["num_attention_heads"], sizes["hidden_size"]
+    kv_heads = heads
+    if config.raw.get("num_key_value_heads", 0) is not None:
+        kv_heads = config.count("num_key_value_heads", family.sizes.get("num_key_value_heads", heads))
     if heads % kv_heads:
-        raise ModelFileError(f"config.json gives {heads} query heads, which {kv_heads} KV heads cannot share evenly")
-    head_dim = _count(raw, "head_dim", hidden // heads)
-    if head_dim % 2:
-        raise UnsupportedModelError(f"head_dim={head_dim} is not supported: rotary positions need an even one")
+        raise ModelFileError(
+            f"{config.source} gives {heads} query heads, which {kv_heads} KV heads cannot share evenly"
+        )
+    head_dim = hidden // heads
+    if config.raw.get("head_dim", 0) is not None:
+        head_dim = config.count("head_dim", family.sizes.get("head_dim", head_dim))
+    if head_dim % 2 or not 0 < head_dim <= HEAD_DIM_MOST:
+        raise UnsupportedModelError(
+            f"head_dim={head_dim} of {config.source} is not supported: it must be even, from 2 to {HEAD_DIM_MOST}"
+        )
     return ModelShape(
-        num_layers=_count(raw, "num_hidden_layers"),
+        num_layers=sizes["num_hidden_layers"],
         num_query_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         hidden_size=hidden,
-        intermediate_size=_count(raw, "intermediate_size"),
-        vocab_size=_count(raw, "vocab_size"),
-        max_positions=_count(raw, "max_position_embeddings"),
+        intermediate_size=sizes["intermediate_size"],
+        vocab_size=sizes["vocab_size"],
+        max_positions=sizes["max_position_embeddings"],
         dtype=dtype,
     )
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], shape: ModelShape) -> None:
-    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UnsupportedModelError(f"hidden_act={raw['hidden_act']!r} is not supported: only 'silu' is")
-    if raw.get("mlp_bias"):
-        raise UnsupportedModelError("mlp_bias=true is not supported: only feed-forward layers without biases are")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "an unnamed method")
-        raise UnsupportedModelError(f"weights quantised with {method} are not supported: use an unquantised checkpoint")
-    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
+def _refuse_unsupported(config: Entries, family: Family) -> None:
+    if config.raw.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise config.unsupported("hidden_act", "only 'silu' is")
+    if family.mlp_bias and config.switch("mlp_bias", False):
+        raise config.unsupported("mlp_bias", "only feed-forward layers without biases are")
+    for key in ("quantization_config", "compression_config"):
+        quantised = config.optional_object(key)
+        if quantised is not None:
+            method = shown(quantised.raw.get("quant_method", "an unnamed method"))
+            raise UnsupportedModelError(
+                f"weights quantised with {method}, as {config.source} says in {key}, are not supported: use an "
+                "unquantised checkpoint"
+            )
+    for key, advice in _ELSEWHERE.items():
+        if config.raw.get(key) is not None:
+            raise config.unsupported(key, advice)
+
+
+def _refuse_window(config: Entries, family: Family, shape: ModelShape) -> None:
+    """Refuse a model whose attention does not see every position."""
+    types = config.optional_words("layer_types")
+    if types is not None and len(types) != shape.num_layers:
+        raise config.wrong("layer_types", f"of {shape.num_layers} entries, one for each layer")
+    other = sorted(set(types or ()) - {"full_attention", "sliding_attention"})
+    if other:
+        raise UnsupportedModelError(f"layers of type {shown(other[0])} are not supported: only full_attention is")
+    slides = family.window == "all" or "sliding_attention" in (types or ())
+    if family.window == "some" and types is None and config.switch("use_sliding_window", False):
+        slides = shape.num_layers > config.number("max_window_layers", _FIRST_WITH_WINDOW)
+    if not slides:
+        return
+    window = config.optional_count("sliding_window", None if "sliding_window" in config else _WINDOW)
     if window is not None and window < shape.max_positions:
         raise UnsupportedModelError(
-            f"sliding_window={window}, below the {shape.max_positions} positions of the model, is not supported"
+            f"sliding_window={window} of {config.source}, below the {shape.max_positions} positions of the model, is "
+            "not supported"
         )
-    other = sorted(set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"})
-    if other:
-        raise UnsupportedModelError(f"layers of type {other[0]} are not supported: only full_attention is")
-
-
-def _rope(raw: Mapping[str, Any], max_positions: int) -> RopeConfig:
-    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = given.get("rope_type", given.get("type", "default"))
-    theta = _number(given, "rope_theta", _number(raw, "rope_theta", RopeConfig.theta))
-    for source in (given, raw):
-        if source.get("partial_rotary_factor", 1.0) != 1.0:
-            raise UnsupportedModelError(
-                f"partial_rotary_factor={source['partial_rotary_factor']} is not supported: only 1.0 is"
-            )
-    if kind == "default":
-        return RopeConfig(theta)
-    if kind not in ("linear", "llama3"):
-        raise UnsupportedModelError(f"rope_type={kind!r} is not supported: supported are default, linear and llama3")
-    scaled = RopeConfig(theta, cast(RopeKind, kind), _number(given, "factor"))
-    if kind == "linear":
-        return scaled
-    return RopeConfig(
-        theta,
-        "llama3",
-        scaled.factor,
-        _number(given, "low_freq_factor"),
-        _number(given, "high_freq_factor"),
-        _count(given, "original_max_position_embeddings", max_positions),
-    )
-
-
-def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = _given(raw, key, default)
-    if not isinstance(value, int) or value < 1:
-        raise ModelFileError(f"config.json gives {key}={value!r}, which is not a positive whole number")
-    return value
-
-
-def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    value = _given(raw, key, default)
-    if not isinstance(value, int | float) or value <= 0:
-        raise ModelFileError(f"config.json gives {key}={value!r}, which is not a positive number")
-    return float(value)
-
-
-def _given(raw: Mapping[str, Any], key: str, default: float | None) -> object:
-    """The entry, or the default where it is absent or null."""
-    value = raw.get(key)
-    if value is None and default is None:
-        raise ModelFileError(f"config.json does not give {key!r}")
-    return default if value is None else value

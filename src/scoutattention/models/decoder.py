@@ -14,7 +14,8 @@ from ..kernels.reference_rows import HeadPlacing
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
-from .layers import ROWS, LayerWeights, RowOps, in_rows, inverse_frequencies
+from .layers import ROWS, LayerWeights, RowOps, in_rows
+from .rope import Rotary
 
 FEW_ROWS = 16
 """Rows up to which the native kernels for few rows are used; beyond, PyTorch's products are faster."""
@@ -57,7 +58,7 @@ class Decoder(QueryModel):
         self.ranks = ranks
         self.few_rows = few_rows
         self._most = most
-        self._inverse = inverse_frequencies(config.rope, config.shape.head_dim).to(weights.norm.device)
+        self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
     def with_few_rows(self, few_rows: RowOps, most: int = FEW_ROWS) -> "Decoder":
         """The same decoder, with other kernels for at most so many rows."""
@@ -73,10 +74,13 @@ class Decoder(QueryModel):
         """Where the weights are, and where tokens and positions must be."""
         return self.weights.norm.device
 
-    def rope(self, positions: Tensor) -> Rope:
-        """Rotary tables of positions, int64 [T]: cos and sin, float32 [T, D] each."""
-        angles = torch.outer(positions.float(), self._inverse).repeat(1, 2)
-        return Rope(angles.cos(), angles.sin())
+    def rope(self, positions: Tensor, length: int | None = None) -> Rope:
+        """Rotary tables of positions, int64 [T]: cos and sin, float32 [T, D] each.
+
+        length: of the sequence that is read at once, on which some scalings depend; None where each position is the
+        last one of a sequence.
+        """
+        return self._rotary.tables(positions, length)
 
     def forward(self, token_ids: Tensor, rope: Rope, attend: Attend) -> Tensor:
         """Run the tokens, int64 [T], through all layers; returns final-normed hidden states [T, E].

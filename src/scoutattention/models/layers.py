@@ -1,15 +1,12 @@
 """The parts of a decoder layer, as functions on tensors and the weights they need; the axes are in types.py."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ..kernels.reference_rows import HeadPlacing
-from .config import RopeConfig
 
 ROWS = 1024
 """Tokens that go through a projection at once: bounds the temporaries of a long prompt."""
@@ -58,18 +55,6 @@ class RowOps(Protocol):
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I]."""
         ...
-
-
-def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """Radians per position of each rotated pair, float32 [D / 2]."""
-    inverse = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
-    if rope.kind == "linear":
-        return inverse / rope.factor
-    if rope.kind == "default":
-        return inverse
-    turns = rope.original_max_positions * inverse / (2 * math.pi)
-    kept = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0.0, 1.0)
-    return (1.0 - kept) * inverse / rope.factor + kept * inverse
 
 
 def in_rows(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import DTypeName
+from ..config import DTypeName, RopeScaling
 from ..errors import UnsupportedModelError
 from ..runtime.memory import PIECE, Arena
 from ..runtime.ranks import ALONE, Ranks
@@ -40,6 +40,7 @@ def load(
     cache_dir: Path | None = None,
     device: torch.device | None = None,
     ranks: Ranks = ALONE,
+    rope_scaling: RopeScaling = None,
 ) -> LoadedModel:
     """Load `smollm2`, a directory, a .gguf file or a name on the hub.
 
@@ -47,20 +48,22 @@ def load(
     cache_dir: where converted GGUF files are kept; None is the user's cache folder.
     device: where the weights go; None is the CPU.
     ranks: who else loads the model; each takes its part of the layers.
+    rope_scaling: how positions are rotated instead of as config.json says; see `EngineConfig.rope_scaling`.
     Raises ModelNotFoundError, ModelFileError, UnsupportedModelError or CacheFolderError, and ConfigError where the
     ranks cannot share the model.
     """
     directory = resolve(name, dtype, cache_dir)
     tokenizer = Tokenizer.from_directory(directory)
-    config = read_config(directory, dtype)
+    config = read_config(directory, dtype, rope_scaling)
     weights = read_weights(Checkpoint(directory), config, device or torch.device("cpu"), ranks)
     return LoadedModel(name, directory, Decoder(config, weights, ranks=ranks), tokenizer)
 
 
-def read_config(directory: Path, dtype: DTypeName) -> ModelConfig:
+def read_config(directory: Path, dtype: DTypeName, rope_scaling: RopeScaling = None) -> ModelConfig:
     """A directory's config.json; see `load`."""
     chosen = stored_dtype(directory) if dtype == "auto" else dtype
-    return ModelConfig.from_hf(read_json(directory / "config.json"), chosen)
+    path = directory / "config.json"
+    return ModelConfig.from_hf(read_json(path), chosen, rope_scaling, str(path))
 
 
 def stored_dtype(directory: Path) -> str:

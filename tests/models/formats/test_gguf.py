@@ -173,10 +173,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(room, file, tmp_path):
         ({"tokenizer.ggml.model": "llama"}, UnsupportedModelError, "tokenizer 'llama'"),
         ({"tokenizer.ggml.pre": "starcoder"}, UnsupportedModelError, "rule 'starcoder'"),
         ({"ARCH.expert_count": 8}, UnsupportedModelError, "mixture of 8 experts"),
-        ({"ARCH.rope.scaling.type": "yarn", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "yarn"),
+        ({"ARCH.rope.scaling.type": "su", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "su"),
         ({"ARCH.rope.scaling.type": "linear"}, ModelFileError, r"rope\.scaling\.factor"),
         ({"ARCH.rope.dimension_count": 8}, UnsupportedModelError, "8 of 16 channels"),
-        ({"ARCH.attention.sliding_window": 100}, UnsupportedModelError, "sliding_window=100"),
     ],
 )
 def test_what_is_not_supported_is_named_before_anything_is_written(fields, error, named, tmp_path):

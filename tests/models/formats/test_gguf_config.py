@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
-from scoutattention.models.config import ModelConfig, RopeConfig
+from scoutattention.models.config import ModelConfig
 from scoutattention.models.formats.gguf_config import hf_config, tensor_name, uninterleave
-from scoutattention.models.layers import inverse_frequencies
+from scoutattention.models.rope import RopeConfig, inverse_frequencies
 
 FIELDS = {
     "general.architecture": "llama",

@@ -37,8 +37,9 @@ def retrieval(flags: RetrievalFlags, places: tuple[tuple[int, ...], tuple[int, .
 def _measure(model: str, grid: Grid, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
     """The rows; the CPU share, and the calibration that the method used."""
     with busy(f"Loading {model}"):
-        loaded = load(model, settings.engine.dtype, device=find_device(settings.engine.device))
-        pair = open_pair(loaded, grid, settings.scout, settings.engine)
+        engine = settings.engine
+        loaded = load(model, engine.dtype, device=find_device(engine.device), rope_scaling=engine.rope_scaling)
+        pair = open_pair(loaded, grid, settings.scout, engine)
     try:
         with progress() as watch:
             rows = measure(pair, grid, lambda done, total: watch("Asking", done, total))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def shape_config(name: str) -> Mapping[str, Any]:
 
 def dummy_config(raw: Mapping[str, Any], longest: int) -> ModelConfig:
     """What `dummy_decoder` is made of."""
-    limit = max(longest, raw.get("max_position_embeddings") or 0)
-    return ModelConfig.from_hf({**raw, "max_position_embeddings": limit}, checkpoint_dtype(raw) or "float32")
+    config = ModelConfig.from_hf(raw, checkpoint_dtype(raw) or "float32")
+    return replace(config, shape=replace(config.shape, max_positions=max(longest, config.shape.max_positions)))
 
 
 def dummy_decoder(raw: Mapping[str, Any], longest: int, device: torch.device) -> Decoder:

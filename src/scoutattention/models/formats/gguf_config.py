@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelFileError, UnsupportedModelError
-from ..config import RopeConfig
-from ..layers import inverse_frequencies
+from ..rope import RopeConfig, inverse_frequencies
 
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -102,7 +101,11 @@ def _rope(fields: Mapping[str, Any], name: str, head_dim: int, factors: Tensor |
     elif kind == "none":
         scaling = None
     else:
-        scaling = {"rope_type": kind, "factor": _entry(fields, f"{name}.rope.scaling.factor")}
+        scaling = {
+            "rope_type": kind,
+            "factor": _entry(fields, f"{name}.rope.scaling.factor"),
+            "original_max_position_embeddings": fields.get(f"{name}.rope.scaling.original_context_length"),
+        }
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 

@@ -22,6 +22,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path.parent} has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not readable as JSON: {error}") from error
+    except RecursionError:
+        raise ModelFileError(f"{path} is not readable as JSON: it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
     return value
