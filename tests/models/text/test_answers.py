@@ -6,7 +6,7 @@ from scoutattention import SamplingParams
 from scoutattention.engine.scheduler import Sequence
 from scoutattention.models.text import Tokenizer
 
-from ..models.backends import byte_backend, byte_fallback_backend, llama2_decoder
+from .backends import byte_backend, byte_fallback_backend, llama2_decoder
 
 
 def drawn(backend, ids, **params):
