@@ -58,7 +58,8 @@ class Sequence:
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self.output_ids.append(token)
-        if token in self.tokenizer.eos_token_ids and not self.params.ignore_eos:
+        ends = frozenset() if self.params.ignore_eos else self.tokenizer.eos_token_ids
+        if token in ends | self.tokenizer.stop_ids(self.params.stop):
             self._finish("stop")
             return
         self.text += self._stream.step(token)

@@ -1,41 +1,16 @@
 """Text to tokens and back, one token at a time too, and conversations to prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
-from ..errors import ModelFileError, PromptError
+from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
 from .chat import ChatTemplate
-from .config import token_ids
-from .formats.safetensors import read_json
-
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-
-
-class TextStream:
-    """The text of tokens that arrive one at a time; never gives out a part of a character."""
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
-        self._decoder = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
-        self._given = 0
-
-    def step(self, token_id: int) -> str:
-        """The characters this token completes, which may be none."""
-        self._ids.append(token_id)
-        text = self._decoder.step(self._backend, token_id) or ""
-        self._given += len(text)
-        return text
-
-    def flush(self) -> str:
-        """What is left after the last token: the replacement character for a part of a character, mostly nothing."""
-        rest: str = self._backend.decode(self._ids, skip_special_tokens=True)[self._given :]
-        self._given += len(rest)
-        return rest
+from .formats.tokenizer_files import TokenEntry, TokenizerFiles
+from .stream import DecodeRule, TextStream
 
 
 class Tokenizer:
@@ -44,22 +19,36 @@ class Tokenizer:
     def __init__(
         self, backend: tokenizers.Tokenizer, template: ChatTemplate | None, eos_token_ids: frozenset[int]
     ) -> None:
+        """UnsupportedModelError if text cannot be decoded token by token."""
         self._backend = backend
         self._template = template
         self.eos_token_ids = eos_token_ids
+        self._special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        decoder = backend.decoder
+        self._rule = DecodeRule.of(None if decoder is None else decoder.__getstate__())
 
     @classmethod
     def from_directory(cls, directory: Path) -> "Tokenizer":
-        """Read tokenizer.json and the optional files beside it; ModelFileError if one is missing or malformed."""
-        backend = _backend(directory / "tokenizer.json")
-        settings = _optional_json(directory / "tokenizer_config.json")
-        special = {name: text for name in _SPECIAL if (text := _content(settings.get(name))) is not None}
-        source = _template_source(directory, settings)
-        eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        ends = token_ids(eos)
-        for name in ("config.json", "generation_config.json"):
-            ends |= token_ids(_optional_json(directory / name).get("eos_token_id"))
-        return cls(backend, None if source is None else ChatTemplate(source, special), ends)
+        """Read tokenizer.json and the optional files beside it.
+
+        ModelFileError if one is missing or malformed; UnsupportedModelError for what they ask for and is not done.
+        """
+        path = directory / "tokenizer.json"
+        files = TokenizerFiles.read(directory)
+        with _library_errors:
+            backend, padding = _backend(path)
+            _add_tokens(backend, files)
+            backend.encode_special_tokens = files.split_special_tokens
+            kind = type(backend.model).__name__
+            special = padding | {name: entry.content for name, entry in files.named.items()}
+            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
+        if files.clean_up and kind != "BPE":
+            raise UnsupportedModelError(
+                f"clean_up_tokenization_spaces=true for a {kind} tokenizer is not supported: "
+                f"set it to false in {directory / 'tokenizer_config.json'}"
+            )
+        template = None if files.template is None else ChatTemplate(files.template[0], special)
+        return cls(backend, template, files.ends | ({eos} if eos is not None else set()))
 
     @property
     def has_chat_template(self) -> bool:
@@ -67,57 +56,100 @@ class Tokenizer:
         return self._template is not None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with the tokens that the model wants around every text unless told not to."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of a text, with the tokens that the model wants around every text unless told not to.
+
+        PromptError if the text cannot be written in UTF-8, which half a character of UTF-16 cannot.
+        """
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise PromptError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from None
+        with _library_errors:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        """The text of token ids, without special tokens and ids that are beyond the vocabulary."""
+        with _library_errors:
+            text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
     def stream(self) -> TextStream:
         """A decoder for tokens that arrive one at a time."""
-        return TextStream(self._backend)
+        return TextStream(self.decode, self._plain_name, self._rule)
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
+        """The special tokens among texts that end an answer: they are not in its text, so it is they that end it."""
+        ids = (self._backend.token_to_id(text) for text in stop if text in self._special)
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.
 
         It holds its special tokens as text: encode it with `add_special_tokens=False`. PromptError if the model has
-        no chat template, or its template refuses the messages.
+        no chat template, the messages are none, or the template refuses them.
         """
         if self._template is None:
             raise PromptError("the model has no chat template: give it a plain prompt")
         return self._template.render(messages)
 
+    def _plain_name(self, token_id: int) -> str | None:
+        """A token's own text; None for special tokens, and for ids that are beyond the vocabulary."""
+        name: str | None = self._backend.id_to_token(token_id)
+        return None if name in self._special else name
 
-def _backend(path: Path) -> tokenizers.Tokenizer:
+
+def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """The tokenizer, without truncation and padding, and the token it would have padded with."""
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable tokenizer: {error}") from error
+    padding = {} if backend.padding is None else {"pad_token": backend.padding["pad_token"]}
     backend.no_truncation()
     backend.no_padding()
-    return backend
+    return backend, padding
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
+    """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does."""
+    present = backend.get_added_tokens_decoder().values()
+    same = {repr(token) for token in present}
+    tokens = [token for entry in files.added if repr(token := _added(entry)) not in same]
+    known = {token.content for token in (*present, *tokens)}
+    names = {entry.content for entry in files.named.values()}
+    for entry in (*files.named.values(), *files.extra):
+        if entry.content not in known:
+            tokens.append(_added(entry))
+            known.add(entry.content)
+    for token in tokens:
+        token.special = token.special or token.content in names
+    backend.add_tokens(tokens)
 
 
-def _template_source(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template in its own file, else the one in tokenizer_config.json, where several may be named."""
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    source = settings.get("chat_template")
-    if isinstance(source, list):
-        return next((entry["template"] for entry in source if entry["name"] == "default"), None)
-    return source
+def _added(entry: TokenEntry) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(entry.content, **entry.flags)
 
 
-def _content(token: str | Mapping[str, Any] | None) -> str | None:
-    """The text of a special token, written as a string or as an object."""
-    return token["content"] if isinstance(token, Mapping) else token
+class _LibraryErrors:
+    """A narrow door to the tokenizer library, which raises anything at all on damaged files: a ModelFileError instead.
+
+    Panics of its Rust code are among that, and are no `Exception`.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, ScoutError | KeyboardInterrupt | SystemExit | GeneratorExit):
+            return
+        said = str(error).splitlines() or [kind.__name__]
+        raise ModelFileError(f"tokenizer.json is damaged: the tokenizer library says {said[0][:200]!r}") from error
+
+
+_library_errors = _LibraryErrors()

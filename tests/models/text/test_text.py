@@ -1,14 +1,13 @@
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from scoutattention.errors import ModelFileError, PromptError
 from scoutattention.models import text
 from scoutattention.models.formats.safetensors import read_json
+
+from .backends import byte_backend, write
 
 CHAT = [
     {"role": "system", "content": "Be <brief> & kind."},
@@ -27,26 +26,6 @@ LOOP = """{{ bos_token }}
 JSON = "{{ messages | tojson }}|{{ messages[1] | tojson(indent=2, sort_keys=true) }}|{{ tools is none }}"
 TRAINED = """{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}
     {% endfor %}{{ strftime_now('%Y') }}{% set ns = namespace(x=1) %}{% set ns.x = 2 %}{{ ns.x }}"""
-
-
-def byte_backend():
-    """One token for each byte, and two special ones, of which the first begins every text."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<s>", normalized=False), AddedToken("</s>", normalized=False)])
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
-    return backend
-
-
-def write(folder, template=None, **settings):
-    byte_backend().save(str(folder / "tokenizer.json"))
-    config = {"bos_token": "<s>", "eos_token": {"content": "</s>", "special": True}, **settings}
-    if template is not None:
-        config["chat_template"] = template
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture
@@ -165,3 +144,13 @@ def test_json_that_is_no_tokenizer_is_named(tmp_path):
 def test_read_json_names_a_missing_file(tmp_path):
     with pytest.raises(ModelFileError, match=r"has no absent\.json"):
         read_json(tmp_path / "absent.json")
+
+
+def test_a_stop_text_may_be_a_special_token(shared):
+    assert shared.stop_ids(["</s>", "a", "<x>", "</s"]) == {257}
+    assert shared.stop_ids(()) == frozenset()
+
+
+def test_half_a_character_of_utf16_is_refused(shared):
+    with pytest.raises(PromptError, match="not valid Unicode at character 1"):
+        shared.encode("a\ud800")
