@@ -24,9 +24,14 @@ DOORS = {
     "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
     "transformers": ("bench/decode/transformers.py", "bench/gpu/transformers.py"),
     "llama_cpp": ("bench/decode/llama_cpp.py",),
-    "gguf": ("models/formats/gguf.py",),
-    "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),
-    "jinja2": ("models/chat.py",),
+    "gguf": ("models/formats/gguf_file.py",),
+    "tokenizers": (
+        "models/text.py",
+        "models/formats/gguf_tokenizer.py",
+        "models/formats/gguf_sentencepiece.py",
+        "models/formats/gguf_splits.py",
+    ),
+    "jinja2": ("models/templates/chat.py",),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
     "safetensors": (
@@ -44,7 +49,7 @@ DOORS = {
     "lm_eval": ("integrations/lm_eval.py",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
-ENVIRONMENT = ("cli/", "models/resolve.py")  # the command's settings, and where the cache folder is
+ENVIRONMENT = ("cli/", "models/cache_folder.py")  # the command's settings, and where the cache folder is
 
 
 def imported(source: Source, node: ast.stmt) -> list[str]:

