@@ -4,54 +4,18 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from types import SimpleNamespace
 
 import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.cli.actions import generate as action
 from scoutattention.cli.actions.generate import JSON_STATS
 from scoutattention.cli.output import format_bytes, plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 
-NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
+from .fake import NUMBERS, FakeLLM
 
-
-class FakeLLM:
-    """Stands in for the engine: remembers what it was asked, answers "Hi there"."""
-
-    made: "FakeLLM"
-    raises: BaseException | None = None
-
-    def __init__(self, model, **options):
-        FakeLLM.made = self
-        self.model, self.options = model, options
-        self.engine = SimpleNamespace(calibration="none")
-        if isinstance(self.raises, Exception):
-            raise self.raises
-
-    def stream(self, prompt, params, *, chat, on_prompt):
-        self.prompt, self.params, self.chat = prompt, params, chat
-        on_prompt(1, 2)
-        on_prompt(2, 2)
-        yield SimpleNamespace(text="Hi", token_ids=[5], finish_reason=None)
-        if self.raises is not None:
-            raise self.raises
-        yield SimpleNamespace(text=" there", token_ids=[6, 7], finish_reason="stop")
-
-    def stats(self):
-        return SimpleNamespace(**NUMBERS)
-
-
-@pytest.fixture(autouse=True)
-def fake_engine(monkeypatch):
-    monkeypatch.setattr(action, "LLM", FakeLLM)
-    monkeypatch.setattr(FakeLLM, "raises", None)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in [name for name in os.environ if name.startswith("SCOUT_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("fake_engine")
 
 
 def asked(*args):

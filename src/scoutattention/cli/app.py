@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from .generate import generate
 from .output import plain_table, show
 from .retrieval import retrieval
 from .settings import refuse_old_environment, refuse_old_flag
+from .shell import named_faults, tell
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
 
@@ -94,21 +94,25 @@ def _old_flag(error: Exception) -> str:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command and return its exit code; every expected error becomes one line on stderr."""
+    """Run one command and return its exit code; every expected error becomes one line on stderr.
+
+    Raises KeyboardInterrupt.
+    """
     state = Run()
     try:
         refuse_old_environment(os.environ)
-        code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
+        with named_faults():
+            code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:
         message = _old_flag(error) or error.format_message()
         if message:  # empty where the help was printed instead
-            print(f"scout: {message}", file=sys.stderr)
+            tell(message)
         return error.exit_code
     except ScoutError as error:
         if state.debug:
             traceback.print_exc()
-        print(f"scout: {error}", file=sys.stderr)
+        tell(str(error))
         return 2
-    if code == 130:
-        print("scout: interrupted", file=sys.stderr)
+    if code == 130:  # Typer's word for it
+        raise KeyboardInterrupt
     return code or 0

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from .command import Call, load_action, takes
 from .flags import AsJson, Model, Trace, flag
 from .inputs import read_prompt
-from .output import check_folder
+from .output import check_writable
 from .settings import PANELS, flag_of, read_settings
 
 
@@ -44,6 +44,6 @@ def generate(call: Call[GenerateFlags]) -> None:
     for name in ("budget", "device_memory"):
         if flags.dense and name in call.given:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
-    check_folder("--trace", flags.trace)
+    check_writable("--trace", flags.trace)
     prompt = read_prompt(flags.prompt, flags.prompt_file, flags.source)
     load_action("generate").generate(flags, prompt, read_settings(call.settings, dense=flags.dense))

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def generate(flags: GenerateFlags, prompt: str, settings: Settings) -> None:
     """Answer a prompt, and print the numbers of the run."""
     with busy(f"Loading {flags.model}"):
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
-    with _traced(llm, flags.trace):
+    with closing(llm), _traced(llm, flags.trace):
         text, token_ids = _stream(llm, prompt, settings, chat=flags.chat, echo=not flags.as_json)
     if not flags.as_json:
         Console(stderr=not sys.stdout.isatty()).print(stats_table(llm.stats()))
