@@ -2,15 +2,16 @@ import os
 
 import pytest
 
-from scoutattention.cli.actions import generate as action
+from scoutattention.cli.actions import chat, generate
 
 from .fake import FakeLLM
 
 
 @pytest.fixture
 def fake_engine(monkeypatch):
-    """`scout generate` has a fake engine, and an environment without settings."""
-    monkeypatch.setattr(action, "LLM", FakeLLM)
+    """`scout generate` and `scout chat` have a fake engine, and an environment without settings."""
+    for action in (generate, chat):
+        monkeypatch.setattr(action, "LLM", FakeLLM)
     monkeypatch.setattr(FakeLLM, "raises", None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("COLUMNS", "200")

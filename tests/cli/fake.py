@@ -1,5 +1,6 @@
 """An engine that answers at once."""
 
+import json
 from types import SimpleNamespace
 
 from scoutattention.cli.actions.generate import JSON_STATS
@@ -13,12 +14,16 @@ class FakeLLM:
     made: "FakeLLM"
     raises: BaseException | None = None
     pieces = ("Hi", " there")
+    ends = "stop"
 
     def __init__(self, model, **options):
         FakeLLM.made = self
         self.model, self.options = model, options
         self.engine = SimpleNamespace(calibration="none")
         self.closed = False
+        self.tokenizer = SimpleNamespace(
+            has_chat_template=model != "plain", chat=json.dumps, encode=lambda text, *, add_special_tokens: [text]
+        )
         if isinstance(self.raises, Exception):
             raise self.raises
 
@@ -30,7 +35,12 @@ class FakeLLM:
         yield SimpleNamespace(text=first, token_ids=[5], finish_reason=None)
         if self.raises is not None:
             raise self.raises
-        yield SimpleNamespace(text=second, token_ids=[6, 7], finish_reason="stop")
+        yield SimpleNamespace(text=second, token_ids=[6, 7], finish_reason=self.ends)
+
+    @property
+    def messages(self):
+        """The conversation that was asked about last."""
+        return json.loads(self.prompt[0])
 
     def stats(self):
         return SimpleNamespace(**NUMBERS)

@@ -49,7 +49,7 @@ def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", *JSON_STATS, "calibration", "config"]
+    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25
@@ -169,7 +169,16 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
                 assert f"[default: {default}]" in shown[0]
 
 
-COMMANDS = ["generate", "calibrate", "eval fidelity", "eval retrieval", "bench decode", "bench gpu", "bench kernels"]
+COMMANDS = [
+    "generate",
+    "chat",
+    "calibrate",
+    "eval fidelity",
+    "eval retrieval",
+    "bench decode",
+    "bench gpu",
+    "bench kernels",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -177,6 +186,24 @@ def test_help_fits_one_screen(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")
     assert main([*command.split(), "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "", "eval", "bench"])
+def test_help_fits_a_narrow_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    for flag in ("--help", "--help-all"):
+        main([*command.split(), flag])
+        out = capsys.readouterr().out
+        assert "…" not in out
+        assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_help_begins_with_what_people_need_first(capsys):
+    main(["generate", "--help"])
+    out = capsys.readouterr().out
+    needed = ("--prompt ", "--chat ", "--max-tokens ", "--temperature ", "--budget ", "--device-memory ")
+    places = [out.index(f"│ {flag}") for flag in needed]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ..hardware.doctor import examine
 from ..hardware.host import Host
 from .bench import decode, gpu, kernels
 from .calibrate import calibrate
+from .chat import chat
 from .fidelity import fidelity
 from .generate import generate
 from .output import plain_table, show
@@ -39,6 +40,7 @@ GROUPS = {
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels)),
 }
 app.command()(generate)
+app.command()(chat)
 app.command()(calibrate)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)

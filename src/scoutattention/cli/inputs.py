@@ -1,5 +1,6 @@
 """What commands read: lists of numbers and words, and a prompt from a text, a file, or standard input."""
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import BinaryIO
 from ..errors import ConfigError, PromptError
 from .output import format_bytes
 
+Message = dict[str, str]
+"""A message of a conversation: its "role" and its "content"."""
 STDIN = Path("-")
 MOST_BYTES = 64 << 20
 """Of a text: some 16 million tokens. What has no end, as /dev/zero, would fill the memory."""
@@ -100,3 +103,57 @@ def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
     if file == STDIN:
         return _read_stdin()
     return read_file(file, "prompt file")
+
+
+def read_line(prompt: str) -> str:
+    """The next line of standard input, without its end; in a terminal after `prompt`, and with line editing.
+
+    Raises EOFError at the end of the input, and PromptError where a line is too long or not UTF-8.
+    """
+    if sys.stdin is None:
+        raise EOFError
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            return input(prompt).encode(errors="surrogateescape").decode()
+        except UnicodeDecodeError:
+            raise PromptError("the line is not UTF-8") from None
+    if sys.stdin.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    data = sys.stdin.buffer.readline(MOST_BYTES + 1)
+    if not data:
+        raise EOFError
+    if len(data) > MOST_BYTES:
+        raise PromptError(f"a line is longer than {format_bytes(MOST_BYTES)}, the most that is read")
+    try:
+        return data.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"the line is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
+
+
+def read_messages(file: Path) -> list[Message]:
+    """A conversation: a JSON list of {"role", "content"}, or an object with such a list as its "messages".
+
+    Raises PromptError where the file is unreadable, or is something else.
+    """
+    name = f"messages file {file}"
+    try:
+        read = json.loads(read_file(file, "messages file"))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{name} is not JSON: {error}") from error
+    messages = read.get("messages") if isinstance(read, dict) else read
+    if not isinstance(messages, list) or not messages:
+        raise PromptError(f'{name} is no list of messages as in [{{"role": "user", "content": "Hello"}}]')
+    for number, message in enumerate(messages, start=1):
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+                raise PromptError(f'{name}: message {number} has no text as its "{key}"')
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def with_system(system: str | None, messages: list[Message]) -> list[Message]:
+    """The conversation with a system prompt before it. Raises PromptError where it has one already."""
+    if system is None:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        raise PromptError("--system and --messages both give a system prompt: leave one out")
+    return [{"role": "system", "content": _decode(system.encode(errors="surrogateescape"), "--system")}, *messages]

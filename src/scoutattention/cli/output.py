@@ -34,16 +34,16 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def show(what: RenderableType) -> None:
-    """Print a table, no wider than the terminal, if stdout is one."""
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(what)
+def show(what: RenderableType, *, stderr: bool = False) -> None:
+    """Print a table, no wider than the terminal, if there is one."""
+    console = Console(stderr=stderr)
+    (console if console.is_terminal else Console(stderr=stderr, width=WIDE)).print(what)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr, where stderr is a terminal: call `watch(stage, done, total)`."""
-    form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {elapsed}"
+    form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {elapsed}, {rate_fmt}, {remaining} left"
     with tqdm(bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
         shown = ""
 
