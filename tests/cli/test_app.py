@@ -4,54 +4,18 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from types import SimpleNamespace
 
 import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.cli.actions import generate as action
 from scoutattention.cli.actions.generate import JSON_STATS
 from scoutattention.cli.output import format_bytes, plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 
-NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
+from .fake import NUMBERS, FakeLLM
 
-
-class FakeLLM:
-    """Stands in for the engine: remembers what it was asked, answers "Hi there"."""
-
-    made: "FakeLLM"
-    raises: BaseException | None = None
-
-    def __init__(self, model, **options):
-        FakeLLM.made = self
-        self.model, self.options = model, options
-        self.engine = SimpleNamespace(calibration="none")
-        if isinstance(self.raises, Exception):
-            raise self.raises
-
-    def stream(self, prompt, params, *, chat, on_prompt):
-        self.prompt, self.params, self.chat = prompt, params, chat
-        on_prompt(1, 2)
-        on_prompt(2, 2)
-        yield SimpleNamespace(text="Hi", token_ids=[5], finish_reason=None)
-        if self.raises is not None:
-            raise self.raises
-        yield SimpleNamespace(text=" there", token_ids=[6, 7], finish_reason="stop")
-
-    def stats(self):
-        return SimpleNamespace(**NUMBERS)
-
-
-@pytest.fixture(autouse=True)
-def fake_engine(monkeypatch):
-    monkeypatch.setattr(action, "LLM", FakeLLM)
-    monkeypatch.setattr(FakeLLM, "raises", None)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in [name for name in os.environ if name.startswith("SCOUT_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("fake_engine")
 
 
 def asked(*args):
@@ -85,7 +49,7 @@ def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", *JSON_STATS, "calibration", "config"]
+    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25
@@ -207,7 +171,16 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
                 assert f"[default: {default}]" in shown[0]
 
 
-COMMANDS = ["generate", "calibrate", "eval fidelity", "eval retrieval", "bench decode", "bench gpu", "bench kernels"]
+COMMANDS = [
+    "generate",
+    "chat",
+    "calibrate",
+    "eval fidelity",
+    "eval retrieval",
+    "bench decode",
+    "bench gpu",
+    "bench kernels",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -215,6 +188,24 @@ def test_help_fits_one_screen(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")
     assert main([*command.split(), "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "", "eval", "bench"])
+def test_help_fits_a_narrow_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    for flag in ("--help", "--help-all"):
+        main([*command.split(), flag])
+        out = capsys.readouterr().out
+        assert "…" not in out
+        assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_help_begins_with_what_people_need_first(capsys):
+    main(["generate", "--help"])
+    out = capsys.readouterr().out
+    needed = ("--prompt ", "--chat ", "--max-tokens ", "--temperature ", "--budget ", "--device-memory ")
+    places = [out.index(f"│ {flag}") for flag in needed]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,9 @@ def test_errors_are_one_sentence(fidelity, capsys, story, args, message):
     assert message in the_error(fidelity, capsys, "--text", story, *args)
 
 
-def test_output_that_cannot_be_written(fidelity, capsys, story, tmp_path):
-    assert "Is a directory" in the_error(fidelity, capsys, "--text", story, *SIZES, "--plot", str(tmp_path))
+def test_output_that_cannot_be_written_is_refused_before_anything_runs(fidelity, capsys, story, tmp_path, monkeypatch):
+    monkeypatch.setattr("scoutattention.cli.fidelity.load_action", None)
+    assert "it is a folder" in the_error(fidelity, capsys, "--text", story, *SIZES, "--plot", str(tmp_path))
 
 
 def test_without_matplotlib_the_extra_is_named(fidelity, capsys, story, monkeypatch):

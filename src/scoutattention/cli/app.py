@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +15,13 @@ from ..hardware.doctor import examine
 from ..hardware.host import Host
 from .bench import decode, gpu, kernels
 from .calibrate import calibrate
+from .chat import chat
 from .fidelity import fidelity
 from .generate import generate
 from .output import plain_table, show
 from .retrieval import retrieval
 from .settings import refuse_old_environment, refuse_old_flag
+from .shell import named_faults, tell
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
 
@@ -39,6 +40,7 @@ GROUPS = {
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels)),
 }
 app.command()(generate)
+app.command()(chat)
 app.command()(calibrate)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)
@@ -94,21 +96,25 @@ def _old_flag(error: Exception) -> str:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command and return its exit code; every expected error becomes one line on stderr."""
+    """Run one command and return its exit code; every expected error becomes one line on stderr.
+
+    Raises KeyboardInterrupt.
+    """
     state = Run()
     try:
         refuse_old_environment(os.environ)
-        code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
+        with named_faults():
+            code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:
         message = _old_flag(error) or error.format_message()
         if message:  # empty where the help was printed instead
-            print(f"scout: {message}", file=sys.stderr)
+            tell(message)
         return error.exit_code
     except ScoutError as error:
         if state.debug:
             traceback.print_exc()
-        print(f"scout: {error}", file=sys.stderr)
+        tell(str(error))
         return 2
-    if code == 130:
-        print("scout: interrupted", file=sys.stderr)
+    if code == 130:  # Typer's word for it
+        raise KeyboardInterrupt
     return code or 0

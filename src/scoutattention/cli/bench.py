@@ -17,10 +17,12 @@ from ..hardware.host import available_memory
 from .command import Call, load_action, takes
 from .flags import AsJson, DType, Model, Plot, Trace, flag
 from .inputs import read_numbers, read_words
-from .output import check_drawing, check_folder
+from .output import check_drawing, check_writable, format_bytes
 
 LEAST_SIZE = 1 << 20
 """Bytes; less data would be timed from the caches."""
+COPIES = 4
+"""Of what a call reads: for the kernel, the plain read, and PyTorch's two ways."""
 GPU_ENGINES = tuple(rival.name for rival in (*rivals(ScoutConfig()), *other_programs(ScoutConfig())))
 CONTEXTS, QUICK_CONTEXTS = "65536,32768,131072,8192", "32768,8192"
 BATCHES, QUICK_BATCHES = "1,2,4,6,8,12,16,24,32,48,64,96,128,192,256", "1,8"
@@ -51,6 +53,11 @@ def kernels(call: Call[KernelsFlags]) -> None:
     size = parse_size(call.flags.size)
     if size < LEAST_SIZE:
         raise ConfigError(f"--size {call.flags.size} is below the least value {LEAST_SIZE >> 20}MiB")
+    most = available_memory() // COPIES
+    if size > most:
+        raise ConfigError(
+            f"--size {call.flags.size} is above {format_bytes(most)}: {COPIES} copies must fit in the free memory"
+        )
     load_action("kernels").kernels(call.flags, size)
 
 
@@ -91,10 +98,10 @@ def decode(call: Call[DecodeFlags]) -> None:
     flags = call.flags
     ScoutConfig(budget=flags.budget)  # raises before minutes are spent
     check_drawing("--plot", flags.plot)
-    check_folder("--trace", flags.trace)
+    check_writable("--trace", flags.trace)
     workload = DecodeWorkload(
-        contexts=read_numbers("--contexts", flags.contexts),
-        batches=read_numbers("--batches", flags.batches),
+        contexts=read_numbers("--contexts", flags.contexts, least=1),
+        batches=read_numbers("--batches", flags.batches, least=1),
         engines=read_words("--engines", flags.engines, ENGINES),
         rounds=flags.rounds,
         steps=flags.steps,

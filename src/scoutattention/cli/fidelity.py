@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..eval.fidelity.ablation import SET_BY_ROWS
 from .command import Call, load_action, takes
 from .flags import Ablations, AsJson, Model, Plot, TextFiles, flag
-from .output import check_drawing, check_folder
+from .output import check_drawing, check_writable
 from .settings import flag_of, read_settings
 
 
@@ -41,7 +41,7 @@ def _check_ablate(call: Call[FidelityFlags]) -> None:
 
 def _check_record(flags: FidelityFlags) -> None:
     """Raises ConfigError where a flag changes what --record runs."""
-    check_folder("--record", flags.record)
+    check_writable("--record", flags.record)
     if flags.ablate or any(pair.startswith("predictor") for pair in flags.ablation or ()):
         raise ConfigError(
             "--record runs both predictors and nothing else, so it excludes --ablation predictor=... and --ablate"

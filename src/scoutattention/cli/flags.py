@@ -14,6 +14,11 @@ def flag(name: str, text: str, **about: Any) -> Any:  # noqa: ANN401  # Typer's 
 
 
 Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub name, or 'smollm2'.", show_default=False)]
+System = Annotated[str | None, flag("--system", "The system prompt: what the model is to be.", metavar="TEXT")]
+Messages = Annotated[
+    Path | None,
+    flag("--messages", 'A conversation, as JSON: [{"role": ..., "content": ...}, ...].', metavar="FILE"),
+]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]
 Plot = Annotated[Path | None, flag("--plot", "Draw the results into this PNG file.", metavar="FILE")]
 Trace = Annotated[Path | None, flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE")]

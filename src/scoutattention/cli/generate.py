@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, PromptError
 from .command import Call, load_action, takes
-from .flags import AsJson, Model, Trace, flag
-from .inputs import read_prompt
-from .output import check_folder
+from .flags import AsJson, Messages, Model, System, flag
+from .inputs import Message, read_messages, read_prompt, with_system
+from .output import check_writable
 from .settings import PANELS, flag_of, read_settings
 
 
@@ -24,26 +24,42 @@ class GenerateFlags:
     )
     prompt: Annotated[str | None, flag("--prompt", "The prompt itself.", metavar="TEXT")] = None
     prompt_file: Annotated[Path | None, flag("--prompt-file", "A UTF-8 file with the prompt.", metavar="FILE")] = None
+    messages: Messages = None
+    system: System = None
     chat: Annotated[
         bool | None, flag("--chat/--no-chat", "Use the chat template. Without it: if the model has one.")
     ] = None
+    as_json: AsJson = False
     dense: Annotated[
         bool, flag("--dense", "Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False)
     ] = False
-    trace: Trace = None
-    as_json: AsJson = False
+    trace: Annotated[
+        Path | None,
+        flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE", hidden=True),
+    ] = None
 
 
 @takes(GenerateFlags, *PANELS)
 def generate(call: Call[GenerateFlags]) -> None:
-    """Answer a prompt, writing the text to stdout as it is made.
-
-    A setting can come from the environment too: SCOUT_BUDGET=2048 is --budget 2048.
-    """
+    """Answer a prompt, writing the text as it is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
     flags = call.flags
     for name in ("budget", "device_memory"):
         if flags.dense and name in call.given:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
-    check_folder("--trace", flags.trace)
-    prompt = read_prompt(flags.prompt, flags.prompt_file, flags.source)
+    check_writable("--trace", flags.trace)
+    prompt = _prompt(flags)
     load_action("generate").generate(flags, prompt, read_settings(call.settings, dense=flags.dense))
+
+
+def _prompt(flags: GenerateFlags) -> str | list[Message]:
+    """The prompt, or the conversation. Raises PromptError, also where there is not exactly one of them."""
+    if flags.messages is None and flags.system is None:
+        return read_prompt(flags.prompt, flags.prompt_file, flags.source)
+    if flags.chat is False:
+        raise PromptError("--system and --messages need the chat template, so they exclude --no-chat")
+    if flags.messages is None:
+        text = read_prompt(flags.prompt, flags.prompt_file, flags.source)
+        return with_system(flags.system, [{"role": "user", "content": text}])
+    if (flags.prompt, flags.prompt_file, flags.source) != (None, None, None):
+        raise PromptError("--messages is a whole conversation, so it excludes --prompt, --prompt-file and -")
+    return with_system(flags.system, read_messages(flags.messages))

@@ -1,12 +1,22 @@
 """What commands read: lists of numbers and words, and a prompt from a text, a file, or standard input."""
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import ConfigError, PromptError
+from .output import format_bytes
 
+Message = dict[str, str]
+"""A message of a conversation: its "role" and its "content"."""
 STDIN = Path("-")
+MOST_BYTES = 64 << 20
+"""Of a text: some 16 million tokens. What has no end, as /dev/zero, would fill the memory."""
+
+MOST_DIGITS = 18
+"""Of a number in a list; PyTorch's sizes have no more."""
 
 
 def read_numbers(flag: str, text: str, *, least: int = 0) -> tuple[int, ...]:
@@ -14,6 +24,8 @@ def read_numbers(flag: str, text: str, *, least: int = 0) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise ConfigError(f"{flag}={text!r} is not a list of numbers as in 1024,2048")
+    if max(map(len, parts)) > MOST_DIGITS:
+        raise ConfigError(f"{flag}={text[:MOST_DIGITS]}... has a number of more than {MOST_DIGITS} digits")
     numbers = tuple(dict.fromkeys(int(part) for part in parts))
     if min(numbers) < least:
         raise ConfigError(f"{flag}={text!r}: {min(numbers)} is below the least value {least}")
@@ -31,6 +43,14 @@ def read_words(flag: str, text: str | None, known: Iterable[str]) -> tuple[str, 
     return words
 
 
+def _read(stream: BinaryIO, name: str) -> str:
+    """All that a stream of bytes has. Raises PromptError and OSError."""
+    data = stream.read(MOST_BYTES + 1) or b""  # None where nobody has written yet to what does not block
+    if len(data) > MOST_BYTES:
+        raise PromptError(f"{name} is larger than {format_bytes(MOST_BYTES)}, the most that is read: give a part of it")
+    return _decode(data, name)
+
+
 def _decode(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
@@ -44,12 +64,22 @@ def _decode(data: bytes, name: str) -> str:
 def read_file(file: Path, name: str) -> str:
     """A file's text; `name` is what errors call the file.
 
-    Raises PromptError where the file is unreadable, not UTF-8, or empty.
+    Raises PromptError where the file is unreadable, too large, not UTF-8, or empty.
     """
     try:
-        return _decode(file.read_bytes(), f"{name} {file}")
+        with file.open("rb") as stream:
+            return _read(stream, f"{name} {file}")
     except OSError as error:
         raise PromptError(f"cannot read {name} {file}: {error.strerror}") from error
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise PromptError("standard input is closed: give a prompt with --prompt or --prompt-file")
+    try:
+        return _read(sys.stdin.buffer, "standard input")
+    except OSError as error:
+        raise PromptError(f"cannot read standard input: {error.strerror}") from error
 
 
 def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
@@ -71,5 +101,59 @@ def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
         return _decode(text.encode(errors="surrogateescape"), "--prompt")
     assert file is not None
     if file == STDIN:
-        return _decode(sys.stdin.buffer.read(), "standard input")
+        return _read_stdin()
     return read_file(file, "prompt file")
+
+
+def read_line(prompt: str) -> str:
+    """The next line of standard input, without its end; in a terminal after `prompt`, and with line editing.
+
+    Raises EOFError at the end of the input, and PromptError where a line is too long or not UTF-8.
+    """
+    if sys.stdin is None:
+        raise EOFError
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            return input(prompt).encode(errors="surrogateescape").decode()
+        except UnicodeDecodeError:
+            raise PromptError("the line is not UTF-8") from None
+    if sys.stdin.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    data = sys.stdin.buffer.readline(MOST_BYTES + 1)
+    if not data:
+        raise EOFError
+    if len(data) > MOST_BYTES:
+        raise PromptError(f"a line is longer than {format_bytes(MOST_BYTES)}, the most that is read")
+    try:
+        return data.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"the line is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
+
+
+def read_messages(file: Path) -> list[Message]:
+    """A conversation: a JSON list of {"role", "content"}, or an object with such a list as its "messages".
+
+    Raises PromptError where the file is unreadable, or is something else.
+    """
+    name = f"messages file {file}"
+    try:
+        read = json.loads(read_file(file, "messages file"))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{name} is not JSON: {error}") from error
+    messages = read.get("messages") if isinstance(read, dict) else read
+    if not isinstance(messages, list) or not messages:
+        raise PromptError(f'{name} is no list of messages as in [{{"role": "user", "content": "Hello"}}]')
+    for number, message in enumerate(messages, start=1):
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+                raise PromptError(f'{name}: message {number} has no text as its "{key}"')
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def with_system(system: str | None, messages: list[Message]) -> list[Message]:
+    """The conversation with a system prompt before it. Raises PromptError where it has one already."""
+    if system is None:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        raise PromptError("--system and --messages both give a system prompt: leave one out")
+    return [{"role": "system", "content": _decode(system.encode(errors="surrogateescape"), "--system")}, *messages]

@@ -1,5 +1,6 @@
 """What commands show and write: tables on stdout, progress on stderr, and files."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,16 +34,16 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def show(what: RenderableType) -> None:
-    """Print a table, no wider than the terminal, if stdout is one."""
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(what)
+def show(what: RenderableType, *, stderr: bool = False) -> None:
+    """Print a table, no wider than the terminal, if there is one."""
+    console = Console(stderr=stderr)
+    (console if console.is_terminal else Console(stderr=stderr, width=WIDE)).print(what)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr, where stderr is a terminal: call `watch(stage, done, total)`."""
-    form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {elapsed}"
+    form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {elapsed}, {rate_fmt}, {remaining} left"
     with tqdm(bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
         shown = ""
 
@@ -68,15 +69,21 @@ def busy(text: str) -> Iterator[Callable[[str], object]]:
         yield status.update
 
 
-def check_folder(flag: str, file: Path | None) -> None:
-    """Raises ConfigError where a flag names a file, and there is no folder for it."""
-    if file is not None and not file.parent.is_dir():
+def check_writable(flag: str, file: Path | None) -> None:
+    """Raises ConfigError where a flag names a file that cannot be written."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise ConfigError(f"cannot write {flag} {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise ConfigError(f"cannot write {flag} {file}: it is a folder: give the name of a file in it")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"cannot write {flag} {file}: permission denied: give another place")
 
 
 def check_drawing(flag: str, file: Path | None) -> None:
-    """Raises ConfigError where a flag names a file, and there is no folder for it, or nothing to draw it with."""
-    check_folder(flag, file)
+    """Raises ConfigError where a flag names a file that cannot be written, or there is nothing to draw it with."""
+    check_writable(flag, file)
     if file is not None and find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} needs matplotlib: run pip install 'scout-attention[plot]'")
 

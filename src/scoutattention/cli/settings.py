@@ -20,7 +20,8 @@ class Settings(NamedTuple):
     params: SamplingParams
 
 
-PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Engine", SamplingParams: "Answer"}
+PANELS: dict[type, str] = {SamplingParams: "Answer", ScoutConfig: "Method", EngineConfig: "Engine"}
+"""What people need first is first."""
 FIXED: dict[str, Any] = {"max_num_seqs": 1}
 """Settings without a flag: the commands decode one sequence."""
 REPEATED = ("stop",)

@@ -15,6 +15,8 @@ _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS[f"{_letter}ib"] = _UNITS[_letter] = 1024**_power
     _UNITS[f"{_letter}b"] = 1000**_power
+_MOST = 1 << 63
+"""Bytes that a signed 64-bit number cannot count."""
 
 
 def parse_size(text: str) -> int:
@@ -25,7 +27,10 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS:
         raise ConfigError(f"cannot read {text!r} as a size: write a number and a unit, for example 512MiB or 8GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if size >= _MOST:
+        raise ConfigError(f"the size {text[:20]} is not below {_MOST >> 60} EiB, which no memory has")
+    return int(size)
 
 
 @dataclass(frozen=True)

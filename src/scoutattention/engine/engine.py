@@ -75,7 +75,8 @@ class Engine:
         self.cache: Cache = (
             like.cache if like else build_cache(decoder.shape, scout, self.plan, ops, kv_dtype=kv_dtype, ranks=ranks)
         )
-        needed = needs_calibration(scout, self.store)
+        named = scout.calibration not in (None, "auto")  # a file that somebody names must be right, used or not
+        needed = named or needs_calibration(scout, self.store)
         stored = find(decoder, scout.lookahead, scout.calibration) if needed else None
         transport = partial(make_transport, ops=ops, workers=self.workers, scale=decoder.shape.scale)
         around = Around(transport, None if stored is None else stored.corrections, observer)

@@ -41,9 +41,10 @@ def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction)
     data = save(tensors, metadata={"format": FORMAT, "model": decoder.fingerprint, "lookahead": str(lookahead)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".calibrating-", delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".calibrating-") as folder:
+            file = Path(folder) / path.name
+            file.write_bytes(data)
+            file.replace(path)
     except OSError as error:
         raise CacheFolderError(
             f"cannot keep the calibration in {path.parent}: {error}: make room there, or set XDG_CACHE_HOME"

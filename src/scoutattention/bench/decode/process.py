@@ -1,6 +1,7 @@
 """A process for each engine. So its memory can be told, and it works only when its turn comes."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Serving:
 
 def serve(pipe: Connection, engine: str, job: DecodeJob) -> None:
     """Answer messages until the other end closes. A ScoutError is the answer where there was one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks, and that ends this one
     module, name = ENGINES[engine]
     try:
         serving = Serving(getattr(import_module(f"{__package__}.{module}"), name)(job))

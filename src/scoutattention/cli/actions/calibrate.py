@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...engine.calibrate import Fit
 from ...engine.calibrate import calibrate as fit
+from ...errors import ConfigError
 from ...eval.text import Text, references, tokens_of_each
 from ...models.calibration import default_path, store
 from ...models.loader import LoadedModel, load
@@ -33,7 +34,11 @@ def calibrate(flags: CalibrateFlags, dims: int | None) -> None:
 
 def _fit(model: LoadedModel, texts: list[Text], flags: CalibrateFlags, dims: int | None) -> list[tuple[Fit, Path]]:
     """Fits, and the files that they are stored in."""
-    lookaheads = list(dict.fromkeys(flags.lookahead or [1]))
+    lookaheads, layers = list(dict.fromkeys(flags.lookahead or [1])), model.decoder.shape.num_layers
+    if max(lookaheads) >= layers:
+        raise ConfigError(
+            f"--lookahead {max(lookaheads)} is more than {layers - 1}, the most that {layers} layers allow"
+        )
     ids = tokens_of_each(model.tokenizer, texts, -(-flags.tokens // len(texts)))
     with progress() as watch:
         fits = fit(model.decoder, ids, lookaheads, dims, lambda done, total: watch("calibrating", done, total))

@@ -3,11 +3,10 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ...bench.decode.stages import watch_engine
@@ -15,8 +14,10 @@ from ...bench.decode.trace import trace
 from ...engine.llm import LLM
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
-from ..output import busy, format_bytes, plain_table, progress, write_file
+from ..inputs import Message
+from ..output import busy, format_bytes, plain_table, show, write_file
 from ..settings import Settings
+from .answer import chunks
 
 JSON_STATS = (
     *("prompt_tokens", "new_tokens", "ttft_s", "tokens_per_s", "kv_bytes_total", "kv_bytes_device", "cpu_share"),
@@ -24,40 +25,28 @@ JSON_STATS = (
 )
 
 
-def generate(flags: GenerateFlags, prompt: str, settings: Settings) -> None:
-    """Answer a prompt, and print the numbers of the run."""
+def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settings) -> None:
+    """Answer a prompt or a conversation, and print the numbers of the run."""
     with busy(f"Loading {flags.model}"):
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
-    with _traced(llm, flags.trace):
-        text, token_ids = _stream(llm, prompt, settings, chat=flags.chat, echo=not flags.as_json)
+    texts: list[str] = []
+    token_ids: list[int] = []
+    with closing(llm), _traced(llm, flags.trace):
+        for chunk in chunks(llm, prompt, settings.params, chat=flags.chat):
+            texts.append(chunk.text)
+            token_ids.extend(chunk.token_ids)
+            reason = chunk.finish_reason
+            if not flags.as_json:
+                print(chunk.text, end="", flush=True)
     if not flags.as_json:
-        Console(stderr=not sys.stdout.isatty()).print(stats_table(llm.stats()))
+        print(flush=True)
+        show(stats_table(llm.stats()), stderr=not sys.stdout.isatty())
         return
     numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS}
     config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
     about = {"calibration": llm.engine.calibration, "config": config}
-    print(json.dumps({"text": text, "token_ids": token_ids, **numbers, **about}), flush=True)
-
-
-def _stream(llm: LLM, prompt: str, settings: Settings, *, chat: bool | None, echo: bool) -> tuple[str, list[int]]:
-    """The answer's text and token ids; `echo` writes the text to stdout as it comes."""
-    texts: list[str] = []
-    token_ids: list[int] = []
-    with ExitStack() as reading:
-        watch = reading.enter_context(progress())
-
-        def on_prompt(done: int, total: int) -> None:
-            watch("Reading the prompt", done, total)
-
-        for chunk in llm.stream(prompt, settings.params, chat=chat, on_prompt=on_prompt):
-            reading.close()
-            texts.append(chunk.text)
-            token_ids.extend(chunk.token_ids)
-            if echo:
-                print(chunk.text, end="", flush=True)
-    if echo:
-        print(flush=True)
-    return "".join(texts), token_ids
+    answer = {"text": "".join(texts), "token_ids": token_ids, "finish_reason": reason}
+    print(json.dumps(answer | numbers | about), flush=True)
 
 
 @contextmanager
