@@ -39,13 +39,18 @@ PoolLayer plain_layer(const Tensor& q, const Tensor& k, const Tensor& v) {
     return layer;
 }
 
+const uint16_t* bounds(const char* name, const Tensor& tensor, int64_t H, int64_t D) {
+    check_pages(name, tensor, kBFloat16Element, {H, 2, D}, 2);
+    return address<uint16_t>(tensor);
+}
+
 PoolLayer packed_layer(const PoolLayerArgument& argument, int64_t H, int64_t D) {
     const auto& [k, v, k_bounds, v_bounds, bits, P] = argument;
     PoolLayer layer{};
     layer.k = reinterpret_cast<const char*>(pages<uint8_t>("k.words", k, {H, packed_words(D, bits), P, 4}));
     layer.v = reinterpret_cast<const char*>(pages<uint8_t>("v.words", v, {H, packed_words(P, bits), D, 4}));
-    layer.k_bounds = pages<uint16_t>("k.bounds", *k_bounds, {H, 2, D});
-    layer.v_bounds = pages<uint16_t>("v.bounds", *v_bounds, {H, 2, D});
+    layer.k_bounds = bounds("k.bounds", *k_bounds, H, D);
+    layer.v_bounds = bounds("v.bounds", *v_bounds, H, D);
     layer.k_page = k.stride(0), layer.k_head = k.stride(1), layer.v_page = v.stride(0), layer.v_head = v.stride(1);
     layer.k_bounds_page = k_bounds->stride(0), layer.k_bounds_head = k_bounds->stride(1);
     layer.v_bounds_page = v_bounds->stride(0), layer.v_bounds_head = v_bounds->stride(1);

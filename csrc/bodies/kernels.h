@@ -23,7 +23,7 @@ struct PartialRun {
     const void* k;      // the pool's keys at this KV head: [S, P, D], pages k_page elements apart
     const void* v;
     int64_t k_page, v_page;
-    const uint16_t *k_bounds, *v_bounds;    // of packed pages alone, see partial_packed.h: float16 [S, 2, D]
+    const uint16_t *k_bounds, *v_bounds;    // of packed pages alone, see partial_packed.h: bfloat16 [S, 2, D]
     int64_t k_bounds_page, v_bounds_page;
     int64_t positions;
     const ListedBlock* blocks;

@@ -228,7 +228,7 @@ SCOUT_INLINE Codes by_token(const PartialRun& run, const PackedScratch& s, const
 }
 
 SCOUT_INLINE void widen_bounds(const uint16_t* bounds, int64_t dim, float* out) {
-    const auto* row = reinterpret_cast<const Float16*>(bounds);
+    const auto* row = reinterpret_cast<const BFloat16*>(bounds);
     widen(row, dim, out);
     widen(row + dim, dim, out + padded(dim));
 }

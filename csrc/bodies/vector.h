@@ -49,6 +49,7 @@ SCOUT_INLINE Vec in_register(Vec x) {
     return x;
 }
 
+// The larger of two numbers; b where one of them is NaN.
 SCOUT_INLINE Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
     return _mm512_maskz_max_ps(0xffff, __m512(a), __m512(b));
@@ -186,18 +187,18 @@ SCOUT_INLINE Vec first_lanes(Vec x, int64_t n) {
     return lane_numbers(AllLanes()) < int32_t(n) - IntVec{} ? x : splat(-kInfinity);
 }
 
-// exp(x) for x <= 0, relative error below 3e-7; 0 below the smallest normal result.
+// exp(x) for x <= 0, relative error below 3e-7; 0 below the smallest normal result, and NaN for NaN.
 // exp(x) = 2^n exp(r) with r = x - n ln 2 in two steps; the polynomial is a minimax fit on |r| <= ln(2) / 2.
 SCOUT_INLINE Vec exp_negative(Vec x) {
     constexpr float least = -87.33654f, round = 12582912.0f;
-    Vec y = larger(x, splat(least));
+    Vec y = larger(splat(least), x);
     Vec shifted = y * 1.44269504f + round;
     Vec n = shifted - round;
     Vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
     Vec g = ((((1.38147e-3f * r + 8.36871e-3f) * r + 4.166839e-2f) * r + 0.16666521f) * r + 0.49999994f);
     Vec result = r * r * g + r + 1.0f;
 #if defined(__AVX512F__)
-    const __mmask16 counts = _mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(least), _CMP_GE_OQ);
+    const __mmask16 counts = _mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(least), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(counts, __m512(result), __m512(n));
 #else
     result = Vec(Bits(result) + (Bits(shifted) << 23));

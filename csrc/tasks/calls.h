@@ -20,7 +20,7 @@ struct Table {
 };
 
 // Keys and values of one layer of a pool: [S, H, P, D] each, strides in elements, contiguous in the last two dims.
-// Packed, keys are [S, H, packed_words(D, bits), P, 4], values [S, H, packed_words(P, bits), D, 4] and the float16
+// Packed, keys are [S, H, packed_words(D, bits), P, 4], values [S, H, packed_words(P, bits), D, 4] and the bfloat16
 // bounds of each [S, H, 2, D], contiguous but for the first two dims.
 struct PoolLayer {
     const char *k, *v;

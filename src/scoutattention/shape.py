@@ -80,7 +80,8 @@ class ModelShape:
     def packed_block_bytes(self, block_size: int, bits: int) -> int:
         """Bytes of one block in `bits` bits a channel over all layers and KV heads, its bounds included.
 
-        Words of four bytes go along the channels of keys and the tokens of values; each channel has two float16 bounds.
+        Words of four bytes go along the channels of keys and the tokens of values. Each channel has two bounds of two
+        bytes.
         """
         words = math.ceil(self.head_dim * bits / 32) * block_size + math.ceil(block_size * bits / 32) * self.head_dim
         return self.num_layers * self.num_kv_heads * 4 * (words + 2 * self.head_dim)

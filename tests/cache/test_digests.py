@@ -123,3 +123,18 @@ def test_each_sequence_has_a_basis_of_its_own():
     wrong = (digests.judge.score(0, q, torch.tensor([1, 0]), pages, closed) - want).abs().mean()
     assert right < 0.15
     assert wrong > 3 * right
+
+
+@pytest.mark.parametrize("power", [40, -40, 100, -100])
+def test_main_dimensions_of_keys_of_any_size_are_numbers_that_digests_hold(power):
+    """Keys times a power of two, and queries over it, have the products that they had."""
+    torch.manual_seed(0)
+    q, k, size = torch.randn(64, 2, 3, 8), torch.randn(64, 2, 8), 2.0**power
+    plain, scaled = fit_basis(q, k), fit_basis(q / size, k * size)
+    main = torch.einsum("thd,hcd->htc", k * size, scaled.of_keys)
+    assert 1e-4 < main.abs().amax() < 1e5
+    queries, exact = (
+        torch.einsum("nhgd,hcd->hngc", x, basis.of_queries) for x, basis in ((q / size, scaled), (q, plain))
+    )
+    want = torch.einsum("hngc,htc->hngt", exact, torch.einsum("thd,hcd->htc", k, plain.of_keys))
+    torch.testing.assert_close(torch.einsum("hngc,htc->hngt", queries, main), want, rtol=1e-3, atol=1e-3)

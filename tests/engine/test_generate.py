@@ -14,6 +14,9 @@ from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.resolve import resolve
 from scoutattention.shape import ModelShape
 
+from ..models import families
+from ..tiny import save
+
 FAMILIES = ("llama", "llama-llama3", "mistral", "qwen2", "qwen3")
 DENSE = ScoutConfig(budget=None, block_size=8)
 GREEDY = SamplingParams(max_tokens=64, ignore_eos=True)
@@ -141,7 +144,7 @@ def test_every_rival_is_a_configuration(tiny_models, on_miss, lookahead, device)
 
 
 @pytest.mark.parametrize("on_miss", ["compute", "fetch", "drop"])
-@pytest.mark.parametrize(("kv_dtype", "off"), [("int8", 0.02), ("int4", 0.3)])
+@pytest.mark.parametrize(("kv_dtype", "off"), [("int8", 0.04), ("int4", 0.3)])
 def test_packed_pages_change_little_and_take_less(tiny_models, kv_dtype, off, on_miss, device):
     """Beside the same engine over pages in the model's dtype, fed the same tokens.
 
@@ -170,8 +173,29 @@ def test_packed_pages_on_the_device_are_attended_to_where_they_are(tiny_models, 
     logits = [
         torch.stack([step for step, _ in teacher_forced(llm.engine, tokens, len(PROMPT))]) for llm in (resident, far)
     ]
-    assert (logits[0] - logits[1]).abs().max() < 1e-4
+    assert (logits[0] - logits[1]).abs().max() < 3e-4
     assert resident.engine.store.resident
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("power", [30, -40])
+def test_packed_pages_hold_values_of_any_size(tmp_path, dtype, power):
+    """Keys and values times a power of two, which queries and outputs take off again, change no answer."""
+    model, logits = families.make("qwen2"), []
+    for scale in (1.0, 2.0**power):
+        with torch.no_grad():
+            for layer in model.model.layers:
+                attention = layer.self_attn
+                for projection, factor in ((attention.q_proj, 1 / scale), (attention.k_proj, scale)):
+                    projection.weight *= factor
+                    projection.bias *= factor
+                attention.v_proj.weight *= scale
+                attention.v_proj.bias *= scale
+                attention.o_proj.weight /= scale
+        llm = LLM(str(save(model, tmp_path / str(scale))), scout=DENSE, kv_dtype="int8", dtype=dtype)
+        logits.append(torch.stack([step for step, _ in teacher_forced(llm.engine, PROMPT + PROMPT[:20], len(PROMPT))]))
+        llm.close()
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4 if dtype == "float32" else 0.05)
 
 
 def test_a_packed_ragged_batch_equals_its_sequences_alone(tiny_models):

@@ -85,6 +85,24 @@ def test_partial_of_packed_pages(column, sizes, dtype, bits):
     assert_near(got.lse, want.lse, limit)
 
 
+@pytest.mark.parametrize("bits", [0, 8, 4])
+@pytest.mark.parametrize("of_keys", [True, False], ids=["key", "value"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_hidden(column, bits, of_keys, bad):
+    """One number of a head's block, in blocks that are packed or not."""
+    s = Sizes(B=1, H=2, N=3)
+    blocks = BlockList(torch.arange(3).int().expand(1, 2, 3), torch.full((1, 2, 3), s.P).int())
+    q, rows = queries(s).abs(), torch.randn(2, 3, s.H, s.P, s.D)
+    rows[0 if of_keys else 1, 1, 1, 2, 3] = abs(bad) if not bits else bad  # a score of -inf is a weight of 0
+    pools = tuple(
+        pack(part, bits, by_token=values) if bits else part for part, values in zip(rows, (False, True), strict=True)
+    )
+    got = column.back(column.ops.partial(column.put(q), *column.put_on_host(pools), column.put(blocks), 0.2)).out
+    assert got[0, 0].isfinite().all()
+    spoilt = got[0, 1] if of_keys else got[0, 1, :, 3]
+    assert not spoilt.isfinite().any()
+
+
 def test_one_packed_pool_alone_is_refused(column):
     s = Sizes()
     rows, blocks = torch.randn(s.S, s.H, s.P, s.D), BlockList(*torch.zeros(2, s.B, s.H, 1, dtype=torch.int32))

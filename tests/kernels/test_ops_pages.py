@@ -190,11 +190,33 @@ def test_written_blocks(column, on_host, dtype):
 
 
 @every_bits
+def test_packed_pages_hold_extremes_and_hide_nothing(column, bits):
+    """Written and copied: whether numbers are finite is kept, and they are what the definitions say."""
+    new = torch.randn(2, 1, 2, 8, 16)
+    new[:, 0, 0, 0, :5] = torch.tensor([3e38, -3e38, 3.4e38, torch.nan, torch.inf])
+    new[:, 0, 0, 1, :6] = torch.tensor([-3e38, 1e-38, 3.4e38, 1, -torch.inf, -torch.inf])
+    got, want = (packed_pair(torch.zeros(2, 1, 2, 8, 16), bits) for _ in range(2))
+    there, here = column.put_on_host(got), torch.zeros(1, dtype=torch.int64)
+    column.ops.write_blocks(column.put(tuple(new)), there, column.put(here))
+    EXACT.write_blocks(tuple(new), want, here)
+    every = Copies(*torch.tensor([[0, 0], [0, 0], [0, 0], [0, 1]]))
+    copies, exact = column.put(tuple(torch.zeros(2, 1, 1, 2, 8, 16))), tuple(torch.zeros(2, 1, 1, 2, 8, 16))
+    column.ops.copy_blocks(tuple(part[None] for part in there), copies, column.put(every))
+    EXACT.copy_blocks(tuple(part[None] for part in want), exact, every)
+    for mine, theirs, rows in zip(column.back(copies), exact, new, strict=True):
+        assert torch.equal(mine.isfinite(), theirs.isfinite())
+        assert torch.equal(mine.isfinite().all(-2)[0, 0], rows.isfinite().all(-2)[0])
+        torch.testing.assert_close(mine.nan_to_num(0, 0, 0), theirs.nan_to_num(0, 0, 0), rtol=0, atol=0)
+
+
+@every_bits
 @every_call(PACKED, PACKED[1:2])
 def test_written_blocks_of_packed_pages(column, sizes, dtype, bits):
     s = sizes
     new, pages = torch.randn(2, 4, s.P, s.H, s.D).to(dtype).transpose(2, 3), torch.randperm(s.S)[:4]
     new[:, 0, :, 0] = 0.25  # channels that do not change
+    powers = (-6, 4) if dtype == torch.float16 else (-34, 38)  # the interpreter reads no subnormal bfloat16
+    new[:, 1:3] *= 10.0 ** torch.linspace(*powers, s.D)
     got, want = (packed_pair(torch.zeros(2, s.S, s.H, s.P, s.D), bits) for _ in range(2))
     there = column.put_on_host(got)
     column.ops.write_blocks(column.put(tuple(new)), there, column.put(pages))

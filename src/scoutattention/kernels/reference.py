@@ -98,10 +98,11 @@ def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
     """Keys in 2 bits a channel, each block and channel on its own scale.
 
     k: [..., P, D].   Returns codes uint8 [..., W, P, 4] with W = ceil(D / 16), see `to_words`, and bounds float16
-    [..., 2, D], see `to_codes`.
+    [..., 2, D], see `to_codes`: the channels' least values, and their steps.
     """
-    codes, bounds = to_codes(k, 2)
-    return to_words(codes, 2), bounds
+    low, high = k.float().amin(-2), k.float().amax(-2)
+    bounds = torch.stack([low, (high - low) / 3], dim=-2).to(torch.float16)
+    return to_words(to_codes(k, bounds, 2), 2), bounds
 
 
 def write_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:

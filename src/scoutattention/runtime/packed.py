@@ -11,24 +11,42 @@ from .memory import empty
 Index = int | slice | Tensor | tuple[int | slice | Tensor, ...]
 
 
-def to_codes(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Blocks of rows in `bits` bits a channel, between each block's own channel minima and maxima.
+def page_bounds(x: Tensor, bits: int) -> Tensor:
+    """The bounds of blocks of rows that are kept in `bits` bits a channel: their channels' least values and steps.
 
-    x: [..., P, D].   Returns codes uint8 [..., P, D] and bounds float16 [..., 2, D]: channel d of a row is about
-    bounds[0, d] + code * bounds[1, d].
+    x: [..., P, D].   Returns bfloat16 [..., 2, D], which reaches as far as float32. Least values are rounded down, and
+    steps up, so that least + (2^bits - 1) * step is at least the channel's most. What is not finite is not finite here.
     """
-    top = 2**bits - 1
     low, high = x.float().amin(-2), x.float().amax(-2)
-    bounds = torch.stack([low, (high - low) / top], dim=-2).to(torch.float16)
-    least, step = bounds.float().unsqueeze(-3).unbind(-2)  # [..., 1, D]
-    codes = ((x.float() - least) / step.clamp(min=1e-20)).round().clamp(0, top)
-    return codes.to(torch.uint8), bounds
+    least = _rounded_down(low)
+    step = -_rounded_down((least / 2 - high / 2) / (2**bits - 1) * 2)  # halves, since the difference may overflow
+    return torch.stack([least, step], dim=-2).to(torch.bfloat16)
+
+
+def _rounded_down(x: Tensor) -> Tensor:
+    """The next number of bfloat16 that is not above x, as float32."""
+    bits = x.view(torch.int32)
+    towards_zero = bits & -65536
+    below = torch.where((bits != towards_zero) & (bits < 0), towards_zero + 65536, towards_zero)
+    return below.view(torch.float32).where(x.isfinite(), x)
+
+
+def to_codes(x: Tensor, bounds: Tensor, bits: int) -> Tensor:
+    """Blocks of rows in `bits` bits a channel: channel d of a row is about bounds[0, d] + code * bounds[1, d].
+
+    x: [..., P, D].   bounds: [..., 2, D].   Returns codes uint8 [..., P, D], which are 0 where x or the step is not
+    finite.
+    """
+    half_least, half_step = (bounds.float() / 2).unsqueeze(-3).unbind(-2)  # [..., 1, D]; differences may overflow
+    half_step = half_step.where(half_step > 0, 1)
+    codes = ((x.float() / 2 - half_least) / half_step).round().clamp(0, 2**bits - 1)
+    return codes.nan_to_num(0).to(torch.uint8)
 
 
 def from_codes(codes: Tensor, bounds: Tensor) -> Tensor:
     """What `to_codes` kept of the rows, as float32 [..., P, D]."""
-    least, step = bounds.float().unsqueeze(-3).unbind(-2)
-    rows: Tensor = least + codes * step
+    half_least, half_step = (bounds.float() / 2).unsqueeze(-3).unbind(-2)  # products of codes and steps may overflow
+    rows: Tensor = 2 * (half_least + codes * half_step)
     return rows
 
 
@@ -59,7 +77,7 @@ class Packed:
     """Blocks in codes, to be read where a tensor [..., P, D] can: indexed over all but the last two axes, converted.
 
     words: see `to_words`: along the channels, [..., W, P, 4], or, `by_token`, along the block's rows, [..., W, D, 4].
-    bounds: float16 [..., 2, D], see `to_codes`.   bits: of a code, 4 or 8.
+    bounds: bfloat16 [..., 2, D], see `page_bounds`.   bits: of a code, 4 or 8.
     """
 
     words: Tensor
@@ -100,9 +118,11 @@ class Packed:
         return replace(self, words=self.words.flatten(first, last), bounds=self.bounds.flatten(first, last))
 
     def to(self, dtype: torch.dtype) -> Tensor:
-        """The blocks as a tensor [..., P, D]."""
+        """The blocks as a tensor [..., P, D]. Codes of what is finite stand for no more than the dtype holds."""
         codes = from_words(self.words, self.bits, self.rows if self.by_token else self.bounds.shape[-1])
-        return from_codes(codes.transpose(-1, -2) if self.by_token else codes, self.bounds).to(dtype)
+        rows = from_codes(codes.transpose(-1, -2) if self.by_token else codes, self.bounds)
+        most = min(torch.finfo(dtype).max, torch.finfo(rows.dtype).max)
+        return rows.clamp(-most, most).to(dtype)
 
     def float(self) -> Tensor:
         """The blocks as float32."""
@@ -115,7 +135,8 @@ Blocks = Tensor | Packed
 
 def pack(blocks: Tensor, bits: int, *, by_token: bool) -> Packed:
     """Blocks [..., P, D] in codes; `by_token` is how the kernels want values, and not keys."""
-    codes, bounds = to_codes(blocks, bits)
+    bounds = page_bounds(blocks, bits)
+    codes = to_codes(blocks, bounds, bits)
     return Packed(to_words(codes.mT if by_token else codes, bits), bounds, bits, blocks.shape[-2], by_token)
 
 
@@ -124,5 +145,5 @@ def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool) -> Packed
     one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
     lead = shape[:-2]
     memory = empty((*lead, one.nbytes), torch.uint8)
-    words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.float16)
+    words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.bfloat16)
     return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))

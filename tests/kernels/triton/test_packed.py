@@ -7,8 +7,9 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.triton.packed_pages.blocks import copy_packed_blocks, write_packed_blocks
+from scoutattention.kernels.triton.packed_pages.blocks import copy_packed_blocks
 from scoutattention.kernels.triton.packed_pages.partial import partial_packed
+from scoutattention.kernels.triton.packed_pages.write import write_packed_blocks
 from scoutattention.runtime.packed import empty_packed, pack
 from scoutattention.types import BlockList
 

@@ -19,6 +19,7 @@ from ...kernels.triton import score_digests as triton_digest
 from ...kernels.triton.base import TritonError
 from ...kernels.triton.packed_pages import blocks as triton_packed
 from ...kernels.triton.packed_pages import partial as triton_partial_packed
+from ...kernels.triton.packed_pages import write as triton_write
 from ...kernels.triton.partial import PartialTile
 from ...runtime.packed import Packed, pack
 from ...types import BlockList, Copies, Partial
@@ -247,7 +248,7 @@ def time_packing(blocks: int, bits: int, timer: Timer) -> Row:
     pages = torch.randperm(PAGES)[:blocks]
     k, v = (pool[pages].cuda() for pool in source)  # what the pages hold already
     wanted = target[0][pages].float(), target[1][pages].float()
-    call = bind(triton_packed.write_packed_blocks, k, v, target, pages.cuda())
+    call = bind(triton_write.write_packed_blocks, k, v, target, pages.cuda())
     call()
     torch.cuda.synchronize()
     error = max(relative_error(pool[pages].float(), want) for pool, want in zip(target, wanted, strict=True))

@@ -16,8 +16,9 @@ from ...kernels.triton.choice import interest_launch, late_launch, split_launch,
 from ...kernels.triton.join import join_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, close_launch, copy_launch
-from ...kernels.triton.packed_pages.blocks import pack_launch, unpack_launch
+from ...kernels.triton.packed_pages.blocks import unpack_launch
 from ...kernels.triton.packed_pages.partial import packed_launches
+from ...kernels.triton.packed_pages.write import pack_launch
 from ...kernels.triton.page_lists import list_launch, stage_launch
 from ...kernels.triton.partial import default_tile, partial_launches
 from ...kernels.triton.precompile import TARGETS, compile_launch
@@ -102,7 +103,7 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
 def some_packed(shape: torch.Size, bits: int) -> tuple[Packed, Packed]:
     """Keys and values [S, H, P, D] in codes."""
     S, H, P, D = shape
-    bounds = some(S, H, 2, D, dtype=torch.float16)
+    bounds = some(S, H, 2, D, dtype=torch.bfloat16)
     keys, values = (
         some(S, H, ceil_div(along * bits, 32), across, 4, dtype=torch.uint8) for along, across in ((D, P), (P, D))
     )

@@ -10,6 +10,9 @@ LEAST_TOKENS = 4
 PRIOR = 1e-3
 """Of the mean second moment of a channel, what is added to each: no direction is without queries and keys."""
 
+SIZE_STEP = 24
+"""Powers of two from one size of keys to the next. Keys between 2^-12 and 2^12 have size 1."""
+
 
 class Basis(NamedTuple):
     """Main dimensions of keys, most important first.
@@ -32,6 +35,8 @@ def fit_basis(q: Tensor, k: Tensor) -> Basis:
     """
     D = k.shape[-1]
     queries, keys = q.float().transpose(0, 1).flatten(1, 2), k.float().transpose(0, 1)  # [H, n * G, D], [H, T, D]
+    size = _size(keys)
+    keys = keys / size
     moments = []
     for x in (queries, keys - keys.mean(1, keepdim=True)):
         moment = x.mT @ x / x.shape[1]
@@ -45,4 +50,12 @@ def fit_basis(q: Tensor, k: Tensor) -> Basis:
     factor = torch.linalg.cholesky_ex(queries).L
     main = torch.linalg.eigh(factor.mT @ keys @ factor).eigenvectors.flip(-1)
     of_queries = torch.linalg.solve_triangular(factor.mT, main, upper=True)
-    return Basis((factor @ main).mT.contiguous(), of_queries.mT.contiguous())
+    return Basis((factor @ main).mT.contiguous() / size, of_queries.mT.contiguous() * size)
+
+
+def _size(keys: Tensor) -> Tensor:
+    """A power of two for each head, [H, 1, 1], over which its keys are numbers that float16 holds well: mostly 1."""
+    exponent = torch.frexp(keys.abs().amax((1, 2), keepdim=True).nan_to_num(1, 1)).exponent
+    return torch.ldexp(
+        torch.ones_like(keys[:, :1, :1]), SIZE_STEP * torch.round(exponent / SIZE_STEP).clamp(-5, 5).int()
+    )

@@ -41,8 +41,9 @@ from . import (
     write_digests,
 )
 from .base import INTERPRETED
-from .packed_pages import blocks as packed
+from .packed_pages import blocks as packed_blocks
 from .packed_pages import partial as packed_partial
+from .packed_pages import write as packed_write
 
 PROGRAMS = 96
 """Programs that copy blocks at a time: a link to the host is full with few, and the rest of the device attends."""
@@ -87,7 +88,7 @@ class TritonOps(Ops):
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         k, v = target
         if not (isinstance(k, Tensor) and isinstance(v, Tensor)):
-            packed.write_packed_blocks(*blocks, _packed(k, v), pages.to(self.device))
+            packed_write.write_packed_blocks(*blocks, _packed(k, v), pages.to(self.device))
             return
         count, heads = blocks[0].shape[:2]
         head = torch.arange(heads, device=self.device).repeat(count)
@@ -107,7 +108,7 @@ class TritonOps(Ops):
         here = (layer * k.shape[1] + page).where(page >= 0, -1)
         there, pair = layer * target[0].shape[1] + entry, _packed(k, v)
         pair, flat = (pair[0].flatten(0, 1), pair[1].flatten(0, 1)), (target[0].flatten(0, 1), target[1].flatten(0, 1))
-        packed.copy_packed_blocks(pair, flat, here, there, head, programs=PROGRAMS)
+        packed_blocks.copy_packed_blocks(pair, flat, here, there, head, programs=PROGRAMS)
 
     @override
     def close_blocks(self, source: Pools, target: tuple[Blocks, Blocks], what: CloseRequest) -> None:
@@ -115,7 +116,7 @@ class TritonOps(Ops):
         if isinstance(k, Tensor) and isinstance(v, Tensor):
             move_blocks.close_blocks(source, (k, v), what)
             return
-        packed.close_packed_blocks(source, _packed(k, v), what)
+        packed_write.close_packed_blocks(source, _packed(k, v), what)
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:

@@ -122,7 +122,7 @@ def partial_packed(q: Tensor, k_v: PackedPools, blocks: BlockList, scale: float)
     N = blocks.index.shape[-1]
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
     check_packed("k and v", k_v)
-    check("k.bounds", k_v[0].bounds, (None, H, 2, D), torch.float16, rows=2)
+    check("k.bounds", k_v[0].bounds, (None, H, 2, D), torch.bfloat16, rows=2)
     check("blocks.index", blocks.index, (B, H, N), torch.int32)
     check("blocks.length", blocks.length, (B, H, N), torch.int32)
     result = Partial(q.new_empty(q.shape, dtype=torch.float32), q.new_empty((B, H, G), dtype=torch.float32))
