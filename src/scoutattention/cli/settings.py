@@ -20,7 +20,7 @@ class Settings(NamedTuple):
 
 
 PANELS: dict[type, str] = {ScoutConfig: "Method", EngineConfig: "Engine", SamplingParams: "Answer"}
-FIXED: dict[str, Any] = {"max_num_seqs": 1}
+FIXED: dict[str, Any] = {"max_num_seqs": 1, "n": 1}
 """Settings without a flag: the commands decode one sequence."""
 REPEATED = ("stop",)
 """Settings whose flag may be repeated; these have no variable in the environment."""

@@ -3,20 +3,32 @@
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from ..cache.memory_plan import MemoryPlan
 from ..cache.store import KVStore
 from ..config import SamplingParams
+from ..errors import ScoutError
 from ..models.text import Tokenizer
 
 
-@dataclass
+class Ready(NamedTuple):
+    """How much of an answer can be given out: characters, tokens, and why it has ended, if it has."""
+
+    text: int = 0
+    tokens: int = 0
+    finish_reason: str | None = None
+
+
+@dataclass(eq=False)
 class Sequence:
     """A request from its arrival to its end; only the engine changes it.
 
-    limit: longest the sequence may become, prompt and answer together.
+    limit: longest the sequence may become, prompt and answer together.   error: what ended it, if anything failed.
+    logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
+    ready: what another thread may read; it is set last, and at once.
     """
 
     id: int
@@ -26,17 +38,21 @@ class Sequence:
     tokenizer: Tokenizer
     output_ids: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str | None = None
+    error: ScoutError | None = None
+    ready: Ready = field(default_factory=Ready)
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
         self._stream = self.tokenizer.stream()
-        self.generator = torch.Generator()
+        self._chance: float | None = None
+        self._generator = torch.Generator()
         if self.params.seed is None:
-            self.generator.seed()
+            self._generator.seed()
         else:
-            self.generator.manual_seed(self.params.seed)
+            self._generator.manual_seed(self.params.seed)
 
     @property
     def num_tokens(self) -> int:
@@ -53,16 +69,35 @@ class Sequence:
         """Seconds from arrival to the first token."""
         return 0.0 if self.first_token_at is None else self.first_token_at - self.arrived
 
-    def append(self, token: int) -> None:
+    def chance(self) -> float:
+        """The random number in [0, 1) that the next token is drawn by; a temperature of 0 uses up none."""
+        if self._chance is None:
+            drawn = self.params.temperature > 0
+            self._chance = float(torch.rand((), generator=self._generator)) if drawn else 0.0
+        return self._chance
+
+    def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
+        self._chance = None
         self.output_ids.append(token)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
         if token in self.tokenizer.eos_token_ids and not self.params.ignore_eos:
             self._finish("stop")
-            return
-        self.text += self._stream.step(token)
-        cut = min((at for s in self.params.stop if (at := self.text.find(s)) >= 0), default=-1)
+        else:
+            self._say(self._stream.step(token))
+        self.ready = Ready(self._printable(), len(self.output_ids), self.finish_reason)
+
+    def fail(self, error: ScoutError) -> None:
+        """End the sequence with an error; what there is of the answer stays."""
+        self.error, self.finish_reason = error, "error"
+        self.ready = Ready(len(self.text), len(self.output_ids), self.finish_reason)
+
+    def _say(self, text: str) -> None:
+        self.text += text
+        cut = min((at for s in self.params.stops if (at := self.text.find(s)) >= 0), default=-1)
         if cut >= 0:
             self.text, self.finish_reason = self.text[:cut], "stop"
         elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
@@ -72,13 +107,14 @@ class Sequence:
         self.text += self._stream.flush()
         self.finish_reason = reason
 
-    def printable(self) -> int:
+    def _printable(self) -> int:
         """Characters of `text` that no later token can take back, as the beginning of a stop string might be."""
         if self.finish_reason is not None:
             return len(self.text)
-        longest = max((len(s) for s in self.params.stop), default=1)
+        stops = self.params.stops
+        longest = max((len(s) for s in stops), default=1)
         for tail in range(min(longest - 1, len(self.text)), 0, -1):
-            if any(s.startswith(self.text[-tail:]) for s in self.params.stop):
+            if any(s.startswith(self.text[-tail:]) for s in stops):
                 return len(self.text) - tail
         return len(self.text)
 
@@ -127,8 +163,15 @@ class Scheduler:
             self.running[row] = self.running[last]
         self.running.pop()
 
-    def clear(self) -> None:
-        """Forget every sequence, as after an interruption."""
-        self.waiting.clear()
-        while self.running:
-            self.drop(len(self.running) - 1)
+    def put_back(self, sequence: Sequence) -> None:
+        """Release a running sequence's row, and let it wait in front of all others, if it has not ended."""
+        self.drop(self.running.index(sequence))
+        if sequence.finish_reason is None:
+            self.waiting.appendleft(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Forget a sequence, whether it waits, runs, or has ended."""
+        if sequence in self.running:
+            self.drop(self.running.index(sequence))
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
