@@ -173,8 +173,8 @@ def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, mon
     llm.engine.add(refused)
     while llm.engine.busy:
         llm.engine.step()
-    assert (refused.finish_reason, type(refused.error)) == ("error", CapacityError)
-    assert "too small for reading a prompt of 30 tokens: lower device_memory" in str(refused.error)
+    assert (refused.finish_reason, type(refused.ready.error)) == ("error", CapacityError)
+    assert "too small for reading a prompt of 30 tokens: lower device_memory" in str(refused.ready.error)
     assert running.output_ids == expected
     assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from ..errors import ConfigError
 from .fields import Checked, setting
@@ -14,8 +15,36 @@ SEEDS = range(-(2**63), 2**64)
 """What `torch.Generator.manual_seed` takes."""
 
 
+class RequestChecks(Checked):
+    """What `SamplingParams` makes of its values, and which it refuses."""
+
+    def __post_init__(self) -> None:
+        values: Any = self
+        object.__setattr__(self, "stop", _texts(values.stop))
+        for name in ("max_tokens", "top_k", "seed", "logprobs", "n"):
+            _plain(self, name, Integral)
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            _plain(self, name, Real)
+        super().__post_init__()
+        if not 0.0 < values.top_p <= 1.0:
+            raise ConfigError(f"top_p={values.top_p} is not in (0, 1]")
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if not (value == 0 or LEAST_FLOAT <= value <= MOST_FLOAT):
+                raise ConfigError(
+                    f"{name}={value} is beyond what float32 holds, {LEAST_FLOAT:.3g} to {MOST_FLOAT:.3g}: "
+                    "give a number of that range"
+                )
+        if values.seed is not None and values.seed not in SEEDS:
+            raise ConfigError(f"seed={values.seed} is not from {SEEDS[0]} to {SEEDS[-1]}")
+        if values.n > 1 and values.temperature == 0:
+            raise ConfigError(
+                f"n={values.n} answers of temperature 0 would be the same: raise temperature, or set n to 1"
+            )
+
+
 @dataclass(frozen=True)
-class SamplingParams(Checked):
+class SamplingParams(RequestChecks):
     """How one request is sampled. Raises ConfigError where a value has another type, or is out of range.
 
     stop: one text, or several; kept as a tuple, without None.
@@ -102,38 +131,10 @@ class SamplingParams(Checked):
         1, "Answers to each prompt.", change="Raise it to choose among answers; set a temperature.", least=1
     )
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _texts(self.stop))
-        for name in ("max_tokens", "top_k", "seed", "logprobs", "n"):
-            _plain(self, name, Integral)
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
-            _plain(self, name, Real)
-        super().__post_init__()
-        if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"top_p={self.top_p} is not in (0, 1]")
-        for name in ("temperature", "top_p", "min_p"):
-            value = getattr(self, name)
-            if not (value == 0 or LEAST_FLOAT <= value <= MOST_FLOAT):
-                raise ConfigError(
-                    f"{name}={value} is beyond what float32 holds, {LEAST_FLOAT:.3g} to {MOST_FLOAT:.3g}: "
-                    "give a number of that range"
-                )
-        if self.seed is not None and self.seed not in SEEDS:
-            raise ConfigError(f"seed={self.seed} is not from {SEEDS[0]} to {SEEDS[-1]}")
-        if self.n > 1 and self.temperature == 0:
-            raise ConfigError(
-                f"n={self.n} answers of temperature 0 would be the same: raise temperature, or set n to 1"
-            )
-
     @property
     def stops(self) -> tuple[str, ...]:
         """`stop` as it is kept."""
         return tuple(self.stop or ())
-
-    def split(self) -> "list[SamplingParams]":
-        """Those of each of the `n` answers; a seed is followed by the next ones."""
-        seeds = [None if self.seed is None else (self.seed + i) % 2**64 for i in range(1, self.n)]
-        return [replace(self, n=1), *(replace(self, n=1, seed=seed) for seed in seeds)]
 
 
 def _texts(stop: object) -> tuple[str, ...]:
@@ -153,7 +154,7 @@ def _texts(stop: object) -> tuple[str, ...]:
     return tuple(text for text in texts if isinstance(text, str))
 
 
-def _plain(params: SamplingParams, name: str, kind: type[Integral] | type[Real]) -> None:
+def _plain(params: RequestChecks, name: str, kind: type[Integral] | type[Real]) -> None:
     """Turn another library's number into Python's own; what is none is left to the checks of types."""
     value = getattr(params, name)
     if not isinstance(value, kind) or isinstance(value, bool):

@@ -22,7 +22,7 @@ from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
 from .runner import Runner
-from .sampler import NOT_FINITE, Seen, draw_of, top_logprobs
+from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
 from .stats import Stats
 
@@ -151,7 +151,7 @@ class Engine:
         progress = None if watch is None else partial(watch, sequence)
         with self._failing([sequence], f"reading a prompt of {len(read)} tokens"):
             logits = self.runner.prefill(row, read, progress)
-            one = draw_of(sequence.params, sequence.chance())
+            one = sequence.draw()
             if one.penalised:
                 self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
             new = not sequence.output_ids
@@ -173,7 +173,7 @@ class Engine:
             logits, step, tokens = self.runner.decode(
                 [sequence.last_token for sequence in sequences],
                 positions,
-                draws=[draw_of(sequence.params, sequence.chance()) for sequence in sequences],
+                draws=[sequence.draw() for sequence in sequences],
             )
             self._append(sequences, tokens, logits)
             self.stats = replace(

@@ -25,7 +25,7 @@ from ..models.loader import load
 from .device import find_device
 from .engine import Engine
 from .leader import lead
-from .prompts import Prompt, PromptReader, paired
+from .prompts import Prompt, PromptReader, of_each_answer, paired
 from .runner import Progress
 from .scheduler import Ready
 from .scheduler import Sequence as Request
@@ -137,7 +137,7 @@ class LLM:
         with closing(self._turns.run(requests, on_prompt)) as running:
             for _ in running:
                 pass
-        errors = [request.error for request in requests if request.error is not None]
+        errors = [request.ready.error for request in requests if request.ready.error is not None]
         if errors and len(errors) == len(requests):
             raise errors[0]
         return [_output(request) for request in requests]
@@ -169,14 +169,13 @@ class LLM:
         with closing(self._turns.run([request], on_prompt)) as running:
             for (ready,) in running:
                 text, tokens = slice(sent.text, ready.text), slice(sent.tokens, ready.tokens)
-                failed = ready.finish_reason == "error"
-                if not failed or ready.tokens > sent.tokens:
+                if ready.error is None or ready.tokens > sent.tokens:
                     logprobs = None if request.params.logprobs is None else request.logprobs[tokens]
-                    end = None if failed else ready.finish_reason
+                    end = ready.finish_reason if ready.error is None else None
                     yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs)
                 sent = ready
-        if request.error is not None:
-            raise request.error
+        if sent.error is not None:
+            raise sent.error
 
     def _requests(
         self,
@@ -196,7 +195,7 @@ class LLM:
                 next(self._numbers), ids, one, min(self.engine.plan.max_len, len(ids) + one.max_tokens), self.tokenizer
             )
             for ids, of_prompt in zip(prompt_ids, paired(params, len(prompt_ids)), strict=True)
-            for one in of_prompt.split()
+            for one in of_each_answer(of_prompt)
         ]
         for request in requests:
             self.engine.check(request)
@@ -221,5 +220,5 @@ def _output(request: Request) -> Output:
         request.finish_reason,
         request.ttft_s,
         None if request.params.logprobs is None else request.logprobs,
-        request.error,
+        request.ready.error,
     )

@@ -1,7 +1,7 @@
 """What a caller may give as prompts and sampling params, checked before anything runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Number
 
 from ..config import SamplingParams
@@ -114,6 +114,14 @@ def paired(params: object, count: int) -> list[SamplingParams]:
     if len(found) != count:
         raise ConfigError(f"there are {len(found)} sampling params for {count} prompts: give one, or one for each")
     return found
+
+
+def of_each_answer(params: SamplingParams) -> list[SamplingParams]:
+    """Those of each of the `n` answers to a prompt; a seed is followed by the next ones."""
+    if params.n == 1:
+        return [params]
+    seeds = [None if params.seed is None else (params.seed + i) % 2**64 for i in range(params.n)]
+    return [replace(params, n=1, seed=seed) for seed in seeds]
 
 
 def _kind(item: object) -> str:

@@ -47,6 +47,29 @@ class Drawing(NamedTuple):
 GREEDY = Drawing()
 
 
+class Chances:
+    """The random numbers in [0, 1) that a request's tokens are drawn by; a temperature of 0 uses up none."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._random = params.temperature > 0
+        self._generator = torch.Generator()
+        self._next: float | None = None
+        if params.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(params.seed)
+
+    def next(self) -> float:
+        """The next number, until it is used: a step that is broken off draws again by the same."""
+        if self._next is None:
+            self._next = float(torch.rand((), generator=self._generator)) if self._random else 0.0
+        return self._next
+
+    def used(self) -> None:
+        """Go on to the one after."""
+        self._next = None
+
+
 def draw_of(params: SamplingParams, chance: float) -> Draw:
     """How a request's next token is drawn."""
     penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty

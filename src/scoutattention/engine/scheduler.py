@@ -5,28 +5,28 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
-
 from ..cache.memory_plan import MemoryPlan
 from ..cache.store import KVStore
 from ..config import SamplingParams
 from ..errors import ScoutError
-from ..models.text import Tokenizer
+from ..models.text import TextStream, Tokenizer
+from .sampler import Chances, Draw, draw_of
 
 
 class Ready(NamedTuple):
-    """How much of an answer can be given out: characters, tokens, and why it has ended, if it has."""
+    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed."""
 
     text: int = 0
     tokens: int = 0
     finish_reason: str | None = None
+    error: ScoutError | None = None
 
 
 @dataclass(eq=False)
 class Sequence:
     """A request from its arrival to its end; only the engine changes it.
 
-    limit: longest the sequence may become, prompt and answer together.   error: what ended it, if anything failed.
+    limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
     ready: what another thread may read; it is set last, and at once.
     """
@@ -37,22 +37,14 @@ class Sequence:
     limit: int
     tokenizer: Tokenizer
     output_ids: list[int] = field(default_factory=list)
-    text: str = ""
     logprobs: list[dict[int, float]] = field(default_factory=list)
-    finish_reason: str | None = None
-    error: ScoutError | None = None
     ready: Ready = field(default_factory=Ready)
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
-        self._stream = self.tokenizer.stream()
-        self._chance: float | None = None
-        self._generator = torch.Generator()
-        if self.params.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self.params.seed)
+        self._said = _Text(self.tokenizer.stream(), self.params.stops)
+        self._chances = Chances(self.params)
 
     @property
     def num_tokens(self) -> int:
@@ -65,56 +57,73 @@ class Sequence:
         return self.output_ids[-1] if self.output_ids else self.prompt_ids[-1]
 
     @property
+    def text(self) -> str:
+        """The text of the answer so far."""
+        return self._said.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer has ended; None while it has not."""
+        return self.ready.finish_reason
+
+    @property
     def ttft_s(self) -> float:
         """Seconds from arrival to the first token."""
         return 0.0 if self.first_token_at is None else self.first_token_at - self.arrived
 
-    def chance(self) -> float:
-        """The random number in [0, 1) that the next token is drawn by; a temperature of 0 uses up none."""
-        if self._chance is None:
-            drawn = self.params.temperature > 0
-            self._chance = float(torch.rand((), generator=self._generator)) if drawn else 0.0
-        return self._chance
+    def draw(self) -> Draw:
+        """How the next token is drawn; the same until there is one."""
+        return draw_of(self.params, self._chances.next())
 
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
-        self._chance = None
+        self._chances.used()
         self.output_ids.append(token)
         if logprobs is not None:
             self.logprobs.append(logprobs)
+        reason, said = None, self._said
         if token in self.tokenizer.eos_token_ids and not self.params.ignore_eos:
-            self._finish("stop")
-        else:
-            self._say(self._stream.step(token))
-        self.ready = Ready(self._printable(), len(self.output_ids), self.finish_reason)
+            reason = "stop"
+            said.end()
+        elif said.add(token):
+            reason = "stop"
+        elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
+            reason = "length"
+            said.end()
+        self.ready = Ready(said.printable() if reason is None else len(said.text), len(self.output_ids), reason)
 
     def fail(self, error: ScoutError) -> None:
         """End the sequence with an error; what there is of the answer stays."""
-        self.error, self.finish_reason = error, "error"
-        self.ready = Ready(len(self.text), len(self.output_ids), self.finish_reason)
+        self.ready = Ready(len(self.text), len(self.output_ids), "error", error)
 
-    def _say(self, text: str) -> None:
-        self.text += text
-        cut = min((at for s in self.params.stops if (at := self.text.find(s)) >= 0), default=-1)
+
+class _Text:
+    """The text of an answer so far."""
+
+    def __init__(self, stream: TextStream, stops: tuple[str, ...]) -> None:
+        self.text = ""
+        self._stream = stream
+        self._stops = stops
+
+    def add(self, token: int) -> bool:
+        """Take a token; whether a stop string has ended the text, of which it is no part."""
+        self.text += self._stream.step(token)
+        cut = min((at for stop in self._stops if (at := self.text.find(stop)) >= 0), default=-1)
         if cut >= 0:
-            self.text, self.finish_reason = self.text[:cut], "stop"
-        elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
-            self._finish("length")
+            self.text = self.text[:cut]
+        return cut >= 0
 
-    def _finish(self, reason: str) -> None:
+    def end(self) -> None:
+        """Take what is left of the last tokens."""
         self.text += self._stream.flush()
-        self.finish_reason = reason
 
-    def _printable(self) -> int:
-        """Characters of `text` that no later token can take back, as the beginning of a stop string might be."""
-        if self.finish_reason is not None:
-            return len(self.text)
-        stops = self.params.stops
-        longest = max((len(s) for s in stops), default=1)
+    def printable(self) -> int:
+        """Characters that no later token can take back, as the beginning of a stop string might be."""
+        longest = max((len(stop) for stop in self._stops), default=1)
         for tail in range(min(longest - 1, len(self.text)), 0, -1):
-            if any(s.startswith(self.text[-tail:]) for s in stops):
+            if any(stop.startswith(self.text[-tail:]) for stop in self._stops):
                 return len(self.text) - tail
         return len(self.text)
 

@@ -8,7 +8,7 @@ import pytest
 
 from scoutattention import LLM, SamplingParams, ScoutConfig, ScoutError
 
-from .test_generate import PROMPT, far_llm
+from ..test_generate import PROMPT, far_llm
 
 SCOUT = ScoutConfig(budget=40, block_size=8)
 PROMPTS = [PROMPT, PROMPT[:30], PROMPT[10:60], PROMPT[5:70], PROMPT[:3], PROMPT[20:50]]

@@ -8,7 +8,7 @@ import torch
 
 from scoutattention import LLM, ConfigError, PromptError, SamplingParams, ScoutConfig
 
-from .test_generate import PROMPT
+from ..test_generate import PROMPT
 
 FEW = SamplingParams(max_tokens=4, ignore_eos=True)
 TEMPLATE = (
