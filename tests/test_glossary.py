@@ -24,14 +24,14 @@ PLAIN_WORDS = """
 action app base build capacity case chat check code command common correct drawing error evaluate exact file flag
 folder found function generate hardware idle ignore input job join known line list make measure method miss move not
 number on plot problem process report retrieval round row run score seed setting setup shape sources stage stop store
-table task text timing trace type word work write
+table task text timing trace type word work write penalty repetition resolve
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
 attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
 field fingerprint format graph init instructions integration kernel key kv layer len loader model native num ops p
 parallel param pinned plain policy precompile predict prompt recorder reference runner runtime sampler scheduler seq
-size stream temperature tensor token tokenizer unsupported worker
+size stream temperature tensor token tokenizer unsupported worker frequency k logprob n presence
 """
 """Words of programming and of language models, as their libraries use them."""
 PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton"

@@ -12,8 +12,9 @@ from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, Sco
 from scoutattention.cli import main
 from scoutattention.cli.actions import generate as action
 from scoutattention.cli.actions.generate import JSON_STATS
-from scoutattention.cli.output import format_bytes, plain_table, show
+from scoutattention.cli.output import plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
+from scoutattention.config.fields import format_bytes
 
 NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
 

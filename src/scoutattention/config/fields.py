@@ -29,6 +29,15 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def format_bytes(count: float) -> str:
+    """`count` bytes with a binary unit and three digits or so, as in 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
 @dataclass(frozen=True)
 class Setting:
     """The explanation of one field.

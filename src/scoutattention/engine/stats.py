@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 from ..attention.step import StepStats
+from ..config.fields import format_bytes
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Totals over all requests.
+    """Totals over all requests; as text, the lines of `rows`.
 
     prefill_s, decode_s: seconds in prompts and in decode steps.   ttft_s: mean seconds from arrival to first token.
     tokens_per_s: decoded tokens (the first of each answer is the prompt's) per second of decode steps.
@@ -74,3 +75,24 @@ class Stats:
     def recalled_bytes(self) -> int:
         """Bytes copied from host pages to device slots."""
         return self.steps.recalled_bytes
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<9} {value}" for name, value in self.rows().items())
+
+    def rows(self) -> dict[str, str]:
+        """What a report says, line by line; of device and host nothing where the device held everything."""
+        divided = self.kv_bytes_device < self.kv_bytes_total
+        full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
+        rows = {
+            "Prompt": f"{self.prompt_tokens:,} tokens, first new token after {self.ttft_s:.2f} s",
+            "Answer": f"{self.new_tokens:,} tokens, {self.tokens_per_s:.1f} tokens/s",
+            "KV cache": f"{full} in full, {held} on the device" if divided else full,
+        }
+        if divided:
+            hidden, waited = f"{self.hidden_cpu_s:.2f} s hidden behind the device", f"{self.unhidden_cpu_s:.2f} s"
+            rows |= {
+                "CPU share": f"{self.cpu_share:.1%} of the chosen blocks",
+                "CPU time": f"{hidden}, {waited} waited for",
+                "Recalled": f"{format_bytes(self.recalled_bytes)} to the device",
+            }
+        return rows
