@@ -90,7 +90,7 @@ class Engine:
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
-        self.stats = Stats()
+        self.stats = Stats(device=device.type)
 
     @property
     def store(self) -> KVStore:

@@ -118,7 +118,7 @@ class Seen:
         """Logits, float32 [B, vocab], changed by what was said in these rows, int64 [B]; only queues work."""
         prompts, answers = (state[0, rows] for state in self._all)
         repetition, presence, frequency = draws[5:, :, None]
-        factor = repetition.where(prompts | (answers > 0), 1)
+        factor = repetition.expand(logits.shape).masked_fill(~prompts & (answers == 0), 1)
         repeated = torch.where(logits > 0, logits / factor, logits * factor)
         changed: Tensor = repeated - frequency * answers - presence * (answers > 0)
         return changed
@@ -140,7 +140,7 @@ def draw(logits: Tensor, draws: Tensor, drawing: Drawing, penalised: Tensor | No
     if drawing.random:
         drawn = _drawn(logits if penalised is None else penalised, draws)
         token = torch.where(draws[0] > 0, drawn, token)
-    return token.where(highest.isfinite(), NOT_FINITE)
+    return token.masked_fill(~highest.isfinite(), NOT_FINITE)
 
 
 def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
@@ -150,13 +150,13 @@ def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
     """
     temperature, top_p, chance, top_k, min_p = draws[:5, :, None]
     logits = logits - logits.amax(-1, keepdim=True)  # of a low temperature they would not be finite
-    probs, order = (logits / temperature.where(temperature > 0, 1)).softmax(-1).sort(descending=True)
+    probs, order = (logits / temperature.masked_fill(temperature == 0, 1)).softmax(-1).sort(descending=True)
     place = torch.arange(probs.shape[-1], device=probs.device)
     kept = (probs >= min_p * probs[:, :1]) & ((place < top_k) | (top_k <= 0))
-    probs = probs.where(kept, 0)
+    probs = probs.masked_fill(~kept, 0)
     probs = probs / probs.sum(-1, keepdim=True)
     kept = kept & (probs.cumsum(-1) - probs < top_p)  # with the token that crosses top_p
-    upto = probs.where(kept, 0).cumsum(-1)
+    upto = probs.masked_fill(~kept, 0).cumsum(-1)
     place = (upto <= chance * upto[:, -1:]).sum(-1, keepdim=True)
     last = (kept.sum(-1, keepdim=True) - 1).clamp(min=0)  # of logits that are not finite there are none
     drawn: Tensor = order.gather(-1, torch.minimum(place, last))[:, 0]

@@ -50,6 +50,7 @@ class Turns:
             running = [request for request in requests if request.finish_reason is None]
             self._errands.extend(partial(self._engine.cancel, request) for request in running)
             self._run_errands()
+            self._tell()  # who interrupts a step may not have come so far
 
     def close(self) -> None:
         """Close the engine, after the step that is under way; whoever waits for an answer gets an error."""

@@ -17,6 +17,7 @@ ONE_MEMORY = Stats(
 TWO_MEMORIES = replace(
     ONE_MEMORY,
     kv_bytes_device=2**28,
+    device="cuda",
     steps=StepStats(chosen_blocks=1000, far_blocks=82, hidden_s=0.4, unhidden_s=0.1, recalled_bytes=3 * 2**20),
 )
 
@@ -31,7 +32,9 @@ def test_statistics_say_what_counts():
         "CPU time  0.40 s hidden behind the device, 0.10 s waited for",
         "Recalled  3.0 MiB to the device",
     ]
+    lines += str(replace(TWO_MEMORIES, device="cpu")).splitlines()
     assert max(map(len, lines)) <= 80
+    assert lines[8] == "KV cache  1.0 GiB, and 256.0 MiB of copies in slots, in one memory"
 
 
 def test_where_the_device_held_everything_there_is_less_to_say():
