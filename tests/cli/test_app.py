@@ -10,8 +10,9 @@ import pytest
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.actions.generate import JSON_STATS
-from scoutattention.cli.output import format_bytes, plain_table, show
+from scoutattention.cli.output import plain_table, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
+from scoutattention.config.fields import format_bytes
 
 from .fake import NUMBERS, FakeLLM
 

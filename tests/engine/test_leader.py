@@ -47,6 +47,10 @@ def test_two_processes_answer_as_one_until_one_is_killed(tiny_models):
     stream = llm.stream(PROMPTS[0], PARAMS)
     next(stream)
     stream.close()
+    dropped, kept = llm.stream(PROMPTS[0], PARAMS), llm.stream(PROMPTS[1], PARAMS)
+    chunks = [next(dropped), next(kept)][1:]
+    del dropped
+    assert [token for chunk in [*chunks, *kept] for token in chunk.token_ids] == expected[1].token_ids
     with pytest.raises(PromptError, match="the prompt is empty"):
         llm.generate([[]], PARAMS)
     assert llm.generate(PROMPTS[1:], PARAMS)[1].token_ids == expected[2].token_ids

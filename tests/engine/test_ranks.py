@@ -35,8 +35,9 @@ CASES = {
 
 
 def params(number: int) -> SamplingParams:
-    """Every other one greedy; each of its own length."""
-    return SamplingParams(max_tokens=10 + 5 * number, temperature=float(number % 2), seed=number, ignore_eos=True)
+    """Every other one greedy; each of its own length, some with a penalty."""
+    values = {"temperature": float(number % 2), "repetition_penalty": 1.2 if number == 2 else 1.0, "seed": number}
+    return SamplingParams(max_tokens=10 + 5 * number, ignore_eos=True, **values)
 
 
 def answers(engine: Engine, tokenizer):

@@ -3,22 +3,21 @@
 import torch
 
 from scoutattention.config import SamplingParams
-from scoutattention.engine.sampler import draw, next_draws
+from scoutattention.engine.sampler import draw, draw_of, drawing_of
 
 
 def draws(params: SamplingParams, logits: torch.Tensor, count: int = 2000, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    numbers = torch.tensor(next_draws([params] * count, [generator] * count))
-    tokens = draw(logits.expand(count, -1), numbers.T)
+    each = [draw_of(params, float(torch.rand((), generator=generator))) for _ in range(count)]
+    tokens = draw(logits.expand(count, -1), torch.tensor(each).T, drawing_of(each))
     return torch.bincount(tokens, minlength=logits.numel()) / count
 
 
 def test_temperature_zero_is_greedy():
     logits = torch.tensor([0.0, 3.0, 2.9])
     both = [SamplingParams(temperature=0), SamplingParams(temperature=9.0, top_p=0.01)]
-    numbers = torch.tensor(next_draws(both, [torch.Generator(), torch.Generator()]))
-    assert numbers[0].tolist() == [0, 1, 0]
-    assert draw(logits.expand(2, -1), numbers.T).tolist() == [1, 1]
+    each = [draw_of(params, 0.99) for params in both]
+    assert draw(logits.expand(2, -1), torch.tensor(each).T, drawing_of(each)).tolist() == [1, 1]
 
 
 def test_draws_follow_the_softmax_at_the_temperature():

@@ -10,7 +10,7 @@ from ..kernels.ops import Ops
 
 NUMBERS = 6
 """Of each sequence: its row, closed blocks, tokens in the open block, the open block's entry, token and position."""
-DRAW = 3
+DRAW = 8
 """Numbers that say how a sequence's next token is drawn."""
 COUNTS = 8
 """Numbers that a step counts."""
@@ -48,8 +48,8 @@ class StepExchange:
         """Say which token of each sequence the next step is fed, and where it stands."""
         self.host.numbers[4:, : len(token_ids)] = torch.tensor([list(token_ids), list(positions)])
 
-    def set_draws(self, draws: Sequence[tuple[float, float, float]]) -> None:
-        """Say how the next token of each sequence is drawn: three numbers, as `engine.sampler` takes them."""
+    def set_draws(self, draws: Sequence[tuple[float, ...]]) -> None:
+        """Say how the next token of each sequence is drawn: DRAW numbers, as `engine.sampler` takes them."""
         self.host.draws[:, : len(draws)] = torch.tensor(draws).T
 
     def send(self) -> None:

@@ -12,12 +12,13 @@ from ..bench.decode.process import ENGINES
 from ..bench.gpu.cases import QUICK_STEPS, STEPS, other_programs, rivals
 from ..bench.gpu.cases import Workload as GpuWorkload
 from ..config import EngineConfig, KVDTypeName, ScoutConfig, parse_size
+from ..config.fields import format_bytes
 from ..errors import ConfigError
 from ..hardware.host import available_memory
 from .command import Call, load_action, takes
 from .flags import AsJson, DType, Model, Plot, Trace, flag
 from .inputs import read_numbers, read_words
-from .output import check_drawing, check_writable, format_bytes
+from .output import check_drawing, check_writable
 
 LEAST_SIZE = 1 << 20
 """Bytes; less data would be timed from the caches."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from ..config.fields import format_bytes
 from ..errors import ConfigError, PromptError
-from .output import format_bytes
 
 Message = dict[str, str]
 """A message of a conversation: its "role" and its "content"."""

@@ -18,15 +18,6 @@ WIDE = 200
 """Characters of a line where there is no terminal, whose width nobody has to fit."""
 
 
-def format_bytes(count: float) -> str:
-    """`count` bytes with a binary unit and three digits or so, as in 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def plain_table(*columns: str, title: str | None = None) -> Table:
     """A table without frame, with a header where `columns` are named."""
     table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False, title=title)

@@ -4,6 +4,7 @@ Each field of a configuration is explained once, where it is defined. `scout ...
 these explanations.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -33,13 +34,23 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def format_bytes(count: float) -> str:
+    """`count` bytes with a binary unit and three digits or so, as in 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
 @dataclass(frozen=True)
 class Setting:
     """The explanation of one field.
 
     help: what the setting is, in one sentence.   change: when to change it.
     none: what None means.   none_word: how the command line writes None; "" where leaving the flag out does.
-    least: the smallest value, or None.   size: whether the value is in bytes.   advanced: for `--help-all` alone.
+    least, most: the smallest and the largest value, or None.   size: whether the value is in bytes.
+    advanced: for `--help-all` alone.
     """
 
     help: str
@@ -47,6 +58,7 @@ class Setting:
     none: str = ""
     none_word: str = ""
     least: float | None = None
+    most: float | None = None
     size: bool = False
     advanced: bool = False
 
@@ -83,12 +95,42 @@ class Checked:
 
 
 def check(name: str, value: object, about: Setting, hint: object) -> None:
-    """Raises ConfigError where a number is below the least, or a word is not one of its type's words."""
-    if about.least is not None and isinstance(value, int | float) and not value >= about.least:
-        raise ConfigError(f"{name}={value} is below the least value {about.least:g}")
+    """Raises ConfigError where a value is of another type, a number out of range, or a word none of its type's."""
     words = _words(hint)
     if isinstance(value, str) and words and value not in words:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(words)}")
+    if not _fits(value, hint):
+        raise ConfigError(f"{name}={value!r} is of type {type(value).__name__}: give {_wanted(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name}={value} is not a finite number")
+    if isinstance(value, int | float):
+        if about.least is not None and not value >= about.least:
+            raise ConfigError(f"{name}={value} is below the least value {about.least:g}")
+        if about.most is not None and not value <= about.most:
+            raise ConfigError(f"{name}={value} is above the largest value {about.most:g}")
+
+
+_NAMES: dict[object, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a number, a truth value or a text is of a type; other values are where the type has more than these."""
+    kinds = set(get_args(hint) or (hint,))
+    if value is None:
+        return type(None) in kinds
+    if isinstance(value, str):
+        return str in kinds or bool(_words(hint))
+    if isinstance(value, bool | int | float):
+        return type(value) in kinds or (type(value) is int and float in kinds)
+    return bool(kinds - {*_NAMES, type(None)})
+
+
+def _wanted(hint: object) -> str:
+    """What a type takes, in words."""
+    kinds = (hint, *get_args(hint))
+    names = [name for kind, name in _NAMES.items() if kind in kinds]
+    words = [f"one of {', '.join(_words(hint))}"] if _words(hint) else []
+    return " or ".join([*names, *words, *(["None"] if type(None) in kinds else [])]) or "another"
 
 
 def _words(hint: object) -> tuple[str, ...]:

@@ -1,14 +1,54 @@
 """A request: how its tokens are drawn, and when it ends."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 from ..errors import ConfigError
 from .fields import Checked, setting
 
+LEAST_FLOAT, MOST_FLOAT = 2.0**-126, 3.4028234e38
+"""The smallest and the largest number that float32 holds with all its digits."""
+SEEDS = range(-(2**63), 2**64)
+"""What `torch.Generator.manual_seed` takes."""
+
+
+class RequestChecks(Checked):
+    """What `SamplingParams` makes of its values, and which it refuses."""
+
+    def __post_init__(self) -> None:
+        values: Any = self
+        object.__setattr__(self, "stop", _texts(values.stop))
+        for name in ("max_tokens", "top_k", "seed", "logprobs", "n"):
+            _plain(self, name, Integral)
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            _plain(self, name, Real)
+        super().__post_init__()
+        if not 0.0 < values.top_p <= 1.0:
+            raise ConfigError(f"top_p={values.top_p} is not in (0, 1]")
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if not (value == 0 or LEAST_FLOAT <= value <= MOST_FLOAT):
+                raise ConfigError(
+                    f"{name}={value} is beyond what float32 holds, {LEAST_FLOAT:.3g} to {MOST_FLOAT:.3g}: "
+                    "give a number of that range"
+                )
+        if values.seed is not None and values.seed not in SEEDS:
+            raise ConfigError(f"seed={values.seed} is not from {SEEDS[0]} to {SEEDS[-1]}")
+        if values.n > 1 and values.temperature == 0:
+            raise ConfigError(
+                f"n={values.n} answers of temperature 0 would be the same: raise temperature, or set n to 1"
+            )
+
 
 @dataclass(frozen=True)
-class SamplingParams(Checked):
-    """How one request is sampled. Raises ConfigError where a value is out of range."""
+class SamplingParams(RequestChecks):
+    """How one request is sampled. Raises ConfigError where a value has another type, or is out of range.
+
+    stop: one text, or several; kept as a tuple, without None.
+    """
 
     max_tokens: int = setting(128, "New tokens at most.", change="Set it to the longest answer you want.", least=1)
     temperature: float = setting(
@@ -20,6 +60,45 @@ class SamplingParams(Checked):
         change="Lower it to 0.9 to leave out unlikely tokens.",
         advanced=True,
     )
+    top_k: int = setting(
+        0,
+        "Sample from so many of the most likely tokens; 0 or -1 from all.",
+        change="Set it to 20 to 50 where a model's makers say so.",
+        least=-1,
+        advanced=True,
+    )
+    min_p: float = setting(
+        0.0,
+        "Sample from tokens that have at least this part of the most likely token's probability.",
+        change="Set it to 0.05 to 0.1 with a high temperature.",
+        least=0,
+        most=1,
+        advanced=True,
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "Divides positive logits of tokens that are in the prompt or the answer, and multiplies negative ones.",
+        change="Raise it to 1.1 if the model repeats itself.",
+        least=0.01,
+        most=100,
+        advanced=True,
+    )
+    presence_penalty: float = setting(
+        0.0,
+        "Is taken from the logits of tokens that are in the answer.",
+        change="Raise it to 0.5 for new subjects.",
+        least=-2,
+        most=2,
+        advanced=True,
+    )
+    frequency_penalty: float = setting(
+        0.0,
+        "Is taken from the logits of tokens as many times as they are in the answer.",
+        change="Raise it to 0.5 if the model repeats words.",
+        least=-2,
+        most=2,
+        advanced=True,
+    )
     seed: int | None = setting(
         None,
         "Seed of sampling.",
@@ -27,7 +106,7 @@ class SamplingParams(Checked):
         none="another answer each time",
         advanced=True,
     )
-    stop: tuple[str, ...] = setting(
+    stop: str | Iterable[str] | None = setting(
         (),
         "Texts that end the answer and are not part of it.",
         change="Set it to the end mark of your format.",
@@ -39,8 +118,49 @@ class SamplingParams(Checked):
         change="Set it for benchmarks of fixed length.",
         advanced=True,
     )
+    logprobs: int | None = setting(
+        None,
+        "So many of the likeliest tokens are given for each token of the answer, with their log-probabilities and "
+        "that of the token itself, before penalties and temperature.",
+        change="Set it to see how sure the model is.",
+        none="none are given",
+        least=0,
+        advanced=True,
+    )
+    n: int = setting(
+        1, "Answers to each prompt.", change="Raise it to choose among answers; set a temperature.", least=1
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"top_p={self.top_p} is not in (0, 1]")
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """`stop` as it is kept."""
+        return tuple(self.stop or ())
+
+
+def _texts(stop: object) -> tuple[str, ...]:
+    """Stop strings from one text, several, or None."""
+    wanted = "give a text, or a list of texts"
+    if stop is None or isinstance(stop, str):
+        texts: tuple[object, ...] = () if stop is None else (stop,)
+    elif isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | dict):
+        texts = tuple(stop)
+    else:
+        raise ConfigError(f"stop={stop!r} is of type {type(stop).__name__}: {wanted}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"stop has {text!r}, which is of type {type(text).__name__}: {wanted}")
+        if not text:
+            raise ConfigError("stop has an empty text, which would end every answer at once: leave it out")
+    return tuple(text for text in texts if isinstance(text, str))
+
+
+def _plain(params: RequestChecks, name: str, kind: type[Integral] | type[Real]) -> None:
+    """Turn another library's number into Python's own; what is none is left to the checks of types."""
+    value = getattr(params, name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return
+    try:
+        number = int(value) if isinstance(value, Integral) and kind is Integral else float(value)
+    except OverflowError:
+        number = math.inf
+    object.__setattr__(params, name, number)

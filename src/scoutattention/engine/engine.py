@@ -1,33 +1,36 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..attention.build import Around, Cache, build, build_cache, needs_calibration
 from ..attention.observer import Observer
 from ..cache.memory_plan import MemoryPlan, plan_memory
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError, ConfigError, KernelError, ScoutError
+from ..errors import CapacityError, ConfigError, KernelError, ModelError, ScoutError
 from ..hardware.host import available_memory, usable_cores
 from ..models.calibration import find
 from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
-from .runner import Progress, Runner
-from .sampler import draw, next_draws
+from .runner import Runner
+from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
 from .stats import Stats
 
 SPARE_CORES = 2
 """Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
 PROMPTS_OWN = "the prompt's own"
+Watch = Callable[[Sequence, int, int], None]
+"""watch(sequence, done, total), in tokens, while a prompt is read."""
 
 
 def make_plan(decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, device: torch.device) -> MemoryPlan:
@@ -85,9 +88,10 @@ class Engine:
         if built.calibrated is None:
             self.calibration = "none"
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
-        self.runner = Runner(decoder, built.prompt, built.attention, graphs=graphs)
+        seen = Seen(self.store, decoder.shape.vocab_size)
+        self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
-        self.stats = Stats()
+        self.stats = Stats(device=device.type)
 
     @property
     def store(self) -> KVStore:
@@ -99,8 +103,8 @@ class Engine:
         """Whether any sequence is waiting or running."""
         return bool(self.scheduler.waiting or self.scheduler.running)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a request. Raises CapacityError when even an empty host pool could not hold it."""
+    def check(self, sequence: Sequence) -> None:
+        """Raises CapacityError when even an empty host pool could not hold a request."""
         blocks, capacity = self.plan.blocks(sequence.limit), self.plan.pages
         if blocks > capacity:
             prompt = len(sequence.prompt_ids)
@@ -109,13 +113,26 @@ class Engine:
                 f"{self.plan.block_size} tokens, and the host pool has {capacity}: "
                 "raise host_memory, or lower max_tokens"
             )
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request. Raises what `check` does."""
+        self.check(sequence)
         self.scheduler.add(sequence)
 
-    def step(self, progress: Progress | None = None) -> list[Sequence]:
-        """Admit what fits, run one decode step, and return the sequences that got a token."""
+    def cancel(self, sequence: Sequence) -> None:
+        """Forget a request, and free what it holds, between two steps; of one that has ended there is nothing left."""
+        self.scheduler.forget(sequence)
+
+    def step(self, watch: Watch | None = None) -> list[Sequence]:
+        """Admit what fits, or run one decode step, and return the sequences that got a token or failed.
+
+        An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
+        is broken off, as by Ctrl-C, costs nobody a token: its sequences are read anew.
+        Ranks that share a model have a step together: what fails on one of them is raised.
+        """
         advanced = []
         while (sequence := self.scheduler.admit()) is not None:
-            self._prefill(sequence, progress)
+            self._prefill(sequence, watch)
             advanced.append(sequence)
         self.scheduler.retire()
         if not advanced and self.scheduler.running:
@@ -124,59 +141,94 @@ class Engine:
             self.scheduler.retire()
         return advanced
 
-    def abort(self) -> None:
-        """Forget every request, as after an interruption."""
-        self.scheduler.clear()
-
     def close(self) -> None:
         """Stop the worker threads, and let go of captured steps."""
         self.runner.close()
         self.workers.close()
 
-    def _prefill(self, sequence: Sequence, progress: Progress | None) -> None:
+    def _prefill(self, sequence: Sequence, watch: Watch | None) -> None:
         started = time.perf_counter()
-        row, length = len(self.scheduler.running) - 1, len(sequence.prompt_ids)
-        try:
-            with _named_faults(f"reading a prompt of {length} tokens"):
-                logits = self.runner.prefill(row, sequence.prompt_ids, progress)
-        except ScoutError:
-            self.scheduler.drop(row)  # the others go on
-            raise
-        draws = torch.tensor(next_draws([sequence.params], [sequence.generator]), device=logits.device)
-        self._append([sequence], draw(logits[None], draws.T).tolist())
-        self.stats = replace(
-            self.stats,
-            prompt_tokens=self.stats.prompt_tokens + length,
-            new_tokens=self.stats.new_tokens + 1,
-            prefill_s=self.stats.prefill_s + time.perf_counter() - started,
-            first_token_s=self.stats.first_token_s + sequence.ttft_s,
-            requests=self.stats.requests + 1,
-        )
-        self._measure_cache()
+        row, read = len(self.scheduler.running) - 1, sequence.prompt_ids + sequence.output_ids
+        progress = None if watch is None else partial(watch, sequence)
+        with self._failing([sequence], f"reading a prompt of {len(read)} tokens"):
+            logits = self.runner.prefill(row, read, progress)
+            one = sequence.draw()
+            if one.penalised:
+                self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
+            new = not sequence.output_ids
+            self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
+            self.stats = replace(
+                self.stats,
+                prompt_tokens=self.stats.prompt_tokens + len(read),
+                new_tokens=self.stats.new_tokens + 1,
+                prefill_s=self.stats.prefill_s + time.perf_counter() - started,
+                first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
+                requests=self.stats.requests + new,
+            )
+            self._measure_cache()
 
     def _decode(self, sequences: list[Sequence]) -> None:
         started = time.perf_counter()
         positions = [sequence.num_tokens - 1 for sequence in sequences]
-        with _named_faults(f"decoding {len(sequences)} sequences"):
-            _, step, tokens = self.runner.decode(
+        with self._failing(sequences, f"decoding {len(sequences)} sequences"):
+            logits, step, tokens = self.runner.decode(
                 [sequence.last_token for sequence in sequences],
                 positions,
-                draws=next_draws([one.params for one in sequences], [one.generator for one in sequences]),
+                draws=[sequence.draw() for sequence in sequences],
             )
-        self._append(sequences, tokens)
-        self.stats = replace(
-            self.stats,
-            new_tokens=self.stats.new_tokens + len(sequences),
-            decode_s=self.stats.decode_s + time.perf_counter() - started,
-            decode_tokens=self.stats.decode_tokens + len(sequences),
-            steps=self.stats.steps + step.of_all(self.ranks),
-        )
-        self._measure_cache()
+            self._append(sequences, tokens, logits)
+            self.stats = replace(
+                self.stats,
+                new_tokens=self.stats.new_tokens + len(sequences),
+                decode_s=self.stats.decode_s + time.perf_counter() - started,
+                decode_tokens=self.stats.decode_tokens + len(sequences),
+                steps=self.stats.steps + step.of_all(self.ranks),
+            )
+            self._measure_cache()
 
-    def _append(self, sequences: list[Sequence], tokens: list[int]) -> None:
+    @contextmanager
+    def _failing(self, sequences: list[Sequence], doing: str) -> Iterator[None]:
+        """What goes wrong here ends these sequences; a step that is broken off has them read anew."""
+        with ExitStack() as broken_off:
+            for sequence in sequences:  # the first is the last to be put back, and so the first to be read
+                broken_off.callback(self.scheduler.put_back, sequence)
+            try:
+                with _named_faults(doing):
+                    yield
+            except ScoutError as error:
+                if self.ranks.size > 1:
+                    raise
+                for sequence in sequences:
+                    sequence.fail(error)
+            broken_off.pop_all()
+
+    def _append(self, sequences: list[Sequence], tokens: list[int], logits: Tensor) -> None:
         """Give each sequence its next token; on every rank what the first one has drawn."""
-        for sequence, token in zip(sequences, gathered(self.ranks, torch.tensor(tokens))[0].tolist(), strict=True):
-            sequence.append(token)
+        tokens = gathered(self.ranks, torch.tensor(tokens))[0].tolist()
+        asked = [place for place, one in enumerate(sequences) if one.params.logprobs is not None]
+        found: dict[int, dict[int, float]] = {}
+        if asked:
+            counts = [sequences[place].params.logprobs or 0 for place in asked]
+            chosen = [max(0, tokens[place]) for place in asked]
+            found = dict(zip(asked, top_logprobs(logits[asked], chosen, counts), strict=True))
+        for place, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            if token == NOT_FINITE:
+                sequence.fail(self.not_finite())
+                continue
+            try:
+                sequence.append(token, found.get(place))
+            except ScoutError as error:
+                sequence.fail(error)
+
+    def not_finite(self) -> ModelError:
+        """What to say of logits that are NaN or infinite."""
+        dtype = self.runner.decoder.shape.dtype
+        advice = {
+            "float16": "set dtype (--dtype) to float32 or bfloat16",
+            "bfloat16": "set dtype (--dtype) to float32",
+            "float32": "the model's weights are damaged, or overflow with this prompt",
+        }[dtype]
+        return ModelError(f"the logits of this answer are not finite in {dtype}: {advice}")
 
     def _measure_cache(self) -> None:
         """Keep the cache's size where it is the largest so far."""

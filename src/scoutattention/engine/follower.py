@@ -47,9 +47,11 @@ class Following:
         """Take a step."""
         self.engine.step()
 
-    def abort(self) -> None:
-        """Forget every request."""
-        self.engine.abort()
+    def cancel(self, number: int) -> None:
+        """Forget a request."""
+        for sequence in (*self.engine.scheduler.running, *self.engine.scheduler.waiting):
+            if sequence.id == number:
+                self.engine.cancel(sequence)
 
 
 def follow(messages: BinaryIO, job: Job) -> None:

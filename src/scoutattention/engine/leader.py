@@ -21,9 +21,8 @@ from ..models.loader import LoadedModel, load, read_config
 from ..models.resolve import resolve
 from ..runtime.ranks import Group
 from .device import find_device
-from .engine import Engine
+from .engine import Engine, Watch
 from .follower import READY, Following, Job
-from .runner import Progress
 from .scheduler import Sequence as Request
 
 P = ParamSpec("P")
@@ -103,7 +102,7 @@ class Followers:
 class LeadingEngine(Engine):
     """The engine of rank 0. What it is told, it tells the other ranks, so that all take the same steps.
 
-    `add`, `step` and `abort` raise RankError where a rank was lost. A step that is broken off is the last one.
+    `add`, `step` and `cancel` raise RankError where a rank was lost. A step that is broken off is the last one.
     """
 
     def __init__(self, decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, followers: Followers) -> None:
@@ -116,16 +115,16 @@ class LeadingEngine(Engine):
         self._followers.tell(Following.add, sequence.id, sequence.prompt_ids, sequence.params, sequence.limit)
 
     @override
-    def step(self, progress: Progress | None = None) -> list[Request]:
+    def step(self, watch: Watch | None = None) -> list[Request]:
         self._followers.tell(Following.step)
         with self._followers.together():
-            return super().step(progress)
+            return super().step(watch)
 
     @override
-    def abort(self) -> None:
-        super().abort()
+    def cancel(self, sequence: Request) -> None:
+        super().cancel(sequence)
         if not self._followers.ended:
-            self._followers.tell(Following.abort)
+            self._followers.tell(Following.cancel, sequence.id)
 
     @override
     def close(self) -> None:

@@ -1,9 +1,12 @@
 """The public door: a model, prompts, answers."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, get_args
+from typing import Any, Self, TypedDict, Unpack, get_args
 
 from ..config import (
     DeviceName,
@@ -18,16 +21,17 @@ from ..config import (
     ScoutConfig,
     parse_size,
 )
-from ..errors import ConfigError, PromptError
+from ..errors import ConfigError, ScoutError
 from ..models.loader import load
 from .device import find_device
 from .engine import Engine
 from .leader import lead
+from .prompts import Prompt, PromptReader, of_each_answer, paired
 from .runner import Progress
+from .scheduler import Ready
 from .scheduler import Sequence as Request
 from .stats import Stats
-
-Prompt = str | list[int]
+from .turns import Turns
 
 
 class EngineOptions(TypedDict, total=False):
@@ -50,22 +54,29 @@ class EngineOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Output:
-    """One answer. finish_reason is "stop" (end of sequence, or a stop string) or "length"."""
+    """One answer.
+
+    finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
+    logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
+    """
 
     text: str
     token_ids: list[int]
     prompt_tokens: int
     finish_reason: str
     ttft_s: float
+    logprobs: list[dict[int, float]] | None = None
+    error: ScoutError | None = None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer; the last one has a finish_reason. `text` may be empty."""
+    """A piece of a streamed answer; the last one has a finish_reason. `text` may be empty.   logprobs: see `Output`."""
 
     text: str
     token_ids: list[int]
     finish_reason: str | None
+    logprobs: list[dict[int, float]] | None = None
 
 
 class LLM:
@@ -73,7 +84,8 @@ class LLM:
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
     scout: the method.   engine_config: fields of `EngineConfig`; sizes may be text, as in device_memory="8GiB".
-    Raises a ScoutError (errors.py) for anything wrong with the model or the settings.
+    Any number of threads may use it, and streams may be read in turn: all share the engine. `with LLM(...) as llm`
+    closes it at the end. Raises a ScoutError (errors.py) for anything wrong with the model or the settings.
     """
 
     def __init__(
@@ -95,23 +107,42 @@ class LLM:
             loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
             self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
-        self._requests = 0
+        vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
+        self._reader = PromptReader(loaded.tokenizer, vocab, longest, model)
+        self._turns = Turns(self.engine)
+        self._process = os.getpid()
+        self._numbers = count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | None = None,
+        prompts: Prompt | Iterable[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         chat: bool | None = False,
         on_prompt: Progress | None = None,
     ) -> list[Output]:
         """Answer one prompt or many, of any lengths, as one ragged batch; answers come in the prompts' order.
 
+        prompts: texts, token ids, or conversations, which are lists of {"role", "content"} messages.
+        params: for all prompts, or a list with one for each. With n above 1, a prompt has so many answers in a row.
         chat: wrap each text prompt as a user message of the model's chat template; None does so where there is one.
-        on_prompt: told (done, total) tokens of each prompt as it is read.   Raises PromptError and CapacityError.
+        on_prompt: told (done, total) tokens of each prompt as it is read.
+        Raises PromptError, ConfigError and CapacityError before anything runs. What fails later ends one answer, whose
+        `error` says so; it is raised where no answer is left.
         """
-        requests = [self._request(prompt, params or SamplingParams(), chat) for prompt in _listed(prompts)]
-        self._run_all(requests, on_prompt)
+        requests = self._requests(prompts, params, chat)
+        with closing(self._turns.run(requests, on_prompt)) as running:
+            for _ in running:
+                pass
+        errors = [request.ready.error for request in requests if request.ready.error is not None]
+        if errors and len(errors) == len(requests):
+            raise errors[0]
         return [_output(request) for request in requests]
 
     def stream(
@@ -121,59 +152,57 @@ class LLM:
         *,
         chat: bool | None = False,
         on_prompt: Progress | None = None,
-    ) -> Iterator[Chunk]:
-        """Answer one prompt piece by piece; see `generate`."""
-        request = self._request(prompt, params or SamplingParams(), chat)
-        self.engine.add(request)
-        sent_text = sent_ids = 0
-        try:
-            while self.engine.busy:
-                self.engine.step(on_prompt)
-                ready = request.printable()
-                yield Chunk(request.text[sent_text:ready], request.output_ids[sent_ids:], request.finish_reason)
-                sent_text, sent_ids = ready, len(request.output_ids)
-        finally:
-            self.engine.abort()
+    ) -> Generator[Chunk, None, None]:
+        """Answer one prompt piece by piece; see `generate`. A stream that is closed, or dropped, ends its request."""
+        requests = self._requests(prompt, params, chat)
+        if len(requests) != 1:
+            raise ConfigError(f"a stream is one answer to one prompt, and here are {len(requests)}: use generate")
+        return self._chunks(requests[0], on_prompt)
 
     def stats(self) -> Stats:
         """Totals since the model was loaded."""
         return self.engine.stats
 
     def close(self) -> None:
-        """Stop the worker threads and the other ranks; the object cannot generate afterwards."""
-        self.engine.close()
+        """Stop the worker threads and the other ranks; answers that are under way end with an error."""
+        self._turns.close()
 
-    def _run_all(self, requests: list[Request], on_prompt: Progress | None) -> None:
-        try:
-            for request in requests:
-                self.engine.add(request)
-            while self.engine.busy:
-                self.engine.step(on_prompt)
-        finally:
-            self.engine.abort()
+    def _chunks(self, request: Request, on_prompt: Progress | None) -> Generator[Chunk, None, None]:
+        sent = Ready()
+        with closing(self._turns.run([request], on_prompt)) as running:
+            for (ready,) in running:
+                text, tokens = slice(sent.text, ready.text), slice(sent.tokens, ready.tokens)
+                if ready.error is None or ready.tokens > sent.tokens:
+                    logprobs = None if request.params.logprobs is None else request.logprobs[tokens]
+                    end = ready.finish_reason if ready.error is None else None
+                    yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs)
+                sent = ready
+        if sent.error is not None:
+            raise sent.error
 
-    def _request(self, prompt: Prompt, params: SamplingParams, chat: bool | None) -> Request:
-        ids = self._encode(prompt, chat) if isinstance(prompt, str) else list(prompt)
-        limit = self.engine.plan.max_len
-        if not ids:
-            raise PromptError("the prompt is empty: give at least 1 token")
-        if len(ids) >= limit:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens, and max_model_len={limit} leaves room for {limit - 1} and an "
-                "answer: shorten the prompt"
+    def _requests(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        chat: bool | None,
+    ) -> list[Request]:
+        """What is asked for, checked; nothing has begun."""
+        if os.getpid() != self._process:
+            raise ScoutError(
+                f"the LLM was made in process {self._process}, and this one was forked from it: make a new LLM here"
             )
-        self._requests += 1
-        return Request(self._requests, ids, params, min(limit, len(ids) + params.max_tokens), self.tokenizer)
-
-    def _encode(self, text: str, chat: bool | None) -> list[int]:
-        if not text:
-            raise PromptError("the prompt is empty: give at least 1 character")
-        if chat and not self.tokenizer.has_chat_template:
-            raise ConfigError(f"{self.model} has no chat template: pass chat=False (--no-chat)")
-        if chat or (chat is None and self.tokenizer.has_chat_template):
-            message = self.tokenizer.chat([{"role": "user", "content": text}])
-            return self.tokenizer.encode(message, add_special_tokens=False)
-        return self.tokenizer.encode(text)
+        self._turns.check()
+        prompt_ids = self._reader.read(prompts, chat)
+        requests = [
+            Request(
+                next(self._numbers), ids, one, min(self.engine.plan.max_len, len(ids) + one.max_tokens), self.tokenizer
+            )
+            for ids, of_prompt in zip(prompt_ids, paired(params, len(prompt_ids)), strict=True)
+            for one in of_each_answer(of_prompt)
+        ]
+        for request in requests:
+            self.engine.check(request)
+        return requests
 
 
 def _engine_config(options: EngineOptions) -> EngineConfig:
@@ -185,14 +214,14 @@ def _engine_config(options: EngineOptions) -> EngineConfig:
     return EngineConfig(**values)
 
 
-def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many as a list; integers are the tokens of one prompt."""
-    if isinstance(prompts, str):
-        return [prompts]
-    ids = [item for item in prompts if isinstance(item, int)]
-    return [ids] if ids else [item for item in prompts if not isinstance(item, int)]
-
-
 def _output(request: Request) -> Output:
     assert request.finish_reason is not None
-    return Output(request.text, request.output_ids, len(request.prompt_ids), request.finish_reason, request.ttft_s)
+    return Output(
+        request.text,
+        request.output_ids,
+        len(request.prompt_ids),
+        request.finish_reason,
+        request.ttft_s,
+        None if request.params.logprobs is None else request.logprobs,
+        request.ready.error,
+    )

@@ -11,7 +11,7 @@ from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
 from ..runtime.graphs import CudaGraphs, Graphs
-from .sampler import Draw, draw, sampled
+from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
@@ -21,7 +21,10 @@ Record = list[PromptLayer]
 
 
 class Decoded(NamedTuple):
-    """What came of a step.   logits: float32 [B, vocab], valid until the next step.   tokens: the next ones."""
+    """What came of a step.   logits: float32 [B, vocab], valid until the next step.
+
+    tokens: the next ones, NOT_FINITE where logits are not.
+    """
 
     logits: Tensor
     stats: StepStats
@@ -32,10 +35,17 @@ class Runner:
     """Runs the decoder on sequences that have a row in the store."""
 
     def __init__(
-        self, decoder: Decoder, prompt_attention: PromptAttention, attention: Attention[Any], *, graphs: bool = False
+        self,
+        decoder: Decoder,
+        prompt_attention: PromptAttention,
+        attention: Attention[Any],
+        seen: Seen,
+        *,
+        graphs: bool = False,
     ) -> None:
-        """`graphs`: whether steps are captured as graphs."""
+        """`seen`: the sequences' tokens, for penalties.   graphs: whether steps are captured as graphs."""
         self.decoder = decoder
+        self.seen = seen
         self._graphs = Graphs(CudaGraphs()) if graphs else None
         self._prompt_attention = prompt_attention
         self.attention = attention
@@ -63,6 +73,18 @@ class Runner:
         return decoder.logits(hidden[-1:])[0]
 
     @torch.inference_mode()
+    def first(self, row: int, logits: Tensor, one: Draw) -> int:
+        """Draw the token after a prompt from its logits, float32 [vocab]; NOT_FINITE where they are not.
+
+        The sequence is in `seen` by then, if its draw has penalties.
+        """
+        drawing, draws = drawing_of([one]), torch.tensor([one], dtype=torch.float32, device=logits.device).T
+        penalised = None
+        if drawing.penalised:
+            penalised = self.seen.penalise(logits[None], draws, torch.tensor([row], device=logits.device))
+        return int(draw(logits[None], draws, drawing, penalised))
+
+    @torch.inference_mode()
     def replay(self, row: int, record: Record) -> None:
         """Leave in `row` the cache of a prompt that was recorded, perhaps with another configuration."""
         for layer, prompt in enumerate(record):
@@ -81,14 +103,14 @@ class Runner:
 
         draws: how the next tokens are drawn; without, they are the likeliest.
         """
-        attention, samples = self.attention, sampled(draws)
+        attention, drawing = self.attention, drawing_of(draws)
         attention.exchange.set_tokens(token_ids, positions)
-        if samples:
+        if any(drawing):
             attention.exchange.set_draws(draws)
         step = attention.prepare(range(len(token_ids)) if rows is None else rows)
-        run = partial(self._run, step, samples=samples)
+        run = partial(self._run, step, drawing)
         if self._graphs is not None and step.key is not None:
-            logits = self._graphs.run((step.key, samples), run)
+            logits = self._graphs.run((step.key, drawing), run)
             self.decoder.ranks.settle()
         else:
             logits = run()
@@ -99,16 +121,17 @@ class Runner:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None
 
-    def _run(self, step: Step, *, samples: bool = False) -> Tensor:
-        """The logits of a step that was prepared; `samples`: whether the next tokens are drawn."""
+    def _run(self, step: Step, drawing: Drawing = GREEDY) -> Tensor:
+        """The logits of a step that was prepared; `drawing`: what the next tokens are drawn by."""
         attention, decoder, size = self.attention, self.decoder, step.batch.size
         exchange = attention.exchange
         tokens, positions = exchange.device.numbers[4:, :size]
         rope = decoder.rope(positions)
         logits = decoder.logits(decoder.forward(tokens, rope, attention.begin(step, rope)))
         attention.finish(step)
-        if samples:
-            exchange.drawn[:size] = draw(logits, exchange.device.draws[:, :size])
-        else:
-            torch.argmax(logits, -1, out=exchange.drawn[:size])
+        draws, penalised = exchange.device.draws[:, :size], None
+        if drawing.penalised:
+            self.seen.feed(step.batch.index, tokens)
+            penalised = self.seen.penalise(logits, draws, step.batch.index)
+        exchange.drawn[:size] = draw(logits, draws, drawing, penalised)
         return logits

@@ -1,41 +1,178 @@
 """Drawing tokens on the device, from logits and one random number of the host's for each token."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..cache.store import KVStore
 from ..config import SamplingParams
 
-Draw = tuple[float, float, float]
-"""How a token is drawn: temperature, top_p, and a random number in [0, 1). A temperature of 0 takes the likeliest."""
+NOT_FINITE = -1
+"""What is drawn from logits whose largest is NaN or infinite."""
 
 
-def next_draws(params: Sequence[SamplingParams], generators: Sequence[torch.Generator]) -> list[Draw]:
-    """How the next token of each sequence is drawn; sequences of a temperature of 0 use up no random number."""
-    return [
-        (one.temperature, one.top_p, float(torch.rand((), generator=its)) if one.temperature else 0.0)
-        for one, its in zip(params, generators, strict=True)
-    ]
+class Draw(NamedTuple):
+    """How a token is drawn; see `SamplingParams`.   chance: a random number in [0, 1).
 
-
-def sampled(draws: Sequence[Draw]) -> bool:
-    """Whether any token is not just the likeliest."""
-    return any(temperature > 0 for temperature, *_ in draws)
-
-
-def draw(logits: Tensor, draws: Tensor) -> Tensor:
-    """One token of each sequence, int64 [B]; only queues work.
-
-    logits: float32 [B, vocab].   draws: float32 [3, B], see `Draw`.
-    Tokens are ordered by their probability, the largest first; one is drawn from the fewest that reach top_p together.
+    A temperature of 0 takes the likeliest.
     """
-    temperature, top_p, chance = draws[..., None]
-    probs, order = (logits / temperature.where(temperature > 0, 1)).softmax(-1).sort(descending=True)
-    before = probs.cumsum(-1) - probs
-    upto = probs.masked_fill(before >= top_p, 0).cumsum(-1)  # keeps the token that crosses top_p
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    chance: float = 0.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the tokens before change the logits."""
+        return (self.repetition, self.presence, self.frequency) != (1, 0, 0)
+
+
+class Drawing(NamedTuple):
+    """What the drawing of a step's tokens takes.
+
+    random: some are not just the likeliest.   penalised: some logits are changed by the tokens before.
+    """
+
+    random: bool = False
+    penalised: bool = False
+
+
+GREEDY = Drawing()
+
+
+class Chances:
+    """The random numbers in [0, 1) that a request's tokens are drawn by; a temperature of 0 uses up none."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._random = params.temperature > 0
+        self._generator = torch.Generator()
+        self._next: float | None = None
+        if params.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(params.seed)
+
+    def next(self) -> float:
+        """The next number, until it is used: a step that is broken off draws again by the same."""
+        if self._next is None:
+            self._next = float(torch.rand((), generator=self._generator)) if self._random else 0.0
+        return self._next
+
+    def used(self) -> None:
+        """Go on to the one after."""
+        self._next = None
+
+
+def draw_of(params: SamplingParams, chance: float) -> Draw:
+    """How a request's next token is drawn."""
+    penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+    return Draw(params.temperature, params.top_p, chance, params.top_k, params.min_p, *penalties)
+
+
+def drawing_of(draws: Sequence[Draw]) -> Drawing:
+    """What the drawing of these tokens takes."""
+    return Drawing(any(one.temperature > 0 for one in draws), any(one.penalised for one in draws))
+
+
+class Seen:
+    """The tokens of the sequences, for penalties; takes memory when the first sequence has one.
+
+    prompts: bool [1, R, vocab], tokens of the prompt.   answers: int32 [1, R, vocab], counts in the answer.
+    """
+
+    def __init__(self, store: KVStore, vocab: int) -> None:
+        self._store = store
+        self._vocab = vocab
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def begin(self, row: int, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
+        """Take note of a sequence whose prompt, and answer as far as there is one, were read into a row."""
+        if self._kept is None:
+            size, device = (1, self._store.num_rows, self._vocab), self._store.device
+            self._kept = (
+                torch.zeros(size, dtype=torch.bool, device=device),
+                torch.zeros(size, dtype=torch.int32, device=device),
+            )
+            for state in self._kept:
+                self._store.follow(state, fresh=0)
+        prompts, answers = self._kept
+        prompts[0, row, torch.tensor(prompt_ids, device=prompts.device)] = True
+        if output_ids:
+            ids = torch.tensor(output_ids, device=answers.device)
+            answers[0, row] += torch.bincount(ids, minlength=self._vocab).int()
+
+    def feed(self, rows: Tensor, tokens: Tensor) -> None:
+        """Count tokens of answers, int64 [B], that are fed to the sequences in these rows; only queues work."""
+        _, answers = self._all
+        one = torch.ones_like(tokens, dtype=torch.int32)
+        answers[0].index_put_((rows, tokens), one, accumulate=True)
+
+    def penalise(self, logits: Tensor, draws: Tensor, rows: Tensor) -> Tensor:
+        """Logits, float32 [B, vocab], changed by what was said in these rows, int64 [B]; only queues work."""
+        prompts, answers = (state[0, rows] for state in self._all)
+        repetition, presence, frequency = draws[5:, :, None]
+        factor = repetition.expand(logits.shape).masked_fill(~prompts & (answers == 0), 1)
+        repeated = torch.where(logits > 0, logits / factor, logits * factor)
+        changed: Tensor = repeated - frequency * answers - presence * (answers > 0)
+        return changed
+
+    @property
+    def _all(self) -> tuple[Tensor, Tensor]:
+        assert self._kept is not None
+        return self._kept
+
+
+def draw(logits: Tensor, draws: Tensor, drawing: Drawing, penalised: Tensor | None = None) -> Tensor:
+    """One token of each sequence, int64 [B], or NOT_FINITE; only queues work.
+
+    logits: float32 [B, vocab].   draws: float32 [8, B], see `Draw`.   penalised: the logits after penalties, or None.
+    """
+    highest, token = logits.max(-1)  # NaN where any is
+    if penalised is not None:
+        token = penalised.argmax(-1)
+    if drawing.random:
+        drawn = _drawn(logits if penalised is None else penalised, draws)
+        token = torch.where(draws[0] > 0, drawn, token)
+    return token.masked_fill(~highest.isfinite(), NOT_FINITE)
+
+
+def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
+    """Random tokens. They are ordered by their probability, the largest first, and chosen from by min_p and top_k.
+
+    One of those is drawn from the fewest that reach top_p of them together.
+    """
+    temperature, top_p, chance, top_k, min_p = draws[:5, :, None]
+    logits = logits - logits.amax(-1, keepdim=True)  # of a low temperature they would not be finite
+    probs, order = (logits / temperature.masked_fill(temperature == 0, 1)).softmax(-1).sort(descending=True)
+    place = torch.arange(probs.shape[-1], device=probs.device)
+    kept = (probs >= min_p * probs[:, :1]) & ((place < top_k) | (top_k <= 0))
+    probs = probs.masked_fill(~kept, 0)
+    probs = probs / probs.sum(-1, keepdim=True)
+    kept = kept & (probs.cumsum(-1) - probs < top_p)  # with the token that crosses top_p
+    upto = probs.masked_fill(~kept, 0).cumsum(-1)
     place = (upto <= chance * upto[:, -1:]).sum(-1, keepdim=True)
-    last = (before < top_p).sum(-1, keepdim=True) - 1
-    (token,) = torch.minimum(place, last).T
-    drawn = order.gather(-1, token[:, None])[:, 0]
-    return torch.where(draws[0] > 0, drawn, logits.argmax(-1))
+    last = (kept.sum(-1, keepdim=True) - 1).clamp(min=0)  # of logits that are not finite there are none
+    drawn: Tensor = order.gather(-1, torch.minimum(place, last))[:, 0]
+    return drawn
+
+
+def top_logprobs(logits: Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[dict[int, float]]:
+    """Log-probabilities of drawn tokens, and of so many likeliest ones, by token; the drawn one is the first.
+
+    logits: float32 [B, vocab].   tokens, counts: B each.   Waits for the device.
+    """
+    all_of_them = logits.log_softmax(-1)
+    drawn = all_of_them.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])
+    likeliest = all_of_them.topk(min(max(counts), logits.shape[-1]))
+    values, indices = torch.cat([drawn, likeliest.values], -1).tolist(), likeliest.indices.tolist()
+    return [
+        dict(zip([token, *ids[:count]], [each[0], *each[1:]], strict=False))
+        for token, ids, each, count in zip(tokens, indices, values, counts, strict=True)
+    ]

@@ -3,20 +3,32 @@
 import time
 from collections import deque
 from dataclasses import dataclass, field
-
-import torch
+from typing import NamedTuple
 
 from ..cache.memory_plan import MemoryPlan
 from ..cache.store import KVStore
 from ..config import SamplingParams
+from ..errors import ScoutError
 from ..models.text import Tokenizer
+from .sampler import Chances, Draw, draw_of
 
 
-@dataclass
+class Ready(NamedTuple):
+    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed."""
+
+    text: int = 0
+    tokens: int = 0
+    finish_reason: str | None = None
+    error: ScoutError | None = None
+
+
+@dataclass(eq=False)
 class Sequence:
     """A request from its arrival to its end; only the engine changes it.
 
     limit: longest the sequence may become, prompt and answer together.
+    logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
+    ready: what another thread may read; it is set last, and at once.
     """
 
     id: int
@@ -25,18 +37,14 @@ class Sequence:
     limit: int
     tokenizer: Tokenizer
     output_ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: str | None = None
+    logprobs: list[dict[int, float]] = field(default_factory=list)
+    ready: Ready = field(default_factory=Ready)
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
-        self._stream = self.tokenizer.stream()
-        self.generator = torch.Generator()
-        if self.params.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(self.params.seed)
+        self._said = _Text(self.tokenizer, self.params)
+        self._chances = Chances(self.params)
 
     @property
     def num_tokens(self) -> int:
@@ -49,37 +57,75 @@ class Sequence:
         return self.output_ids[-1] if self.output_ids else self.prompt_ids[-1]
 
     @property
+    def text(self) -> str:
+        """The text of the answer so far."""
+        return self._said.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer has ended; None while it has not."""
+        return self.ready.finish_reason
+
+    @property
     def ttft_s(self) -> float:
         """Seconds from arrival to the first token."""
         return 0.0 if self.first_token_at is None else self.first_token_at - self.arrived
 
-    def append(self, token: int) -> None:
+    def draw(self) -> Draw:
+        """How the next token is drawn; the same until there is one."""
+        return draw_of(self.params, self._chances.next())
+
+    def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
+        self._chances.used()
         self.output_ids.append(token)
-        ends = frozenset() if self.params.ignore_eos else self.tokenizer.eos_token_ids
-        if token in ends | self.tokenizer.stop_ids(self.params.stop):
-            self._finish("stop")
-            return
-        self.text += self._stream.step(token)
-        cut = min((at for s in self.params.stop if (at := self.text.find(s)) >= 0), default=-1)
-        if cut >= 0:
-            self.text, self.finish_reason = self.text[:cut], "stop"
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        reason, said = None, self._said
+        if said.add(token):
+            reason = "stop"
         elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
-            self._finish("length")
+            reason = "length"
+            said.end()
+        self.ready = Ready(said.printable() if reason is None else len(said.text), len(self.output_ids), reason)
 
-    def _finish(self, reason: str) -> None:
+    def fail(self, error: ScoutError) -> None:
+        """End the sequence with an error; what there is of the answer stays."""
+        self.ready = Ready(len(self.text), len(self.output_ids), "error", error)
+
+
+class _Text:
+    """The text of an answer so far."""
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+        self.text = ""
+        self._stream = tokenizer.stream()
+        self._stops = params.stops
+        ends = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
+        self._ends = ends | tokenizer.stop_ids(params.stops)
+
+    def add(self, token: int) -> bool:
+        """Take a token; whether it ends the text, or a stop string does, of which the text has no part."""
+        if token in self._ends:
+            self.end()
+            return True
+        self.text += self._stream.step(token)
+        cut = min((at for stop in self._stops if (at := self.text.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            self.text = self.text[:cut]
+        return cut >= 0
+
+    def end(self) -> None:
+        """Take what is left of the last tokens."""
         self.text += self._stream.flush()
-        self.finish_reason = reason
 
     def printable(self) -> int:
-        """Characters of `text` that no later token can take back, as the beginning of a stop string might be."""
-        if self.finish_reason is not None:
-            return len(self.text)
-        longest = max((len(s) for s in self.params.stop), default=1)
+        """Characters that no later token can take back, as the beginning of a stop string might be."""
+        longest = max((len(stop) for stop in self._stops), default=1)
         for tail in range(min(longest - 1, len(self.text)), 0, -1):
-            if any(s.startswith(self.text[-tail:]) for s in self.params.stop):
+            if any(stop.startswith(self.text[-tail:]) for stop in self._stops):
                 return len(self.text) - tail
         return len(self.text)
 
@@ -128,8 +174,15 @@ class Scheduler:
             self.running[row] = self.running[last]
         self.running.pop()
 
-    def clear(self) -> None:
-        """Forget every sequence, as after an interruption."""
-        self.waiting.clear()
-        while self.running:
-            self.drop(len(self.running) - 1)
+    def put_back(self, sequence: Sequence) -> None:
+        """Release a running sequence's row, and let it wait in front of all others, if it has not ended."""
+        self.drop(self.running.index(sequence))
+        if sequence.finish_reason is None:
+            self.waiting.appendleft(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Forget a sequence, whether it waits, runs, or has ended."""
+        if sequence in self.running:
+            self.drop(self.running.index(sequence))
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)

@@ -3,11 +3,23 @@
 from dataclasses import dataclass, field
 
 from ..attention.step import StepStats
+from ..config.fields import format_bytes
+
+ON_GPU = {
+    "cache": "{} in full, {} on the device",
+    "time": "{} hidden behind the device, {} waited for",
+    "recalled": "{} to the device",
+}
+ON_CPU = {
+    "cache": "{}, and {} of copies in slots, in one memory",
+    "time": "{} beside other work, {} waited for",
+    "recalled": "{} copied to slots",
+}
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Totals over all requests.
+    """Totals over all requests; as text, the lines of `rows`.
 
     prefill_s, decode_s: seconds in prompts and in decode steps.   ttft_s: mean seconds from arrival to first token.
     tokens_per_s: decoded tokens (the first of each answer is the prompt's) per second of decode steps.
@@ -17,6 +29,7 @@ class Stats:
     guarded_heads: KV heads in which the guard found something missed or spoilt, over sequences, layers and steps.
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
+    device: where the model ran. A CPU is device and host in one, and has one memory.
     """
 
     prompt_tokens: int = 0
@@ -29,6 +42,7 @@ class Stats:
     kv_bytes_total: int = 0
     kv_bytes_device: int = 0
     steps: StepStats = field(default_factory=StepStats)
+    device: str = "cpu"
 
     @property
     def ttft_s(self) -> float:
@@ -74,3 +88,24 @@ class Stats:
     def recalled_bytes(self) -> int:
         """Bytes copied from host pages to device slots."""
         return self.steps.recalled_bytes
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<9} {value}" for name, value in self.rows().items())
+
+    def rows(self) -> dict[str, str]:
+        """What a report says, line by line; of device and host nothing where the device held everything."""
+        full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
+        rows = {
+            "Prompt": f"{self.prompt_tokens:,} tokens, first new token after {self.ttft_s:.2f} s",
+            "Answer": f"{self.new_tokens:,} tokens, {self.tokens_per_s:.1f} tokens/s",
+            "KV cache": full,
+        }
+        if self.kv_bytes_device < self.kv_bytes_total:
+            words = ON_CPU if self.device == "cpu" else ON_GPU
+            rows |= {
+                "KV cache": words["cache"].format(full, held),
+                "CPU share": f"{self.cpu_share:.1%} of the chosen blocks",
+                "CPU time": words["time"].format(f"{self.hidden_cpu_s:.2f} s", f"{self.unhidden_cpu_s:.2f} s"),
+                "Recalled": words["recalled"].format(format_bytes(self.recalled_bytes)),
+            }
+        return rows

@@ -8,6 +8,7 @@ from ..attention.step import StepStats
 from ..errors import ConfigError, PromptError
 from .engine import Engine
 from .runner import Progress
+from .sampler import NOT_FINITE
 
 
 def teacher_forced(
@@ -24,7 +25,7 @@ def fed(
 
     Yields for each fed token the next-token logits, float32 [vocab], and what the step did.
     Raises PromptError where the tokens leave nothing to feed, or are more than `max_model_len`, ConfigError where ranks
-    share the model: the others would not be fed.
+    share the model: the others would not be fed, ModelError where logits are not finite.
     """
     assert not engine.busy
     if engine.ranks.size > 1:
@@ -39,7 +40,9 @@ def fed(
     try:
         fill()
         for position in range(context, len(token_ids)):
-            logits, step, _ = engine.runner.decode([token_ids[position]], [position])
+            logits, step, (token,) = engine.runner.decode([token_ids[position]], [position])
+            if token == NOT_FINITE:
+                raise engine.not_finite()
             yield logits[0].cpu(), step
     finally:
         engine.store.release(0)

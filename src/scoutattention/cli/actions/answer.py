@@ -22,15 +22,6 @@ def chunks(
         def on_prompt(done: int, total: int) -> None:
             watch("Reading the prompt", done, total)
 
-        if isinstance(prompt, str):
-            stream = llm.stream(prompt, params, chat=chat, on_prompt=on_prompt)
-        else:
-            stream = llm.stream(_encoded(llm, prompt), params, on_prompt=on_prompt)
-        for chunk in stream:
+        for chunk in llm.stream(prompt, params, chat=chat, on_prompt=on_prompt):
             reading.close()
             yield chunk
-
-
-def _encoded(llm: LLM, messages: list[Message]) -> list[int]:
-    """The tokens of a conversation. Raises PromptError where the model's template refuses it, or there is none."""
-    return llm.tokenizer.encode(llm.tokenizer.chat(messages), add_special_tokens=False)

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ...engine.llm import LLM
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
 from ..inputs import Message
-from ..output import busy, format_bytes, plain_table, show, write_file
+from ..output import busy, plain_table, show, write_file
 from ..settings import Settings
 from .answer import chunks
 
@@ -31,7 +31,7 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
     texts: list[str] = []
     token_ids: list[int] = []
-    with closing(llm), _traced(llm, flags.trace):
+    with llm, _traced(llm, flags.trace):
         for chunk in chunks(llm, prompt, settings.params, chat=flags.chat):
             texts.append(chunk.text)
             token_ids.extend(chunk.token_ids)
@@ -64,21 +64,7 @@ def _traced(llm: LLM, file: Path | None) -> Iterator[None]:
 
 def stats_table(stats: Stats) -> Table:
     """The run in a few lines; nothing of what happens between device and host where the device held everything."""
-    divided = stats.kv_bytes_device < stats.kv_bytes_total
-    full, held = format_bytes(stats.kv_bytes_total), format_bytes(stats.kv_bytes_device)
-    rows = {
-        "Prompt": f"{stats.prompt_tokens:,} tokens, first new token after {stats.ttft_s:.2f} s",
-        "Answer": f"{stats.new_tokens:,} tokens, {stats.tokens_per_s:.1f} tokens/s",
-        "KV cache": f"{full} in full, {held} on the device" if divided else full,
-    }
-    if divided:
-        hidden, waited = f"{stats.hidden_cpu_s:.2f} s hidden behind the device", f"{stats.unhidden_cpu_s:.2f} s"
-        rows |= {
-            "CPU share": f"{stats.cpu_share:.1%} of the chosen blocks",
-            "CPU time": f"{hidden}, {waited} waited for",
-            "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
-        }
     table = plain_table("", "")
-    for name, value in rows.items():
+    for name, value in stats.rows().items():
         table.add_row(name, value)
     return table

@@ -24,13 +24,14 @@ from ...bench.gpu.rounds import measure
 from ...bench.gpu.setup import check_contexts, dummy_setup, real_setup, shared_settings
 from ...bench.gpu.timing import Timer, as_json, gpu_facts
 from ...config import ScoutConfig
+from ...config.fields import format_bytes
 from ...engine.device import find_device
 from ...errors import ConfigError
 from ...eval.text import code, prose
 from ...models.recording import load_recording
 from ..bench import GpuFlags
 from ..command import load_action
-from ..output import format_bytes, plain_table, show, write_file
+from ..output import plain_table, show, write_file
 
 COLUMNS = (
     "Engine",
