@@ -26,7 +26,7 @@ DOORS = {
     "llama_cpp": ("bench/decode/llama_cpp.py",),
     "gguf": ("models/formats/gguf.py",),
     "tokenizers": ("models/text.py", "models/formats/gguf_tokenizer.py"),
-    "jinja2": ("models/chat.py",),
+    "jinja2": ("models/chat.py", "models/sandbox.py"),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
     "safetensors": (

@@ -47,7 +47,7 @@ class Tokenizer:
                 f"clean_up_tokenization_spaces=true for a {kind} tokenizer is not supported: "
                 f"set it to false in {directory / 'tokenizer_config.json'}"
             )
-        template = None if files.template is None else ChatTemplate(files.template[0], special)
+        template = None if files.template is None else ChatTemplate(files.template[0], special, files.template[1])
         return cls(backend, template, files.ends | ({eos} if eos is not None else set()))
 
     @property
