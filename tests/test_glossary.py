@@ -30,8 +30,8 @@ table task text timing trace type word work write
 FIELD_WORDS = """
 attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
 field fingerprint format graph init instructions integration kernel key kv layer len loader model native num ops p
-parallel param pinned plain policy precompile predict prompt recorder reference runner runtime sampler sandbox scheduler seq
-size stream temperature tensor token tokenizer unsupported worker
+parallel param pinned plain policy precompile predict prompt recorder reference runner runtime sampler sandbox scheduler
+seq size stream temperature tensor token tokenizer unsupported worker
 """
 """Words of programming and of language models, as their libraries use them."""
 PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton"

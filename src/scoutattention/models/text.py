@@ -108,6 +108,9 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
         raise ModelFileError(f"{path.parent} has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable tokenizer: {error}") from error
+    ids = backend.get_vocab(with_added_tokens=False).values()
+    if len(set(ids)) < len(ids):
+        raise ModelFileError(f"{path} gives two tokens of its vocabulary the same id")
     padding = {} if backend.padding is None else {"pad_token": backend.padding["pad_token"]}
     backend.no_truncation()
     backend.no_padding()
@@ -118,7 +121,15 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
     """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does."""
     present = backend.get_added_tokens_decoder().values()
     same = {repr(token) for token in present}
-    tokens = [token for entry in files.added if repr(token := _added(entry)) not in same]
+    tokens = []
+    for token_id, entry in files.added.items():
+        other = backend.id_to_token(token_id)
+        if other not in (None, entry.content) and backend.token_to_id(entry.content) is None:
+            raise ModelFileError(
+                f"the id {token_id} is {other!r} in tokenizer.json and {entry.content!r} in another file"
+            )
+        if repr(token := _added(entry)) not in same:
+            tokens.append(token)
     known = {token.content for token in (*present, *tokens)}
     names = {entry.content for entry in files.named.values()}
     for entry in (*files.named.values(), *files.extra):
