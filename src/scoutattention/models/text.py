@@ -1,6 +1,6 @@
 """Text to tokens and back, one token at a time too, and conversations to prompts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,8 +9,82 @@ import tokenizers
 
 from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
 from .chat import ChatTemplate
+from .decode_rule import DecodeRule
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
-from .stream import DecodeRule, TextStream
+
+_BROKEN = "\ufffd"
+
+
+class TextStream:
+    """The text of tokens that arrive one at a time; never gives out a part of a character.
+
+    The texts of all steps and of `flush` together are `decode` of all tokens. The cost of a step does not grow: a few
+    tokens are decoded, after the tokens before them. These are there since a decoder may treat its first token
+    differently, as when it takes a space away.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], name: Callable[[int], str | None], rule: DecodeRule
+    ) -> None:
+        """decode: the text of tokens. name: a token's own text, or None for one that decoding leaves out."""
+        self._decode = decode
+        self._name = name
+        self._rule = rule
+        self._before: list[int] = []  # whose text is given out
+        self._last = 0  # how many of these came last, together
+        self._before_length = 0  # of their text
+        self._pending: list[int] = []
+        self._given = 0  # characters of the text of `_pending`
+
+    def step(self, token_id: int) -> str:
+        """The characters this token completes, which may be none."""
+        name = self._name(token_id)
+        if name is None:
+            return ""
+        self._pending.append(token_id)
+        if self._rule.byte_fallback and name.startswith("<0x"):
+            return ""
+        text = self._text()
+        final = len(text) - (self._rule.byte_level and text.endswith(_BROKEN))
+        piece = text[self._given : final]
+        self._given = max(self._given, final)
+        if not text and self._before_length:
+            self._pending.clear()  # nothing comes of them
+        elif final == len(text):
+            self._settle(len(self._pending))
+        elif len(self._pending) > 1:
+            self._settle_but_last(text)
+        return piece
+
+    def flush(self) -> str:
+        """What is left after the last token: the replacement character for a part of a character, mostly nothing."""
+        rest = self._text()[self._given :]
+        self._settle(len(self._pending))
+        return rest
+
+    def _text(self) -> str:
+        return self._decode(self._before + self._pending)[self._before_length :]
+
+    def _settle(self, count: int) -> None:
+        """The text of the first pending tokens is final: they become those before, alone if they have text alone."""
+        settled, self._pending = self._pending[:count], self._pending[count:]
+        recent = self._before[len(self._before) - self._last :]
+        for before in (settled, recent + settled, self._before + settled):
+            if text := self._decode(before):
+                break
+        self._before, self._last, self._before_length = before, len(settled), len(text)
+        self._given = 0
+
+    def _settle_but_last(self, text: str) -> None:
+        """Settle all but the last pending token where a character begins with it: apart they have the same text."""
+        tail = self._decode(self._pending[-1:])
+        if not tail or not text.endswith(tail):
+            return
+        head = self._decode(self._before + self._pending[:-1])[self._before_length :]
+        if head + tail == text:
+            given = self._given - len(head)
+            self._settle(len(self._pending) - 1)
+            self._given = given
 
 
 class Tokenizer:
