@@ -21,8 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from typing_extensions import override
 
-MOST_CHARACTERS = 1 << 25
-SECONDS = 0.7
+MOST_CHARACTERS = 1 << 22
+SECONDS = 0.5
 _BITS = 1 << 14
 """Of the longest number."""
 _PART = 16
@@ -30,6 +30,10 @@ _PART = 16
 
 _T = TypeVar("_T")
 _FILTERS = set(FILTERS) - {"filesizeformat", "pprint", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr"}
+_READ_ONE_BY_ONE = set(
+    ("groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "sum", "unique")
+)
+"""Filters that take a text as a list of its characters."""
 # fmt: off
 _METHODS = {
     "capitalize", "casefold", "center", "copy", "count", "endswith", "find", "format", "get", "index", "isalnum",
@@ -53,7 +57,7 @@ class Budget:
         """given: characters of the conversation; a longer one may take longer."""
         self._most = MOST_CHARACTERS + 64 * given
         self._left = self._most
-        self._seconds = SECONDS + given * 1e-6
+        self._seconds = SECONDS + given * 4e-6
         self._until = time.thread_time() + self._seconds
         self._weights: dict[int, tuple[object, int]] = {}  # of lists and mappings, which no template can change
 
@@ -199,6 +203,8 @@ def limited(name: str, function: Callable[..., object]) -> Callable[..., object]
     @wraps(function)
     def run(*args: object, **kwargs: object) -> object:
         budget = current.get()
+        if name in _READ_ONE_BY_ONE and isinstance(args[first], str):
+            budget.reserve(_PART * len(args[first]))
         if name == "join":
             value, *rest = args[first:]
             args = (*args[:first], _joined(budget, kwargs.get("d", rest[0] if rest else ""), value), *rest)
@@ -211,6 +217,8 @@ def limited(name: str, function: Callable[..., object]) -> Callable[..., object]
 
 def _joined(budget: Budget, separator: object, parts: object) -> list[object]:
     """The parts that are to be joined, after the size of the whole was reserved."""
+    if isinstance(parts, str):
+        budget.reserve(_PART * len(parts))
     each, size, listed = budget.weigh(separator), 0, []
     for part in cast(Iterable[object], parts):
         size += budget.weigh(part) + each
@@ -267,6 +275,10 @@ def _listed_size(budget: Budget, value: object, count: object, fill: object = No
     return _number(count) * (_PART + budget.weigh(fill))
 
 
+def _split_size(budget: Budget, value: object, *rest: object, **named: object) -> int:
+    return _PART * len(str(value))
+
+
 def _rounded_size(budget: Budget, value: object, precision: object = 0, method: object = None) -> int:
     return 0 if abs(_number(precision)) < 300 else 1 << 60
 
@@ -274,6 +286,7 @@ def _rounded_size(budget: Budget, value: object, precision: object = 0, method: 
 _SIZES: dict[str, Callable[..., int]] = {
     **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded_size),
     **dict.fromkeys(("batch", "slice"), _listed_size),
+    **dict.fromkeys(("split", "rsplit", "splitlines"), _split_size),
     "format": _format_size,
     "replace": _replaced_size,
     "indent": _indented_size,

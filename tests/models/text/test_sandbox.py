@@ -61,6 +61,13 @@ BOMBS = {
     "round": "{{ 1.5 | round(10**9) }}",
     "lists of texts": "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = ns.x + ['a' * 1000000] %}{% endfor %}",
     "slices": "{% set s = 'a' * 1000000 %}{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = ns.x + [s[i:]] %}{% endfor %}",
+    "a text as a list": "{% for i in range(999) %}{{ ('a' * 4000000) | list | length }}{% endfor %}",
+    "a text in groups": "{{ ('a' * 4000000) | groupby('b') }}",
+    "a text by attribute": "{{ ('a' * 4000000) | map(attribute='upper') | list }}",
+    "a text in parts": "{{ ('a' * 4000000).split('a') | length }}",
+    "a text joined": "{{ ' '.join('a' * 4000000) | length }}",
+    "a text of texts": "{{ ('a' * 4000000) | select('string') | list | length }}",
+    "letters": "{% for c in 'a' * 4000000 %}{% endfor %}",
     "lorem ipsum": "{{ lipsum(10**6) }}",
     "dates": "{{ strftime_now('%1000000000Y') }}",
     "to_bytes": "{{ (1).to_bytes(10**9, 'big') }}",
@@ -100,7 +107,7 @@ def test_a_bomb_ends_in_a_second_with_a_sentence(bomb):
     said, seconds, grown = ends(BOMBS[bomb])
     assert "\n" not in said
     assert len(said) < 500
-    assert seconds < 2  # 0.7 s are allowed, and one operation may be under way
+    assert seconds < 2  # 0.5 s are allowed, and one operation may be under way
     assert grown < 400e6
 
 
@@ -124,7 +131,7 @@ def test_a_longer_conversation_may_take_longer():
     template = ChatTemplate(
         "{% for m in messages %}{{ m.content | trim }}{{ m.content ~ '' }}{% endfor %}", {}, "a file"
     )
-    assert len(template.render([{"role": "user", "content": "x" * 10_000_000}] * 4)) == 80_000_000
+    assert len(template.render([{"role": "user", "content": "x" * 1_000_000}] * 4)) == 8_000_000
 
 
 def test_thousands_of_messages_are_rendered():
