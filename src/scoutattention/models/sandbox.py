@@ -203,13 +203,13 @@ def limited(name: str, function: Callable[..., object]) -> Callable[..., object]
     @wraps(function)
     def run(*args: object, **kwargs: object) -> object:
         budget = current.get()
-        if name in _READ_ONE_BY_ONE and isinstance(args[first], str):
-            budget.reserve(_PART * len(args[first]))
+        value, *rest = args[first:]
+        if name in _READ_ONE_BY_ONE and isinstance(value, str):
+            budget.reserve(_PART * len(value))
         if name == "join":
-            value, *rest = args[first:]
             args = (*args[:first], _joined(budget, kwargs.get("d", rest[0] if rest else ""), value), *rest)
         elif name in _SIZES:
-            budget.reserve(_SIZES[name](budget, *args[first:], **kwargs))
+            budget.reserve(_SIZES[name](budget, value, *rest, **kwargs))
         return budget.made(function(*args, **kwargs))
 
     return run
