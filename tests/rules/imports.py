@@ -31,7 +31,7 @@ DOORS = {
         "models/formats/gguf_sentencepiece.py",
         "models/formats/gguf_splits.py",
     ),
-    "jinja2": ("models/templates/chat.py",),
+    "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
     "huggingface_hub": ("models/resolve.py",),
     "httpx": ("models/resolve.py",),
     "safetensors": (

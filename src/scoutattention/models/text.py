@@ -1,6 +1,6 @@
 """Text to tokens and back, one token at a time too, and conversations to prompts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,9 +8,83 @@ from typing import Any
 import tokenizers
 
 from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
+from .decode_rule import DecodeRule
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
-from .stream import DecodeRule, TextStream
 from .templates.chat import ChatTemplate
+
+_BROKEN = "\ufffd"
+
+
+class TextStream:
+    """The text of tokens that arrive one at a time; never gives out a part of a character.
+
+    The texts of all steps and of `flush` together are `decode` of all tokens. The cost of a step does not grow: a few
+    tokens are decoded, after the tokens before them. These are there since a decoder may treat its first token
+    differently, as when it takes a space away.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], name: Callable[[int], str | None], rule: DecodeRule
+    ) -> None:
+        """decode: the text of tokens. name: a token's own text, or None for one that decoding leaves out."""
+        self._decode = decode
+        self._name = name
+        self._rule = rule
+        self._before: list[int] = []  # whose text is given out
+        self._last = 0  # how many of these came last, together
+        self._before_length = 0  # of their text
+        self._pending: list[int] = []
+        self._given = 0  # characters of the text of `_pending`
+
+    def step(self, token_id: int) -> str:
+        """The characters this token completes, which may be none."""
+        name = self._name(token_id)
+        if name is None:
+            return ""
+        self._pending.append(token_id)
+        if self._rule.byte_fallback and name.startswith("<0x"):
+            return ""
+        text = self._text()
+        final = len(text) - (self._rule.byte_level and text.endswith(_BROKEN))
+        piece = text[self._given : final]
+        self._given = max(self._given, final)
+        if not text and self._before_length:
+            self._pending.clear()  # nothing comes of them
+        elif final == len(text):
+            self._settle(len(self._pending))
+        elif len(self._pending) > 1:
+            self._settle_but_last(text)
+        return piece
+
+    def flush(self) -> str:
+        """What is left after the last token: the replacement character for a part of a character, mostly nothing."""
+        rest = self._text()[self._given :]
+        self._settle(len(self._pending))
+        return rest
+
+    def _text(self) -> str:
+        return self._decode(self._before + self._pending)[self._before_length :]
+
+    def _settle(self, count: int) -> None:
+        """The text of the first pending tokens is final: they become those before, alone if they have text alone."""
+        settled, self._pending = self._pending[:count], self._pending[count:]
+        recent = self._before[len(self._before) - self._last :]
+        for before in (settled, recent + settled, self._before + settled):
+            if text := self._decode(before):
+                break
+        self._before, self._last, self._before_length = before, len(settled), len(text)
+        self._given = 0
+
+    def _settle_but_last(self, text: str) -> None:
+        """Settle all but the last pending token where a character begins with it: apart they have the same text."""
+        tail = self._decode(self._pending[-1:])
+        if not tail or not text.endswith(tail):
+            return
+        head = self._decode(self._before + self._pending[:-1])[self._before_length :]
+        if head + tail == text:
+            given = self._given - len(head)
+            self._settle(len(self._pending) - 1)
+            self._given = given
 
 
 class Tokenizer:
@@ -47,7 +121,7 @@ class Tokenizer:
                 f"clean_up_tokenization_spaces=true for a {kind} tokenizer is not supported: "
                 f"set it to false in {directory / 'tokenizer_config.json'}"
             )
-        template = None if files.template is None else ChatTemplate(files.template[0], special)
+        template = None if files.template is None else ChatTemplate(files.template[0], special, files.template[1])
         return cls(backend, template, files.ends | ({eos} if eos is not None else set()))
 
     @property
@@ -108,6 +182,9 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
         raise ModelFileError(f"{path.parent} has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable tokenizer: {error}") from error
+    ids = backend.get_vocab(with_added_tokens=False).values()
+    if len(set(ids)) < len(ids):
+        raise ModelFileError(f"{path} gives two tokens of its vocabulary the same id")
     padding = {} if backend.padding is None else {"pad_token": backend.padding["pad_token"]}
     backend.no_truncation()
     backend.no_padding()
@@ -118,7 +195,15 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
     """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does."""
     present = backend.get_added_tokens_decoder().values()
     same = {repr(token) for token in present}
-    tokens = [token for entry in files.added if repr(token := _added(entry)) not in same]
+    tokens = []
+    for token_id, entry in files.added.items():
+        other = backend.id_to_token(token_id)
+        if other not in (None, entry.content) and backend.token_to_id(entry.content) is None:
+            raise ModelFileError(
+                f"the id {token_id} is {other!r} in tokenizer.json and {entry.content!r} in another file"
+            )
+        if repr(token := _added(entry)) not in same:
+            tokens.append(token)
     known = {token.content for token in (*present, *tokens)}
     names = {entry.content for entry in files.named.values()}
     for entry in (*files.named.values(), *files.extra):

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from scoutattention.errors import ModelFileError, PromptError
@@ -8,6 +9,7 @@ from scoutattention.models import text
 from scoutattention.models.formats.safetensors import read_json
 
 from .backends import byte_backend, write
+from .styles import STYLES
 
 CHAT = [
     {"role": "system", "content": "Be <brief> & kind."},
@@ -112,7 +114,7 @@ def test_a_template_has_no_way_out_of_its_sandbox(tmp_path):
 
 def test_a_template_that_does_not_compile_is_named(tmp_path):
     write(tmp_path, "{% for %}")
-    with pytest.raises(ModelFileError, match="chat template does not compile"):
+    with pytest.raises(ModelFileError, match="does not compile"):
         text.Tokenizer.from_directory(tmp_path)
 
 
@@ -154,3 +156,86 @@ def test_a_stop_text_may_be_a_special_token(shared):
 def test_half_a_character_of_utf16_is_refused(shared):
     with pytest.raises(PromptError, match="not valid Unicode at character 1"):
         shared.encode("a\ud800")
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "<é>"}}}
+CONVERSATIONS = {
+    "one": [{"role": "user", "content": " Hi & <bye> "}],
+    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    "turns": CHAT,
+    "tools": [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "2", "name": "add"},
+        {"role": "assistant", "content": "<think>\nwell\n</think>\n\n2"},
+        {"role": "user", "content": "Thanks"},
+    ],
+    "parts": [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}],
+    "reasoning": [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So.", "thinking": "hm"},
+        {"role": "user", "content": "How?"},
+        {"role": "assistant", "content": "Thus.", "reasoning": "oh", "score": 1.5},
+    ],
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_known_styles_are_rendered_as_by_transformers(style, name, tmp_path):
+    """Where transformers fails, there is a sentence."""
+    theirs = PreTrainedTokenizerFast(tokenizer_object=byte_backend(), bos_token="<s>", eos_token="</s>")
+    theirs.chat_template = STYLES[style]
+    ours = text.Tokenizer.from_directory(write(tmp_path, STYLES[style]))
+    try:
+        expected = theirs.apply_chat_template(CONVERSATIONS[name], tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError):
+        with pytest.raises(PromptError):
+            ours.chat(CONVERSATIONS[name])
+    else:
+        assert ours.chat(CONVERSATIONS[name]) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ("hi", "messages is a str"),
+        ({"role": "user", "content": "hi"}, "messages is a dict"),
+        (None, "messages is a NoneType"),
+        ([], "messages is empty"),
+        (["hi"], r"messages\[0\] is a str"),
+        ([{"role": "user", "content": "hi"}, {"content": "hi"}], r"messages\[1\] has no text as 'role'"),
+        ([{"role": 3, "content": "hi"}], "no text as 'role'"),
+        ([{"role": "user"}], "neither a text nor a list of texts as 'content'"),
+        ([{"role": "user", "content": 3}], "as 'content'"),
+        ([{"role": "user", "content": None}], "as 'content'"),
+        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "a part of type 'image'"),
+        ([{"role": "user", "content": ["hi"]}], "a part of type 'str'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "a part of type 'text'"),
+        ([{"role": "user", "content": "hi", "x": object()}], "holds a object"),
+        ([{"role": "user", "content": "hi", "x": {1: 2}}], "holds a dict"),
+        ([{"role": "user", "content": "hi", "x": b""}], "holds a bytes"),
+    ],
+)
+def test_messages_are_checked_at_the_door(messages, said, tmp_path):
+    write(tmp_path, "{{ messages }}")
+    with pytest.raises(PromptError, match=said):
+        text.Tokenizer.from_directory(tmp_path).chat(messages)
+
+
+def test_messages_that_hold_themselves_are_refused(tmp_path):
+    write(tmp_path, "{{ messages }}")
+    message = {"role": "user", "content": "hi"}
+    message["x"] = message
+    with pytest.raises(PromptError, match="nested too deeply"):
+        text.Tokenizer.from_directory(tmp_path).chat([message])
+
+
+def test_a_template_sees_plain_data_only(tmp_path):
+    class Loud(str):
+        def shout(self):
+            return "!"
+
+    write(tmp_path, "{{ messages[0].content.shout() }}")
+    with pytest.raises(PromptError, match="shout"):
+        text.Tokenizer.from_directory(tmp_path).chat([{"role": "user", "content": Loud("hi")}])

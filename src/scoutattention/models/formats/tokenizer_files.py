@@ -31,7 +31,7 @@ class TokenizerFiles:
 
     named: special tokens by the names that templates know, such as bos_token.
     extra: special tokens without a name.
-    added: tokens with ids, in the order of these; they are added if tokenizer.json lacks them.
+    added: tokens by their ids, in the order of these; they are added if tokenizer.json lacks them.
     ends: ids of tokens that end an answer.
     template: the chat template's source, and where it stands; None if there is none.
     split_special_tokens: special tokens in a text are read as plain text.
@@ -40,7 +40,7 @@ class TokenizerFiles:
 
     named: Mapping[str, TokenEntry]
     extra: tuple[TokenEntry, ...]
-    added: tuple[TokenEntry, ...]
+    added: Mapping[int, TokenEntry]
     ends: frozenset[int]
     template: tuple[str, str] | None
     split_special_tokens: bool
@@ -63,7 +63,7 @@ class TokenizerFiles:
         return cls(
             named=named,
             extra=extra or (),
-            added=tuple(entry for _, entry in sorted(added.items())),
+            added=dict(sorted(added.items())),
             ends=_ends(directory / "config.json") | _ends(directory / "generation_config.json"),
             template=_template(directory, settings),
             split_special_tokens=_switch(settings, "split_special_tokens", where),
@@ -121,6 +121,8 @@ def _decoder(value: object, where: str) -> dict[int, TokenEntry]:
     key = "added_tokens_decoder"
     added = {}
     for number, entry in value.items():
+        if not isinstance(entry, Mapping):
+            raise ModelFileError(f"{where} gives {key}[{number}]={_short(entry)}, which is not an object with a token")
         known = number.isascii() and number.isdigit() and len(number) < 10
         added[_id(int(number) if known else number, key, where)] = _entry(entry, f"{key}[{number}]", where)
     return added
@@ -128,12 +130,13 @@ def _decoder(value: object, where: str) -> dict[int, TokenEntry]:
 
 def _legacy_added(path: Path, special: set[str]) -> dict[int, TokenEntry]:
     """The tokens of added_tokens.json, a mapping of texts to ids."""
-    return {
-        _id(number, content, str(path)): TokenEntry(
-            content, {"special": content in special, "normalized": content not in special}
-        )
-        for content, number in _optional(path).items()
-    }
+    added: dict[int, TokenEntry] = {}
+    for content, number in _optional(path).items():
+        token_id = _id(number, content, str(path))
+        if token_id in added:
+            raise ModelFileError(f"{path} gives {content} and {added[token_id].content} the same id {token_id}")
+        added[token_id] = TokenEntry(content, {"special": content in special, "normalized": content not in special})
+    return added
 
 
 def _entries(settings: Mapping[str, Any], key: str, where: str) -> _Extra:
@@ -193,9 +196,9 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> tuple[str, str] |
 
 def _default(source: object, where: str) -> str | None:
     if isinstance(source, list):
-        if not all(isinstance(entry, Mapping) and {"name", "template"} <= entry.keys() for entry in source):
+        if not all(isinstance(e, Mapping) and isinstance(e.get("name"), str) and "template" in e for e in source):
             raise ModelFileError(f"{where} gives a list of chat templates in which one has no name or no template")
-        source = {str(entry["name"]): entry["template"] for entry in source}
+        source = {entry["name"]: entry["template"] for entry in source}
     if isinstance(source, Mapping):
         source = source.get("default")
     if source is not None and not isinstance(source, str):

@@ -1,19 +1,44 @@
 """Chat templates: conversations to prompts, by the Jinja programs that models ship with.
 
-The environment is the one transformers renders these templates in, so that they give the same text here.
+The environment is the one transformers renders these templates in, so that they give the same text here. They run in
+the limits of `sandbox`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from typing_extensions import override
 
 from ...errors import ModelFileError, PromptError
+from .sandbox import Budget, LimitedEnvironment, TemplateLimit, current, dictionary, limited
+
+_LONGEST = 1 << 20
+"""Characters of a template's source."""
+_ANYTHING = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,  # RecursionError too
+    StopIteration,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What a template can raise: every error that Python code raises by itself."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which messages have their reasoning; templates read the first, or the second."""
 
 
 class _Generation(Extension):
@@ -21,36 +46,121 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012  (declared so by Jinja)
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class ChatTemplate:
     """A compiled chat template with the names of the model's special tokens."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """`special_tokens` are variables of the template, such as bos_token; ModelFileError if it does not compile."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
+    def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
+        """`special_tokens` are variables of the template, such as bos_token; ModelFileError if it does not compile.
+
+        where: the file that errors name.
+        """
+        if len(source) > _LONGEST:
+            raise ModelFileError(f"the chat template in {where} has {len(source)} characters, over {_LONGEST}")
+        environment = LimitedEnvironment([_Generation, loopcontrols])
+        environment.filters["tojson"] = limited("tojson", _to_json)
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
+        token = current.set(Budget(0))  # expressions of constants are computed when they are compiled
         try:
             self._template = environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise ModelFileError(f"the model's chat template does not compile: {error}") from error
+        except _ANYTHING as error:
+            raise ModelFileError(f"the chat template in {where} does not compile: {_said(error)}") from error
+        finally:
+            current.reset(token)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt for the model's next answer; PromptError if the template refuses the messages."""
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for the model's next answer; PromptError if messages are malformed or the template refuses them.
+
+        A message is a mapping with a text "role" and a "content", which is a text, or a list of
+        {"type": "text", "text": ...}. It may have more keys, of types that JSON has.
+        """
+        conversation = _conversation(messages)
+        budget = Budget(0)
+        token = current.set(Budget(budget.weigh(conversation)))
         try:
             return self._template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+                messages=conversation, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
             )
+        except TemplateLimit as error:
+            raise PromptError(f"the model's chat template was stopped: {error}; give it a plain prompt") from error
         except TemplateError as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+            raise PromptError(f"the model's chat template refuses these messages: {_said(error)}") from error
+        except _ANYTHING as error:
+            raise PromptError(f"the model's chat template fails on these messages: {_said(error)}") from error
+        finally:
+            current.reset(token)
+
+
+class _Namespace(Namespace):
+    """A template's own variables, without names that begin with an underscore, as in transformers."""
+
+    def __init__(self, pairs: Iterable[tuple[object, object]] = (), /, **named: object) -> None:
+        values = dictionary(pairs, **named)
+        for name in values:
+            _check_name(name)
+        super().__init__(values)
+
+    @override
+    def __setitem__(self, name: str, value: object) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise TemplateError(f"a namespace has no variables that begin with an underscore, as {name!r} does")
+
+
+def _conversation(messages: object) -> list[dict[str, Any]]:
+    """Messages as a template gets them: plain data, without the keys that are None."""
+    if not isinstance(messages, list | tuple):
+        raise PromptError(f"messages is a {type(messages).__name__}, where a list of messages is expected")
+    if not messages:
+        raise PromptError("messages is empty: give at least one message")
+    return [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
+
+
+def _message(message: object, where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise PromptError(f"{where} is a {type(message).__name__}, where a mapping with role and content is expected")
+    try:
+        plain = {name: value for name, value in _plain(message, where).items() if value is not None}
+    except RecursionError:
+        raise PromptError(f"{where} is nested too deeply") from None
+    if not isinstance(plain.get("role"), str):
+        raise PromptError(f"{where} has no text as 'role', such as 'user'")
+    content = plain.get("content")
+    if isinstance(content, list):
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if kind != "text" or not isinstance(part.get("text"), str):
+                raise PromptError(f"{where} has a part of type {kind!r} in its content: only 'text' is supported")
+    elif not isinstance(content, str) and not (content is None and "tool_calls" in plain):
+        raise PromptError(f"{where} has neither a text nor a list of texts as 'content'")
+    reasoning = next((plain[name] for name in _REASONING if name in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def _plain(value: object, where: str) -> Any:  # noqa: ANN401
+    """A copy made of the types that JSON has, which give a template nothing to call."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of a subclass too
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, list | tuple):
+        return [_plain(part, where) for part in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {_plain(name, where): _plain(part, where) for name, part in value.items()}
+    raise PromptError(f"{where} holds a {type(value).__name__}: only texts, numbers, lists and mappings by text can be")
 
 
 def _to_json(
@@ -69,4 +179,13 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _now(form: str) -> str:
+    if len(form) > 100 or any(digit in form for digit in "0123456789"):  # which may be widths
+        raise TemplateError("it asks for a date in a form that is too long or has digits")
     return datetime.now().strftime(form)
+
+
+def _said(error: BaseException) -> str:
+    """An error's name and first line; only the line where a template says why it refuses."""
+    line = (str(error).splitlines() or [""])[0][:300]
+    plain = type(error) is TemplateError or isinstance(error, TemplateSyntaxError)
+    return line if plain and line else f"{type(error).__name__}: {line}".rstrip(": ")
