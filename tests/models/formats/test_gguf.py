@@ -192,3 +192,94 @@ def test_linear_scaling_is_carried_over(tmp_path):
     file = write(tmp_path / "tiny.gguf", families.make("llama"), **fields)
     rope = load(str(file), cache_dir=tmp_path).decoder.config.rope
     assert (rope.kind, rope.factor) == ("linear", 4.0)
+
+
+def test_a_damaged_conversion_is_made_again_with_a_note(file, tmp_path, caplog):
+    folder = converted(file, "float32", tmp_path)
+    before = {name: tensor.clone() for name, tensor in load_weights(folder).items()}
+    (folder / "model-00001.safetensors").write_bytes(b"half of it")
+    assert converted(file, "float32", tmp_path) == folder
+    assert [record.message for record in caplog.records] == [
+        f"the converted model {folder} is damaged: it is converted again"
+    ]
+    torch.testing.assert_close(load_weights(folder), before, atol=0, rtol=0)
+    (folder / "tokenizer.json").unlink()
+    assert load(str(file), cache_dir=tmp_path).tokenizer.encode("ab")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_an_earlier_process_left_is_removed(file, tmp_path):
+    left = tmp_path / ".converting-gone"
+    left.mkdir()
+    (left / "lock").touch()
+    folder = converted(file, "float32", tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
+    left.mkdir()
+    (left / "lock").touch()
+    assert converted(file, "float32", tmp_path) == folder
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def with_weight(model, value):
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = value
+    return model
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "named"),
+    [
+        (float("nan"), "float32", r"tensor blk\.1\.ffn_up\.weight has numbers that are infinite or not numbers"),
+        (float("-inf"), "bfloat16", r"tensor blk\.1\.ffn_up\.weight has numbers that are infinite or not numbers"),
+        (1e5, "float16", r"blk\.1\.ffn_up\.weight has numbers that float16 does not hold: choose --dtype float32"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named_and_nothing_is_kept(value, dtype, named, tmp_path):
+    file = write(tmp_path / "tiny.gguf", with_weight(families.make("llama"), value))
+    with pytest.raises(ModelFileError, match=named):
+        converted(file, dtype, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_scales_that_are_not_finite_are_named(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), quantized=("blk.1.attn_q.weight",))
+    data = bytearray(file.read_bytes())
+    stored = gguf_file.open_gguf(file).tensors["blk.1.attn_q.weight"].data.tobytes()
+    place = data.index(stored)
+    data[place : place + 2] = b"\x00\x7e"  # a float16 that is not a number
+    file.write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"blk\.1\.attn_q\.weight has numbers"):
+        converted(file, "float32", tmp_path / "cache")
+
+
+def test_a_model_that_cannot_be_loaded_is_not_kept(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), **{"tokenizer.chat_template": "{% if %}"})
+    with pytest.raises(ModelFileError, match="template does not compile"):
+        converted(file, "float32", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_copy_of_a_file_is_not_converted_again(file, tmp_path, monkeypatch):
+    folder = converted(file, "float32", tmp_path / "cache")
+    copy = tmp_path / file.name
+    copy.write_bytes(file.read_bytes())
+    monkeypatch.setattr(module, "open_gguf", None)
+    assert converted(copy, "float32", tmp_path / "cache") == folder
+
+
+def test_tokens_that_end_an_answer_are_declared_or_known_by_name(tmp_path):
+    fields = {"tokenizer.ggml.eot_token_id": 250, "tokenizer.ggml.eom_token_id": 251}
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), names={249: "<|im_end|>"}, **fields)
+    assert load(str(file), cache_dir=tmp_path).tokenizer.eos_token_ids == {249, 250, 251, 255}
+
+
+def test_a_name_may_end_in_capitals(file, tmp_path):
+    capitals = tmp_path / "TINY.GGUF"
+    capitals.write_bytes(file.read_bytes())
+    assert load(str(capitals), cache_dir=tmp_path / "cache").decoder.shape.num_layers == 3
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "absent.gguf")
+    with pytest.raises(ModelFileError, match=r"tiny\.gguf cannot be read: .*No such file"):
+        converted(tmp_path / "tiny.gguf", "float32", tmp_path / "cache")
