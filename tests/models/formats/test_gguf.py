@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoutattention.errors import CacheFolderError, ModelFileError, UnsupportedModelError
+from scoutattention.errors import CacheFolderError, CapacityError, ModelFileError, UnsupportedModelError
 from scoutattention.models.formats import gguf as module
 from scoutattention.models.formats import gguf_file
 from scoutattention.models.formats.gguf import converted
@@ -93,7 +93,7 @@ def test_weights_are_written_in_shards(file, tmp_path, monkeypatch):
     assert load(str(folder)).decoder.shape.num_layers == 3
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_conversion_leaves_nothing(error, file, tmp_path, monkeypatch):
     def interrupted(tensors, path, metadata):
         path.write_bytes(b"half of it")
@@ -101,6 +101,19 @@ def test_an_interrupted_conversion_leaves_nothing(error, file, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "save_file", interrupted)
     with pytest.raises(error):
+        converted(file, "float32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), RuntimeError("can't allocate memory")])
+def test_a_lack_of_memory_is_named_and_leaves_nothing(error, file, tmp_path, monkeypatch):
+    def short(tensor):
+        raise error
+
+    monkeypatch.setattr(gguf_file.StoredTensor, "dequantized", short)
+    with pytest.raises(
+        CapacityError, match=r"converting .*tiny\.gguf needs more memory than there is: (Unable|the tensor)"
+    ):
         converted(file, "float32", tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...errors import CacheFolderError, ModelFileError
+from ...errors import CacheFolderError, CapacityError, ModelFileError
 from ...shape import DTYPE_BYTES
 from ..cache_folder import is_complete, mark_used, publish, remove_abandoned, working_folder
 from ..config import ModelConfig
@@ -37,7 +37,7 @@ def converted(path: Path, dtype: str, cache_dir: Path) -> Path:
 
     It appears under its name only when it is complete and can be loaded. What earlier processes left unfinished is
     removed, and a damaged conversion is replaced.
-    Raises ModelFileError, UnsupportedModelError or CacheFolderError.
+    Raises ModelFileError, UnsupportedModelError, CacheFolderError, or CapacityError where memory is short.
     """
     target = cache_dir / f"{path.stem}-{_fingerprint(path)}-{dtype}"
     try:
@@ -53,6 +53,8 @@ def converted(path: Path, dtype: str, cache_dir: Path) -> Path:
             work.mkdir()
             write(source, dtype, work)
             publish(work, target, {"source": str(path), "dtype": dtype})
+    except MemoryError as error:
+        raise CapacityError(f"converting {path} needs more memory than there is: {error}: free some") from error
     except (OSError, SafetensorError) as error:
         raise CacheFolderError(
             f"cannot keep the converted model in {cache_dir}: {error}: "
@@ -80,7 +82,7 @@ def write(source: GGUF, dtype: str, directory: Path) -> None:
     homes: dict[str, str] = {}
     for number, shard in enumerate(_shards(shapes, DTYPE_BYTES[dtype]), start=1):
         file = f"model-{number:05d}.safetensors"
-        tensors = {tensor_name(name): _finite(source.tensors[name], config, dtype) for name in shard}
+        tensors = {tensor_name(name): _weight(source.tensors[name], config, dtype) for name in shard}
         save_file(tensors, directory / file, metadata={"format": "pt"})
         homes |= dict.fromkeys(tensors, file)
     _write_json(directory / INDEX, {"metadata": {}, "weight_map": homes})
@@ -95,10 +97,13 @@ def converted_tensor(tensor: StoredTensor, config: Mapping[str, Any]) -> Tensor:
     return weight
 
 
-def _finite(tensor: StoredTensor, config: Mapping[str, Any], dtype: str) -> Tensor:
-    """The weight in a dtype, refused where one of its numbers is not finite there."""
-    weight = converted_tensor(tensor, config)
-    narrow = weight.to(getattr(torch, dtype))
+def _weight(tensor: StoredTensor, config: Mapping[str, Any], dtype: str) -> Tensor:
+    """The weight in a dtype, refused where one of its numbers is not finite there, or where there is no room for it."""
+    try:
+        weight = converted_tensor(tensor, config)
+        narrow = weight.to(getattr(torch, dtype))
+    except RuntimeError as error:  # PyTorch's word for a lack of memory
+        raise MemoryError(f"the tensor {tensor.name} has the shape {list(tensor.shape)}") from error
     if not torch.isfinite(narrow).all():
         stored = torch.isfinite(weight).all()
         raise ModelFileError(
