@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scoutattention import LLM, SamplingParams
 from scoutattention.errors import CacheFolderError, CapacityError, ModelFileError, UnsupportedModelError
 from scoutattention.models.formats import gguf as module
 from scoutattention.models.formats import gguf_file
@@ -281,15 +282,27 @@ def test_a_copy_of_a_file_is_not_converted_again(file, tmp_path, monkeypatch):
 
 
 def test_tokens_that_end_an_answer_are_declared_or_known_by_name(tmp_path):
-    fields = {"tokenizer.ggml.eot_token_id": 250, "tokenizer.ggml.eom_token_id": 251}
+    fields = {
+        "tokenizer.ggml.eot_token_id": 250,
+        "tokenizer.ggml.eom_token_id": 251,
+        "tokenizer.ggml.fim_sep_token_id": 252,
+    }
     file = write(tmp_path / "tiny.gguf", families.make("llama"), names={249: "<|im_end|>"}, **fields)
-    assert load(str(file), cache_dir=tmp_path).tokenizer.eos_token_ids == {249, 250, 251, 255}
+    assert load(str(file), cache_dir=tmp_path).tokenizer.eos_token_ids == {249, 250, 251, 252, 255}
 
 
-def test_a_name_may_end_in_capitals(file, tmp_path):
-    capitals = tmp_path / "TINY.GGUF"
-    capitals.write_bytes(file.read_bytes())
-    assert load(str(capitals), cache_dir=tmp_path / "cache").decoder.shape.num_layers == 3
+def test_the_length_of_a_context_takes_no_memory(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama", max_position_embeddings=2**31))
+    llm = LLM(str(file), cache_dir=tmp_path / "cache", host_memory="4MiB", max_num_seqs=2)
+    store, plan = llm.engine.store, llm.engine.plan
+    assert plan.max_len == 2**31
+    assert store.pages.table.shape == (2, plan.pages)
+    longest = plan.pages * plan.block_size // 2
+    params = SamplingParams(max_tokens=3, ignore_eos=True)
+    assert [len(output.token_ids) for output in llm.generate([[1] * (longest - 8)] * 2, params)] == [3, 3]
+    with pytest.raises(CapacityError):
+        llm.generate([1] * (2 * longest + 8), params)
+    llm.close()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 2 << 30  # of weights that are held in memory at once
 _LAYOUT = b"2"  # raise it when the conversion changes: older conversions are then no longer found
+_ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""Parts of tokens that end an answer: of a turn, of a text, or of a file in models that fill in code."""
 _HEADER_BYTES, _SAMPLES, _SAMPLE_BYTES = 1 << 20, 64, 1 << 16
 
 
@@ -76,7 +78,7 @@ def write(source: GGUF, dtype: str, directory: Path) -> None:
     _write_json(directory / "tokenizer_config.json", tokenizer_config(metadata))
     _write_json(directory / "config.json", config | {"dtype": dtype})
     names = enumerate(metadata.texts("tokenizer.ggml.tokens"))
-    ends = end_of_turn_ids(names, special_ids(metadata, ("eos", "eot", "eom")).values())
+    ends = end_of_turn_ids(names, special_ids(metadata, _ENDS).values())
     _write_json(directory / "generation_config.json", {"eos_token_id": sorted(ends)})
     Tokenizer.from_directory(directory)
     homes: dict[str, str] = {}
