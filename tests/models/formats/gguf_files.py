@@ -7,11 +7,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789Ġ"
 TOKENS = [*LETTERS, "ab", *(f"<{number}>" for number in range(256 - len(LETTERS) - 1))]
 
 
-def write(path, model, *, quantized=(), only=lambda name: True, names=(), **fields):
+def write(path, model, *, quantized=(), only=lambda name: True, names=(), tensors=(), **fields):
     """Save a model of transformers.
 
     quantized: names of GGUF tensors to store as Q8_0.   only: which GGUF tensors to store.
-    names: of tokens by id, other than the usual ones.   fields: override metadata.
+    names: of tokens by id, other than the usual ones.   tensors: to store besides, by GGUF name.
+    fields: override metadata.
     """
     config = model.config
     name = config.model_type
@@ -29,6 +30,8 @@ def write(path, model, *, quantized=(), only=lambda name: True, names=(), **fiel
     for key, value in fields.items():
         add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add[type(value)](key.replace("ARCH", name), value)
+    for key, values in dict(tensors).items():
+        writer.add_tensor(key, np.array(values, dtype=np.float32))
     add_tensors(writer, model, quantized, only)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -188,7 +188,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(room, file, tmp_path):
         ({"tokenizer.ggml.model": "t5"}, UnsupportedModelError, "tokenizer.ggml.model='t5'"),
         ({"tokenizer.ggml.pre": "viking"}, UnsupportedModelError, "tokenizer.ggml.pre='viking'"),
         ({"ARCH.expert_count": 8}, UnsupportedModelError, "llama.expert_count=8"),
-        ({"ARCH.rope.scaling.type": "yarn", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "yarn"),
+        ({"ARCH.rope.scaling.type": "su", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "type 'su'"),
         ({"ARCH.rope.scaling.type": "linear"}, ModelFileError, r"rope\.scaling\.factor"),
         ({"ARCH.rope.dimension_count": 8}, UnsupportedModelError, "llama.rope.dimension_count=8"),
         ({"ARCH.attention.sliding_window": 100}, UnsupportedModelError, "sliding_window=100"),

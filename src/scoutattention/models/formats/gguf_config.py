@@ -83,7 +83,6 @@ def hf_config(
         "attention_bias": name != "qwen2" and "blk.0.attn_q.bias" in shapes,
         "bos_token_id": _token_id(metadata, "bos"),
         "eos_token_id": _token_id(metadata, "eos"),
-        "sliding_window": metadata.count(f"{name}.attention.sliding_window", 0, least=0) or None,
         **rope(metadata, name, head_dim, rope_tensors),
     }
     _refuse_unknown(metadata, name, head_dim)
@@ -145,6 +144,15 @@ def _refuse_unknown(metadata: Metadata, name: str, head_dim: int) -> None:
         raise UnsupportedModelError(
             f"{metadata.path}: {name}.attention.value_length is not {name}.attention.key_length, {head_dim}, "
             "and heads of two sizes are not supported"
+        )
+    window, context = (
+        metadata.count(f"{name}.attention.sliding_window", 0, least=0),
+        metadata.count(f"{name}.context_length"),
+    )
+    if 0 < window < context:
+        raise UnsupportedModelError(
+            f"{metadata.path}: {name}.attention.sliding_window={window}, below the {context} tokens of a context, "
+            "is not supported"
         )
     if not metadata.flag(f"{name}.attention.causal", True):
         raise UnsupportedModelError(f"{metadata.path}: {name}.attention.causal=false is not supported")
