@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...errors import CacheFolderError, CapacityError, ModelFileError
+from ...errors import CacheFolderError, CapacityError, ModelError, ModelFileError
 from ...shape import DTYPE_BYTES
 from ..cache_folder import is_complete, mark_used, publish, remove_abandoned, working_folder
 from ..config import ModelConfig
@@ -73,14 +74,16 @@ def write(source: GGUF, dtype: str, directory: Path) -> None:
     metadata, shapes = source.metadata, source.shapes
     rope_tensors = {name: source.tensors[name].dequantized() for name in ROPE_TENSORS if name in shapes}
     config = hf_config(metadata, shapes, rope_tensors)
-    ModelConfig.from_hf(config, dtype)
+    with _naming(metadata.path, directory):
+        ModelConfig.from_hf(config, dtype)
     (directory / "tokenizer.json").write_text(tokenizer_of(metadata).to_str(), encoding="utf-8")
     _write_json(directory / "tokenizer_config.json", tokenizer_config(metadata))
     _write_json(directory / "config.json", config | {"dtype": dtype})
     names = enumerate(metadata.texts("tokenizer.ggml.tokens"))
     ends = end_of_turn_ids(names, special_ids(metadata, _ENDS).values())
     _write_json(directory / "generation_config.json", {"eos_token_id": sorted(ends)})
-    Tokenizer.from_directory(directory)
+    with _naming(metadata.path, directory):
+        Tokenizer.from_directory(directory)
     homes: dict[str, str] = {}
     for number, shard in enumerate(_shards(shapes, DTYPE_BYTES[dtype]), start=1):
         file = f"model-{number:05d}.safetensors"
@@ -97,6 +100,15 @@ def converted_tensor(tensor: StoredTensor, config: Mapping[str, Any]) -> Tensor:
     if config["model_type"] == "llama" and part in ("attn_q", "attn_k"):
         return uninterleave(weight, config["num_attention_heads" if part == "attn_q" else "num_key_value_heads"])
     return weight
+
+
+@contextmanager
+def _naming(path: Path, directory: Path) -> Iterator[None]:
+    """Let errors about a directory that is not there yet say which file is at fault."""
+    try:
+        yield
+    except ModelError as error:
+        raise type(error)(f"{path}: {str(error).replace(str(directory), 'the converted model')}") from error
 
 
 def _weight(tensor: StoredTensor, config: Mapping[str, Any], dtype: str) -> Tensor:
