@@ -86,6 +86,7 @@ def test_defaults_of_the_format():
         ({"tokenizer.ggml.suppress_tokens": [5]}, UnsupportedModelError, "suppress_tokens"),
         ({"llama.logit_scale": 0.5}, UnsupportedModelError, "llama.logit_scale=0.5"),
         ({"llama.attention.scale": 0.1}, UnsupportedModelError, "llama.attention.scale=0.1"),
+        ({"llama.attention.scale": 1.0}, UnsupportedModelError, "llama.attention.scale=1.0"),
         ({"llama.residual_scale": 2.0}, UnsupportedModelError, "llama.residual_scale"),
         ({"llama.embedding_scale": 2.0}, UnsupportedModelError, "llama.embedding_scale"),
         ({"llama.expert_count": 8}, UnsupportedModelError, "llama.expert_count=8"),

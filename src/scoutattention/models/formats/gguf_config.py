@@ -38,6 +38,9 @@ _NO_EFFECT = (
 )
 """Entries of an architecture that change nothing of what a decoder computes."""
 
+_FACTORS = ("logit_scale", "residual_scale", "embedding_scale")
+"""Entries that multiply something; 1 is as good as none."""
+
 
 def tensor_name(name: str) -> str:
     """The Hugging Face name of a GGUF tensor; UnsupportedModelError for one that no supported model has."""
@@ -160,7 +163,8 @@ def _refuse_unknown(metadata: Metadata, name: str, head_dim: int) -> None:
         raise UnsupportedModelError(f"{metadata.path}: general.type={metadata.text('general.type')!r} is not a model")
     unread = metadata.unread(f"{name}.") | metadata.unread("tokenizer.ggml.suppress_tokens")
     for key, value in unread.items():
-        if key.removeprefix(f"{name}.") in _NO_EFFECT or not value or (key.endswith("scale") and value == 1.0):
+        short = key.removeprefix(f"{name}.")
+        if short in _NO_EFFECT or not value or (short in _FACTORS and value == 1.0):
             continue
         raise UnsupportedModelError(
             f"{metadata.path}: {key}={str(value)[:60]} is not supported: only models without it are"
