@@ -3,11 +3,13 @@
 import random
 import resource
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from scoutattention.errors import ScoutError
+from scoutattention.errors import ModelFileError, ScoutError
+from scoutattention.models.formats.gguf_file import open_gguf
 from scoutattention.models.loader import load
 
 from .. import families
@@ -91,6 +93,29 @@ def fuzz(files, seed, count, folder):
             if not any("tokenizer" in key for key in changed):
                 assert found[1] == rights[which][1], changed
     assert count / 3 < refused < count
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_entry_of_another_type_is_named(which, files, tmp_path):
+    fields, tensors, data = files[which]
+    for i, field in enumerate(fields):
+        others = [replace(field, kind=8, value="x"), replace(field, kind=6, value=0.5)]
+        others += [replace(field, kind=9, value=[[]], element=9), replace(field, kind=7, value=True)]
+        for number, other in enumerate(others):
+            if other.kind == field.kind:
+                continue
+            found = answer(together([*fields[:i], other, *fields[i + 1 :]], tensors, data), tmp_path / f"{i}-{number}")
+            assert isinstance(found, str), other
+            assert field.key in found, found
+
+
+def test_a_file_that_ends_anywhere_is_named(files, tmp_path):
+    whole = together(*files[0])
+    path = tmp_path / "tiny.gguf"
+    for size in range(0, len(whole) - 1, 499):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelFileError, match=r"tiny\.gguf is truncated"):
+            open_gguf(path)
 
 
 def test_changed_files_end_in_a_sentence_or_the_answer(files, tmp_path, little_room):
