@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -83,7 +83,8 @@ def working_folder(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=_WORKING, ignore_cleanup_errors=True) as name:
         work = Path(name)
         with (work / ".lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks: `_is_abandoned` then takes no folder for abandoned
+                fcntl.flock(lock, fcntl.LOCK_EX)
             (work / ".lock").rename(work / _LOCK)  # whoever sees it under this name finds it taken
             yield work
 

@@ -29,10 +29,10 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     if name and path.is_dir():
         return path
     if path.is_file():
-        if path.suffix.lower() != ".gguf":
+        if path.suffix != ".gguf":
             raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
         return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
-    if _HUB_NAME.fullmatch(name) and path.suffix.lower() != ".gguf":
+    if _HUB_NAME.fullmatch(name) and path.suffix != ".gguf":
         return _download(name)
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
@@ -42,7 +42,7 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
 def gguf_file(name: str) -> Path | None:
     """The .gguf file that a model's name stands for; None where it stands for something else."""
     path = _path(name)
-    return path if path.suffix.lower() == ".gguf" and path.is_file() else None
+    return path if path.suffix == ".gguf" and path.is_file() else None
 
 
 def _path(name: str) -> Path:
@@ -57,7 +57,7 @@ def _bundled() -> Path:
         files = []
     for file in files:
         path = Path(str(file.locate()))
-        if path.suffix.lower() == ".gguf" and path.is_file():
+        if path.suffix == ".gguf" and path.is_file():
             return path
     raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
 

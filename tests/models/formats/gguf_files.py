@@ -7,8 +7,13 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789Ġ"
 TOKENS = [*LETTERS, "ab", *(f"<{number}>" for number in range(256 - len(LETTERS) - 1))]
 
 
-def write(path, model, *, quantized=(), **fields):
-    """Save a model of transformers; `quantized` names GGUF tensors to store as Q8_0, `fields` override metadata."""
+def write(path, model, *, quantized=(), only=lambda name: True, names=(), tensors=(), **fields):
+    """Save a model of transformers.
+
+    quantized: names of GGUF tensors to store as Q8_0.   only: which GGUF tensors to store.
+    names: of tokens by id, other than the usual ones.   tensors: to store besides, by GGUF name.
+    fields: override metadata.
+    """
     config = model.config
     name = config.model_type
     writer = gguf.GGUFWriter(path, name)
@@ -21,11 +26,13 @@ def write(path, model, *, quantized=(), **fields):
     writer.add_uint32(f"{name}.attention.key_length", model.model.layers[0].self_attn.head_dim)
     writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
     writer.add_float32(f"{name}.rope.freq_base", config.rope_parameters["rope_theta"])
-    add_tokenizer(writer, fields)
+    add_tokenizer(writer, fields, dict(names))
     for key, value in fields.items():
         add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add[type(value)](key.replace("ARCH", name), value)
-    add_tensors(writer, model, quantized)
+    for key, values in dict(tensors).items():
+        writer.add_tensor(key, np.array(values, dtype=np.float32))
+    add_tensors(writer, model, quantized, only)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -33,16 +40,17 @@ def write(path, model, *, quantized=(), **fields):
     return path
 
 
-def add_tokenizer(writer, fields):
+def add_tokenizer(writer, fields, names):
     fields.setdefault("tokenizer.ggml.model", "gpt2")
     fields.setdefault("tokenizer.ggml.pre", "smollm")
     fields.setdefault("tokenizer.ggml.eos_token_id", 255)
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3 if token.startswith("<") else 1 for token in TOKENS])
+    tokens = [names.get(number, token) for number, token in enumerate(TOKENS)]
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<") else 1 for token in tokens])
     writer.add_token_merges(["a b"])
 
 
-def add_tensors(writer, model, quantized):
+def add_tensors(writer, model, quantized, only):
     config = model.config
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -57,8 +65,19 @@ def add_tensors(writer, model, quantized):
         if heads and config.model_type == "llama":
             weight = weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        if not only(name):
+            continue
         if name in quantized:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, np.ascontiguousarray(weight))
+
+
+def write_parts(folder, model, first, **fields):
+    """Save a model in two parts, of which the first has the tensors that `first` says, and return its path."""
+    about = {"split.count": 2, "split.tensors.count": len(model.state_dict())} | fields
+    parts = [folder / f"tiny-0000{number}-of-00002.gguf" for number in (1, 2)]
+    write(parts[0], model, only=first, **{"split.no": 0, **about})
+    write(parts[1], model, only=lambda name: not first(name), **{"split.no": 1, **about})
+    return parts

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoutattention.errors import CacheFolderError, ModelFileError, UnsupportedModelError
+from scoutattention import LLM, SamplingParams
+from scoutattention.errors import CacheFolderError, CapacityError, ModelFileError, UnsupportedModelError
 from scoutattention.models.formats import gguf as module
 from scoutattention.models.formats import gguf_file
 from scoutattention.models.formats.gguf import converted
@@ -93,7 +94,7 @@ def test_weights_are_written_in_shards(file, tmp_path, monkeypatch):
     assert load(str(folder)).decoder.shape.num_layers == 3
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_conversion_leaves_nothing(error, file, tmp_path, monkeypatch):
     def interrupted(tensors, path, metadata):
         path.write_bytes(b"half of it")
@@ -101,6 +102,19 @@ def test_an_interrupted_conversion_leaves_nothing(error, file, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "save_file", interrupted)
     with pytest.raises(error):
+        converted(file, "float32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), RuntimeError("can't allocate memory")])
+def test_a_lack_of_memory_is_named_and_leaves_nothing(error, file, tmp_path, monkeypatch):
+    def short(tensor):
+        raise error
+
+    monkeypatch.setattr(gguf_file.StoredTensor, "dequantized", short)
+    with pytest.raises(
+        CapacityError, match=r"converting .*tiny\.gguf needs more memory than there is: (Unable|the tensor)"
+    ):
         converted(file, "float32", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -174,9 +188,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(room, file, tmp_path):
         ({"tokenizer.ggml.model": "t5"}, UnsupportedModelError, "tokenizer.ggml.model='t5'"),
         ({"tokenizer.ggml.pre": "viking"}, UnsupportedModelError, "tokenizer.ggml.pre='viking'"),
         ({"ARCH.expert_count": 8}, UnsupportedModelError, "llama.expert_count=8"),
-        ({"ARCH.rope.scaling.type": "su", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "su"),
+        ({"ARCH.rope.scaling.type": "su", "ARCH.rope.scaling.factor": 4.0}, UnsupportedModelError, "type 'su'"),
         ({"ARCH.rope.scaling.type": "linear"}, ModelFileError, r"rope\.scaling\.factor"),
         ({"ARCH.rope.dimension_count": 8}, UnsupportedModelError, "llama.rope.dimension_count=8"),
+        ({"ARCH.attention.sliding_window": 100}, UnsupportedModelError, "sliding_window=100"),
     ],
 )
 def test_what_is_not_supported_is_named_before_anything_is_written(fields, error, named, tmp_path):
@@ -191,3 +206,107 @@ def test_linear_scaling_is_carried_over(tmp_path):
     file = write(tmp_path / "tiny.gguf", families.make("llama"), **fields)
     rope = load(str(file), cache_dir=tmp_path).decoder.config.rope
     assert (rope.kind, rope.factor) == ("linear", 4.0)
+
+
+def test_a_damaged_conversion_is_made_again_with_a_note(file, tmp_path, caplog):
+    folder = converted(file, "float32", tmp_path)
+    before = {name: tensor.clone() for name, tensor in load_weights(folder).items()}
+    (folder / "model-00001.safetensors").write_bytes(b"half of it")
+    assert converted(file, "float32", tmp_path) == folder
+    assert [record.message for record in caplog.records] == [
+        f"the converted model {folder} is damaged: it is converted again"
+    ]
+    torch.testing.assert_close(load_weights(folder), before, atol=0, rtol=0)
+    (folder / "tokenizer.json").unlink()
+    assert load(str(file), cache_dir=tmp_path).tokenizer.encode("ab")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_an_earlier_process_left_is_removed(file, tmp_path):
+    left = tmp_path / ".converting-gone"
+    left.mkdir()
+    (left / "lock").touch()
+    folder = converted(file, "float32", tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
+    left.mkdir()
+    (left / "lock").touch()
+    assert converted(file, "float32", tmp_path) == folder
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def with_weight(model, value):
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = value
+    return model
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "named"),
+    [
+        (float("nan"), "float32", r"tensor blk\.1\.ffn_up\.weight has numbers that are infinite or not numbers"),
+        (float("-inf"), "bfloat16", r"tensor blk\.1\.ffn_up\.weight has numbers that are infinite or not numbers"),
+        (1e5, "float16", r"blk\.1\.ffn_up\.weight has numbers that float16 does not hold: choose --dtype float32"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named_and_nothing_is_kept(value, dtype, named, tmp_path):
+    file = write(tmp_path / "tiny.gguf", with_weight(families.make("llama"), value))
+    with pytest.raises(ModelFileError, match=named):
+        converted(file, dtype, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_scales_that_are_not_finite_are_named(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), quantized=("blk.1.attn_q.weight",))
+    data = bytearray(file.read_bytes())
+    stored = gguf_file.open_gguf(file).tensors["blk.1.attn_q.weight"].data.tobytes()
+    place = data.index(stored)
+    data[place : place + 2] = b"\x00\x7e"  # a float16 that is not a number
+    file.write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"blk\.1\.attn_q\.weight has numbers"):
+        converted(file, "float32", tmp_path / "cache")
+
+
+def test_a_model_that_cannot_be_loaded_is_not_kept(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), **{"tokenizer.chat_template": "{% if %}"})
+    with pytest.raises(ModelFileError, match=r"^\S+tiny\.gguf: the.* template .*does not compile") as caught:
+        converted(file, "float32", tmp_path / "cache")
+    assert ".converting" not in str(caught.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_copy_of_a_file_is_not_converted_again(file, tmp_path, monkeypatch):
+    folder = converted(file, "float32", tmp_path / "cache")
+    copy = tmp_path / file.name
+    copy.write_bytes(file.read_bytes())
+    monkeypatch.setattr(module, "open_gguf", None)
+    assert converted(copy, "float32", tmp_path / "cache") == folder
+
+
+def test_tokens_that_end_an_answer_are_declared_or_known_by_name(tmp_path):
+    fields = {
+        "tokenizer.ggml.eot_token_id": 250,
+        "tokenizer.ggml.eom_token_id": 251,
+        "tokenizer.ggml.fim_sep_token_id": 252,
+    }
+    file = write(tmp_path / "tiny.gguf", families.make("llama"), names={249: "<|im_end|>"}, **fields)
+    assert load(str(file), cache_dir=tmp_path).tokenizer.eos_token_ids == {249, 250, 251, 252, 255}
+
+
+def test_the_length_of_a_context_takes_no_memory(tmp_path):
+    file = write(tmp_path / "tiny.gguf", families.make("llama", max_position_embeddings=2**31))
+    llm = LLM(str(file), cache_dir=tmp_path / "cache", host_memory="4MiB", max_num_seqs=2)
+    store, plan = llm.engine.store, llm.engine.plan
+    assert plan.max_len == 2**31
+    assert store.pages.table.shape == (2, plan.pages)
+    longest = plan.pages * plan.block_size // 2
+    params = SamplingParams(max_tokens=3, ignore_eos=True)
+    assert [len(output.token_ids) for output in llm.generate([[1] * (longest - 8)] * 2, params)] == [3, 3]
+    with pytest.raises(CapacityError):
+        llm.generate([1] * (2 * longest + 8), params)
+    llm.close()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "absent.gguf")
+    with pytest.raises(ModelFileError, match=r"tiny\.gguf cannot be read: .*No such file"):
+        converted(tmp_path / "tiny.gguf", "float32", tmp_path / "cache")

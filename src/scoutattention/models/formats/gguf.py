@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...errors import CacheFolderError, ModelFileError
+from ...errors import CacheFolderError, CapacityError, ModelError, ModelFileError
 from ...shape import DTYPE_BYTES
 from ..cache_folder import is_complete, mark_used, publish, remove_abandoned, working_folder
 from ..config import ModelConfig
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 2 << 30  # of weights that are held in memory at once
 _LAYOUT = b"2"  # raise it when the conversion changes: older conversions are then no longer found
+_ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""Parts of tokens that end an answer: of a turn, of a text, or of a file in models that fill in code."""
 _HEADER_BYTES, _SAMPLES, _SAMPLE_BYTES = 1 << 20, 64, 1 << 16
 
 
@@ -37,7 +40,7 @@ def converted(path: Path, dtype: str, cache_dir: Path) -> Path:
 
     It appears under its name only when it is complete and can be loaded. What earlier processes left unfinished is
     removed, and a damaged conversion is replaced.
-    Raises ModelFileError, UnsupportedModelError or CacheFolderError.
+    Raises ModelFileError, UnsupportedModelError, CacheFolderError, or CapacityError where memory is short.
     """
     target = cache_dir / f"{path.stem}-{_fingerprint(path)}-{dtype}"
     try:
@@ -53,6 +56,8 @@ def converted(path: Path, dtype: str, cache_dir: Path) -> Path:
             work.mkdir()
             write(source, dtype, work)
             publish(work, target, {"source": str(path), "dtype": dtype})
+    except MemoryError as error:
+        raise CapacityError(f"converting {path} needs more memory than there is: {error}: free some") from error
     except (OSError, SafetensorError) as error:
         raise CacheFolderError(
             f"cannot keep the converted model in {cache_dir}: {error}: "
@@ -69,18 +74,20 @@ def write(source: GGUF, dtype: str, directory: Path) -> None:
     metadata, shapes = source.metadata, source.shapes
     rope_tensors = {name: source.tensors[name].dequantized() for name in ROPE_TENSORS if name in shapes}
     config = hf_config(metadata, shapes, rope_tensors)
-    ModelConfig.from_hf(config, dtype)
+    with _naming(metadata.path, directory):
+        ModelConfig.from_hf(config, dtype)
     (directory / "tokenizer.json").write_text(tokenizer_of(metadata).to_str(), encoding="utf-8")
     _write_json(directory / "tokenizer_config.json", tokenizer_config(metadata))
     _write_json(directory / "config.json", config | {"dtype": dtype})
     names = enumerate(metadata.texts("tokenizer.ggml.tokens"))
-    ends = end_of_turn_ids(names, special_ids(metadata, ("eos", "eot", "eom")).values())
+    ends = end_of_turn_ids(names, special_ids(metadata, _ENDS).values())
     _write_json(directory / "generation_config.json", {"eos_token_id": sorted(ends)})
-    Tokenizer.from_directory(directory)
+    with _naming(metadata.path, directory):
+        Tokenizer.from_directory(directory)
     homes: dict[str, str] = {}
     for number, shard in enumerate(_shards(shapes, DTYPE_BYTES[dtype]), start=1):
         file = f"model-{number:05d}.safetensors"
-        tensors = {tensor_name(name): _finite(source.tensors[name], config, dtype) for name in shard}
+        tensors = {tensor_name(name): _weight(source.tensors[name], config, dtype) for name in shard}
         save_file(tensors, directory / file, metadata={"format": "pt"})
         homes |= dict.fromkeys(tensors, file)
     _write_json(directory / INDEX, {"metadata": {}, "weight_map": homes})
@@ -95,10 +102,22 @@ def converted_tensor(tensor: StoredTensor, config: Mapping[str, Any]) -> Tensor:
     return weight
 
 
-def _finite(tensor: StoredTensor, config: Mapping[str, Any], dtype: str) -> Tensor:
-    """The weight in a dtype, refused where one of its numbers is not finite there."""
-    weight = converted_tensor(tensor, config)
-    narrow = weight.to(getattr(torch, dtype))
+@contextmanager
+def _naming(path: Path, directory: Path) -> Iterator[None]:
+    """Let errors about a directory that is not there yet say which file is at fault."""
+    try:
+        yield
+    except ModelError as error:
+        raise type(error)(f"{path}: {str(error).replace(str(directory), 'the converted model')}") from error
+
+
+def _weight(tensor: StoredTensor, config: Mapping[str, Any], dtype: str) -> Tensor:
+    """The weight in a dtype, refused where one of its numbers is not finite there, or where there is no room for it."""
+    try:
+        weight = converted_tensor(tensor, config)
+        narrow = weight.to(getattr(torch, dtype))
+    except RuntimeError as error:  # PyTorch's word for a lack of memory
+        raise MemoryError(f"the tensor {tensor.name} has the shape {list(tensor.shape)}") from error
     if not torch.isfinite(narrow).all():
         stored = torch.isfinite(weight).all()
         raise ModelFileError(

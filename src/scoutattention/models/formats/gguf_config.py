@@ -38,6 +38,9 @@ _NO_EFFECT = (
 )
 """Entries of an architecture that change nothing of what a decoder computes."""
 
+_FACTORS = ("logit_scale", "residual_scale", "embedding_scale")
+"""Entries that multiply something; 1 is as good as none."""
+
 
 def tensor_name(name: str) -> str:
     """The Hugging Face name of a GGUF tensor; UnsupportedModelError for one that no supported model has."""
@@ -83,7 +86,6 @@ def hf_config(
         "attention_bias": name != "qwen2" and "blk.0.attn_q.bias" in shapes,
         "bos_token_id": _token_id(metadata, "bos"),
         "eos_token_id": _token_id(metadata, "eos"),
-        "sliding_window": metadata.count(f"{name}.attention.sliding_window", 0, least=0) or None,
         **rope(metadata, name, head_dim, rope_tensors),
     }
     _refuse_unknown(metadata, name, head_dim)
@@ -146,13 +148,23 @@ def _refuse_unknown(metadata: Metadata, name: str, head_dim: int) -> None:
             f"{metadata.path}: {name}.attention.value_length is not {name}.attention.key_length, {head_dim}, "
             "and heads of two sizes are not supported"
         )
+    window, context = (
+        metadata.count(f"{name}.attention.sliding_window", 0, least=0),
+        metadata.count(f"{name}.context_length"),
+    )
+    if 0 < window < context:
+        raise UnsupportedModelError(
+            f"{metadata.path}: {name}.attention.sliding_window={window}, below the {context} tokens of a context, "
+            "is not supported"
+        )
     if not metadata.flag(f"{name}.attention.causal", True):
         raise UnsupportedModelError(f"{metadata.path}: {name}.attention.causal=false is not supported")
     if metadata.text("general.type", "model") != "model":
         raise UnsupportedModelError(f"{metadata.path}: general.type={metadata.text('general.type')!r} is not a model")
     unread = metadata.unread(f"{name}.") | metadata.unread("tokenizer.ggml.suppress_tokens")
     for key, value in unread.items():
-        if key.removeprefix(f"{name}.") in _NO_EFFECT or not value or (key.endswith("scale") and value == 1.0):
+        short = key.removeprefix(f"{name}.")
+        if short in _NO_EFFECT or not value or (short in _FACTORS and value == 1.0):
             continue
         raise UnsupportedModelError(
             f"{metadata.path}: {key}={str(value)[:60]} is not supported: only models without it are"

@@ -46,7 +46,8 @@ class StoredTensor(NamedTuple):
         """The tensor in float32; UnsupportedModelError for a way of quantising that is not known."""
         kind = gguf.GGMLQuantizationType(self.kind)
         try:
-            values = gguf.quants.dequantize(self.data, kind)
+            with np.errstate(all="ignore"):  # whoever reads weights looks for numbers that are not finite
+                values = gguf.quants.dequantize(self.data, kind)
         except NotImplementedError as error:
             raise UnsupportedModelError(
                 f"{self.path}: the tensor {self.name} is quantised as {kind.name}, which is not supported"

@@ -1,7 +1,7 @@
 """How text is cut into words before merges apply, by the names that GGUF files have for it.
 
-The rules are llama.cpp's: names and regular expressions from its src/llama-vocab.cpp, of September 2026, and what its
-src/unicode.cpp makes of them. Its classes of upper and lower case hold ASCII letters only; other letters are in both.
+The rules are llama.cpp's: names and regular expressions from its src/llama-vocab.cpp, as of llama-cpp-python 0.3.36,
+and what its src/unicode.cpp makes of them. Its upper and lower case part ASCII letters only; other letters are in both.
 """
 
 from typing import NamedTuple
