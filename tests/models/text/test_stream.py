@@ -83,3 +83,24 @@ def test_a_step_costs_the_same_at_the_end_of_a_long_answer(kind):
 def test_a_decoder_whose_text_is_never_final_is_refused(decoder):
     with pytest.raises(UnsupportedModelError, match=r"the decoder \w+ in tokenizer\.json"):
         Tokenizer(byte_fallback_backend(decoder), None, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        (("▁", "▁", "▁", "▁b"), ["", " ", " ", " b", ""]),
+        (("a", "▁", "▁", "b"), ["a", " ", " ", "b", ""]),
+        (("<0xC3>", "</s>", "<0xA9>", "b"), ["", "", "", "éb", ""]),
+        (("<0xC3>",), ["", "\ufffd"]),
+    ],
+)
+def test_pieces_of_llama_2(words, pieces):
+    backend = KINDS["llama-2"]
+    ids = [backend.token_to_id(word) for word in words]
+    assert streamed(TOKENIZERS["llama-2"], ids) == pieces
+    assert "".join(pieces) == backend.decode(ids)
+
+
+def test_the_first_tokens_may_lose_all_their_text():
+    ids = 5 * [KINDS["strips-two"].token_to_id("▁")]
+    assert streamed(TOKENIZERS["strips-two"], ids) == ["", "", " ", " ", " ", ""]

@@ -18,7 +18,7 @@ from typing_extensions import override
 from ...errors import ModelFileError, PromptError
 from .sandbox import Budget, LimitedEnvironment, TemplateLimit, current, dictionary, limited
 
-_LONGEST = 1 << 20
+_LONGEST = 1 << 18
 """Characters of a template's source."""
 _ANYTHING = (
     TemplateError,
