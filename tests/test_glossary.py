@@ -21,7 +21,7 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 """A term in the first column, and what may stand beside it there."""
 
 PLAIN_WORDS = """
-action app base build capacity case chat check code command common correct drawing error evaluate exact file flag
+action answer app base build capacity case chat check code command common correct drawing error evaluate exact file flag
 folder found function generate hardware idle ignore input job join known line list make measure method miss move not
 number on plot problem process report retrieval round row run score seed setting setup shape sources stage stop store
 table task text timing trace type word work write

@@ -17,7 +17,7 @@ from ...eval.text import Text, code, mixed, prose
 from ...models.loader import load
 from ..command import load_action
 from ..fidelity import FidelityFlags
-from ..output import plain_table, progress, show, write_file
+from ..output import PlainTable, progress, show, write_file
 from ..settings import Settings
 from .texts import read_texts
 
@@ -62,7 +62,7 @@ def _draw(measured: list[Measured], flags: FidelityFlags, settings: dict[str, An
 
 
 def _print(measured: list[Measured]) -> None:
-    table = plain_table(*HEADINGS)
+    table = PlainTable(*HEADINGS, keys=2)
     lines = rows(measured)
     for line, after in zip(lines, [*lines[1:], [""]], strict=True):
         table.add_row(*line, end_section=line[0] != after[0])

@@ -7,15 +7,13 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
 from ...engine.llm import LLM
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
 from ..inputs import Message
-from ..output import busy, format_bytes, plain_table, show, write_file
+from ..output import PlainTable, busy, format_bytes, show, write_file
 from ..settings import Settings
 from .answer import chunks
 
@@ -62,7 +60,7 @@ def _traced(llm: LLM, file: Path | None) -> Iterator[None]:
         write_file(file, trace({"scout": stages.spans}).encode())
 
 
-def stats_table(stats: Stats) -> Table:
+def stats_table(stats: Stats) -> PlainTable:
     """The run in a few lines; nothing of what happens between device and host where the device held everything."""
     divided = stats.kv_bytes_device < stats.kv_bytes_total
     full, held = format_bytes(stats.kv_bytes_total), format_bytes(stats.kv_bytes_device)
@@ -78,7 +76,7 @@ def stats_table(stats: Stats) -> Table:
             "CPU time": f"{hidden}, {waited} waited for",
             "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
         }
-    table = plain_table("", "")
+    table = PlainTable("", "")
     for name, value in rows.items():
         table.add_row(name, value)
     return table
