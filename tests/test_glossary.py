@@ -23,8 +23,8 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 PLAIN_WORDS = """
 action answer app base build capacity case chat check code command common correct drawing error evaluate exact file flag
 folder found function generate hardware idle ignore input job join known line list make measure method miss move not
-number on plot problem process report retrieval round row run score seed setting setup shape sources stage stop store
-table task text timing trace type word work write
+number on plot problem process report resolve retrieval round row run score seed setting setup shape sources stage stop
+store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """

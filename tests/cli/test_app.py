@@ -39,11 +39,18 @@ def run_python(code, **options):
 
 
 def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
-    asked()
+    asked("--device", "cuda")
     out, err = capsys.readouterr()
     assert out == "Hi there\n"
     assert "25.0% of the chosen blocks" in err
     assert "4.0 KiB in full, 1.0 KiB on the device" in err
+
+
+def test_on_a_cpu_slots_do_not_read_like_memory_saved(capsys):
+    asked("--device-memory", "slots")
+    err = capsys.readouterr().err
+    assert "4.0 KiB, and 1.0 KiB of copies in slots; a CPU has one memory for both" in err
+    assert "device" not in err
 
 
 def test_json_is_one_object_and_nothing_else(capsys):
@@ -141,7 +148,7 @@ def test_the_table_tells_of_the_device_where_it_holds_a_part_only(held, monkeypa
     asked()
     err = capsys.readouterr().err
     assert "4.0 KiB" in err
-    divided = ("1.0 KiB on the device", "CPU share", "CPU time", "Recalled")
+    divided = ("1.0 KiB of copies in slots", "CPU share", "CPU time", "Recalled")
     assert [part in err for part in divided] == [held < 4096] * 4
 
 

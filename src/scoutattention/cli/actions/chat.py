@@ -70,7 +70,7 @@ class Chat:
             "/undo": self._undo,
             "/regen": self._regen,
             "/save": self._save,
-            "/stats": lambda _: show(stats_table(llm.stats()), stderr=True),
+            "/stats": lambda _: show(stats_table(llm.stats(), settings.engine.device), stderr=True),
         }
 
     def run(self) -> None:

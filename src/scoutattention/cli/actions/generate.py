@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
+from ...config import DeviceName
 from ...engine.llm import LLM
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
@@ -21,6 +22,17 @@ JSON_STATS = (
     *("prompt_tokens", "new_tokens", "ttft_s", "tokens_per_s", "kv_bytes_total", "kv_bytes_device", "cpu_share"),
     *("guarded_heads", "hidden_cpu_s", "unhidden_cpu_s", "recalled_bytes"),
 )
+
+ON_GPU = {
+    "cache": "{} in full, {} on the device",
+    "time": "{} hidden behind the device, {} waited for",
+    "recalled": "{} to the device",
+}
+ON_CPU = {
+    "cache": "{}, and {} of copies in slots; a CPU has one memory for both",
+    "time": "{} beside other work, {} waited for",
+    "recalled": "{} copied to slots",
+}
 
 
 def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settings) -> None:
@@ -38,7 +50,7 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
                 print(chunk.text, end="", flush=True)
     if not flags.as_json:
         print(flush=True)
-        show(stats_table(llm.stats()), stderr=not sys.stdout.isatty())
+        show(stats_table(llm.stats(), settings.engine.device), stderr=not sys.stdout.isatty())
         return
     numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS}
     config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
@@ -60,21 +72,26 @@ def _traced(llm: LLM, file: Path | None) -> Iterator[None]:
         write_file(file, trace({"scout": stages.spans}).encode())
 
 
-def stats_table(stats: Stats) -> PlainTable:
-    """The run in a few lines; nothing of what happens between device and host where the device held everything."""
+def stats_table(stats: Stats, device: DeviceName) -> PlainTable:
+    """The run in a few lines; nothing of what happens between device and host where the device held everything.
+
+    device: where the model ran. A CPU is device and host in one, and has one memory.
+    """
     divided = stats.kv_bytes_device < stats.kv_bytes_total
     full, held = format_bytes(stats.kv_bytes_total), format_bytes(stats.kv_bytes_device)
     rows = {
         "Prompt": f"{stats.prompt_tokens:,} tokens, first new token after {stats.ttft_s:.2f} s",
         "Answer": f"{stats.new_tokens:,} tokens, {stats.tokens_per_s:.1f} tokens/s",
-        "KV cache": f"{full} in full, {held} on the device" if divided else full,
+        "KV cache": full,
     }
     if divided:
-        hidden, waited = f"{stats.hidden_cpu_s:.2f} s hidden behind the device", f"{stats.unhidden_cpu_s:.2f} s"
+        words = ON_CPU if device == "cpu" else ON_GPU
+        hidden, waited = f"{stats.hidden_cpu_s:.2f} s", f"{stats.unhidden_cpu_s:.2f} s"
         rows |= {
+            "KV cache": words["cache"].format(full, held),
             "CPU share": f"{stats.cpu_share:.1%} of the chosen blocks",
-            "CPU time": f"{hidden}, {waited} waited for",
-            "Recalled": f"{format_bytes(stats.recalled_bytes)} to the device",
+            "CPU time": words["time"].format(hidden, waited),
+            "Recalled": words["recalled"].format(format_bytes(stats.recalled_bytes)),
         }
     table = PlainTable("", "")
     for name, value in rows.items():
