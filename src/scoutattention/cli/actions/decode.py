@@ -34,7 +34,9 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
         print(f"scout: left out: {size} x {length} tokens, above --largest {workload.largest}", file=sys.stderr)
     results = [result for case in cases for result in case.results]
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").decode_png(results))
+        write_file(
+            flags.plot, load_action("drawings").decode_png(results, f"{flags.model}, budget {flags.budget:,} tokens")
+        )
     if flags.trace is not None:
         write_file(flags.trace, trace(cases[-1].spans).encode())
     stages = [

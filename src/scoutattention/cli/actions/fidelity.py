@@ -54,7 +54,9 @@ def _measure(flags: FidelityFlags, texts: list[Text], settings: Settings) -> lis
 
 
 def _draw(measured: list[Measured], flags: FidelityFlags, settings: dict[str, Any]) -> None:
-    picture = load_action("drawings").fidelity_png(measured)
+    budget = "all tokens" if settings["budget"] is None else f"{settings['budget']:,} tokens"
+    about = f"{flags.model}, budget {budget}, {flags.context:,} tokens of context, {flags.steps:,} steps"
+    picture = load_action("drawings").fidelity_png(measured, about)
     if flags.plot is not None:
         write_file(flags.plot, picture)
     if flags.html is not None:

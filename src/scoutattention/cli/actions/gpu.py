@@ -70,7 +70,10 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     measured = measure(bench, engines)
     measured.left_out[:0] = unread
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
+        write_file(
+            flags.plot,
+            load_action("drawings").gpu_png(measured.results, f"{setup.weights}, budget {base.budget} tokens"),
+        )
     if flags.as_json:
         about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
         about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}

@@ -24,7 +24,12 @@ def retrieval(flags: RetrievalFlags, places: tuple[tuple[int, ...], tuple[int, .
     grid = Grid(*places, names, flags.samples, flags.seed)
     rows, about = _measure(flags.model, grid, settings)
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").retrieval_png(rows))
+        write_file(
+            flags.plot,
+            load_action("drawings").retrieval_png(
+                rows, f"{flags.model}, budget {settings.scout.budget or 'all'} tokens"
+            ),
+        )
     if flags.as_json:
         config = {"model": flags.model, **asdict(settings.scout), **asdict(settings.engine)}
         report = {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
