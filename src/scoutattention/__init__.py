@@ -1,12 +1,12 @@
 """ScoutAttention: long-context decoding with the KV cache in host memory.
 
-The names below are the whole public surface. Those that need PyTorch are imported when they are first used.
+The names below are the whole public surface. All but the errors are imported when they are first used: some need
+PyTorch, and the command is to notice Ctrl-C as soon as it starts.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .config import Ablation, EngineConfig, SamplingParams, ScoutConfig
 from .errors import (
     CacheFolderError,
     CalibrationError,
@@ -23,6 +23,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .config import Ablation, EngineConfig, SamplingParams, ScoutConfig
     from .engine.llm import LLM, Chunk, Output
     from .engine.stats import Stats
 
@@ -51,7 +52,8 @@ __all__ = [
     "UnsupportedModelError",
 ]
 
-_LAZY = {"LLM": ".engine.llm", "Chunk": ".engine.llm", "Output": ".engine.llm", "Stats": ".engine.stats"}
+_LAZY = dict.fromkeys(("Ablation", "EngineConfig", "SamplingParams", "ScoutConfig"), ".config")
+_LAZY |= {"LLM": ".engine.llm", "Chunk": ".engine.llm", "Output": ".engine.llm", "Stats": ".engine.stats"}
 
 
 def __getattr__(name: str) -> object:

@@ -164,5 +164,7 @@ def test_every_engine_is_named():
 
 def test_the_plot_is_a_picture(tmp_path):
     result = Result("dense", *SETUP, 1024, 1, None, 10.0, 100.0, 300.0, 500.0, 600.0, 1.0)
-    (tmp_path / "a.png").write_bytes(decode_png([result, result._replace(context=8192), result._replace(batch=4)]))
+    (tmp_path / "a.png").write_bytes(
+        decode_png([result, result._replace(context=8192), result._replace(batch=4)], "m, budget 96")
+    )
     assert imread(tmp_path / "a.png").shape[2] == 4

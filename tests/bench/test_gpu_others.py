@@ -162,8 +162,11 @@ def test_the_best_batch_over_contexts_and_every_batch_of_each_context(monkeypatc
             *(drawn("full", 32768, batch, speed) for batch, speed in ((4, 90.0), (1, 30.0))),
             *(drawn("scout", 32768, batch, speed) for batch, speed in ((8, 70.0), (4, 80.0))),
             drawn("full", 8192, 4, 120.0),
-        ]
+        ],
+        "random weights, budget 1024",
     )
+    assert figures[0].get_suptitle() == "random weights, budget 1024"
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["full", "scout"]
     top = figures[0].axes[: len(figures[0].axes) // 2]
     lines = [
         {line.get_label(): list(zip(*map(list, line.get_data()), strict=True)) for line in axes.lines} for axes in top

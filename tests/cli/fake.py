@@ -1,11 +1,13 @@
 """An engine that answers at once."""
 
-import json
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
-from scoutattention.cli.actions.generate import JSON_STATS
+from scoutattention.attention.step import StepStats
+from scoutattention.engine.stats import Stats
 
-NUMBERS = dict.fromkeys(JSON_STATS, 2) | {"cpu_share": 0.25, "kv_bytes_total": 4096, "kv_bytes_device": 1024}
+STATS = Stats(2, 2, 2.0, 2.0, 4, 2.0, 1, 4096, 1024, StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
 
 
 class FakeLLM:
@@ -15,20 +17,25 @@ class FakeLLM:
     raises: BaseException | None = None
     pieces = ("Hi", " there")
     ends = "stop"
+    did = STATS
 
     def __init__(self, model, **options):
         FakeLLM.made = self
         self.model, self.options = model, options
         self.engine = SimpleNamespace(calibration="none")
         self.closed = False
-        self.tokenizer = SimpleNamespace(
-            has_chat_template=model != "plain", chat=json.dumps, encode=lambda text, *, add_special_tokens: [text]
-        )
+        self.tokenizer = SimpleNamespace(has_chat_template=model != "plain")
         if isinstance(self.raises, Exception):
             raise self.raises
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def stream(self, prompt, params, *, chat=False, on_prompt):
-        self.prompt, self.params, self.chat = prompt, params, chat
+        self.prompt, self.params, self.chat = deepcopy(prompt), params, chat
         on_prompt(1, 2)
         on_prompt(2, 2)
         first, second = self.pieces
@@ -40,10 +47,10 @@ class FakeLLM:
     @property
     def messages(self):
         """The conversation that was asked about last."""
-        return json.loads(self.prompt[0])
+        return self.prompt
 
     def stats(self):
-        return SimpleNamespace(**NUMBERS)
+        return replace(self.did, device=self.options["device"])
 
     def close(self):
         self.closed = True

@@ -3,18 +3,18 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from scoutattention import EngineConfig, ModelNotFoundError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.actions.generate import JSON_STATS
-from scoutattention.cli.output import plain_table, show
+from scoutattention.cli.output import PlainTable, show
 from scoutattention.cli.settings import FIXED, OLD_FLAGS, settings_of
 from scoutattention.config.fields import format_bytes
 
-from .fake import NUMBERS, FakeLLM
+from .fake import STATS, FakeLLM
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
 
@@ -40,11 +40,18 @@ def run_python(code, **options):
 
 
 def test_text_goes_to_stdout_and_numbers_to_stderr(capsys):
-    asked()
+    asked("--device", "cuda")
     out, err = capsys.readouterr()
     assert out == "Hi there\n"
     assert "25.0% of the chosen blocks" in err
     assert "4.0 KiB in full, 1.0 KiB on the device" in err
+
+
+def test_on_a_cpu_slots_do_not_read_like_memory_saved(capsys):
+    asked("--device-memory", "slots")
+    err = capsys.readouterr().err
+    assert "4.0 KiB, and 1.0 KiB of copies in slots: a CPU has one memory" in err
+    assert "device" not in err
 
 
 def test_json_is_one_object_and_nothing_else(capsys):
@@ -63,7 +70,7 @@ def test_json_is_one_object_and_nothing_else(capsys):
 
 def test_without_flags_the_settings_are_the_defaults():
     llm = asked()
-    defaults = {field.name: field.default for field in fields(EngineConfig)} | FIXED
+    defaults = {field.name: field.default for field in fields(EngineConfig)} | {"max_num_seqs": FIXED["max_num_seqs"]}
     assert llm.options == {"scout": ScoutConfig(), **defaults}
     assert (llm.params, llm.chat, llm.prompt) == (SamplingParams(), None, "x")
 
@@ -111,7 +118,7 @@ def test_every_flag_reaches_its_setting():
     engine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
     engine |= {"tensor_parallel_size": 3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
     assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **engine}
-    assert llm.params == SamplingParams(7, 0.5, 0.9, 3, ("a b", "c"), ignore_eos=True)
+    assert llm.params == SamplingParams(7, 0.5, 0.9, seed=3, stop=("a b", "c"), ignore_eos=True)
     assert llm.chat is False
 
 
@@ -140,11 +147,11 @@ def test_dense_attends_to_everything_on_the_device(monkeypatch):
 
 @pytest.mark.parametrize("held", [1024, 4096])
 def test_the_table_tells_of_the_device_where_it_holds_a_part_only(held, monkeypatch, capsys):
-    monkeypatch.setitem(NUMBERS, "kv_bytes_device", held)
+    monkeypatch.setattr(FakeLLM, "did", replace(STATS, kv_bytes_device=held))
     asked()
     err = capsys.readouterr().err
     assert "4.0 KiB" in err
-    divided = ("1.0 KiB on the device", "CPU share", "CPU time", "Recalled")
+    divided = ("1.0 KiB of copies in slots", "CPU share", "CPU time", "Recalled")
     assert [part in err for part in divided] == [held < 4096] * 4
 
 
@@ -404,9 +411,7 @@ def test_format_bytes(count, text):
 
 def test_a_table_is_as_wide_as_it_is_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    table = plain_table(*(f"a column named {number}" for number in range(8)))
-    table.add_row(*(f"a value of row {number}" for number in range(8)))
+    table = PlainTable(*(f"a column named {number}" for number in range(20)))
+    table.add_row(*(f"a value of row {number}" for number in range(20)))
     show(table)
-    out = capsys.readouterr().out
-    assert "a value of row 7" in out
-    assert "…" not in out
+    assert "a value of row 0   a value of row 1 " in capsys.readouterr().out

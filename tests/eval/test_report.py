@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
@@ -69,19 +70,40 @@ def test_table_shows_every_number_and_leaves_gaps():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("items", [SINGLE, TWO, TABLE, [measured("scout", "a", replace(ONE, kl=[0.0, 0.0]))]])
 def test_pictures_of_any_measurement(items):
-    assert png(items).startswith(b"\x89PNG")
+    assert png(items, "m, budget 256").startswith(b"\x89PNG")
 
 
 def test_plots_of_one_configuration_are_its_steps_and_layers():
-    steps, scouts, far = draw(SINGLE).axes
+    steps, scouts, far = draw(SINGLE, "m, budget 256").axes
     assert [list(line.get_ydata()) for line in steps.lines] == [ONE.kl]
     assert [line.get_ydata()[1] for line in scouts.lines] == [0.9, 0.5]
     assert [list(line.get_ydata()) for line in far.lines] == [LAYERS.share, LAYERS.w]
     assert steps.get_yscale() == "log"
 
 
+def test_zero_is_drawn_as_zero():
+    exact = [measured("all", "a", replace(ONE, kl=[0.0, 0.4])), measured("exact", "a", replace(ONE, kl_mean=0.0))]
+    assert draw(exact[:1], "m").axes[0].get_yscale() == "symlog"
+    divergence = draw(exact, "m").axes[0]
+    assert divergence.get_xscale() == "symlog"
+    assert [text.get_text() for text in divergence.texts] == ["", "0"]
+    assert draw([replace(exact[0], fidelity=replace(ONE, kl=[0.0]))], "m").axes[0].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("items", [SINGLE, TABLE])
+def test_plots_say_what_they_show(items):
+    figure = draw(items, "model m, budget 256")
+    assert figure.get_suptitle() == "model m, budget 256"
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        legend = axes.get_legend().get_window_extent()
+        assert legend.x0 >= axes.get_window_extent().x1, "beside the curves"
+
+
 def test_plots_of_an_ablation_are_bars_and_the_two_ends():
-    divergence, share, *others = draw([*TABLE[:3], measured("literal", "b", OTHER), *TABLE[4:]]).axes
+    divergence, share, *others = draw([*TABLE[:3], measured("literal", "b", OTHER), *TABLE[4:]], "m").axes
     assert [bar.get_width() for bar in divergence.patches] == [0.5, 0.5, 0.5, 0.1, 0.5, 0.5]
     assert [bar.get_width() for bar in share.patches] == [0.2] * 6
     assert [label.get_text() for label in divergence.get_yticklabels()] == ["literal", "all", "exact"]
@@ -114,3 +136,9 @@ def test_page_needs_no_other_file_and_escapes_what_it_is_given():
     assert "scout eval &#x27;x&lt;y&#x27;" in text
     assert "http" not in text
     assert {"budget", "256", "0.5000"} <= set(parsed.cells)
+
+
+def test_page_explains_every_heading():
+    text = page(SINGLE, b"picture", {}, "")
+    for heading in HEADINGS:
+        assert re.search(f"<dt>{heading}</dt><dd>[A-Z][^<]+\\.</dd>", text), heading

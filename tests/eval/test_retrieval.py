@@ -91,7 +91,7 @@ def test_summaries_and_heatmaps_are_means():
 
 
 def test_the_picture_shows_what_was_measured():
-    full, scout, difference = draw_heatmaps(ROWS).axes
+    full, scout, difference = draw_heatmaps(ROWS, "m").axes
     written = [[text.get_text() for text in axes.texts] for axes in (full, scout, difference)]
     assert written == [["50", "50", "25", "0"], ["50", "50", "0", "100"], ["0", "0", "-25", "100"]]
     assert [label.get_text() for label in full.get_xticklabels()] == ["0", "50", "all"]

@@ -1,6 +1,7 @@
 """A stored calibration is found by the model it was made of, and refused by every other."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +83,16 @@ def test_a_file_that_is_not_whole_is_refused(stored_here, decoder, corrections, 
     with pytest.raises(CalibrationError, match=re.escape(str(path))) as caught:
         find(decoder, 1, "auto")
     assert "--calibration off" in str(caught.value)
+
+
+def test_an_interruption_leaves_nothing_behind(stored_here, decoder, corrections, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store(default_path(decoder, 1), decoder, 1, corrections)
+    assert not list(stored_here.iterdir())
 
 
 def test_a_path_must_exist_and_a_folder_be_writable(tmp_path, decoder, corrections):

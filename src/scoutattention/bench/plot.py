@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,8 +13,11 @@ from .decode.measure import Result as DecodeResult
 from .gpu.cases import Result as GpuResult
 
 Results = Sequence[DecodeResult | GpuResult]
-CONTEXT, BATCH = ("context", "tokens of context"), ("batch", "sequences")
+CONTEXT, BATCH = ("context", "context (tokens)"), ("batch", "batch (sequences)")
 """Fields to draw against, and their labels."""
+MARKERS = "os^Dv<>PX*"
+SIZES_IN_A_LINE = 6
+"""Labels of an axis that fit beside each other."""
 
 
 class Column(NamedTuple):
@@ -24,21 +28,21 @@ class Column(NamedTuple):
     x: tuple[str, str]
 
 
-def decode_png(results: Sequence[DecodeResult]) -> bytes:
-    """For each batch, tokens a second and memory against the context."""
-    titles = {"tokens_per_s": "decoded tokens per second", "rss_mib": "MiB of memory after the last step"}
-    return _png(_columns(results, "batch", CONTEXT), titles)
+def decode_png(results: Sequence[DecodeResult], about: str) -> bytes:
+    """For each batch, tokens a second and memory against the context.   about: what all share, as model and budget."""
+    titles = {"tokens_per_s": "decoded tokens per second", "rss_mib": "memory after the last step (MiB)"}
+    return _png(_columns(results, "batch", CONTEXT), titles, about)
 
 
-def gpu_png(results: Sequence[GpuResult]) -> bytes:
+def gpu_png(results: Sequence[GpuResult], about: str) -> bytes:
     """Tokens a second and milliseconds a step: of each engine's best batch against the context, then against batches.
 
-    The second kind is drawn for each context.
+    The second kind is drawn for each context.   about: what all share, as model and budget.
     """
-    titles = {"tokens_per_s": "decoded tokens per second", "ms_per_step": "milliseconds per step"}
+    titles = {"tokens_per_s": "decoded tokens per second", "ms_per_step": "time of a step (ms)"}
     best = {(one.engine, one.context): one for one in sorted(results, key=attrgetter("tokens_per_s"))}
     kept = [result for result in results if best[result.engine, result.context] is result]
-    return _png([Column("best batch", kept, CONTEXT), *_columns(results, "context", BATCH)], titles)
+    return _png([Column("best batch", kept, CONTEXT), *_columns(results, "context", BATCH)], titles, about)
 
 
 def _columns(results: Results, field: str, x: tuple[str, str]) -> list[Column]:
@@ -47,26 +51,38 @@ def _columns(results: Results, field: str, x: tuple[str, str]) -> list[Column]:
     return [Column(f"{field} {value:,}", [r for r in results if getattr(r, field) == value], x) for value in values]
 
 
-def _png(columns: Sequence[Column], titles: dict[str, str]) -> bytes:
-    """titles: of the plots of a column, by the field that each shows."""
-    figure = Figure(figsize=(5.5 * len(columns), 3.75 * len(titles)), layout="constrained")
-    grid = figure.subplots(len(titles), len(columns), squeeze=False, sharex="col")
-    for place, (name, results, x) in enumerate(columns):
-        for axes, (field, title) in zip(grid[:, place], titles.items(), strict=True):
-            _draw(axes, results, x[0], field)
-            axes.set_title(f"{name}: {title}", fontsize=9)
-        grid[-1][place].set_xlabel(x[1])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+def _png(columns: Sequence[Column], titles: dict[str, str], about: str) -> bytes:
+    """titles: of the vertical axes of a column's plots, by the field that each shows."""
+    engines = list(dict.fromkeys(result.engine for column in columns for result in column.results))
+    with style.context("tableau-colorblind10"):
+        figure = Figure(figsize=(5.5 * len(columns) + 2, 3.75 * len(titles)), layout="constrained")
+        figure.suptitle(about)
+        grid = figure.subplots(len(titles), len(columns), squeeze=False, sharex="col")
+        for place, (name, results, x) in enumerate(columns):
+            for axes, (field, title) in zip(grid[:, place], titles.items(), strict=True):
+                _draw(axes, results, (x[0], field), engines)
+                axes.set_title(name)
+                axes.set_ylabel(title)
+            grid[-1][place].set_xlabel(x[1])
+        lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
+        figure.legend(lines.values(), lines.keys(), loc="outside right upper")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, results: Results, x: str, y: str) -> None:
-    """A line for each engine, in the order of its points along x."""
-    for engine in dict.fromkeys(result.engine for result in results):
+def _draw(axes: Axes, results: Results, fields: tuple[str, str], engines: Sequence[str]) -> None:
+    """A line for each engine, in the order of its points along x; an engine looks the same in all plots."""
+    x, y = fields
+    for number, engine in enumerate(engines):
         shown = sorted((r for r in results if r.engine == engine), key=attrgetter(x))
-        axes.plot([getattr(r, x) for r in shown], [getattr(r, y) for r in shown], "o-", label=engine)
+        if not shown:
+            continue
+        look = f"C{number % 10}{MARKERS[number % len(MARKERS)]}-"
+        axes.plot([getattr(r, x) for r in shown], [getattr(r, y) for r in shown], look, label=engine)
+    sizes = sorted({getattr(result, x) for result in results})
     axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45 if len(sizes) > SIZES_IN_A_LINE else 0)
+    axes.set_xticks([], minor=True)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)

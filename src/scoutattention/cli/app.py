@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ..errors import ScoutError
 from ..hardware.doctor import examine
@@ -19,12 +20,12 @@ from .calibrate import calibrate
 from .chat import chat
 from .fidelity import fidelity
 from .generate import generate
-from .output import plain_table, show
+from .output import PlainTable, show
 from .retrieval import retrieval
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
 
-MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 
@@ -80,9 +81,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     if as_json:
         print(json.dumps({check.name: asdict(check) for check in checks}, indent=2), flush=True)
     else:
-        table = plain_table("", "What", "Value", "What follows")
+        table = PlainTable("", "What", "Value", "What follows", keys=2)
         for check in checks:
-            table.add_row(MARKS[check.status], check.name, check.value, check.advice)
+            table.add_row(Text(check.status, COLOURS[check.status]), check.name, check.value, check.advice)
         show(table)
     if any(check.status == "problem" for check in checks):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..models.cache_folder import Entry, default_cache_dir, entries, remove
 from .command import Call, takes
 from .flags import AsJson
-from .output import plain_table, show
+from .output import PlainTable, show
 
 cache = typer.Typer(help="List or clear what is kept in the cache folder.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def _show(found: list[Entry], as_json: bool) -> None:
     if not found:
         print(f"nothing is kept in {default_cache_dir()}")
         return
-    table = plain_table("Name", "Kind", "dtype", "Size", "Last used")
+    table = PlainTable("Name", "Kind", "dtype", "Size", "Last used")
     table.columns[0].overflow = "fold"
     for entry in found:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d")

@@ -19,8 +19,9 @@ class ChatFlags:
 
 @takes(ChatFlags, *PANELS, max_tokens=1024)
 def chat(call: Call[ChatFlags]) -> None:
-    """Talk with a model. It answers each line that is typed, or that comes from a pipe, and knows what was said before.
+    """Talk with a model, which knows what was said before.
 
+    It answers each line that is typed, or that comes from a pipe.
     /help lists the commands. Text of several lines stands between two lines of three quotation marks. Ctrl-C stops an
     answer, Ctrl-D ends the chat.
     """

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -109,6 +110,7 @@ def signals(*, until_exit: bool) -> Iterator[None]:
     finally:
         _came.put(None)
         repeating.join()
+        time.sleep(0)  # a system call, at whose end comes what was sent last
         for number, handler in before.items():
             signal.signal(number, handler)
         if until_exit and before[signal.SIGINT] is signal.default_int_handler:
@@ -120,14 +122,14 @@ _came: SimpleQueue[int | None] = SimpleQueue()
 
 
 def _repeat() -> None:
-    """Send this process the last signal that came, again and again, until the command goes on or ends."""
-    number = _came.get()
+    """Send the main thread the last signal that came, again and again, until the command goes on or ends."""
+    main, number = threading.main_thread().ident or 0, _came.get()
     while number is not None:
         try:
             number = _came.get(timeout=AGAIN_S if number else None)
         except Empty:
             if number:
-                os.kill(os.getpid(), number)
+                signal.pthread_kill(main, number)
 
 
 def go_on() -> None:

@@ -23,7 +23,8 @@ class EngineConfig(Checked):
     device_memory: Memory = setting(
         None,
         "Device memory for slots and digests: a size, 'slots' (twice the budget of each sequence), or 'all' blocks.",
-        change="On a GPU, give what weights and a prompt leave free: with more slots the CPU has less work.",
+        change="On a GPU, give what weights and a prompt leave free: with more slots the CPU has less work. On a CPU "
+        "slots are copies in the same memory, and save none.",
         none="'slots' on a GPU, 'all' on a CPU",
         size=True,
         least=1,

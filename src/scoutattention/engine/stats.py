@@ -11,7 +11,7 @@ ON_GPU = {
     "recalled": "{} to the device",
 }
 ON_CPU = {
-    "cache": "{}, and {} of copies in slots, in one memory",
+    "cache": "{}, and {} of copies in slots: a CPU has one memory",
     "time": "{} beside other work, {} waited for",
     "recalled": "{} copied to slots",
 }

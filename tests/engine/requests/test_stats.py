@@ -34,7 +34,7 @@ def test_statistics_say_what_counts():
     ]
     lines += str(replace(TWO_MEMORIES, device="cpu")).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[8] == "KV cache  1.0 GiB, and 256.0 MiB of copies in slots, in one memory"
+    assert lines[8] == "KV cache  1.0 GiB, and 256.0 MiB of copies in slots: a CPU has one memory"
 
 
 def test_where_the_device_held_everything_there_is_less_to_say():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ ENGINES = {
 }
 """Module and class of each engine. Only the engine's own process imports them, since they count as its memory."""
 
+GRACE_S = 5.0
+"""Seconds that a process has to end by itself, and then to clean up."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -71,6 +74,7 @@ class Serving:
 def serve(pipe: Connection, engine: str, job: DecodeJob) -> None:
     """Answer messages until the other end closes. A ScoutError is the answer where there was one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks, and that ends this one
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # temporary folders are removed
     module, name = ENGINES[engine]
     try:
         serving = Serving(getattr(import_module(f"{__package__}.{module}"), name)(job))
@@ -80,8 +84,10 @@ def serve(pipe: Connection, engine: str, job: DecodeJob) -> None:
             pipe.send(work(serving, *arguments))
     except ScoutError as error:
         pipe.send(error)
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody asks any more
         return
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class EngineProcess:
@@ -105,8 +111,12 @@ class EngineProcess:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, also where it is at work."""
         self._pipe.close()
+        for end in (self._process.terminate, self._process.kill):
+            self._process.join(GRACE_S)
+            if self._process.is_alive():
+                end()
         self._process.join()
 
     def _exchange(self, *messages: object) -> Any:  # noqa: ANN401  # what the other end sends

@@ -17,7 +17,7 @@ def chunks(
     prompt: a text, which `chat` puts into the chat template, or a conversation.   Raises what `LLM.stream` raises.
     """
     with ExitStack() as reading:
-        watch = reading.enter_context(progress())
+        watch = reading.enter_context(progress(" tokens"))
 
         def on_prompt(done: int, total: int) -> None:
             watch("Reading the prompt", done, total)

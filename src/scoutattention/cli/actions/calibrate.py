@@ -11,7 +11,7 @@ from ...eval.text import Text, references, tokens_of_each
 from ...models.calibration import default_path, store
 from ...models.loader import LoadedModel, load
 from ..calibrate import CalibrateFlags
-from ..output import plain_table, progress, show
+from ..output import PlainTable, progress, show
 from .texts import read_texts
 
 
@@ -50,7 +50,7 @@ def _fit(model: LoadedModel, texts: list[Text], flags: CalibrateFlags, dims: int
 
 def _print(fitted: Fit, path: Path) -> None:
     title = f"{fitted.lookahead} ahead, on text that was not fitted to"
-    table = plain_table("Layer", "Cosine, plain", "calibrated", "Error, plain", "calibrated", "", title=title)
+    table = PlainTable("Layer", "Cosine, plain", "calibrated", "Error, plain", "calibrated", "", title=title)
     for score in fitted.scores:
         plain, calibrated = score.plain, score.calibrated
         numbers = (f"{value:.3f}" for value in (plain.cosine, calibrated.cosine, plain.error, calibrated.error))

@@ -41,7 +41,7 @@ def chat(flags: ChatFlags, messages: list[Message], settings: Settings) -> None:
     """Talk until the input ends. Raises typer.Exit where a turn failed and nobody was there to see it."""
     with busy(f"Loading {flags.model}"):
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
-    with closing(llm):
+    with llm:
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{flags.model} has no chat template: use `scout generate`")
         talk = Chat(llm, messages, settings)
@@ -79,25 +79,27 @@ class Chat:
             print("/help lists the commands, Ctrl-D ends the chat.", file=sys.stderr)
         if self.messages and self.messages[-1]["role"] == "user":
             self._answer()
+        while (text := self._read()) is not None and self._name(text) != "/exit":
+            self._take(text)
+
+    def _read(self) -> str | None:
+        """The next turn or command; None at the end. Raises PromptError where nobody is there to type it again."""
         while True:
             try:
-                text = read_turn()
+                return read_turn()
             except EOFError:
                 if self.interactive:
                     print(file=sys.stderr)
-                return
+                return None
             except PromptError as error:
+                if not self.interactive:
+                    raise
                 self._refuse(str(error))
-                continue
             except KeyboardInterrupt:
                 if not self.interactive:
                     raise
                 go_on()
                 print("\n/exit or Ctrl-D ends the chat.", file=sys.stderr)
-                continue
-            if self._name(text) == "/exit":
-                return
-            self._take(text)
 
     def _take(self, text: str) -> None:
         """Do what a line says, or answer it."""

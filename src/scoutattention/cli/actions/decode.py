@@ -5,9 +5,6 @@ import sys
 from dataclasses import replace
 from typing import cast
 
-from rich.console import Group
-from rich.table import Table
-
 from ...bench.common.measure import host_facts
 from ...bench.decode.job import DecodeJob
 from ...bench.decode.measure import Measured, Result, Workload, measure, missing
@@ -22,7 +19,7 @@ from ...models.resolve import gguf_file, resolve
 from ...models.text import Tokenizer
 from ..bench import DecodeFlags
 from ..command import load_action
-from ..output import busy, plain_table, show, write_file
+from ..output import PlainTable, busy, show, write_file
 
 COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Peak", "Same")
 
@@ -37,7 +34,9 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
         print(f"scout: left out: {size} x {length} tokens, above --largest {workload.largest}", file=sys.stderr)
     results = [result for case in cases for result in case.results]
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").decode_png(results))
+        write_file(
+            flags.plot, load_action("drawings").decode_png(results, f"{flags.model}, budget {flags.budget:,} tokens")
+        )
     if flags.trace is not None:
         write_file(flags.trace, trace(cases[-1].spans).encode())
     stages = [
@@ -50,8 +49,7 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
         left_out = [{"context": context, "batch": batch} for context, batch in workload.left_out()]
         print(json.dumps(host_facts() | {"cases": rows, "left_out": left_out}), flush=True)
     else:
-        tables = [_stage_table(result, ms) for result, ms in zip(results, stages, strict=True) if ms]
-        show(Group(_table(cases), *tables))
+        show(_table(cases))
 
 
 def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:
@@ -85,8 +83,8 @@ def _without_missing(workload: Workload, job: DecodeJob, *, asked: bool) -> Work
     return replace(workload, engines=tuple(engine for engine in workload.engines if engine not in reasons))
 
 
-def _table(cases: list[Measured]) -> Table:
-    table = plain_table(*COLUMNS, title="Prompts and answers in tokens per second")
+def _table(cases: list[Measured]) -> PlainTable:
+    table = PlainTable(*COLUMNS, keys=3, title="Prompts and answers in tokens per second")
     notes: dict[str, None] = {}
     for case in cases:
         for result in case.results:
@@ -105,10 +103,3 @@ def _row(result: Result) -> tuple[str, ...]:
         *(f"{result.rss_mib:,.0f}", f"{result.peak_mib:,.0f}"),
         "" if result.same_tokens is None else f"{result.same_tokens:.0%}",
     )
-
-
-def _stage_table(result: Result, stages: dict[str, float]) -> Table:
-    table = plain_table(f"{result.engine}, {result.batch} x {result.context:,} tokens", "ms/step", "Share")
-    for stage, ms in stages.items():
-        table.add_row(stage, f"{ms:.2f}", f"{ms / sum(stages.values()):.0%}")
-    return table

@@ -17,7 +17,7 @@ from ...eval.text import Text, code, mixed, prose
 from ...models.loader import load
 from ..command import load_action
 from ..fidelity import FidelityFlags
-from ..output import plain_table, progress, show, write_file
+from ..output import PlainTable, progress, show, write_file
 from ..settings import Settings
 from .texts import read_texts
 
@@ -55,7 +55,9 @@ def _measure(flags: FidelityFlags, texts: list[Text], settings: Settings) -> lis
 
 
 def _draw(measured: list[Measured], flags: FidelityFlags, settings: dict[str, Any]) -> None:
-    picture = load_action("drawings").fidelity_png(measured)
+    budget = "all tokens" if settings["budget"] is None else f"{settings['budget']:,} tokens"
+    about = f"{flags.model}, budget {budget}, {flags.context:,} tokens of context, {flags.steps:,} steps"
+    picture = load_action("drawings").fidelity_png(measured, about)
     if flags.plot is not None:
         write_file(flags.plot, picture)
     if flags.html is not None:
@@ -63,7 +65,7 @@ def _draw(measured: list[Measured], flags: FidelityFlags, settings: dict[str, An
 
 
 def _print(measured: list[Measured]) -> None:
-    table = plain_table(*HEADINGS)
+    table = PlainTable(*HEADINGS, keys=2)
     lines = rows(measured)
     for line, after in zip(lines, [*lines[1:], [""]], strict=True):
         table.add_row(*line, end_section=line[0] != after[0])

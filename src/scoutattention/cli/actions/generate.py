@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
 from ...engine.llm import LLM
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
 from ..inputs import Message
-from ..output import busy, plain_table, show, write_file
+from ..output import PlainTable, busy, show, write_file
 from ..settings import Settings
 from .answer import chunks
 
@@ -62,9 +60,9 @@ def _traced(llm: LLM, file: Path | None) -> Iterator[None]:
         write_file(file, trace({"scout": stages.spans}).encode())
 
 
-def stats_table(stats: Stats) -> Table:
+def stats_table(stats: Stats) -> PlainTable:
     """The run in a few lines; nothing of what happens between device and host where the device held everything."""
-    table = plain_table("", "")
+    table = PlainTable("", "")
     for name, value in stats.rows().items():
         table.add_row(name, value)
     return table

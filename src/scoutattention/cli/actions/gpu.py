@@ -12,8 +12,6 @@ from operator import attrgetter
 from typing import Any
 
 import typer
-from rich.console import Group
-from rich.table import Table
 
 from ...bench.common.measure import host_facts
 from ...bench.gpu.cases import LeftOut, Measured, Result, Rival, Workload, other_programs, rivals
@@ -31,7 +29,7 @@ from ...eval.text import code, prose
 from ...models.recording import load_recording
 from ..bench import GpuFlags
 from ..command import load_action
-from ..output import plain_table, show, write_file
+from ..output import PlainTable, show, write_file
 
 COLUMNS = (
     "Engine",
@@ -73,7 +71,10 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
     measured = measure(bench, engines)
     measured.left_out[:0] = unread
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").gpu_png(measured.results))
+        write_file(
+            flags.plot,
+            load_action("drawings").gpu_png(measured.results, f"{setup.weights}, budget {base.budget} tokens"),
+        )
     if flags.as_json:
         about: dict[str, Any] = {"config": asdict(base), "weights": setup.weights, "choices": setup.choices}
         about |= {"kv_dtype": flags.kv_dtype, "device_limit": workload.device_limit}
@@ -86,7 +87,7 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         title = f"{setup.weights}; choices: {setup.choices}{_memory(workload)}; prompts of {prompt:,} tokens"
         show(_table(measured, title, prefill))
         for result in measured.results if flags.profile else ():
-            show(profile_table(result, setup.decoder.shape.num_layers))
+            show(*profile_table(result, setup.decoder.shape.num_layers))
     wrong = not all(row["right"] for row in facts.get("kernels", ()))
     if wrong or any(left.failed for left in measured.left_out):
         raise typer.Exit(1)
@@ -124,8 +125,8 @@ def _tell(outcome: Result | LeftOut) -> None:
     print(json.dumps(fields), file=sys.stderr, flush=True)
 
 
-def _table(measured: Measured, title: str, prefill: Mapping[str, float]) -> Table:
-    table = plain_table(*COLUMNS, title=title)
+def _table(measured: Measured, title: str, prefill: Mapping[str, float]) -> PlainTable:
+    table = PlainTable(*COLUMNS, keys=3, title=title)
     notes = [
         f"left out: {case.engine}, {case.batch} x {case.context}: {case.why}" for case in measured.smallest_left_out
     ]
@@ -159,19 +160,19 @@ def _row(result: Result, prefill: float | None) -> tuple[str, ...]:
     )
 
 
-def profile_table(result: Result, layers: int) -> Group:
-    """What the device ran in a step, by name."""
+def profile_table(result: Result, layers: int) -> tuple[str, PlainTable | str]:
+    """What the device ran in a step, by name: a title, and a table."""
     idle, ms = result.device_idle_share, result.ms_per_step
     busy = "" if idle is None else f", device busy {ms * (1 - idle):.2f} ms, idle {idle:.0%}"
     counts = (f"{result.per_layer(layers, copies=copies):.1f} {what}" for copies, what in PER_LAYER)
     title = (
         f"{result.engine}, {result.batch} x {result.context:,}: step {ms:.2f} ms{busy}; a layer: {', '.join(counts)}"
     )
-    table = plain_table("Kernel or copy", "ms", "Of the step", "Launches")
+    table = PlainTable("Kernel or copy", "ms", "Of the step", "Launches")
     for kernel in result.kernels[:MOST_KERNELS]:
         table.add_row(kernel.name, f"{kernel.ms:.3f}", f"{kernel.ms / ms:.1%}", f"{kernel.launches:.1f}")
     rest = result.kernels[MOST_KERNELS:]
     if rest:
         whole, launches = sum(kernel.ms for kernel in rest), sum(kernel.launches for kernel in rest)
         table.add_row(f"{len(rest)} others", f"{whole:.3f}", f"{whole / ms:.1%}", f"{launches:.1f}")
-    return Group(title, table if result.kernels else "the profiler saw no GPU\n")
+    return title, table if result.kernels else "the profiler saw no GPU"

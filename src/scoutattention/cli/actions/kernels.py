@@ -8,7 +8,7 @@ import typer
 from ...bench.common.measure import host_facts
 from ...bench.kernels import native
 from ..bench import KernelsFlags
-from ..output import plain_table, progress, show
+from ..output import PlainTable, progress, show
 
 COLUMNS = ("Kernel", "ISA", "DType", "D", "G", "Layout", "Threads")
 
@@ -32,7 +32,7 @@ def kernels(flags: KernelsFlags, size: int) -> None:
 
 
 def _print(timings: list[native.Timing]) -> None:
-    table = plain_table(*COLUMNS, "GB/s", "Of reading", "Vs SDPA", "Vs grouped", "Error")
+    table = PlainTable(*COLUMNS, "GB/s", "Of reading", "Vs SDPA", "Vs grouped", "Error", keys=len(COLUMNS))
     for timing in timings:
         case, numbers = timing.case, timing.as_dict()
         table.add_row(

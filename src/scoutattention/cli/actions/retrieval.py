@@ -4,15 +4,14 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
+from rich.text import Text
 
 from ...engine.device import find_device
 from ...eval.retrieval.measure import Grid, Row, as_dict, heatmap, measure, open_pair, summarise
 from ...eval.retrieval.tasks import TASKS
 from ...models.loader import load
 from ..command import load_action
-from ..output import busy, plain_table, progress, show, write_file
+from ..output import PlainTable, busy, progress, show, write_file
 from ..retrieval import RetrievalFlags
 from ..settings import Settings
 
@@ -25,13 +24,18 @@ def retrieval(flags: RetrievalFlags, places: tuple[tuple[int, ...], tuple[int, .
     grid = Grid(*places, names, flags.samples, flags.seed)
     rows, about = _measure(flags.model, grid, settings)
     if flags.plot is not None:
-        write_file(flags.plot, load_action("drawings").retrieval_png(rows))
+        write_file(
+            flags.plot,
+            load_action("drawings").retrieval_png(
+                rows, f"{flags.model}, budget {settings.scout.budget or 'all'} tokens"
+            ),
+        )
     if flags.as_json:
         config = {"model": flags.model, **asdict(settings.scout), **asdict(settings.engine)}
         report = {"rows": [as_dict(row) for row in rows], "summary": summarise(rows), **about}
         print(json.dumps(report | {"grid": asdict(grid), "config": config}), flush=True)
     else:
-        show(Group(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, about["cpu_share"])))
+        show(*(_heatmap(rows, *item) for item in MAPS.items()), _summary(rows, about["cpu_share"]))
 
 
 def _measure(model: str, grid: Grid, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
@@ -53,25 +57,25 @@ def _style(name: str, score: float) -> str:
     return "green" if score >= good else "yellow" if score >= fair else "red"
 
 
-def _cell(name: str, score: float | None) -> str:
+def _cell(name: str, score: float | None) -> Text:
     if score is None:
-        return ""
+        return Text()
     sign = "+" if name == "difference" else ""
-    return f"[{_style(name, score)}]{score * 100:{sign}.0f}[/]"
+    return Text(f"{score * 100:{sign}.0f}", _style(name, score))
 
 
-def _heatmap(rows: list[Row], name: str, title: str) -> Table:
+def _heatmap(rows: list[Row], name: str, title: str) -> PlainTable:
     depths = list(dict.fromkeys(row.depth for row in rows))
     headings = ("all" if depth is None else f"{depth} %" for depth in depths)
-    table = plain_table("Tokens, depth", *headings, title=title)
+    table = PlainTable("Tokens, depth", *headings, title=title)
     for length, line in heatmap(rows, name).items():
         table.add_row(f"{length:,}", *(_cell(name, line.get(depth)) for depth in depths))
     return table
 
 
-def _summary(rows: list[Row], share: float) -> Table:
+def _summary(rows: list[Row], share: float) -> PlainTable:
     summary: dict[str, Any] = summarise(rows)
-    table = plain_table("Mean of", "Rows", *MAPS.values())
+    table = PlainTable("Mean of", "Rows", *MAPS.values())
     named = summary["tasks"] | {"all": summary["all"], "full attention ≥ 50": summary["answerable"]}
     for name, means in named.items():
         table.add_row(name, str(means["rows"]), *(_cell(column, means[column]) for column in MAPS))

@@ -10,19 +10,20 @@ from matplotlib.figure import Figure
 from .measure import Row, heatmap
 
 MAPS = {
-    "full": ("full attention", "RdYlGn", 0.0),
-    "scout": ("scout", "RdYlGn", 0.0),
+    "full": ("full attention", "cividis", 0.0),
+    "scout": ("scout", "cividis", 0.0),
     "difference": ("scout - full attention", "RdBu", -1.0),
 }
 """Title, colours, and the score of the first colour; the last colour's is 1."""
 
 
-def draw_heatmaps(rows: Sequence[Row]) -> Figure:
-    """Three heatmaps side by side; scores in percent."""
+def draw_heatmaps(rows: Sequence[Row], about: str) -> Figure:
+    """Three heatmaps side by side under a title; scores in percent.   about: what they share, as model and budget."""
     depths = list(dict.fromkeys(row.depth for row in rows))
     lengths = list(dict.fromkeys(row.length for row in rows))
-    size = (4 + 1.8 * len(depths), 1.6 + 0.5 * len(lengths))
+    size = (4 + 1.8 * len(depths), 2.0 + 0.5 * len(lengths))
     figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(f"Expected answers that were found, in %: {about}")
     for axes, (value, (title, colors, lowest)) in zip(figure.subplots(1, len(MAPS)), MAPS.items(), strict=True):
         cells = heatmap(rows, value)
         scores = np.array([[cells[length].get(depth, np.nan) for depth in depths] for length in lengths])
@@ -30,15 +31,15 @@ def draw_heatmaps(rows: Sequence[Row]) -> Figure:
         axes.set_title(title)
         axes.set_xticks(range(len(depths)), ["all" if depth is None else str(depth) for depth in depths])
         axes.set_yticks(range(len(lengths)), [f"{length:,}" for length in lengths])
-        axes.set(xlabel="depth in %", ylabel="tokens")
+        axes.set(xlabel="depth of the answer (% of the text)", ylabel="prompt length (tokens)")
         _write_scores(axes, scores)
     return figure
 
 
-def png(rows: Sequence[Row]) -> bytes:
-    """The heatmaps as a PNG file."""
+def png(rows: Sequence[Row], about: str) -> bytes:
+    """The heatmaps as a PNG file.   about: what they share."""
     buffer = io.BytesIO()
-    draw_heatmaps(rows).savefig(buffer, dpi=150, format="png")
+    draw_heatmaps(rows, about).savefig(buffer, dpi=200, format="png")
     return buffer.getvalue()
 
 
