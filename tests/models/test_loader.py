@@ -209,7 +209,9 @@ def test_of_two_sets_of_weights_the_single_file_counts_as_in_transformers(folder
     assert load(str(folder)).decoder.fingerprint == before
 
 
-@pytest.mark.parametrize("name", [3, None, ["a"], "", ".", "..", "../model.safetensors", "/etc/passwd", "a/b", "a\0b"])
+@pytest.mark.parametrize(
+    "name", [3, None, ["a"], "", ".", "..", "a" * 256, "../model.safetensors", "/etc/passwd", "a/b", "a\0b"]
+)
 def test_an_index_that_names_no_file_beside_it_is_refused(folder, name):
     (folder / WEIGHTS).rename(folder / "model-1.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": name}}))

@@ -99,15 +99,20 @@ def _shards(directory: Path) -> list[str]:
         raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map' from tensors to files")
     names = list(homes.values())
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        if (
+            not isinstance(name, str)
+            or not name.isprintable()
+            or not 0 < len(name) < 256
+            or Path(name).parts != (name,)
+        ):
             raise ModelFileError(f"{directory / INDEX} names {shown(name)}, which is not the name of a file beside it")
     return sorted(set(names))
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401  (safetensors does not type its files)
-    if path.exists() and not path.is_file():
-        raise ModelFileError(f"{path} is not a file")
     try:
+        if path.exists() and not path.is_file():
+            raise ModelFileError(f"{path} is not a file")
         return safe_open(path, framework="pt")
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} has no {path.name}, which its index names") from None
