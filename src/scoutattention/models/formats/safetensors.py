@@ -1,6 +1,7 @@
 """A model directory's safetensors: tensors by name, whichever file holds them, read through memory maps."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 from ...errors import ModelFileError, UnsupportedModelError
 from ..file_fields import shown
 
+_NAME = re.compile(r"[\w-][\w .-]{0,250}")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -99,12 +101,7 @@ def _shards(directory: Path) -> list[str]:
         raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map' from tensors to files")
     names = list(homes.values())
     for name in names:
-        if (
-            not isinstance(name, str)
-            or not name.isprintable()
-            or not 0 < len(name) < 256
-            or Path(name).parts != (name,)
-        ):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ModelFileError(f"{directory / INDEX} names {shown(name)}, which is not the name of a file beside it")
     return sorted(set(names))
 
