@@ -122,3 +122,10 @@ def test_a_gpu_does_not_read_all_keys_of_host_pages():
     assert plan_memory(SHAPE, exact, GPU, ROOM, ROOM).slots is None
     with pytest.raises(ConfigError, match="digest='exact' is made of all keys"):
         plan_memory(SHAPE, exact, replace(GPU, device_memory="slots"), ROOM, ROOM)
+
+
+@pytest.mark.parametrize("limit", [10**12, 10**30])
+def test_a_limit_that_no_memory_holds_makes_no_tables(limit):
+    made = plan_memory(replace(SHAPE, max_positions=limit), ScoutConfig(), EngineConfig(), ROOM)
+    assert made.max_len == 1 << 20
+    assert made.pages == ROOM // 2 // BLOCK

@@ -55,6 +55,8 @@ def test_wrong_arguments_are_one_sentence(tiny, capsys, tmp_path):
     for args, message in (
         (["--dims", "0"], "--dims='0'"),
         (["--dims", "all"], "--dims='all'"),
+        (["--rope-scaling", "yarn"], "--rope-scaling='yarn'"),
+        (["--rope-scaling", "{}"], "rope_type"),
         (["--lookahead", "0"], "--lookahead"),
         (["--text", str(tmp_path / "absent")], "No such file"),
         (["--text", str(short)], "needs 4096: give more --text"),

@@ -1,10 +1,12 @@
 import gc
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
@@ -126,8 +128,116 @@ def test_a_missing_shard_is_named(tmp_path):
 
 @pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": []}'])
 def test_a_malformed_index_is_named(folder, index):
+    (folder / WEIGHTS).unlink()
     (folder / INDEX).write_text(index)
     with pytest.raises(ModelFileError, match=re.escape(INDEX)):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    ["model.embed_tokens.weight", "model.norm.weight", "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"],
+)
+def test_weights_that_are_not_finite_are_refused(folder, name, value):
+    edit_weights(folder, lambda tensors: tensors[name].view(-1)[3].fill_(value))
+    with pytest.raises(ModelFileError, match=re.escape(f"tensor {name} has numbers that are not finite")):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "wider"),
+    [("float16", -7e4, "'float32' or 'bfloat16'"), ("bfloat16", 3.4e38, "'float32'")],
+)
+def test_weights_beyond_the_dtype_are_refused_with_one_that_holds_them(folder, dtype, value, wider):
+    edit_weights(folder, lambda tensors: tensors["model.layers.2.mlp.down_proj.weight"].view(-1)[-1].fill_(value))
+    with pytest.raises(
+        UnsupportedModelError, match=rf"down_proj.*{dtype} ends at .* set dtype \(--dtype\) to {wider}$"
+    ):
+        load(str(folder), dtype)
+    assert load(str(folder)).decoder.shape.dtype == "float32"
+
+
+def test_weights_whose_sum_alone_is_too_large_are_taken(folder):
+    edit_weights(folder, lambda tensors: tensors["model.layers.0.mlp.up_proj.weight"].fill_(6e4))
+    assert load(str(folder), "float16").decoder.weights.layers[0].gate_up.max() == 6e4
+
+
+def test_sizes_are_compared_with_the_file_before_memory_is_taken(folder):
+    edit_json(folder / "config.json", num_attention_heads=2**40, head_dim=16)
+    with pytest.raises(ModelFileError, match=r"q_proj\.weight has shape"):
+        load(str(folder))
+
+
+def test_weights_of_other_kinds_are_refused(folder):
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit_weights(folder, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(UnsupportedModelError, match=r"up_proj\.weight holds I8"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stored", ["head", "embedding", "both"])
+def test_the_head_is_the_one_that_transformers_takes(family, tied, stored, tmp_path):
+    """`family` says whether the head that is stored beside the embedding is another matrix or the same."""
+    folder = save(families.make(family), tmp_path)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    edit_weights(folder, lambda tensors: tensors.update({head: tensors.get(head, tensors[embedding]).clone()}))
+    if stored != "both":
+        edit_weights(folder, lambda tensors: tensors.pop(head if stored == "embedding" else embedding))
+    edit_json(folder / "config.json", tie_word_embeddings=tied)
+    if not tied and stored != "both":  # transformers would draw the other one at random
+        with pytest.raises(
+            ModelFileError, match=re.escape(f"no tensor {head if stored == 'embedding' else embedding}")
+        ):
+            load(str(folder))
+        return
+    tokens = list(range(20))
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(prompt_logits(load(str(folder)).decoder, tokens), expected, atol=1e-4, rtol=0)
+
+
+def test_of_two_sets_of_weights_the_single_file_counts_as_in_transformers(folder, tmp_path):
+    other = save(families.make("llama", rms_norm_eps=1e-2), tmp_path / "other", max_shard_size="100KB")
+    for path in other.glob("model*"):
+        path.rename(folder / path.name)
+    before = load(str(folder)).decoder.fingerprint
+    for path in folder.glob("model*-of-*"):
+        path.unlink()
+    assert load(str(folder)).decoder.fingerprint == before
+
+
+@pytest.mark.parametrize(
+    "name", [3, None, ["a"], "", ".", "..", "a" * 256, "../model.safetensors", "/etc/passwd", "a/b", "a\0b"]
+)
+def test_an_index_that_names_no_file_beside_it_is_refused(folder, name):
+    (folder / WEIGHTS).rename(folder / "model-1.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": name}}))
+    with pytest.raises(ModelFileError, match=rf"{INDEX} names .*, which is not the name of a file"):
+        load(str(folder))
+
+
+def test_a_tensor_in_two_files_is_refused(folder):
+    (folder / "b.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
+    (folder / WEIGHTS).rename(folder / "a.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}))
+    with pytest.raises(ModelFileError, match=r"in b\.safetensors and in another"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json", WEIGHTS])
+def test_a_pipe_is_not_waited_for(folder, file):
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(ModelFileError, match=f"{file} is not a"):
+        load(str(folder))
+
+
+def test_a_config_that_is_nested_deeply_is_refused(folder):
+    (folder / "config.json").write_text('{"a": ' * 9999)
+    with pytest.raises(ModelFileError, match="nested too deeply"):
         load(str(folder))
 
 

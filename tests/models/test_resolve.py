@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
 import httpx
 import huggingface_hub.constants
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from scoutattention.errors import ModelNotFoundError
 from scoutattention.models import resolve as module
@@ -23,6 +27,23 @@ def test_what_is_nowhere_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match=f"no model '{name}'"):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", ["model", "owner/model", "model.gguf"])
+def test_a_pipe_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    os.mkfifo(name)
+    with pytest.raises(ModelNotFoundError, match="a pipe or a device"):
+        resolve(name)
+    with pytest.raises(ModelNotFoundError, match="/dev/zero is neither"):
+        resolve("/dev/zero")
+
+
+def test_the_suffix_of_a_gguf_file_may_be_in_capitals(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: path)
+    (tmp_path / "MODEL.GGUF").touch()
+    assert resolve(str(tmp_path / "MODEL.GGUF")) == module.gguf_file(str(tmp_path / "MODEL.GGUF"))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
@@ -62,7 +83,18 @@ def test_a_hub_name_is_downloaded_without_what_is_not_needed(tmp_path, monkeypat
     monkeypatch.setattr(module, "snapshot_download", download)
     assert resolve("owner/model-1.5B") == tmp_path
     assert set(asked) == {"owner/model-1.5B"}
-    assert "*.safetensors" in asked["owner/model-1.5B"]
+    here = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+    here += ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    here += ["model.safetensors", "model-00001-of-000163.safetensors", "special_tokens_map.json", "added_tokens.json"]
+    other = [
+        "consolidated.safetensors",
+        "params.json",
+        "training_args.json",
+        "pytorch_model.bin",
+        "model.fp16.safetensors",
+    ]
+    other += [f"original/{name}" for name in here] + ["adapter_model.safetensors", "tokenizer.model.v3", "a.gguf"]
+    assert list(filter_repo_objects(here + other, allow_patterns=asked["owner/model-1.5B"])) == here
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import transformers
 
 from scoutattention import LLM, SamplingParams
 from scoutattention.models.config import ModelConfig
+from scoutattention.models.decoder import Rotary
 from scoutattention.models.loader import load
-from scoutattention.models.rope import Rotary, inverse_frequencies
+from scoutattention.models.rope import inverse_frequencies
 
 from ..tiny import save
 from . import families

@@ -15,7 +15,7 @@ from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
 from .layers import ROWS, LayerWeights, RowOps, in_rows
-from .rope import Rotary
+from .rope import RopeConfig, inverse_frequencies, rope_steps
 
 FEW_ROWS = 16
 """Rows up to which the native kernels for few rows are used; beyond, PyTorch's products are faster."""
@@ -34,6 +34,37 @@ class DecoderWeights:
     norm: Tensor
     head: Tensor
     fingerprint: str
+
+
+class Rotary:
+    """The rotary tables of a model on its device."""
+
+    def __init__(self, rope: RopeConfig, head_dim: int, device: torch.device) -> None:
+        self._rope = rope
+        self._steps = rope_steps(head_dim).to(device)
+        self._inverse = inverse_frequencies(rope, head_dim).to(device)
+        self._beyond = inverse_frequencies(rope, head_dim, beyond=True).to(device)
+
+    def tables(self, positions: Tensor, length: int | None = None) -> Rope:
+        """Cosines and sines, float32 [T, D] each, of positions, int64 [T].
+
+        length: of the sequence that is read at once; None where each position is the last one of a sequence.
+        """
+        inverse = self._inverse
+        if self._rope.kind in ("dynamic", "longrope"):
+            lengths = positions + 1 if length is None else torch.full_like(positions, length)
+            beyond = self._grown(lengths) if self._rope.kind == "dynamic" else self._beyond
+            inverse = torch.where((lengths > self._rope.original_max_positions)[:, None], beyond, inverse)
+        angles = (positions.float()[:, None] * inverse).repeat(1, 2)
+        cos, sin, factor = angles.cos(), angles.sin(), self._rope.attention_factor
+        return Rope(cos, sin) if factor == 1.0 else Rope(cos * factor, sin * factor)
+
+    def _grown(self, lengths: Tensor) -> Tensor:
+        """Dynamic scaling: the frequencies of sequences of these lengths, int64 [T]: [T, D / 2]."""
+        rope, head_dim = self._rope, 2 * len(self._steps)
+        growth = (rope.factor * lengths / rope.original_max_positions) - (rope.factor - 1)
+        base = rope.theta * growth.clamp(min=1.0) ** (head_dim / (head_dim - 2))
+        return 1.0 / base[:, None] ** self._steps
 
 
 class Decoder(QueryModel):

@@ -1,5 +1,6 @@
 """From a model's name to a decoder and its tokenizer."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import DTypeName, RopeScaling
-from ..errors import UnsupportedModelError
+from ..errors import ModelError, ModelFileError, UnsupportedModelError
 from ..runtime.memory import PIECE, Arena
 from ..runtime.ranks import ALONE, Ranks
 from .config import ModelConfig, checkpoint_dtype
@@ -21,6 +22,7 @@ from .resolve import resolve
 from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_CHECKED_AT_ONCE = 1 << 20  # numbers that are copied and then looked at
 _RECOMPUTED = ".rotary_emb.inv_freq"  # stored by old checkpoints; follows from config.json
 
 
@@ -69,7 +71,10 @@ def read_config(directory: Path, dtype: DTypeName, rope_scaling: RopeScaling = N
 def stored_dtype(directory: Path) -> str:
     """The dtype of a model's weights, by its config.json, or by its embedding where that says nothing."""
     dtype = checkpoint_dtype(read_json(directory / "config.json"))
-    return dtype or str(Checkpoint(directory).dtype(_EMBEDDING)).removeprefix("torch.")
+    if dtype is not None:
+        return dtype
+    checkpoint = Checkpoint(directory)
+    return str(checkpoint.dtype(_EMBEDDING if _EMBEDDING in checkpoint.unread else _HEAD)).removeprefix("torch.")
 
 
 def read_weights(
@@ -77,7 +82,7 @@ def read_weights(
 ) -> DecoderWeights:
     """Every weight of the decoder, in the config's dtype, the norms' in float32; of the layers' matrices a rank's part.
 
-    Refuses a checkpoint that has more than the config implies.
+    Refuses a checkpoint that has more than the config implies, and numbers that are not finite in the config's dtype.
     """
     shape = config.shape
     reader = _Reader(
@@ -88,16 +93,33 @@ def read_weights(
         Arena(device, PIECE if device.type == "cpu" else 0),
     )
     table = (shape.vocab_size, shape.hidden_size)
-    embedding = reader.one(_EMBEDDING, *table)
+    only_head = config.tie_word_embeddings and _HEAD in checkpoint.unread and _EMBEDDING not in checkpoint.unread
+    embedding = reader.one(_HEAD if only_head else _EMBEDDING, *table)
     weights = DecoderWeights(
         embedding=embedding,
         layers=tuple(_layer(reader, config, f"model.layers.{layer}.") for layer in range(shape.num_layers)),
         norm=reader.norm("model.norm.weight", shape.hidden_size),
-        head=embedding if config.tie_word_embeddings else reader.one(_HEAD, *table),
+        head=_head(reader, config, embedding),
         fingerprint=str(reader.fingerprint),
     )
     _refuse_leftovers(checkpoint, config)
     return weights
+
+
+def _head(reader: "_Reader", config: ModelConfig, embedding: Tensor) -> Tensor:
+    """The head as transformers has it: tied to the embedding unless another one is stored."""
+    checkpoint, table = reader.checkpoint, tuple(embedding.shape)
+    stored = _HEAD in checkpoint.unread
+    if not config.tie_word_embeddings:
+        if checkpoint.unread and not stored:
+            raise ModelFileError(
+                f"{checkpoint.directory} has no tensor {_HEAD}, and its config.json does not tie it to the embedding: "
+                "set tie_word_embeddings to true there if the model has one table for both"
+            )
+        return reader.one(_HEAD, *table)
+    if not stored or torch.equal(checkpoint.read(_HEAD, table), checkpoint.read(_EMBEDDING, table)):
+        return embedding
+    return reader.one(_HEAD, *table)
 
 
 class _Reader(NamedTuple):
@@ -108,27 +130,36 @@ class _Reader(NamedTuple):
     arena: Arena
 
     def one(self, name: str, *shape: int) -> Tensor:
-        return self._copy(self._read(name, shape), self.dtype)
+        return self._copy(name, self._read(name, shape), self.dtype)
 
     def norm(self, name: str, width: int) -> Tensor:
-        return self._copy(self._read(name, (width,)), torch.float32)
+        return self._copy(name, self._read(name, (width,)), torch.float32)
 
     def columns(self, name: str, *shape: int) -> Tensor:
         """Of a matrix, the columns of this rank."""
-        return self._copy(self._part(self._read(name, shape), 1), self.dtype)
+        return self._copy(name, self._part(self._read(name, shape), 1), self.dtype)
 
     def stacked(self, parts: Iterable[tuple[str, int]], *inner: int) -> Tensor:
         """One tensor of several, given as name and rows, that lie below each other: this rank's rows of each."""
-        parts = tuple(parts)
-        mine = [rows // self.ranks.size for _, rows in parts]
-        result = self.arena.take((sum(mine), *inner), self.dtype)
-        for (name, rows), target in zip(parts, torch.split(result, mine), strict=True):
-            target.copy_(self._part(self._read(name, (rows, *inner)), 0))
+        mine = {name: self._part(self._read(name, (rows, *inner)), 0) for name, rows in parts}
+        lengths = [len(part) for part in mine.values()]
+        result = self.arena.take((sum(lengths), *inner), self.dtype)
+        for (name, part), target in zip(mine.items(), torch.split(result, lengths), strict=True):
+            self._fill(name, target, part)
         return result
 
-    def _copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    def _copy(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """The tensor in memory of its own: what the file's pages hold can go when all of it is read."""
-        return self.arena.take(tuple(tensor.shape), dtype).copy_(tensor)
+        return self._fill(name, self.arena.take(tuple(tensor.shape), dtype), tensor)
+
+    def _fill(self, name: str, target: Tensor, tensor: Tensor) -> Tensor:
+        """Copy, and refuse numbers that are not finite then. A sum tells while the copy is in the processor's cache."""
+        rows = len(tensor) if target.is_cuda else max(1, _CHECKED_AT_ONCE * len(tensor) // tensor.numel())
+        for start in range(0, len(tensor), rows):
+            part = target[start : start + rows].copy_(tensor[start : start + rows])
+            if not math.isfinite(part.sum()) and not part.isfinite().all():
+                raise _not_finite(self.checkpoint.directory, name, tensor, target.dtype)
+        return target
 
     def _part(self, tensor: Tensor, axis: int) -> Tensor:
         return tensor.chunk(self.ranks.size, axis)[self.ranks.index]
@@ -138,6 +169,19 @@ class _Reader(NamedTuple):
         tensor = self.checkpoint.read(name, shape)
         self.fingerprint.see(tensor)
         return tensor
+
+
+def _not_finite(directory: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> ModelError:
+    if not tensor.isfinite().all():
+        return ModelFileError(
+            f"{directory}: tensor {name} has numbers that are not finite, so the file is damaged: get it again"
+        )
+    word = str(dtype).removeprefix("torch.")
+    wider = "'float32' or 'bfloat16'" if dtype == torch.float16 else "'float32'"
+    return UnsupportedModelError(
+        f"{directory}: tensor {name} has the number {float(tensor.abs().max()):g}, and {word} ends at "
+        f"{torch.finfo(dtype).max:g}: set dtype (--dtype) to {wider}"
+    )
 
 
 def _layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerWeights:
@@ -169,8 +213,7 @@ def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
 
 def _refuse_leftovers(checkpoint: Tensors, config: ModelConfig) -> None:
     """A tensor nobody asked for means a model that is not quite what its config.json says."""
-    known = {_HEAD} if config.tie_word_embeddings else set()
-    leftover = sorted(name for name in checkpoint.unread - known if not name.endswith(_RECOMPUTED))
+    leftover = sorted(name for name in checkpoint.unread if not name.endswith(_RECOMPUTED))
     if leftover:
         raise UnsupportedModelError(
             f"{checkpoint.directory} has {len(leftover)} tensors that {config.architecture} does not use, "

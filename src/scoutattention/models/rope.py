@@ -1,4 +1,4 @@
-"""Rotary positions: how fast each pair of channels turns, and the tables of cosines and sines that follow.
+"""Rotary positions: how fast each pair of channels turns.
 
 All kinds are those of transformers, in the same order of operations: far from the start of a sequence an angle is a
 frequency times a large number, so that every rounding counts.
@@ -10,8 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
-from ..types import Rope
 
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
 
@@ -48,43 +46,12 @@ class RopeConfig:
     rotated: float = 1.0
 
 
-class Rotary:
-    """The rotary tables of a model on its device."""
-
-    def __init__(self, rope: RopeConfig, head_dim: int, device: torch.device) -> None:
-        self._rope = rope
-        self._steps = _steps(head_dim).to(device)
-        self._inverse = inverse_frequencies(rope, head_dim).to(device)
-        self._beyond = inverse_frequencies(rope, head_dim, beyond=True).to(device)
-
-    def tables(self, positions: Tensor, length: int | None = None) -> Rope:
-        """Cosines and sines, float32 [T, D] each, of positions, int64 [T].
-
-        length: of the sequence that is read at once; None where each position is the last one of a sequence.
-        """
-        inverse = self._inverse
-        if self._rope.kind in ("dynamic", "longrope"):
-            lengths = positions + 1 if length is None else torch.full_like(positions, length)
-            beyond = self._grown(lengths) if self._rope.kind == "dynamic" else self._beyond
-            inverse = torch.where((lengths > self._rope.original_max_positions)[:, None], beyond, inverse)
-        angles = (positions.float()[:, None] * inverse).repeat(1, 2)
-        cos, sin, factor = angles.cos(), angles.sin(), self._rope.attention_factor
-        return Rope(cos, sin) if factor == 1.0 else Rope(cos * factor, sin * factor)
-
-    def _grown(self, lengths: Tensor) -> Tensor:
-        """Dynamic scaling: the frequencies of sequences of these lengths, int64 [T]: [T, D / 2]."""
-        rope, head_dim = self._rope, 2 * len(self._steps)
-        growth = (rope.factor * lengths / rope.original_max_positions) - (rope.factor - 1)
-        base = rope.theta * growth.clamp(min=1.0) ** (head_dim / (head_dim - 2))
-        return 1.0 / base[:, None] ** self._steps
-
-
 def inverse_frequencies(rope: RopeConfig, head_dim: int, *, beyond: bool = False) -> Tensor:
     """Radians per position of each rotated pair, float32 [D / 2].
 
     beyond: of sequences longer than `original_max_positions`, where longrope has others.
     """
-    steps = _steps(head_dim)
+    steps = rope_steps(head_dim)
     inverse = 1.0 / rope.theta**steps
     if rope.kind == "linear":
         return inverse / rope.factor
@@ -109,7 +76,7 @@ def longrope_attention_factor(factor: float, original_max_positions: int) -> flo
     return math.sqrt(1 + math.log(factor) / math.log(original_max_positions)) if factor > 1 else 1.0
 
 
-def _steps(head_dim: int) -> Tensor:
+def rope_steps(head_dim: int) -> Tensor:
     """The power of the base that each pair turns with: from 0 to 1, float32 [D / 2]."""
     return torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
 
@@ -138,5 +105,5 @@ def _yarn(rope: RopeConfig, head_dim: int) -> Tensor:
         last += 0.001  # a band of no width
     interpolated = ((torch.arange(head_dim // 2, dtype=torch.float32) - first) / (last - first)).clamp(0, 1)
     kept = 1 - interpolated
-    powers = rope.theta ** _steps(head_dim)
+    powers = rope.theta ** rope_steps(head_dim)
     return 1.0 / (rope.factor * powers) * (1 - kept) + 1.0 / powers * kept

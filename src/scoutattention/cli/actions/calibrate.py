@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ...config import RopeScaling
 from ...engine.calibrate import Fit
 from ...engine.calibrate import calibrate as fit
 from ...errors import ConfigError
@@ -15,10 +16,10 @@ from ..output import PlainTable, progress, show
 from .texts import read_texts
 
 
-def calibrate(flags: CalibrateFlags, dims: int | None) -> None:
+def calibrate(flags: CalibrateFlags, dims: int | None, rope_scaling: RopeScaling) -> None:
     """Fit, store and print. dims: of the corrections; None is full rank."""
     texts = read_texts(flags.text) or references()
-    done = _fit(load(flags.model, flags.dtype), texts, flags, dims)
+    done = _fit(load(flags.model, flags.dtype, rope_scaling=rope_scaling), texts, flags, dims)
     if not flags.as_json:
         for item in done:
             _print(*item)

@@ -1,6 +1,7 @@
 """A model directory's safetensors: tensors by name, whichever file holds them, read through memory maps."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,13 +10,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
-from ...errors import ModelFileError
+from ...errors import ModelFileError, UnsupportedModelError
+from ..file_fields import shown
 
+_NAME = re.compile(r"[\w-][\w .-]{0,250}")
+_FLOATS = ("F16", "BF16", "F32", "F64")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelFileError if the file is missing, unreadable or holds anything else."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
+        raise ModelFileError(f"{path} is not a file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -47,8 +53,13 @@ class Checkpoint(Tensors):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._files = {shard: _open(directory / shard) for shard in _shards(directory)}
-        self._home = {name: file for file in self._files.values() for name in file.keys()}  # noqa: SIM118
+        self._home: dict[str, Any] = {}
+        for shard in _shards(directory):
+            file = _open(directory / shard)
+            twice = sorted(self._home.keys() & file.keys())
+            if twice:
+                raise ModelFileError(f"{directory} has the tensor {twice[0]} in {shard} and in another file before it")
+            self._home |= dict.fromkeys(file.keys(), file)
         self.unread = set(self._home)
 
     def dtype(self, name: str) -> torch.dtype:
@@ -64,6 +75,11 @@ class Checkpoint(Tensors):
                 f"{self.directory}: tensor {name} has shape {list(stored.get_shape())}, "
                 f"where config.json implies {list(shape)}"
             )
+        if stored.get_dtype() not in _FLOATS:
+            raise UnsupportedModelError(
+                f"{self.directory}: tensor {name} holds {stored.get_dtype()}, which is not supported: use a checkpoint "
+                "that is not quantised"
+            )
         self.unread.discard(name)
         tensor: Tensor = self._home[name].get_tensor(name)
         return tensor
@@ -75,19 +91,25 @@ class Checkpoint(Tensors):
 
 
 def _shards(directory: Path) -> list[str]:
-    """File names of the weights: those the index names, or the single file."""
-    if not (directory / INDEX).exists():
-        if not (directory / SINGLE).exists():
-            raise ModelFileError(f"{directory} has neither {SINGLE} nor {INDEX}: only safetensors weights are read")
+    """File names of the weights: the single file, as in transformers, or those that the index names."""
+    if (directory / SINGLE).exists():
         return [SINGLE]
+    if not (directory / INDEX).exists():
+        raise ModelFileError(f"{directory} has neither {SINGLE} nor {INDEX}: only safetensors weights are read")
     homes = read_json(directory / INDEX).get("weight_map")
     if not isinstance(homes, dict) or not homes:
-        raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map'")
-    return sorted(set(homes.values()))
+        raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map' from tensors to files")
+    names = list(homes.values())
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ModelFileError(f"{directory / INDEX} names {shown(name)}, which is not the name of a file beside it")
+    return sorted(set(names))
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401  (safetensors does not type its files)
     try:
+        if path.exists() and not path.is_file():
+            raise ModelFileError(f"{path} is not a file")
         return safe_open(path, framework="pt")
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} has no {path.name}, which its index names") from None
