@@ -127,7 +127,7 @@ class Engine:
         """Admit what fits, or run one decode step, and return the sequences that got a token or failed.
 
         An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
-        is broken off, as by Ctrl-C, costs nobody a token: its sequences are read anew.
+        is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
         advanced = []

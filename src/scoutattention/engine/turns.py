@@ -3,13 +3,19 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
+
+import torch
 
 from ..errors import ScoutError
 from .engine import Engine, Watch
 from .runner import Progress
 from .scheduler import Ready
 from .scheduler import Sequence as Request
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -19,6 +25,9 @@ class Turns:
     everybody's requests, and tokens wait for their reader in the requests. What changes the engine between two steps
     is an errand, done by whoever has the turn: so nobody who leaves, not even by the garbage collector in the middle
     of a step, waits for a lock.
+
+    Signals break into the main thread alone, at any place. It has its turns taken by a helper thread, so that Ctrl-C
+    never tears a step or an errand apart.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -26,18 +35,25 @@ class Turns:
         self._turn = threading.Lock()  # held during a step
         self._changed = threading.Condition()  # told when a step has ended; held for a moment
         self._errands: deque[Callable[[], None]] = deque()
+        self._gone: set[Request] = set()  # whose readers have left
         self._stepping: int | None = None  # the thread whose turn it is
         self._closed = False
+        device = engine.store.device
+        begin = None if device.type == "cpu" else partial(torch.cuda.set_device, device)
+        self._handing = False  # work to the helper, at which the garbage collector may interrupt
+        self._helper = ThreadPoolExecutor(1, "scout-steps", initializer=begin)
 
     def run(self, requests: Sequence[Request], on_prompt: Progress | None = None) -> Generator[list[Ready], None, None]:
         """Run requests until all have ended; yields what is ready of each when there is news of any.
 
-        on_prompt: told (done, total) tokens of a prompt that is read in this thread's turn.
+        on_prompt: told (done, total) tokens of a prompt that is read in this user's turn.
         A generator that is closed, or fails, cancels its own requests. Raises ScoutError where the engine was closed.
         """
         known = [Ready() for _ in requests]
 
         def watch(request: Request, done: int, total: int) -> None:
+            if request in self._gone:
+                raise ScoutError("the request was cancelled")
             if on_prompt is not None and request in requests:
                 on_prompt(done, total)
 
@@ -48,9 +64,9 @@ class Turns:
                 yield known
         finally:
             running = [request for request in requests if request.finish_reason is None]
-            self._errands.extend(partial(self._engine.cancel, request) for request in running)
+            self._gone.update(running)
+            self._errands.extend(partial(self._cancel, request) for request in running)
             self._run_errands()
-            self._tell()  # who interrupts a step may not have come so far
 
     def close(self) -> None:
         """Close the engine, after the step that is under way; whoever waits for an answer gets an error."""
@@ -60,6 +76,7 @@ class Turns:
                 self._closed = True
                 self._engine.close()
         self._tell()
+        self._helper.shutdown(wait=False)
 
     def check(self) -> None:
         """Raises ScoutError where the engine was closed, or this thread is in the middle of a step of it."""
@@ -75,27 +92,47 @@ class Turns:
 
         while not news():
             self.check()
-            mine = False
-            try:
-                with self._changed:
-                    mine = self._turn.acquire(blocking=False)
-                    if not mine:
-                        self._changed.wait()
-                if mine:
-                    self._stepping = threading.get_ident()
-                    self._do_errands()
-                    if not self._closed and not news():
-                        self._engine.step(watch)
-            finally:
-                if mine:
-                    self._stepping = None
-                    self._turn.release()
-                    self._run_errands()
-                    self._tell()
+            self._safely(lambda: self._take_turn(news, watch))
+            with self._changed:
+                if not news() and self._turn.locked():
+                    self._changed.wait()
         return [request.ready for request in requests]
+
+    def _take_turn(self, news: Callable[[], bool], watch: Watch) -> None:
+        """Take a step if no other thread is at one, and nothing is new."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            self._stepping = threading.get_ident()
+            self._do_errands()
+            if not self._closed and not news():
+                self._engine.step(watch)
+        finally:
+            self._stepping = None
+            self._turn.release()
+            self._tell()
+            self._finish_errands()
+
+    def _safely(self, work: Callable[[], T]) -> T:
+        """Do something where no signal breaks in, and wait for it, which a signal may break off."""
+        if threading.current_thread() is not threading.main_thread():
+            return work()
+        self._handing = True
+        try:
+            handed = self._helper.submit(work)
+        finally:
+            self._handing = False
+        return handed.result()
 
     def _run_errands(self) -> None:
         """Do what is to be done between two steps, now, or let the thread do it that is in one."""
+        if self._errands and not self._turn.locked() and not self._handing:
+            if self._closed:
+                self._finish_errands()
+            else:
+                self._safely(self._finish_errands)
+
+    def _finish_errands(self) -> None:
         while self._errands and self._turn.acquire(blocking=False):
             try:
                 self._do_errands()
@@ -106,6 +143,10 @@ class Turns:
     def _do_errands(self) -> None:
         while self._errands:
             self._errands.popleft()()
+
+    def _cancel(self, request: Request) -> None:
+        self._engine.cancel(request)
+        self._gone.discard(request)
 
     def _tell(self) -> None:
         with self._changed:

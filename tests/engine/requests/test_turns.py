@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 
 import pytest
@@ -145,6 +146,25 @@ def test_a_decode_step_that_is_broken_off_costs_nobody_a_token(tiny_models, monk
                 pass
     assert [whole([first, *stream]) for first, stream in zip(firsts, streams, strict=True)] == expected
     assert_free(llm)
+
+
+def test_ctrl_c_does_not_tear_a_step_apart(llm, expected, monkeypatch):
+    """It breaks into the main thread, in the middle of a step that serves two streams."""
+    stream, other = (llm.stream(PROMPTS[number], params(number)) for number in (4, 5))
+    first = next(stream)
+    decode, calls = llm.engine.runner.decode, []
+
+    def signalled(*args, **options):
+        calls.append(None)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return decode(*args, **options)
+
+    monkeypatch.setattr(llm.engine.runner, "decode", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in other:
+            pass
+    assert same(llm, [whole([first, *stream])], expected[4:5])
 
 
 def test_a_cancelled_sequence_is_not_waited_for_in_the_middle_of_a_step(tiny_models):

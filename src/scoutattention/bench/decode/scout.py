@@ -41,11 +41,13 @@ class OurDecoding(Decoding):
     def read(self) -> None:
         for sequence in self._sequences:
             self._llm.engine.add(sequence)
-        self._llm.engine.step()
+        self.step()
 
     @override
     def step(self) -> None:
-        self._llm.engine.step()
+        for sequence in self._llm.engine.step():
+            if sequence.ready.error is not None:
+                raise sequence.ready.error
 
     @override
     def answers(self) -> list[list[int]]:
@@ -56,7 +58,7 @@ class OurDecoding(Decoding):
         if self._stages is None:
             self._stages = watch_engine(self._llm.engine)
         before = len(self._stages.spans)
-        self._llm.engine.step()
+        self.step()
         return self._stages.spans[before:]
 
 

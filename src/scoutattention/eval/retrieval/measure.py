@@ -157,12 +157,14 @@ def measure(pair: Pair, grid: Grid, progress: Callable[[int, int], None] | None 
 
 
 def answer(engine: Engine, tokenizer: Tokenizer, ids: list[int], puzzle: Puzzle) -> str:
-    """The engine's greedy answer to a prompt, without the lead that the prompt ends with."""
+    """The engine's greedy answer to a prompt, without the lead that the prompt ends with. Raises what failed."""
     params = SamplingParams(max_tokens=puzzle.max_tokens)
     request = Request(0, ids, params, min(engine.plan.max_len, len(ids) + params.max_tokens), tokenizer)
     engine.add(request)
     while engine.busy:
         engine.step()
+    if request.ready.error is not None:
+        raise request.ready.error
     return request.text
 
 
