@@ -76,7 +76,7 @@ def build_cache(
     shape: ModelShape, config: ScoutConfig, plan: MemoryPlan, ops: Ops, *, kv_dtype: KVDTypeName, ranks: Ranks = ALONE
 ) -> Cache:
     """The pools and tables of a memory plan, for `plan.rows` sequences.   shape: of this rank's part of the model."""
-    size, blocks = plan.block_size, min(plan.blocks(plan.max_len), plan.pages)  # a model's limit is just a number
+    size, blocks = plan.block_size, plan.widest
     pool = make_pages(shape, size, plan.pages, kv_dtype, ops.device if plan.slots is None else CPU)
     if ops.device.type == "cuda" and plan.slots is not None:
         pool.pin()

@@ -14,10 +14,6 @@ TABLE_BYTES = 16
 """Of a block and KV head: its slot, the interest in it, and its page."""
 
 
-MOST_BY_DEFAULT = 1 << 20
-"""Positions that a model's own limit may count beyond those there is memory for: tables are made for all of them."""
-
-
 @dataclass(frozen=True)
 class MemoryPlan:
     """Sizes of the pools, in blocks over all layers and KV heads.
@@ -35,6 +31,11 @@ class MemoryPlan:
     slots: int | None
     most_slots: int
     least_slots: int
+
+    @property
+    def widest(self) -> int:
+        """Blocks of the longest sequence that the pool holds."""
+        return min(self.blocks(self.max_len), self.pages)
 
     @property
     def resident(self) -> bool:
@@ -86,12 +87,10 @@ def plan_memory(
         bases = _basis_bytes(shape, scout) * engine_config.max_num_seqs
         host_bytes = max(0, free_device - bases) * 9 // 10  # for pages; the rest is for a step's own tensors
         page_bytes += digest_bytes
-    room = host_bytes // page_bytes
-    if room == 0:
+    pages = min(wanted, host_bytes // page_bytes)
+    if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
-    if engine_config.max_model_len is None:
-        max_len = min(max_len, max(room * scout.block_size, MOST_BY_DEFAULT))
-    pages = min(wanted, room)
+    blocks = min(blocks, pages)  # a model's own limit is just a number
     beside = pages * digest_bytes
     slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
     copies = engine_config.max_num_seqs * engine_config.tensor_parallel_size  # corrections are whole on every rank

@@ -1,7 +1,6 @@
 """One bad sequence of a batch ends with an error of its own; the others have the answers that each has alone."""
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,23 +16,19 @@ SCOUT = ScoutConfig(budget=40, block_size=8)
 MEMORIES = {"one": {}, "slots": {"device_memory": "slots"}, "packed": {"device_memory": "slots", "kv_dtype": "int8"}}
 
 
-@pytest.fixture(scope="module")
-def path(tiny_models, tmp_path_factory) -> Path:
-    """A model with a poisoned embedding, and a head that never answers with it."""
-    folder = tmp_path_factory.mktemp("poisoned")
-    for file in tiny_models["llama"].iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"][POISON] = torch.nan
-    weights["lm_head.weight"][POISON] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+def poisoned(llm: LLM) -> LLM:
+    """The same, whose embedding is poisoned, as its memory might be; its head never answers with that token."""
+    weights = llm.engine.runner.decoder.weights
+    with torch.inference_mode():
+        weights.embedding[POISON] = torch.nan
+        weights.head[POISON] = 0
+    return llm
 
 
 @pytest.fixture(scope="module", params=MEMORIES)
-def llm(request, path):
-    with LLM(str(path), scout=SCOUT, max_num_seqs=4, **MEMORIES[request.param]) as made:
-        yield made
+def llm(request, tiny_models):
+    with LLM(str(tiny_models["llama"]), scout=SCOUT, max_num_seqs=4, **MEMORIES[request.param]) as made:
+        yield poisoned(made)
 
 
 def prompts(seed: int) -> list[list[int]]:
@@ -152,17 +147,16 @@ def test_a_step_that_fails_ends_who_was_in_it_and_no_other(llm, monkeypatch):
     assert outs[4].token_ids == expected
 
 
-def test_known_tokens_whose_logits_are_not_finite(path):
-    with LLM(str(path), scout=SCOUT) as llm, pytest.raises(ModelError, match="not finite in float32"):
-        list(teacher_forced(llm.engine, [1, 2, POISON, 3, 4], 2))
+def test_known_tokens_whose_logits_are_not_finite(tiny_models):
+    with LLM(str(tiny_models["llama"]), scout=SCOUT) as llm, pytest.raises(ModelError, match="not finite in float32"):
+        list(teacher_forced(poisoned(llm).engine, [1, 2, POISON, 3, 4], 2))
 
 
 def test_float16_that_overflows_names_the_dtypes_that_do_not(tiny_models, tmp_path):
     for file in tiny_models["qwen2"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"][5] *= 3e5
-    weights["model.layers.1.mlp.up_proj.weight"] *= 100
+    weights["model.layers.1.self_attn.v_proj.weight"] *= 1e5
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     for temperature in (0.0, 0.7):
         few = SamplingParams(max_tokens=4, ignore_eos=True, temperature=temperature)
