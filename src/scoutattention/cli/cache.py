@@ -50,11 +50,11 @@ def clear_cache(call: Call[ClearFlags]) -> None:
     if bool(names) == call.flags.everything:
         raise ConfigError("give the names of what to clear, or --all, and not both: `scout cache list` shows the names")
     folder = default_cache_dir()
-    kept = {entry.name: entry for entry in entries(folder)}
-    unknown = [name for name in names if name not in kept]
+    kept = entries(folder)
+    unknown = [name for name in names if all(entry.name != name for entry in kept)]
     if unknown:
         raise ConfigError(f"{folder} has no {unknown[0]!r}: `scout cache list` shows what it has")
-    chosen = list(kept.values()) if call.flags.everything else [kept[name] for name in dict.fromkeys(names)]
+    chosen = [entry for entry in kept if call.flags.everything or entry.name in names]
     for entry in chosen:
         remove(entry)
     if call.flags.as_json:

@@ -62,9 +62,10 @@ class SamplingParams(RequestChecks):
     )
     top_k: int = setting(
         0,
-        "Sample from so many of the most likely tokens; 0 or -1 from all.",
+        "Number of most likely tokens to sample from; 0 or -1 is all.",
         change="Set it to 20 to 50 where a model's makers say so.",
         least=-1,
+        most=2**31 - 1,
         advanced=True,
     )
     min_p: float = setting(
@@ -85,7 +86,7 @@ class SamplingParams(RequestChecks):
     )
     presence_penalty: float = setting(
         0.0,
-        "Is taken from the logits of tokens that are in the answer.",
+        "Subtracted from the logits of tokens that are in the answer.",
         change="Raise it to 0.5 for new subjects.",
         least=-2,
         most=2,
@@ -93,7 +94,7 @@ class SamplingParams(RequestChecks):
     )
     frequency_penalty: float = setting(
         0.0,
-        "Is taken from the logits of tokens as many times as they are in the answer.",
+        "Subtracted from a token's logit once for each time that the token is in the answer.",
         change="Raise it to 0.5 if the model repeats words.",
         least=-2,
         most=2,
@@ -120,7 +121,7 @@ class SamplingParams(RequestChecks):
     )
     logprobs: int | None = setting(
         None,
-        "So many of the likeliest tokens are given for each token of the answer, with their log-probabilities and "
+        "Number of likeliest tokens that are given for each token of the answer, with their log-probabilities and "
         "that of the token itself, before penalties and temperature.",
         change="Set it to see how sure the model is.",
         none="none are given",

@@ -132,7 +132,7 @@ class LLM:
         prompts: texts, token ids, or conversations, which are lists of {"role", "content"} messages.
         params: for all prompts, or a list with one for each. With n above 1, a prompt has so many answers in a row.
         chat: wrap each text prompt as a user message of the model's chat template; None does so where there is one.
-        on_prompt: told (done, total) tokens of each prompt as it is read.
+        on_prompt: told (done, total) tokens of each prompt that is read in this call's own steps.
         Raises PromptError, ConfigError and CapacityError before anything runs. What fails later ends one answer, whose
         `error` says so; it is raised where no answer is left.
         """

@@ -1,5 +1,6 @@
 """Several users of one engine: each takes a turn at its steps, and every step serves all of them."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -21,13 +22,14 @@ T = TypeVar("T")
 class Turns:
     """Runs requests for any number of threads, and for generators that are read in turn.
 
-    Who waits for news of a request takes the next step of the engine, unless another thread is at it; the step serves
-    everybody's requests, and tokens wait for their reader in the requests. What changes the engine between two steps
-    is an errand, done by whoever has the turn: so nobody who leaves, not even by the garbage collector in the middle
-    of a step, waits for a lock.
+    A thread that waits for its request takes the next step of the engine, unless another thread is in one. A step
+    serves everybody's requests. Tokens stay in the requests until they are read.
 
-    Signals break into the main thread alone, at any place. It has its turns taken by a helper thread, so that Ctrl-C
-    never tears a step or an errand apart.
+    What changes the engine between two steps is an errand: a request that comes, or one that is given up. The thread
+    in a step does the errands that are left meanwhile. So a generator never waits for a step when it is closed, which
+    the garbage collector may do at any place of any thread.
+
+    Signals break into the main thread alone. A helper thread takes its steps, so that Ctrl-C never breaks off a step.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -38,9 +40,9 @@ class Turns:
         self._gone: set[Request] = set()  # whose readers have left
         self._stepping: int | None = None  # the thread whose turn it is
         self._closed = False
+        self._process = os.getpid()
         device = engine.store.device
         begin = None if device.type == "cpu" else partial(torch.cuda.set_device, device)
-        self._handing = False  # work to the helper, at which the garbage collector may interrupt
         self._helper = ThreadPoolExecutor(1, "scout-steps", initializer=begin)
 
     def run(self, requests: Sequence[Request], on_prompt: Progress | None = None) -> Generator[list[Ready], None, None]:
@@ -52,13 +54,13 @@ class Turns:
         known = [Ready() for _ in requests]
 
         def watch(request: Request, done: int, total: int) -> None:
-            if request in self._gone:
+            if request in self._gone and self._engine.ranks.size == 1:  # ranks end a prompt together
                 raise ScoutError("the request was cancelled")
             if on_prompt is not None and request in requests:
                 on_prompt(done, total)
 
         try:
-            self._errands.extend(partial(self._engine.add, request) for request in requests)
+            self._errands.extend(partial(self._add, request) for request in requests)
             while any(ready.finish_reason is None for ready in known):
                 known = self._wait(requests, known, watch)
                 yield known
@@ -66,12 +68,16 @@ class Turns:
             running = [request for request in requests if request.finish_reason is None]
             self._gone.update(running)
             self._errands.extend(partial(self._cancel, request) for request in running)
-            self._run_errands()
+            if os.getpid() == self._process:
+                self._finish_errands()
 
     def close(self) -> None:
         """Close the engine, after the step that is under way; whoever waits for an answer gets an error."""
+        if os.getpid() != self._process:
+            return  # the engine is the other process's
         self._refuse_inside()
         with self._turn:
+            self._do_errands()
             if not self._closed:
                 self._closed = True
                 self._engine.close()
@@ -117,22 +123,10 @@ class Turns:
         """Do something where no signal breaks in, and wait for it, which a signal may break off."""
         if threading.current_thread() is not threading.main_thread():
             return work()
-        self._handing = True
-        try:
-            handed = self._helper.submit(work)
-        finally:
-            self._handing = False
-        return handed.result()
-
-    def _run_errands(self) -> None:
-        """Do what is to be done between two steps, now, or let the thread do it that is in one."""
-        if self._errands and not self._turn.locked() and not self._handing:
-            if self._closed:
-                self._finish_errands()
-            else:
-                self._safely(self._finish_errands)
+        return self._helper.submit(work).result()
 
     def _finish_errands(self) -> None:
+        """Do what is left to do between two steps, or leave it to the thread that is in one. Waits for no thread."""
         while self._errands and self._turn.acquire(blocking=False):
             try:
                 self._do_errands()
@@ -143,6 +137,12 @@ class Turns:
     def _do_errands(self) -> None:
         while self._errands:
             self._errands.popleft()()
+
+    def _add(self, request: Request) -> None:
+        try:
+            self._engine.add(request)
+        except ScoutError as error:  # it is this request's, whoever has the turn
+            request.fail(error)
 
     def _cancel(self, request: Request) -> None:
         self._engine.cancel(request)

@@ -27,8 +27,10 @@ _HUB_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
-"""What is read of a model. Patterns of the hub match names in subfolders too, but none of these."""
+"""What is read of a model. A `*` of the hub's patterns matches folders too."""
 
 
 def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:

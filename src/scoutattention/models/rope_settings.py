@@ -14,6 +14,10 @@ from .rope import RopeConfig, RopeKind, inverse_frequencies, longrope_attention_
 
 _THETA, _SHARE, _ORIGINAL = "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"
 _FACTOR_MOST = 1e6
+_KEYS = {"rope_type", "type", "factor", _THETA, _SHARE, _ORIGINAL, "attention_factor", "mscale", "mscale_all_dim"} | {
+    *("beta_fast", "beta_slow", "truncate", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor")
+}
+"""What any kind reads."""
 
 
 def read_rope(
@@ -74,6 +78,9 @@ def _overriding(stored: Mapping[str, Any], override: Mapping[str, Any]) -> Entri
     if "rope_type" not in given and "type" not in given:
         raise ConfigError('rope_scaling does not say its \'rope_type\': give one, as in {"rope_type": "yarn", ...}')
     kept = {key: stored[key] for key in (_THETA, _SHARE, _ORIGINAL)}
+    unknown = sorted(given.raw.keys() - _KEYS)
+    if unknown:
+        raise ConfigError(f"rope_scaling has no {unknown[0]!r}: it may have {', '.join(sorted(_KEYS))}")
     return Entries({"rope_type": given.raw.get("type"), **kept, **given.raw}, given.source, ConfigError)
 
 

@@ -202,3 +202,27 @@ def test_a_forked_child_is_refused(tiny_models, monkeypatch):
         for ask in (llm.generate, llm.stream):
             with pytest.raises(ScoutError, match=r"made in process \d+, and this one was forked from it: make a new"):
                 ask(PROMPT)
+
+
+def test_a_stream_that_the_garbage_collector_drops_waits_for_nobody(llm, expected):
+    """Wherever the collector runs: here in the middle of asking whether there is news."""
+    dropped, kept = llm.stream(PROMPTS[3], params(3)), llm.stream(PROMPTS[4], params(4))
+    first = [next(dropped), next(kept)][1]
+    held, turns = [dropped], llm._turns
+    del dropped
+    with turns._changed:
+        held.clear()
+    assert same(llm, [whole([first, *kept])], expected[4:5])
+
+
+def test_a_forked_child_drops_a_stream_and_closes_without_waiting(llm):
+    stream = llm.stream(PROMPTS[3], params(3))
+    next(stream)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        stream.close()
+        llm.close()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    stream.close()

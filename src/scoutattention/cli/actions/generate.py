@@ -29,6 +29,7 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
     texts: list[str] = []
     token_ids: list[int] = []
+    reason = None
     with llm, _traced(llm, flags.trace):
         for chunk in chunks(llm, prompt, settings.params, chat=flags.chat):
             texts.append(chunk.text)
