@@ -134,6 +134,7 @@ def test_each_prompt_may_have_its_own_params(llm):
         ({"stop": ["a", 3]}, "stop has 3, which is of type int"),
         ({"stop": ""}, "stop has an empty text"),
         ({"n": 2}, "n=2 answers of temperature 0 would be the same"),
+        ({"n": 10**9, "temperature": 1.0}, "n=1000000000 is above the largest value 10000"),
         ({"min_p": 1.5}, r"min_p=1\.5 is above the largest value 1"),
     ],
 )
