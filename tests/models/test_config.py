@@ -98,6 +98,13 @@ def test_what_the_family_does_not_look_at_changes_nothing(architecture, entries)
     assert read(architectures=[architecture], **entries) == read(architectures=[architecture])
 
 
+@pytest.mark.parametrize("name", ["LLaMAForCausalLM", "LlamaModel"])
+def test_beside_a_model_type_any_class_of_the_family_will_do(name):
+    assert read(architectures=[name], model_type="llama") == read()
+    with pytest.raises(UnsupportedModelError, match=name):
+        read(architectures=[name])
+
+
 def test_a_window_that_covers_every_position_is_no_window():
     assert read(architectures=["MistralForCausalLM"], sliding_window=4096).architecture == "MistralForCausalLM"
 

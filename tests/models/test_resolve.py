@@ -22,6 +22,15 @@ def test_a_directory_is_taken_as_it_is(tmp_path, monkeypatch):
     assert resolve("~/model") == tmp_path / "model"
 
 
+def test_a_directory_of_gguf_files_names_one(tmp_path):
+    (tmp_path / "b.gguf").touch()
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(ModelNotFoundError, match=r"directory of GGUF files: give the file itself, such as .*a\.gguf$"):
+        resolve(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    assert resolve(str(tmp_path)) == tmp_path
+
+
 @pytest.mark.parametrize("name", ["./absent", "/absent/model", "~/absent", "a/b/c", "absent", "models/absent.gguf", ""])
 def test_what_is_nowhere_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 
@@ -130,6 +130,7 @@ def _wanted(hint: object) -> str:
     kinds = (hint, *get_args(hint))
     names = [name for kind, name in _NAMES.items() if kind in kinds]
     words = [f"one of {', '.join(_words(hint))}"] if _words(hint) else []
+    words += ["a mapping"] if any(get_origin(kind) is Mapping for kind in kinds) else []
     return " or ".join([*names, *words, *(["None"] if type(None) in kinds else [])]) or "another"
 
 

@@ -129,7 +129,11 @@ class SamplingParams(RequestChecks):
         advanced=True,
     )
     n: int = setting(
-        1, "Answers to each prompt.", change="Raise it to choose among answers; set a temperature.", least=1
+        1,
+        "Answers to each prompt.",
+        change="Raise it to choose among answers; set a temperature.",
+        least=1,
+        most=10_000,
     )
 
     @property

@@ -3,13 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Number
+from typing import Any
 
 from ..config import SamplingParams
 from ..errors import ConfigError, PromptError
 from ..models.text import Tokenizer
 
-Conversation = Sequence[Mapping[str, str]]
-"""Messages: {"role": "system", "user" or "assistant", "content": a text}, the oldest first."""
+Conversation = Sequence[Mapping[str, Any]]
+"""Messages, the oldest first: {"role": "system", "user" or "assistant", "content": a text, or a list of its parts}.
+
+A part is {"type": "text", "text": a text}.
+"""
 Prompt = str | Sequence[int] | Conversation
 """A text, token ids, or a conversation."""
 
@@ -68,15 +72,16 @@ class PromptReader:
         return self.tokenizer.encode(text)
 
     def _converse(self, items: list[object], name: str) -> list[int]:
-        messages: list[dict[str, str]] = []
+        messages: list[dict[str, Any]] = []
         for number, item in enumerate(items, start=1):
             what = f"message {number} of {name}"
             if not isinstance(item, Mapping):
                 raise PromptError(f"{what} is of type {type(item).__name__}: give {{'role': ..., 'content': ...}}")
             for key in ("role", "content"):
-                if not isinstance(item.get(key), str):
+                if isinstance(item.get(key), str):
+                    _check_text(item[key], what)
+                elif key == "role" or not isinstance(item.get(key), list):  # the template checks lists
                     raise PromptError(f"{what} has {key}={item.get(key)!r}, which is no text: give one")
-                _check_text(item[key], what)
             messages.append(dict(item))
         if not self.tokenizer.has_chat_template:
             raise PromptError(f"{name} is a conversation, and {self.model} has no chat template: give it a plain text")

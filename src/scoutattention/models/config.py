@@ -135,11 +135,14 @@ def token_ids(value: object, source: str = "config.json") -> frozenset[int]:
 
 
 def _family(config: Entries) -> Family:
-    """By `model_type`, as in transformers; by `architectures` in a file without it. Both must agree."""
+    """By `model_type`, as in transformers; by `architectures` in a file without it.
+
+    Both must agree; beside a `model_type` any class of the family will do, such as LlamaModel.
+    """
     names, kind = config.optional_words("architectures") or [], config.optional_word("model_type")
     named = names[0] if names else None
     for name, family in FAMILIES.items():
-        if (named or kind) and kind in (None, name) and named in (None, family.architecture):
+        if (named or kind) and kind in (None, name) and _belongs(named, family, kind):
             return family
     given = ", ".join(
         f"{key}={shown(value)}" for key, value in (("architecture", named), ("model_type", kind)) if value
@@ -147,6 +150,12 @@ def _family(config: Entries) -> Family:
     raise UnsupportedModelError(
         f"{config.source} gives {given or 'neither architectures nor model_type'}, which is not supported: supported "
         f"are {', '.join(f'{family.architecture} ({name})' for name, family in FAMILIES.items())}"
+    )
+
+
+def _belongs(named: str | None, family: Family, kind: str | None) -> bool:
+    return named in (None, family.architecture) or (
+        named is not None and kind is not None and named.lower().startswith(kind)
     )
 
 

@@ -23,7 +23,7 @@ from .text import Tokenizer
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _CHECKED_AT_ONCE = 1 << 20  # numbers that are copied and then looked at
-_RECOMPUTED = ".rotary_emb.inv_freq"  # stored by old checkpoints; follows from config.json
+_RECOMPUTED = ".rotary_emb."  # stored by old checkpoints; follows from config.json
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _qk_norm(reader: _Reader, config: ModelConfig, prefix: str) -> Tensor:
 
 def _refuse_leftovers(checkpoint: Tensors, config: ModelConfig) -> None:
     """A tensor nobody asked for means a model that is not quite what its config.json says."""
-    leftover = sorted(name for name in checkpoint.unread if not name.endswith(_RECOMPUTED))
+    leftover = sorted(name for name in checkpoint.unread if _RECOMPUTED not in name)
     if leftover:
         raise UnsupportedModelError(
             f"{checkpoint.directory} has {len(leftover)} tensors that {config.architecture} does not use, "

@@ -42,6 +42,8 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     """
     path = _path(name)
     if name and path.is_dir():
+        if not (path / "config.json").exists() and (files := sorted(filter(_is_gguf, path.iterdir()))):
+            raise ModelNotFoundError(f"{name} is a directory of GGUF files: give the file itself, such as {files[0]}")
         return path
     if path.is_file():
         if not _is_gguf(path):

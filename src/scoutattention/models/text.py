@@ -179,7 +179,10 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except FileNotFoundError:
-        raise ModelFileError(f"{path.parent} has no {path.name}") from None
+        raise ModelFileError(
+            f"{path.parent} has no {path.name}, and other forms of tokenizers are not read: AutoTokenizer and its "
+            "save_pretrained of transformers write one"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable tokenizer: {error}") from error
     ids = backend.get_vocab(with_added_tokens=False).values()

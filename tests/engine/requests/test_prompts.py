@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoutattention import LLM, ConfigError, PromptError, SamplingParams, ScoutConfig
+from scoutattention import LLM, ConfigError, EngineConfig, PromptError, SamplingParams, ScoutConfig
 
 from ..test_generate import PROMPT
 
@@ -54,6 +54,7 @@ def llm(tiny_models, tmp_path_factory):
         ("a\ud800b", "at character 1, which is no text"),
         ({"role": "user", "content": "hi"}, "is a single mapping: give messages as a list"),
         ([{"role": "user"}], "message 1 of the prompt has content=None, which is no text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "a part of type 'image' in its content: only 'text'"),
         ([{"role": "user", "content": "a"}, "b"], "the prompts mix messages and prompts"),
     ],
 )
@@ -93,6 +94,9 @@ def test_a_conversation_is_rendered_by_the_template(llm):
     talk = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
     expected = llm.generate("system: be kind\nuser: hi\n>", FEW)[0]
     assert llm.generate(talk, FEW)[0].token_ids == expected.token_ids
+    parts = [talk[0], {"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    assert llm.tokenizer.chat(parts) == "system: be kind\nuser: [{'type': 'text', 'text': 'hi'}]\n>"
+    assert llm.generate(parts, FEW)[0].prompt_tokens == len(llm.tokenizer.chat(parts))
     both = llm.generate([talk, talk[1:]], FEW)
     assert [out.prompt_tokens for out in both] == [expected.prompt_tokens, len("user: hi\n>")]
     assert "".join(chunk.text for chunk in llm.stream(talk, FEW)) == expected.text
@@ -134,12 +138,18 @@ def test_each_prompt_may_have_its_own_params(llm):
         ({"stop": ["a", 3]}, "stop has 3, which is of type int"),
         ({"stop": ""}, "stop has an empty text"),
         ({"n": 2}, "n=2 answers of temperature 0 would be the same"),
+        ({"n": 10**9, "temperature": 1.0}, "n=1000000000 is above the largest value 10000"),
         ({"min_p": 1.5}, r"min_p=1\.5 is above the largest value 1"),
     ],
 )
 def test_odd_values_of_sampling_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**values)
+
+
+def test_rotary_settings_as_text_are_refused():
+    with pytest.raises(ConfigError, match="is of type str: give a mapping or None"):
+        EngineConfig(rope_scaling="{}")
 
 
 def test_a_stop_text_is_one_stop_string():

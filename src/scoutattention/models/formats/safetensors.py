@@ -13,7 +13,8 @@ from typing_extensions import override
 from ...errors import ModelFileError, UnsupportedModelError
 from ..file_fields import shown
 
-_NAME = re.compile(r"[\w-][\w .-]{0,250}")
+_NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
+_OUTER = ("model.", "lm_head.")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -49,17 +50,21 @@ class Tensors(Protocol):
 
 
 class Checkpoint(Tensors):
-    """The tensors of one directory, and which of them have not been asked for yet."""
+    """The tensors of one directory, and which of them have not been asked for yet.
+
+    A model that was saved without its head has names without "model." in front: they get it, as in transformers.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._home: dict[str, Any] = {}
+        self._home: dict[str, tuple[Any, str]] = {}
         for shard in _shards(directory):
             file = _open(directory / shard)
-            twice = sorted(self._home.keys() & file.keys())
-            if twice:
-                raise ModelFileError(f"{directory} has the tensor {twice[0]} in {shard} and in another file before it")
-            self._home |= dict.fromkeys(file.keys(), file)
+            for stored in file.keys():  # noqa: SIM118  (a file is no mapping)
+                name = stored if stored.startswith(_OUTER) else f"model.{stored}"
+                if name in self._home:
+                    raise ModelFileError(f"{directory} has the tensor {name} twice, the second time in {shard}")
+                self._home[name] = (file, stored)
         self.unread = set(self._home)
 
     def dtype(self, name: str) -> torch.dtype:
@@ -81,13 +86,15 @@ class Checkpoint(Tensors):
                 "that is not quantised"
             )
         self.unread.discard(name)
-        tensor: Tensor = self._home[name].get_tensor(name)
+        file, stored_name = self._home[name]
+        tensor: Tensor = file.get_tensor(stored_name)
         return tensor
 
     def _stored(self, name: str) -> Any:  # noqa: ANN401  (safetensors does not type its slices)
         if name not in self._home:
             raise ModelFileError(f"{self.directory} has no tensor {name}, which config.json implies")
-        return self._home[name].get_slice(name)
+        file, stored_name = self._home[name]
+        return file.get_slice(stored_name)
 
 
 def _shards(directory: Path) -> list[str]:
@@ -95,14 +102,17 @@ def _shards(directory: Path) -> list[str]:
     if (directory / SINGLE).exists():
         return [SINGLE]
     if not (directory / INDEX).exists():
-        raise ModelFileError(f"{directory} has neither {SINGLE} nor {INDEX}: only safetensors weights are read")
+        raise ModelFileError(
+            f"{directory} has neither {SINGLE} nor {INDEX}: only safetensors weights are read, which "
+            "save_pretrained of transformers writes"
+        )
     homes = read_json(directory / INDEX).get("weight_map")
     if not isinstance(homes, dict) or not homes:
         raise ModelFileError(f"{directory / INDEX} does not give a 'weight_map' from tensors to files")
     names = list(homes.values())
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ModelFileError(f"{directory / INDEX} names {shown(name)}, which is not the name of a file beside it")
+            raise ModelFileError(f"{directory / INDEX} names {shown(name)}, which is not the name of a file there")
     return sorted(set(names))
 
 
