@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from scoutattention import LLM, SamplingParams
-from scoutattention.cache.memory_plan import MOST_BY_DEFAULT
 from scoutattention.errors import CacheFolderError, CapacityError, ModelFileError, UnsupportedModelError
 from scoutattention.models.formats import gguf as module
 from scoutattention.models.formats import gguf_file
@@ -297,7 +296,7 @@ def test_the_length_of_a_context_takes_no_memory(tmp_path):
     file = write(tmp_path / "tiny.gguf", families.make("llama", max_position_embeddings=2**31))
     llm = LLM(str(file), cache_dir=tmp_path / "cache", host_memory="4MiB", max_num_seqs=2)
     store, plan = llm.engine.store, llm.engine.plan
-    assert plan.max_len == MOST_BY_DEFAULT
+    assert plan.max_len == 2**31
     assert store.pages.table.shape == (2, plan.pages)
     longest = plan.pages * plan.block_size // 2
     params = SamplingParams(max_tokens=3, ignore_eos=True)
