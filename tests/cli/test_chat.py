@@ -92,8 +92,11 @@ def test_a_conversation_is_saved_and_goes_on(talk, tmp_path):
 
 def test_a_conversation_that_ends_with_a_turn_is_answered(talk, tmp_path):
     file = tmp_path / "talk.json"
-    file.write_text(json.dumps({"messages": [user("one")]}))
-    assert talk(args=("--messages", str(file)))[1] == "Hi there\n"
+    parts = {"role": "user", "content": [{"type": "text", "text": "one"}], "name": "Ada"}
+    for message in (user("one"), parts):
+        file.write_text(json.dumps({"messages": [message]}))
+        assert talk(args=("--messages", str(file)))[1] == "Hi there\n"
+        assert FakeLLM.made.messages == [message]
 
 
 def test_help_and_numbers(talk):
@@ -183,7 +186,7 @@ def test_generate_takes_a_system_prompt(capsys):
         ("[]", (), "is no list of messages"),
         ('[{"role": "user"}]', (), 'message 1 has no text as its "content"'),
         ('[{"role": "user", "content": "a"}, "b"]', (), 'message 2 has no text as its "role"'),
-        ('[{"role": "user", "content": [1]}]', (), 'message 1 has no text as its "content"'),
+        ('[{"role": "user", "content": 1}]', (), 'message 1 has no text as its "content"'),
         ('[{"role": "system", "content": "a"}]', ("--system", "b"), "both give a system prompt"),
         ('[{"role": "user", "content": "a"}]', ("--prompt", "b"), "it excludes --prompt"),
         ('[{"role": "user", "content": "a"}]', ("--no-chat",), "they exclude --no-chat"),

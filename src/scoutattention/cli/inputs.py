@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..config.fields import format_bytes
 from ..errors import ConfigError, PromptError
 
-Message = dict[str, str]
+Message = dict[str, Any]
 """A message of a conversation: its "role" and its "content"."""
 STDIN = Path("-")
 MOST_BYTES = 64 << 20
@@ -144,10 +144,10 @@ def read_messages(file: Path) -> list[Message]:
     if not isinstance(messages, list) or not messages:
         raise PromptError(f'{name} is no list of messages as in [{{"role": "user", "content": "Hello"}}]')
     for number, message in enumerate(messages, start=1):
-        for key in ("role", "content"):
-            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+        for key, kinds in (("role", str), ("content", str | list)):  # the model's template sees to the rest
+            if not isinstance(message, dict) or not isinstance(message.get(key), kinds):
                 raise PromptError(f'{name}: message {number} has no text as its "{key}"')
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return messages
 
 
 def with_system(system: str | None, messages: list[Message]) -> list[Message]:
