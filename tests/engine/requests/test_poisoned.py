@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scoutattention import LLM, KernelError, ModelError, SamplingParams, ScoutConfig, ScoutError
+from scoutattention import LLM, CapacityError, KernelError, ModelError, SamplingParams, ScoutConfig, ScoutError
 from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.text import TextStream
 
@@ -17,22 +17,18 @@ SCOUT = ScoutConfig(budget=40, block_size=8)
 MEMORIES = {"one": {}, "slots": {"device_memory": "slots"}, "packed": {"device_memory": "slots", "kv_dtype": "int8"}}
 
 
-@pytest.fixture(scope="module")
-def path(tiny_models, tmp_path_factory) -> Path:
+def poisoned(folder: Path, **options) -> LLM:
     """A model with a poisoned embedding, and a head that never answers with it."""
-    folder = tmp_path_factory.mktemp("poisoned")
-    for file in tiny_models["llama"].iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"][POISON] = torch.nan
-    weights["lm_head.weight"][POISON] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    llm = LLM(str(folder), scout=SCOUT, **options)
+    weights = llm.engine.runner.decoder.weights
+    weights.embedding[POISON] = torch.nan
+    weights.head[POISON] = 0
+    return llm
 
 
 @pytest.fixture(scope="module", params=MEMORIES)
-def llm(request, path):
-    with LLM(str(path), scout=SCOUT, max_num_seqs=4, **MEMORIES[request.param]) as made:
+def llm(request, tiny_models):
+    with poisoned(tiny_models["llama"], max_num_seqs=4, **MEMORIES[request.param]) as made:
         yield made
 
 
@@ -116,6 +112,19 @@ def test_a_kernel_that_fails_while_a_prompt_is_read(llm, monkeypatch):
     check(llm, 5, poison, "the kernel has failed", KernelError)
 
 
+def test_memory_that_the_system_refuses_ends_who_asked_for_it(tiny_models, monkeypatch):
+    def short(*args):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with LLM(str(tiny_models["llama"]), scout=SCOUT) as llm:
+        prefill = llm.engine.runner.prefill
+        monkeypatch.setattr(llm.engine.runner, "prefill", short)
+        with pytest.raises(CapacityError, match="refused memory for reading a prompt of 2 tokens"):
+            llm.generate([1, 2], params(0))
+        monkeypatch.setattr(llm.engine.runner, "prefill", prefill)
+        assert llm.generate([1, 2], params(0))[0].finish_reason == "length"
+
+
 def test_text_that_cannot_be_made(llm, monkeypatch):
     step = TextStream.step
 
@@ -152,8 +161,8 @@ def test_a_step_that_fails_ends_who_was_in_it_and_no_other(llm, monkeypatch):
     assert outs[4].token_ids == expected
 
 
-def test_known_tokens_whose_logits_are_not_finite(path):
-    with LLM(str(path), scout=SCOUT) as llm, pytest.raises(ModelError, match="not finite in float32"):
+def test_known_tokens_whose_logits_are_not_finite(tiny_models):
+    with poisoned(tiny_models["llama"]) as llm, pytest.raises(ModelError, match="not finite in float32"):
         list(teacher_forced(llm.engine, [1, 2, POISON, 3, 4], 2))
 
 
@@ -161,8 +170,8 @@ def test_float16_that_overflows_names_the_dtypes_that_do_not(tiny_models, tmp_pa
     for file in tiny_models["qwen2"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"][5] *= 3e5
-    weights["model.layers.1.mlp.up_proj.weight"] *= 100
+    weights["model.layers.1.mlp.down_proj.weight"][5] *= 1e5
+    weights["model.layers.1.mlp.up_proj.weight"] *= 300
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     for temperature in (0.0, 0.7):
         few = SamplingParams(max_tokens=4, ignore_eos=True, temperature=temperature)
