@@ -9,7 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from scoutattention.errors import ModelFileError, UnsupportedModelError
+from scoutattention.errors import CapacityError, ModelFileError, UnsupportedModelError
+from scoutattention.models.formats import safetensors
 from scoutattention.models.loader import load
 
 from ..tiny import save
@@ -266,6 +267,16 @@ def test_a_pipe_is_not_waited_for(folder, file):
     (folder / file).unlink()
     os.mkfifo(folder / file)
     with pytest.raises(ModelFileError, match=f"{file} is not a"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("error", [MemoryError("os error 12"), RuntimeError("unable to mmap: Cannot allocate memory")])
+def test_weights_that_memory_does_not_hold_are_named_with_their_size(folder, monkeypatch, error):
+    def short(*args, **options):
+        raise error
+
+    monkeypatch.setattr(safetensors, "safe_open", short)
+    with pytest.raises(CapacityError, match=rf"refused memory for the [\d.]+ .iB of .*{WEIGHTS} .*ulimit -v"):
         load(str(folder))
 
 

@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 
+from scoutattention.errors import CapacityError
 from scoutattention.runtime.memory import Arena, empty
 
 
@@ -43,3 +44,8 @@ def test_small_tensors_of_an_arena_lie_in_one_piece():
     first, second, third = (arena.take((256,), torch.float32) for _ in range(3))
     assert second.data_ptr() == first.data_ptr() + 1024
     assert third.data_ptr() == second.data_ptr() + 1024
+
+
+def test_memory_that_the_system_refuses_is_named_with_its_size():
+    with pytest.raises(CapacityError, match=r"the system refused memory for 1024\.0 TiB"):
+        empty((1 << 50,), torch.uint8)

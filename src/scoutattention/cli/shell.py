@@ -13,21 +13,12 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from ..errors import CapacityError, ScoutError
+from ..hardware.memory_error import memory_error
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that ask a process to end. The system's own answer to the first two would leave temporary folders behind."""
 AGAIN_S = 0.2
 """Seconds after which a signal that nobody has seen is raised again."""
-NO_MEMORY = (
-    "allocate memory",  # PyTorch's allocator, mmap, and the dynamic linker
-    "bad_alloc",  # C++
-    "not enough memory",
-    "failed to map segment",  # the dynamic linker
-    "start new thread",  # Python has no room for a thread's stack
-    "Resource temporarily unavailable",  # C++ has none
-)
-"""Parts of messages of errors whose type does not say that memory is short."""
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -157,17 +148,10 @@ def named_faults() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        telling = [line for line in lines if any(text in line for text in NO_MEMORY)]
-        reason = (telling or lines)[0].strip()
-        no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        if no_memory or telling:
-            raise CapacityError(
-                f"the system refused memory ({reason}): free some, raise the limit of this shell (ulimit -v), or lower "
-                "--max-model-len, --host-memory or the size of the model"
-            ) from error
+        if short := memory_error(error):
+            raise short from error
         if not isinstance(error, OSError):
             raise
         if error.filename is None and error.errno in NO_ROOM:
             raise CapacityError(f"the output cannot be written: {error.strerror}") from error
-        raise CapacityError(f"the system refused {reason}: --debug shows where") from error
+        raise CapacityError(f"the system refused {error}: --debug shows where") from error

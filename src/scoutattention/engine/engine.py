@@ -16,6 +16,7 @@ from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError, ConfigError, KernelError, ModelError, ScoutError
 from ..hardware.host import available_memory, usable_cores
+from ..hardware.memory_error import named_memory
 from ..models.calibration import find
 from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
@@ -239,12 +240,13 @@ class Engine:
 
 @contextmanager
 def _named_faults(doing: str) -> Iterator[None]:
-    """Turn what the device fails of into one sentence.   doing: what it failed in.
+    """Turn what the machine fails of into one sentence.   doing: what it failed in.
 
-    Raises CapacityError where its memory was too small, KernelError where it or its driver gave up.
+    Raises CapacityError where memory was too small, KernelError where the device or its driver gave up.
     """
     try:
-        yield
+        with named_memory(doing):
+            yield
     except torch.OutOfMemoryError as error:
         raise CapacityError(
             f"the device's memory was too small for {doing}: lower device_memory, max_num_seqs or max_model_len"

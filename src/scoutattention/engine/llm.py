@@ -22,6 +22,7 @@ from ..config import (
     parse_size,
 )
 from ..errors import ConfigError, ScoutError
+from ..hardware.memory_error import named_memory
 from ..models.loader import load
 from .device import find_device
 from .engine import Engine
@@ -100,12 +101,13 @@ class LLM:
         self.scout = scout or ScoutConfig()
         self.engine_config = _engine_config(engine_config)
         self.engine: Engine
-        if self.engine_config.tensor_parallel_size > 1:
-            loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
-        else:
-            device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
-            loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
-            self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
+        with named_memory():
+            if self.engine_config.tensor_parallel_size > 1:
+                loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
+            else:
+                device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
+                loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
+                self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
         self._reader = PromptReader(loaded.tokenizer, vocab, longest, model)

@@ -7,6 +7,9 @@ import mmap
 import torch
 from torch import Tensor
 
+from ..config.fields import format_bytes
+from ..hardware.memory_error import named_memory
+
 CPU = torch.device("cpu")
 CACHE_LINE = 64
 PIECE = 64 << 20
@@ -17,12 +20,14 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
     """`torch.empty`, on the CPU in large pages where the system has them on request.
 
     Scattered blocks are then read up to a quarter faster, because the processor knows where more of them lie. The
-    system commits the memory as it is first written, a large page at a time.
+    system commits the memory as it is first written, a large page at a time. Raises CapacityError where it refuses.
     """
     count = math.prod(shape)
     if device.type != "cpu" or not (count and hasattr(mmap, "MADV_HUGEPAGE")):
         return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    size = count * dtype.itemsize
+    with named_memory(format_bytes(size)):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel that was built without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype, count=count).reshape(shape)

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from ..errors import ConfigError, KernelError
 from ..hardware.host import usable_cores
+from ..hardware.memory_error import named_memory
 from ..types import BlockList, Partial
 from .packed import Blocks, Packed
 
 try:
-    from .. import _native
+    with named_memory("the native extension"):
+        from .. import _native
 except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
 

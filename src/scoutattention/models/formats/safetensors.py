@@ -10,7 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
+from ...config.fields import format_bytes
 from ...errors import ModelFileError, UnsupportedModelError
+from ...hardware.memory_error import named_memory
 from ..file_fields import shown
 
 _NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
@@ -120,7 +122,8 @@ def _open(path: Path) -> Any:  # noqa: ANN401  (safetensors does not type its fi
     try:
         if path.exists() and not path.is_file():
             raise ModelFileError(f"{path} is not a file")
-        return safe_open(path, framework="pt")
+        with named_memory(f"the {format_bytes(path.stat().st_size)} of {path}"):
+            return safe_open(path, framework="pt")
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} has no {path.name}, which its index names") from None
     except (SafetensorError, OSError) as error:
