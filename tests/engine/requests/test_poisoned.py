@@ -171,12 +171,13 @@ def test_float16_that_overflows_names_the_dtypes_that_do_not(tiny_models, tmp_pa
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][5] *= 1e5
-    weights["model.layers.1.mlp.up_proj.weight"] *= 300
+    for name in ("gate", "up"):
+        weights[f"model.layers.1.mlp.{name}_proj.weight"] *= 300
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     for temperature in (0.0, 0.7):
         few = SamplingParams(max_tokens=4, ignore_eos=True, temperature=temperature)
         message = r"not finite in float16: set dtype .* to float32 or bfloat16"
         with LLM(str(tmp_path), dtype="float16") as llm, pytest.raises(ModelError, match=message):
-            llm.generate([[1, 2, 3, 4]], few)
+            llm.generate([[1, 2, 3, 4] * 20], few)
         with LLM(str(tmp_path), dtype="bfloat16") as llm:
-            assert len(llm.generate([[1, 2, 3, 4]], few)[0].token_ids) == 4
+            assert len(llm.generate([[1, 2, 3, 4] * 20], few)[0].token_ids) == 4
