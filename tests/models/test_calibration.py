@@ -1,5 +1,6 @@
 """A stored calibration is found by the model it was made of, and refused by every other."""
 
+import os
 import re
 from pathlib import Path
 
@@ -93,6 +94,12 @@ def test_an_interruption_leaves_nothing_behind(stored_here, decoder, corrections
     with pytest.raises(KeyboardInterrupt):
         store(default_path(decoder, 1), decoder, 1, corrections)
     assert not list(stored_here.iterdir())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, decoder):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CalibrationError, match="pipe is not a file"):
+        find(decoder, 1, str(tmp_path / "pipe"))
 
 
 def test_a_path_must_exist_and_a_folder_be_writable(tmp_path, decoder, corrections):

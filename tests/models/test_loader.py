@@ -262,10 +262,14 @@ def test_a_tensor_in_two_files_is_refused(folder):
         load(str(folder))
 
 
-@pytest.mark.parametrize("file", ["generation_config.json", "config.json", WEIGHTS])
-def test_a_pipe_is_not_waited_for(folder, file):
-    (folder / file).unlink()
-    os.mkfifo(folder / file)
+OF_TEXT = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "chat_template.jinja")
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json", WEIGHTS, *OF_TEXT])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_is_not_waited_for(folder, file, make):
+    (folder / file).unlink(missing_ok=True)
+    make(folder / file)
     with pytest.raises(ModelFileError, match=f"{file} is not a"):
         load(str(folder))
 

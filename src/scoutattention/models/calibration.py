@@ -67,6 +67,8 @@ def find(decoder: Decoder, lookahead: int, wanted: str | None) -> Calibration | 
 
 
 def _read(path: Path, decoder: Decoder, lookahead: int) -> Correction:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CalibrationError(f"the calibration {path} is not a file: {OFF}")
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFileError, ScoutError, UnsupportedModelError
@@ -107,6 +108,12 @@ class Entries:
         if default is None:
             raise self._error(f"{self.source} does not give {key!r}")
         return default
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raises ModelFileError for what is there and is no file: a pipe would be waited for, and a device has no end."""
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"{path} is not a file")
 
 
 def shown(value: object) -> str:

@@ -9,6 +9,7 @@ import tokenizers
 
 from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
 from .decode_rule import DecodeRule
+from .file_fields import refuse_pipe
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
 from .templates.chat import ChatTemplate
 
@@ -176,6 +177,7 @@ class Tokenizer:
 
 def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """The tokenizer, without truncation and padding, and the token it would have padded with."""
+    refuse_pipe(path)
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ...config.fields import format_bytes
 from ...errors import ModelFileError, UnsupportedModelError
 from ...hardware.memory_error import named_memory
-from ..file_fields import shown
+from ..file_fields import refuse_pipe, shown
 
 _NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
 _OUTER = ("model.", "lm_head.")
@@ -23,8 +23,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelFileError if the file is missing, unreadable or holds anything else."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
-        raise ModelFileError(f"{path} is not a file")
+    refuse_pipe(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,8 +119,7 @@ def _shards(directory: Path) -> list[str]:
 
 def _open(path: Path) -> Any:  # noqa: ANN401  (safetensors does not type its files)
     try:
-        if path.exists() and not path.is_file():
-            raise ModelFileError(f"{path} is not a file")
+        refuse_pipe(path)
         with named_memory(f"the {format_bytes(path.stat().st_size)} of {path}"):
             return safe_open(path, framework="pt")
     except FileNotFoundError:

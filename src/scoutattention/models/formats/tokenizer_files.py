@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelFileError
+from ..file_fields import refuse_pipe
 from .safetensors import read_json
 
 CONFIG = "tokenizer_config.json"
@@ -207,6 +208,7 @@ def _default(source: object, where: str) -> str | None:
 
 
 def _text(path: Path) -> str:
+    refuse_pipe(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
