@@ -16,7 +16,7 @@ from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
 from ..errors import CapacityError, ConfigError, KernelError, ModelError, ScoutError
 from ..hardware.host import available_memory, usable_cores
-from ..hardware.memory_error import named_memory
+from ..hardware.memory_error import memory_error
 from ..models.calibration import find
 from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
@@ -245,8 +245,7 @@ def _named_faults(doing: str) -> Iterator[None]:
     Raises CapacityError where memory was too small, KernelError where the device or its driver gave up.
     """
     try:
-        with named_memory(doing):
-            yield
+        yield
     except torch.OutOfMemoryError as error:
         raise CapacityError(
             f"the device's memory was too small for {doing}: lower device_memory, max_num_seqs or max_model_len"
@@ -254,3 +253,7 @@ def _named_faults(doing: str) -> Iterator[None]:
     except torch.AcceleratorError as error:
         reason = str(error).partition("\n")[0]
         raise KernelError(f"the device failed {doing}: {reason}: see `scout doctor`, and start anew") from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if short := memory_error(error, doing):
+            raise short from error
+        raise
