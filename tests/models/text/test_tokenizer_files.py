@@ -101,7 +101,7 @@ def test_the_pad_token_of_tokenizer_json_is_known_to_templates(tmp_path):
         ("tokenizer_config", [], "holds a JSON list"),
         ("special_tokens_map", {"bos_token": []}, "special_tokens_map.json gives bos_token"),
         ("added_tokens", {"<x>": -1}, "the token id -1"),
-        ("added_tokens", {"<x>": True}, "the token id True"),
+        ("added_tokens", {"<x>": True}, "the token id true"),
         ("config", {"eos_token_id": "2"}, "config.json gives eos_token_id the token id '2'"),
         ("config", {"eos_token_id": 2.5}, "config.json gives eos_token_id the token id 2.5"),
         ("config", {"eos_token_id": {"a": 1}}, "eos_token_id"),
