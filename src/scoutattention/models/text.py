@@ -195,7 +195,10 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
-    """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does."""
+    """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does.
+
+    A token with a name, such as eos_token, is special whatever tokenizer.json says.
+    """
     present = backend.get_added_tokens_decoder().values()
     same = {repr(token) for token in present}
     tokens = []
@@ -213,6 +216,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
         if entry.content not in known:
             tokens.append(_added(entry))
             known.add(entry.content)
+    tokens += [token for token in present if token.content in names and not token.special]
     for token in tokens:
         token.special = token.special or token.content in names
     backend.add_tokens(tokens)
