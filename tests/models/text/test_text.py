@@ -112,10 +112,15 @@ def test_a_template_has_no_way_out_of_its_sandbox(tmp_path):
         text.Tokenizer.from_directory(tmp_path).chat(CHAT)
 
 
-def test_a_template_that_does_not_compile_is_named(tmp_path):
+def test_a_template_that_does_not_compile_is_named_where_it_is_needed(tmp_path):
     write(tmp_path, "{% for %}")
-    with pytest.raises(ModelFileError, match="does not compile"):
-        text.Tokenizer.from_directory(tmp_path)
+    broken = text.Tokenizer.from_directory(tmp_path)
+    assert broken.has_chat_template
+    assert broken.decode(broken.encode("hi")) == "hi"
+    with pytest.raises(
+        PromptError, match=r"tokenizer_config\.json does not compile: .*: give a plain prompt \(--no-chat\)"
+    ):
+        broken.chat(CHAT)
 
 
 def test_without_a_template_there_is_no_chat(tokenizer):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
@@ -54,12 +54,15 @@ class ChatTemplate:
     """A compiled chat template with the names of the model's special tokens."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
-        """`special_tokens` are variables of the template, such as bos_token; ModelFileError if it does not compile.
+        """`special_tokens` are variables of the template, such as bos_token.
 
-        where: the file that errors name.
+        where: the file that errors name.   A template that does not compile says so when it is rendered: the model
+        itself runs without it.   Raises ModelFileError where the source is too long.
         """
         if len(source) > _LONGEST:
             raise ModelFileError(f"the chat template in {where} has {len(source)} characters, over {_LONGEST}")
+        self._template: Template | None = None
+        self._fault = ""
         environment = LimitedEnvironment([_Generation, loopcontrols])
         environment.filters["tojson"] = limited("tojson", _to_json)
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
@@ -67,7 +70,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except _ANYTHING as error:
-            raise ModelFileError(f"the chat template in {where} does not compile: {_said(error)}") from error
+            self._fault = f"the chat template in {where} does not compile: {_said(error)}"
         finally:
             current.reset(token)
         self._special_tokens = dict(special_tokens)
@@ -78,6 +81,8 @@ class ChatTemplate:
         messages, name: see `read_conversation`.   Raises PromptError, also where the template refuses the messages.
         """
         conversation = read_conversation(messages, name)
+        if self._template is None:
+            raise PromptError(f"{self._fault}: give a plain prompt (--no-chat)")
         budget = Budget(0)
         token = current.set(Budget(budget.weigh(conversation)))
         try:
