@@ -156,7 +156,7 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in stop if text in self._special)
         return frozenset(token_id for token_id in ids if token_id is not None)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], name: str = "the prompt") -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.
 
         It holds its special tokens as text: encode it with `add_special_tokens=False`.

@@ -75,7 +75,7 @@ class ChatTemplate:
             current.reset(token)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], name: str = "the prompt") -> str:
         """The prompt for the model's next answer.
 
         messages, name: see `read_conversation`.   Raises PromptError, also where the template refuses the messages.
