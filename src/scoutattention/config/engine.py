@@ -62,6 +62,13 @@ class EngineConfig(Checked):
         change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
         advanced=True,
     )
+    prefix_caching: bool = setting(
+        True,
+        "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
+        change="Turn it off to read each prompt anew. Kept prompts make room for running ones. Beside the pages they "
+        "take an eighth of the pages' memory, or what the running sequences' digests and scouts need.",
+        advanced=True,
+    )
     device: DeviceName = setting(
         "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' where there is a GPU."
     )

@@ -22,6 +22,7 @@ from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
+from .prefixes import Prefixes
 from .runner import Runner
 from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
@@ -59,7 +60,8 @@ class Engine:
     ) -> None:
         """`observer` looks on as the layers of decode steps attend; it changes nothing.
 
-        like: an idle engine of the same sizes, open for as long as this one, whose plan and cache this one uses.
+        like: an idle engine of the same sizes, open for as long as this one, whose plan and cache this one uses. It
+            forgets the prompts that it has kept, and this one keeps none.
         """
         self.ranks = decoder.ranks
         if self.ranks.size != engine_config.tensor_parallel_size:
@@ -70,7 +72,9 @@ class Engine:
         cores = max(1, usable_cores() // self.ranks.size)
         torch.set_num_threads(engine_config.torch_threads or cores)
         device = find_device(engine_config.device, self.ranks.index, self.ranks.size)
-        self.plan: MemoryPlan = like.plan if like else make_plan(decoder, scout, engine_config, device)
+        self.plan: MemoryPlan = (
+            replace(like.plan, lineages=0) if like else make_plan(decoder, scout, engine_config, device)
+        )
         spare = 0 if device.type == "cpu" else SPARE_CORES
         self.workers = Workers(engine_config.workers or max(1, cores - spare))
         ops = make_ops(engine_config, device, self.workers)
@@ -91,7 +95,9 @@ class Engine:
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
-        self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
+        self.store.pages.forget()
+        self._prefixes = Prefixes(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
+        self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self.stats = Stats(device=device.type)
 
     @property
@@ -158,6 +164,8 @@ class Engine:
                 self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
             new = not sequence.output_ids
             self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
+            if sequence.ready.error is None:  # else its keys may not be finite
+                self._prefixes.keep(row, sequence, len(read))
             self.stats = replace(
                 self.stats,
                 prompt_tokens=self.stats.prompt_tokens + len(read),
@@ -165,6 +173,7 @@ class Engine:
                 prefill_s=self.stats.prefill_s + time.perf_counter() - started,
                 first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
                 requests=self.stats.requests + new,
+                cached_tokens=self.stats.cached_tokens + sequence.cached_tokens,
             )
             self._measure_cache()
 

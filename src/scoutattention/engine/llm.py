@@ -59,6 +59,7 @@ class Output:
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
     logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
+    cached_tokens: of the prompt, that were kept of earlier prompts, and not read again.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Output:
     ttft_s: float
     logprobs: list[dict[int, float]] | None = None
     error: ScoutError | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,4 +228,5 @@ def _output(request: Request) -> Output:
         request.ttft_s,
         None if request.params.logprobs is None else request.logprobs,
         request.ready.error,
+        request.cached_tokens,
     )

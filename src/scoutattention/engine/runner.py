@@ -56,20 +56,22 @@ class Runner:
     ) -> Tensor:
         """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab].
 
+        What the row's closed blocks hold of the prompt already is not run again.
         record: an empty one, to be filled for `replay`.
         """
         decoder, layers = self.decoder, self.decoder.shape.num_layers
-        rope = decoder.rope(torch.arange(len(token_ids), device=decoder.device), len(token_ids))
+        known, length = self._prompt_attention.known(row), len(token_ids)
+        rope = decoder.rope(torch.arange(known, length, device=decoder.device), length)
         attend_prompt = self._prompt_attention.begin(row, rope, record)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
             out = attend_prompt(layer, q, k, v, x)
             if progress is not None:
-                progress(len(token_ids) * (layer + 1) // layers, len(token_ids))
+                progress(known + (length - known) * (layer + 1) // layers, length)
             return out
 
-        hidden = decoder.forward(torch.tensor(token_ids, device=decoder.device), rope, attend)
-        self._prompt_attention.finish(row, len(token_ids))
+        hidden = decoder.forward(torch.tensor(token_ids[known:], device=decoder.device), rope, attend)
+        self._prompt_attention.finish(row, length)
         return decoder.logits(hidden[-1:])[0]
 
     @torch.inference_mode()

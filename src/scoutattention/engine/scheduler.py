@@ -2,10 +2,12 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..cache.memory_plan import MemoryPlan
+from ..cache.prefix import NOTHING, Prefix
 from ..cache.store import KVStore
 from ..config import SamplingParams
 from ..errors import ScoutError
@@ -28,6 +30,7 @@ class Sequence:
 
     limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
+    prefix: what was kept of the prompt when the sequence was admitted, until the rest is read.   cached_tokens: its.
     ready: what another thread may read; it is set last, and at once.
     """
 
@@ -41,6 +44,8 @@ class Sequence:
     ready: Ready = field(default_factory=Ready)
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
+    cached_tokens: int = 0
+    prefix: Prefix = NOTHING
 
     def __post_init__(self) -> None:
         self._said = _Text(self.tokenizer, self.params)
@@ -133,9 +138,11 @@ class _Text:
 class Scheduler:
     """The waiting and the running sequences; `running[i]` is the sequence in row i of the store."""
 
-    def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int) -> None:
+    def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int, find: Callable[[Sequence], Prefix]) -> None:
+        """`find`: says what is kept of a sequence's beginning."""
         self._store = store
         self._plan = plan
+        self._find = find
         self._max_num_seqs = max_num_seqs
         self._most = plan.max_running(1)
         self.waiting: deque[Sequence] = deque()
@@ -152,10 +159,14 @@ class Scheduler:
         if not self.running:  # the device's slots are shared anew
             self._most = self._plan.max_running(min(self._max_num_seqs, len(self.waiting)))
         sequence = self.waiting[0]
-        blocks = self._plan.blocks(sequence.limit)
-        if len(self.running) == self._most or blocks > self._store.pages.pool.available:
+        if len(self.running) == self._most:
             return None
-        self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit))
+        prefix = self._find(sequence)
+        blocks = self._plan.blocks(sequence.limit)
+        if blocks - len(prefix.pages) > self._store.pages.available(prefix.pages):
+            return None
+        self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit), prefix)
+        sequence.prefix, sequence.cached_tokens = prefix, len(prefix.pages) * self._plan.block_size
         self.running.append(self.waiting.popleft())
         return sequence
 
@@ -168,6 +179,7 @@ class Scheduler:
     def drop(self, row: int) -> None:
         """Release one row."""
         last = len(self.running) - 1
+        self.running[row].prefix = NOTHING
         self._store.release(row)
         if row != last:
             self._store.move(last, row)

@@ -48,7 +48,7 @@ def same(llm: LLM, found: list, expected: list) -> bool:
 def assert_free(llm: LLM) -> None:
     store = llm.engine.store
     assert not llm.engine.busy
-    assert store.pages.pool.available == store.pages.pool.capacity
+    assert store.pages.available() == store.pages.pool.capacity
     if store.slots is not None:
         assert store.slots.pool.available == store.slots.pool.capacity
 

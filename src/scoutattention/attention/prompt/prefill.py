@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,15 +56,22 @@ class PromptAttention:
         self._trial = trial
         self._trusted = trusted
 
+    def known(self, row: int) -> int:
+        """Tokens of a row's prompt that need not be read."""
+        return self._store.closed[row] * self._store.block_size
+
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
-        record: gets what was placed, layer by layer.
+        Where the row has closed blocks, the prompt goes on behind them: their reading has decided what is decided once.
+        record: gets what was placed, layer by layer, of a prompt that is read whole.
         """
         tried = sample_positions(rope.cos.shape[0])
         tried_rope = Rope(rope.cos[tried], rope.sin[tried])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+            if self._store.closed[row]:
+                return self._go_on(row, layer, q, k, v)
             prompt = PromptLayer(q[-VOTERS:].clone(), k, v, TrialSample(x[tried], q[tried], tried_rope))
             self.place(row, layer, prompt)
             if record is not None:
@@ -73,14 +80,20 @@ class PromptAttention:
 
         return attend
 
+    def _go_on(self, row: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One layer of a prompt behind blocks that are kept."""
+        all_k, all_v = (torch.cat(parts) for parts in zip(self._store.read_prefix(layer, row), (k, v), strict=True))
+        self._store.write_prompt(layer, row, k, v)
+        self._choose_residents(row, layer, q[-VOTERS:].clone(), all_k)
+        return causal(q, all_k, all_v, self._scale)
+
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
         """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts."""
         self._digests.fit(layer, row, prompt.sample.q, prompt.k)
         self._store.write_prompt(layer, row, prompt.k, prompt.v)
+        self._choose_residents(row, layer, prompt.voters, prompt.k)
         if self._store.resident:
             return
-        with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
-            self._fill_slots(row, layer, prompt.voters, prompt.k)
         cosine = self._trial.cosine(row, layer, prompt.sample)
         if math.isnan(cosine):
             logger.warning(
@@ -88,6 +101,12 @@ class PromptAttention:
             )
         if self._config.ablation.true_query_layers is None:
             self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
+
+    def _choose_residents(self, row: int, layer: int, voters: Tensor, k: Tensor) -> None:
+        """Where blocks may be absent, fill the slots, behind the pages that are read for it."""
+        if not self._store.resident:
+            with self._store.side.after(voters, k):
+                self._fill_slots(row, layer, voters, k)
 
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done."""
@@ -110,7 +129,7 @@ class PromptAttention:
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D].
+    """Causal attention.   q: [N, H, G, D], the last N of T positions.   k, v: [T, H, D].   Returns [N, H, G, D].
 
     A group's query heads read the same keys and values, and not copies of them. What knows of groups on a GPU are its
     kernels for 16 bits; asked for them in float32, PyTorch would make all T x T scores.
@@ -122,15 +141,23 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def causal_by_group(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal` as one sequence of H * G query heads and H KV heads."""
     queries, keys, values = (t.transpose(0, 1)[None] for t in (q.flatten(1, 2), k, v))
-    out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+    out = scaled_dot_product_attention(queries, keys, values, **_mask(q, k), scale=scale, enable_gqa=True)
     return out[0].transpose(0, 1).contiguous().view(q.shape)
 
 
 def causal_by_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal` as H sequences of G heads, whose keys and values are in one place."""
     keys, values = (t.transpose(0, 1)[:, None].expand(-1, q.shape[2], -1, -1) for t in (k, v))
-    out = scaled_dot_product_attention(q.permute(1, 2, 0, 3), keys, values, is_causal=True, scale=scale)
+    out = scaled_dot_product_attention(q.permute(1, 2, 0, 3), keys, values, **_mask(q, k), scale=scale)
     return out.permute(2, 0, 1, 3).contiguous()
+
+
+def _mask(q: Tensor, k: Tensor) -> dict[str, Any]:
+    """What tells PyTorch which keys come after a query."""
+    new, every = q.shape[0], k.shape[0]
+    if new == every:
+        return {"is_causal": True}
+    return {"attn_mask": torch.ones(new, every, dtype=torch.bool, device=q.device).tril(every - new)}
 
 
 def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
