@@ -1,6 +1,6 @@
 """Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
+
+PIECE = {"cpu": 256, "cuda": 2048}
+"""Tokens of a prompt that a layer reads at once: between two pieces, others decode."""
 
 Record = list[PromptLayer]
 """A prompt that was read, layer by layer."""
@@ -50,7 +53,6 @@ class Runner:
         self._prompt_attention = prompt_attention
         self.attention = attention
 
-    @torch.inference_mode()
     def prefill(
         self, row: int, token_ids: list[int], progress: Progress | None = None, record: Record | None = None
     ) -> Tensor:
@@ -59,20 +61,32 @@ class Runner:
         What the row's closed blocks hold of the prompt already is not run again.
         record: an empty one, to be filled for `replay`.
         """
-        decoder, layers = self.decoder, self.decoder.shape.num_layers
-        known, length = self._prompt_attention.known(row), len(token_ids)
-        rope = decoder.rope(torch.arange(known, length, device=decoder.device), length)
-        attend_prompt = self._prompt_attention.begin(row, rope, record)
+        reading = self.read(row, token_ids, record)
+        try:
+            while True:
+                done = next(reading)
+                if progress is not None:
+                    progress(done, len(token_ids))
+        except StopIteration as end:
+            logits: Tensor = end.value
+            return logits
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            out = attend_prompt(layer, q, k, v, x)
-            if progress is not None:
-                progress(known + (length - known) * (layer + 1) // layers, length)
-            return out
-
-        hidden = decoder.forward(torch.tensor(token_ids[known:], device=decoder.device), rope, attend)
-        self._prompt_attention.finish(row, length)
-        return decoder.logits(hidden[-1:])[0]
+    @torch.inference_mode()
+    def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Generator[int, None, Tensor]:
+        """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
+        decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
+        known = self._prompt_attention.known(row)
+        rope = decoder.rope(torch.arange(known, count, device=device), count)
+        attend = self._prompt_attention.begin(row, rope, record)
+        tokens = torch.tensor(token_ids[known:], device=device)
+        reading = decoder.read(tokens, rope, attend, PIECE[device.type])
+        try:
+            while True:
+                yield known + next(reading)
+        except StopIteration as end:
+            hidden: Tensor = end.value
+        self._prompt_attention.finish(row, count)
+        return decoder.logits(hidden)[0]
 
     @torch.inference_mode()
     def first(self, row: int, logits: Tensor, one: Draw) -> int:
