@@ -43,10 +43,15 @@ class Lineage:
 
 
 class Prefix(NamedTuple):
-    """The beginning of a prompt that is kept already: a lineage, and the pages of the prompt's first blocks."""
+    """The beginning of a prompt that is kept: its lineage, and the pages of its blocks, which have so many tokens."""
 
     lineage: Lineage | None = None
     pages: tuple[int, ...] = ()
+    tokens: int = 0
+
+    def length(self) -> "Prefix":
+        """How long it was, without what else is of use only until the rest of the prompt is read."""
+        return Prefix(tokens=self.tokens)
 
 
 NOTHING = Prefix()

@@ -65,8 +65,8 @@ class EngineConfig(Checked):
     prefix_caching: bool = setting(
         True,
         "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
-        change="Turn it off to read each prompt anew. Kept prompts make room for running ones. Beside the pages they "
-        "take an eighth of the pages' memory, or what the running sequences' digests and scouts need.",
+        change="Turn it off to read every prompt whole. Kept prompts make room for running ones. Beside their pages, "
+        "they take at most an eighth of host_memory, or as much as max_num_seqs sequences have of their own.",
         advanced=True,
     )
     device: DeviceName = setting(

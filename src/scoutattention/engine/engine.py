@@ -22,7 +22,7 @@ from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
-from .prefixes import Prefixes
+from .prefix_cache import PrefixCache
 from .runner import Runner
 from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
@@ -96,7 +96,7 @@ class Engine:
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
         self.store.pages.forget()
-        self._prefixes = Prefixes(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
+        self._prefixes = PrefixCache(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self.stats = Stats(device=device.type)
 
@@ -173,7 +173,7 @@ class Engine:
                 prefill_s=self.stats.prefill_s + time.perf_counter() - started,
                 first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
                 requests=self.stats.requests + new,
-                cached_tokens=self.stats.cached_tokens + sequence.cached_tokens,
+                cached_tokens=self.stats.cached_tokens + sequence.prefix.tokens,
             )
             self._measure_cache()
 

@@ -228,5 +228,5 @@ def _output(request: Request) -> Output:
         request.ttft_s,
         None if request.params.logprobs is None else request.logprobs,
         request.ready.error,
-        request.cached_tokens,
+        request.prefix.tokens,
     )

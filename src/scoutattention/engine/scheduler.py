@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
 from ..cache.memory_plan import MemoryPlan
@@ -30,7 +30,7 @@ class Sequence:
 
     limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
-    prefix: what was kept of the prompt when the sequence was admitted, until the rest is read.   cached_tokens: its.
+    prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
     """
 
@@ -38,17 +38,16 @@ class Sequence:
     prompt_ids: list[int]
     params: SamplingParams
     limit: int
-    tokenizer: Tokenizer
+    tokenizer: InitVar[Tokenizer]
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
     ready: Ready = field(default_factory=Ready)
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
-    cached_tokens: int = 0
     prefix: Prefix = NOTHING
 
-    def __post_init__(self) -> None:
-        self._said = _Text(self.tokenizer, self.params)
+    def __post_init__(self, tokenizer: Tokenizer) -> None:
+        self._said = _Text(tokenizer, self.params)
         self._chances = Chances(self.params)
 
     @property
@@ -166,7 +165,7 @@ class Scheduler:
         if blocks - len(prefix.pages) > self._store.pages.available(prefix.pages):
             return None
         self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit), prefix)
-        sequence.prefix, sequence.cached_tokens = prefix, len(prefix.pages) * self._plan.block_size
+        sequence.prefix = prefix
         self.running.append(self.waiting.popleft())
         return sequence
 
@@ -179,7 +178,7 @@ class Scheduler:
     def drop(self, row: int) -> None:
         """Release one row."""
         last = len(self.running) - 1
-        self.running[row].prefix = NOTHING
+        self.running[row].prefix = self.running[row].prefix.length()
         self._store.release(row)
         if row != last:
             self._store.move(last, row)

@@ -227,7 +227,7 @@ def test_two_ranks_find_the_same(tiny_models, tmp_path):
         while engine.busy:
             engine.step()
         engine.close()
-        return [(request.cached_tokens, request.output_ids) for request in requests]
+        return [(request.prefix.tokens, request.output_ids) for request in requests]
 
     with LLM(path, scout=scout, **options) as llm:
         expected = found(llm.engine, llm.tokenizer)

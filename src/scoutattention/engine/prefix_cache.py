@@ -9,7 +9,7 @@ from ..cache.store import KVStore
 from .scheduler import Sequence
 
 
-class Prefixes:
+class PrefixCache:
     """Names the blocks of prompts, keeps those that were read, and says what is kept of those that come."""
 
     def __init__(
@@ -33,12 +33,13 @@ class Prefixes:
         names, blocks = self._names(sequence, sequence.num_tokens), self._plan.blocks(sequence.limit)
         within_budget = self._budget_blocks is None or blocks <= self._budget_blocks
         may_be_found = names[: (sequence.num_tokens - 1) // self._plan.block_size]
-        return self._store.pages.prefixes.find(may_be_found, 0 if within_budget else (len(names) + 1) // 2)
+        found = self._store.pages.prefixes.find(may_be_found, 0 if within_budget else (len(names) + 1) // 2)
+        return found._replace(tokens=len(found.pages) * self._plan.block_size)
 
     def keep(self, row: int, sequence: Sequence, count: int) -> None:
         """Keep a sequence's first `count` tokens, which were just read into a row, for those that begin alike."""
         names, lineage = self._names(sequence, count), sequence.prefix.lineage
-        sequence.prefix = NOTHING
+        sequence.prefix = sequence.prefix.length()
         if lineage is None:
             if not self._plan.lineages or len(names) < self._plan.least_kept:
                 return
