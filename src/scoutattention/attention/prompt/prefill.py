@@ -192,7 +192,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *, groups: bool) -> T
     elif k.is_cuda:  # a name of the mask, by which the kernel skips what is not seen
         mask = causal_lower_right(n, T)
     else:
-        mask = torch.ones(n, T, dtype=torch.bool).tril(T - n)
+        mask = torch.ones(n, T, dtype=torch.bool, device=k.device).tril(T - n)
     return scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=groups)
 
 
