@@ -110,6 +110,14 @@ class KVStore:
         """What the reading of a row's prompt has decided beside its blocks, in host memory: [L, ...] each."""
         return [state[:, row].to("cpu", copy=True) for state in self._of_prompts]
 
+    def shrink(self, row: int, quota: int) -> None:
+        """Take slots from the sequence of a row until it has `quota`; nothing is lost, since pages hold every block."""
+        assert self.slots is not None
+        assert self.transfers is not None
+        if quota < self.slots.quota[row]:
+            self.transfers.settle()
+            self.slots.shrink(row, quota)
+
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
         self.side.join()  # what a step or a prompt that was broken off left

@@ -16,8 +16,11 @@ from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
 
-PIECE = {"cpu": 256, "cuda": 2048}
+PIECE, PIECE_ON_CPU = 2048, 256
 """Tokens of a prompt that a layer reads at once: between two pieces, others decode."""
+
+Reading = Generator[int, None, Tensor]
+"""A prompt that is read in pieces; see `Runner.read`."""
 
 Record = list[PromptLayer]
 """A prompt that was read, layer by layer."""
@@ -72,14 +75,14 @@ class Runner:
             return logits
 
     @torch.inference_mode()
-    def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Generator[int, None, Tensor]:
+    def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Reading:
         """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
         decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
         known = self._prompt_attention.known(row)
         rope = decoder.rope(torch.arange(known, count, device=device), count)
         attend = self._prompt_attention.begin(row, rope, record)
-        tokens = torch.tensor(token_ids[known:], device=device)
-        reading = decoder.read(tokens, rope, attend, PIECE[device.type])
+        tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
+        reading = decoder.read(tokens, rope, attend, size)
         try:
             while True:
                 yield known + next(reading)
@@ -87,6 +90,11 @@ class Runner:
             hidden: Tensor = end.value
         self._prompt_attention.finish(row, count)
         return decoder.logits(hidden)[0]
+
+    def settle(self) -> None:
+        """Wait for what was queued."""
+        if self.decoder.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     @torch.inference_mode()
     def first(self, row: int, logits: Tensor, one: Draw) -> int:

@@ -10,18 +10,31 @@ from ..cache.memory_plan import MemoryPlan
 from ..cache.prefix import NOTHING, Prefix
 from ..cache.store import KVStore
 from ..config import SamplingParams
-from ..errors import ScoutError
 from ..models.text import Tokenizer
 from .sampler import Chances, Draw, draw_of
 
 
 class Ready(NamedTuple):
-    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed."""
+    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed.
+
+    read: how much of the work on the prompt is done, in tokens.
+    """
 
     text: int = 0
     tokens: int = 0
     finish_reason: str | None = None
-    error: ScoutError | None = None
+    error: BaseException | None = None
+    read: int = 0
+
+
+class Reader(NamedTuple):
+    """Who waits for an answer.   streamed: token by token.   tell: called after each step that has news of it."""
+
+    streamed: bool
+    tell: Callable[[], None]
+
+
+NOBODY = Reader(streamed=False, tell=lambda: None)
 
 
 @dataclass(eq=False)
@@ -32,6 +45,8 @@ class Sequence:
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
     prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
+    times: when it came, and when its first token came.
+    reader: who waits for it.
     """
 
     id: int
@@ -42,9 +57,9 @@ class Sequence:
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
     ready: Ready = field(default_factory=Ready)
-    arrived: float = field(default_factory=time.perf_counter)
-    first_token_at: float | None = None
     prefix: Prefix = NOTHING
+    times: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    reader: Reader = NOBODY
 
     def __post_init__(self, tokenizer: Tokenizer) -> None:
         self._said = _Text(tokenizer, self.params)
@@ -73,7 +88,7 @@ class Sequence:
     @property
     def ttft_s(self) -> float:
         """Seconds from arrival to the first token."""
-        return 0.0 if self.first_token_at is None else self.first_token_at - self.arrived
+        return self.times[-1] - self.times[0]
 
     def draw(self) -> Draw:
         """How the next token is drawn; the same until there is one."""
@@ -81,8 +96,8 @@ class Sequence:
 
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
-        if self.first_token_at is None:
-            self.first_token_at = time.perf_counter()
+        if not self.output_ids:
+            self.times.append(time.perf_counter())
         self._chances.used()
         self.output_ids.append(token)
         if logprobs is not None:
@@ -93,11 +108,16 @@ class Sequence:
         elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
             reason = "length"
             said.end()
-        self.ready = Ready(said.printable() if reason is None else len(said.text), len(self.output_ids), reason)
+        text = said.printable() if reason is None else len(said.text)
+        self.ready = Ready(text, len(self.output_ids), reason, read=len(self.prompt_ids))
 
-    def fail(self, error: ScoutError) -> None:
+    def note_read(self, tokens: int) -> None:
+        """So much of the work on the prompt is done, in tokens."""
+        self.ready = self.ready._replace(read=tokens)
+
+    def fail(self, error: BaseException) -> None:
         """End the sequence with an error; what there is of the answer stays."""
-        self.ready = Ready(len(self.text), len(self.output_ids), "error", error)
+        self.ready = Ready(len(self.text), len(self.output_ids), "error", error, self.ready.read)
 
 
 class _Text:
@@ -135,42 +155,71 @@ class _Text:
 
 
 class Scheduler:
-    """The waiting and the running sequences; `running[i]` is the sequence in row i of the store."""
+    """The waiting, the one that is being read, and the running; `running[i]` is the sequence in row i of the store.
+
+    reading: its prompt is being read, into the last row.
+    """
 
     def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int, find: Callable[[Sequence], Prefix]) -> None:
         """`find`: says what is kept of a sequence's beginning."""
         self._store = store
         self._plan = plan
         self._find = find
-        self._max_num_seqs = max_num_seqs
-        self._most = plan.max_running(1)
+        self._most = plan.max_running(max_num_seqs)
+        self._last = store.num_rows - 1
         self.waiting: deque[Sequence] = deque()
+        self.reading: Sequence | None = None
         self.running: list[Sequence] = []
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that have not ended."""
+        return [*self.running, *([self.reading] if self.reading is not None else []), *self.waiting]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self.waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """Move the first waiting sequence into the next row if its pages and slots are free; returns it."""
-        if not self.waiting:
+        """Let the first waiting sequence be read if its pages and slots are free; returns it.
+
+        Of the device's slots each sequence has an equal part. The others give up what they have above it.
+        """
+        if self.reading is not None or not self.waiting or len(self.running) == self._most:
             return None
-        if not self.running:  # the device's slots are shared anew
-            self._most = self._plan.max_running(min(self._max_num_seqs, len(self.waiting)))
         sequence = self.waiting[0]
-        if len(self.running) == self._most:
-            return None
-        prefix = self._find(sequence)
-        blocks = self._plan.blocks(sequence.limit)
+        prefix, blocks = self._find(sequence), self._plan.blocks(sequence.limit)
         if blocks - len(prefix.pages) > self._store.pages.available(prefix.pages):
             return None
-        self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit), prefix)
-        sequence.prefix = prefix
-        self.running.append(self.waiting.popleft())
+        sharing = min(self._most, len(self.running) + len(self.waiting))
+        quota = self._plan.quota(sharing, sequence.limit)
+        slots = self._store.slots
+        if slots is not None and slots.pool.available < 1 + quota:
+            for row, running in enumerate(self.running):
+                self._store.shrink(row, self._plan.quota(sharing, running.limit))
+        self._store.admit(self._last, blocks, quota, prefix)
+        self.reading, sequence.prefix = self.waiting.popleft(), prefix
         return sequence
+
+    @property
+    def reading_row(self) -> int:
+        """Where prompts are read."""
+        return self._last
+
+    def run(self) -> int:
+        """Let the sequence that was read run; returns its row."""
+        assert self.reading is not None
+        row = len(self.running)
+        if row != self._last:
+            self._store.move(self._last, row)
+        self.running.append(self.reading)
+        self.reading = None
+        return row
 
     def retire(self) -> None:
         """Release the rows of finished sequences; the last rows move into the gaps, so that rows stay contiguous."""
+        if self.reading is not None and self.reading.finish_reason is not None:
+            self.forget(self.reading)
         for row in range(len(self.running) - 1, -1, -1):
             if self.running[row].finish_reason is not None:
                 self.drop(row)
@@ -186,14 +235,18 @@ class Scheduler:
         self.running.pop()
 
     def put_back(self, sequence: Sequence) -> None:
-        """Release a running sequence's row, and let it wait in front of all others, if it has not ended."""
-        self.drop(self.running.index(sequence))
+        """Release a sequence's row, and let it wait in front of all others, if it has not ended."""
+        self.forget(sequence)
         if sequence.finish_reason is None:
             self.waiting.appendleft(sequence)
 
     def forget(self, sequence: Sequence) -> None:
-        """Forget a sequence, whether it waits, runs, or has ended."""
-        if sequence in self.running:
+        """Forget a sequence, whether it waits, is being read, runs, or has ended."""
+        if sequence is self.reading:
+            sequence.prefix = sequence.prefix.length()
+            self._store.release(self._last)
+            self.reading = None
+        elif sequence in self.running:
             self.drop(self.running.index(sequence))
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
