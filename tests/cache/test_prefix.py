@@ -52,16 +52,14 @@ class Model:
         self.pages = Pages(pool, lambda *_: None, ROWS, CAPACITY, OPS, PrefixIndex(MOST))
         self.rows: dict[int, Admitted] = {}
         self.kept: dict[Lineage, dict[tuple[int, ...], int]] = {}
-        self.seen: dict[Lineage, list[int]] = {}
         self.left: list[int] = []  # kept pages that nobody uses, in the order in which they were left
         self.order: list[Lineage] = []  # by their last use
 
-    def admit(self, row: int, tokens: list[int], extra: int, part: int) -> None:
+    def admit(self, row: int, tokens: list[int], extra: int, needed: tuple[int, int]) -> None:
         if row in self.rows:
             return
-        needed = len(tokens) // SIZE * part // 4
-        found = self.pages.prefixes.find(names(tokens)[: (len(tokens) - 1) // SIZE], needed)
-        self.check_found(tokens, needed, found)
+        found = self.pages.prefixes.find(names(tokens)[: (len(tokens) - 1) // SIZE], *needed)
+        self.check_found(tokens, *needed, found)
         blocks = min(CAPACITY, len(tokens) // SIZE + extra)
         new, free = blocks - len(found.pages), self.free()
         others = [page for page in self.left if page not in found.pages]
@@ -87,9 +85,8 @@ class Model:
             return
         tokens, pages, prefix = self.rows[row]
         whole = len(tokens) // SIZE
-        lineage = prefix.lineage or Lineage([], names(tokens))
+        lineage = prefix.lineage or Lineage([], whole)
         self.rows[row] = Admitted(tokens, pages, Prefix(lineage))
-        self.seen.setdefault(lineage, tokens)
         self.pages.keep(row, lineage, names(tokens))
         for block in range(whole):
             beginning = tuple(tokens[: SIZE * (block + 1)])
@@ -108,14 +105,14 @@ class Model:
         known, used = self.known(), self.used()
         self.left += [page for page in reversed(pages) if page in known and page not in used]
 
-    def check_found(self, tokens: list[int], needed: int, found: Prefix) -> None:
-        """The longest beginning that is kept, of a lineage whose first prompt begins with the needed blocks."""
+    def check_found(self, tokens: list[int], least: int, first: int, found: Prefix) -> None:
+        """The longest beginning that is kept, if it is long enough, of a lineage whose first prompt was."""
         lengths = [0]
         for lineage, kept in self.kept.items():
-            if self.seen[lineage][: SIZE * needed] == tokens[: SIZE * needed]:
+            if lineage.blocks >= first:
                 lengths += [len(beginning) for beginning in kept if list(beginning) == tokens[: len(beginning)]]
         longest = max(length for length in lengths if length < max(1, len(tokens))) // SIZE
-        assert len(found.pages) == longest
+        assert len(found.pages) == (longest if longest >= least else 0)
         if found.lineage is not None:
             beginnings = [tuple(tokens[: SIZE * (block + 1)]) for block in range(longest)]
             assert [self.kept[found.lineage][beginning] for beginning in beginnings] == list(found.pages)
@@ -154,7 +151,7 @@ PROMPTS = st.lists(st.integers(0, 1), max_size=11)
 ROW = st.integers(0, ROWS - 1)
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("admit"), ROW, PROMPTS, st.integers(0, 3), st.integers(0, 4)),
+        st.tuples(st.just("admit"), ROW, PROMPTS, st.integers(0, 3), st.tuples(st.integers(0, 3), st.integers(0, 4))),
         st.tuples(st.just("keep"), ROW),
         st.tuples(st.just("release"), ROW),
     ),
@@ -185,7 +182,7 @@ def test_a_block_goes_before_those_that_it_continues():
     pages = pages_of(2)
     tokens = list(range(8))
     pages.admit(0, 4)
-    pages.keep(0, Lineage([], names(tokens)), names(tokens))
+    pages.keep(0, Lineage([], 4), names(tokens))
     pages.release(0)
     pages.admit(1, 4)
     assert len(pages.prefixes.find(names(tokens)).pages) == 2
@@ -195,7 +192,7 @@ def test_a_block_goes_before_those_that_it_continues():
 
 def test_a_lineage_that_must_go_leaves_its_pages_to_those_who_use_them():
     pages = pages_of(1)
-    first, other = Lineage([], names([1, 2])), Lineage([], names([3, 4]))
+    first, other = Lineage([], 1), Lineage([], 1)
     pages.admit(0, 2)
     pages.keep(0, first, names([1, 2]))
     pages.admit(1, 2)
@@ -210,7 +207,7 @@ def test_a_lineage_that_must_go_leaves_its_pages_to_those_who_use_them():
 def test_nothing_is_taken_where_too_little_is_free():
     pages = pages_of(1)
     pages.admit(0, 2)
-    pages.keep(0, Lineage([], names([1, 2])), names([1, 2]))
+    pages.keep(0, Lineage([], 1), names([1, 2]))
     pages.release(0)
     with pytest.raises(CapacityError, match="7 blocks"):
         pages.admit(1, 7)

@@ -107,7 +107,7 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
     monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
     monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
     states = [torch.zeros(state[:, 0].shape, dtype=state.dtype) for state in store._of_prompts]
-    kept = Prefix(Lineage(states, []), tuple(range(CONTEXT // SIZE // 2)))
+    kept = Prefix(Lineage(states, 0), tuple(range(CONTEXT // SIZE // 2)))
     for row, prefix in enumerate((NOTHING, kept)):
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024), prefix)
         assert made.runner.prefill(row, [1] * CONTEXT).device == META

@@ -32,13 +32,13 @@ def chain_names(token_ids: Sequence[int], block_size: int, seed: bytes) -> list[
 class Lineage:
     """A prompt, and those that began like it: their blocks are digested in one basis, and their scouts corrected alike.
 
-    state: what the first prompt's reading decided, see `KVStore.state_of`.   seen: names of the first prompt's blocks.
+    state: what the first prompt's reading decided, see `KVStore.state_of`.   blocks: of the first prompt.
     pages: of the blocks that are kept, by name. A block is there only together with all blocks before it.
     """
 
-    def __init__(self, state: Sequence[Tensor], names: Sequence[bytes]) -> None:
+    def __init__(self, state: Sequence[Tensor], blocks: int) -> None:
         self.state = state
-        self.seen = frozenset(names)
+        self.blocks = blocks
         self.pages: dict[bytes, int] = {}
 
 
@@ -85,16 +85,16 @@ class PrefixIndex:
         """Pages that are kept though nobody uses them, some others not counted."""
         return len(self._unused) - sum(page in self._unused for page in but)
 
-    def find(self, names: Sequence[bytes], seen: int = 0) -> Prefix:
+    def find(self, names: Sequence[bytes], least: int = 0, first: int = 0) -> Prefix:
         """The longest beginning of a prompt that one lineage has.
 
-        names: see `chain_names`, of the blocks that may be found.
-        seen: blocks that must be among those of the lineage's first prompt, or its state would say little of this one.
+        names: see `chain_names`, of the blocks that may be found.   least: blocks that must be found; else none is.
+        first: blocks that the lineage's first prompt must have had.
         """
-        best, most = None, 0
+        best, most = None, max(0, least - 1)
         for lineage in self._lineages:
             length = _common(names, lineage.pages)
-            if length > most and _common(names, lineage.seen) >= seen:
+            if length > most and lineage.blocks >= first:
                 best, most = lineage, length
         if best is None:
             return NOTHING

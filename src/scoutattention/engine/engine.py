@@ -89,13 +89,10 @@ class Engine:
         transport = partial(make_transport, ops=ops, workers=self.workers, scale=decoder.shape.scale)
         around = Around(transport, None if stored is None else stored.corrections, observer)
         built = build(decoder.shape, decoder, scout, ops, self.cache, around)
-        self.calibration = PROMPTS_OWN if stored is None else stored.name
-        if built.calibrated is None:
-            self.calibration = "none"
+        self.calibration = "none" if built.calibrated is None else PROMPTS_OWN if stored is None else stored.name
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
-        self.store.pages.forget()
         self._prefixes = PrefixCache(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None

@@ -12,6 +12,7 @@ from scoutattention.models.loader import load
 from ...models import families
 from ...runtime.test_ranks import on_ranks
 from ...tiny import save
+from .test_users import settled
 
 DOCUMENT = [(5 * i * i + 11 * i) % 89 for i in range(300)]
 PROMPTS = [[*DOCUMENT, 1, 2, 3], DOCUMENT + [7] * 9, DOCUMENT, DOCUMENT + [7] * 40, DOCUMENT[:160] + [4] * 9]
@@ -44,6 +45,7 @@ def answers(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
 
 
 def assert_free(llm: LLM) -> None:
+    settled(llm)
     store = llm.engine.store
     assert store.pages.available() == store.pages.pool.capacity
     store.pages.forget()
@@ -88,11 +90,12 @@ def test_only_the_rest_is_read(tiny_models, monkeypatch):
             return read(token_ids, *others)
 
         monkeypatch.setattr(llm.engine.runner.decoder, "read", counted)
-        seen: list[tuple[int, int]] = []
+        done = []
+        monkeypatch.setattr(Sequence, "note_read", lambda sequence, tokens: done.append(tokens))
         for prompt in PROMPTS[:2]:
-            llm.generate(prompt, SamplingParams(max_tokens=1), on_prompt=lambda *done: seen.append(done))
+            llm.generate(prompt, SamplingParams(max_tokens=1))
         assert lengths == [303, 13]
-        assert seen[-3:] == [(300, 309), (304, 309), (309, 309)]
+        assert done[-3:] == [300, 304, 309]
 
 
 def test_prompts_that_arrive_together_share_what_the_first_one_reads(tiny_models, memory):
@@ -106,17 +109,24 @@ def test_prompts_that_arrive_together_share_what_the_first_one_reads(tiny_models
 def test_what_a_prompt_decided_goes_to_those_that_begin_alike(tiny_models, fitted):
     """Its bases, its scouts' corrections, and in which layers they are trusted; digests are not made again."""
     with LLM(str(tiny_models["qwen3"]), scout=BEYOND, device_memory="slots") as llm:
-        store, prompt = llm.engine.store, llm.engine.runner
+        store, predictor = llm.engine.store, llm.engine.runner.attention.parts.predictor
         llm.generate(PROMPTS[0], SamplingParams(max_tokens=1))
+        settled(llm)
         (lineage,) = store.pages.prefixes._lineages
         assert sum(bool(state.any()) for state in lineage.state) == 5, "there is no stored correction to be used"
-        stream = llm.stream(PROMPTS[1], PARAMS)
-        next(stream)
+        assert not predictor.left.any()
+        begin(llm, PROMPTS[1])
         for state, kept in zip(store._of_prompts, lineage.state, strict=True):
             assert torch.equal(state[:, 0], kept)
-        stream.close()
-        assert prompt.attention.parts.predictor.left.any() == torch.tensor(False), "an empty row has none"
-        assert_free(llm)
+
+
+def begin(llm: LLM, prompt: list[int]) -> Sequence:
+    """Read a prompt in this thread."""
+    sequence = Sequence(0, prompt, PARAMS, len(prompt) + 12, llm.tokenizer)
+    llm.engine.add(sequence)
+    while not sequence.output_ids:
+        llm.engine.step()
+    return sequence
 
 
 def test_the_first_residents_are_chosen_among_all_blocks(tiny_models):
@@ -125,29 +135,29 @@ def test_the_first_residents_are_chosen_among_all_blocks(tiny_models):
     for caching in (False, True):
         with LLM(str(tiny_models["llama"]), scout=WITHIN, device_memory=15 * 6144, prefix_caching=caching) as llm:
             llm.generate(PROMPTS[0], SamplingParams(max_tokens=1))
-            stream = llm.stream(DOCUMENT + [7] * 40, PARAMS)
-            next(stream)
+            settled(llm)
+            begin(llm, DOCUMENT + [7] * 40)
             found.append(llm.engine.store.slots.interest[:, 0].clone())
-            stream.close()
     torch.testing.assert_close(found[0], found[1])
     assert found[0][..., :37].any()
 
 
-@pytest.mark.parametrize(("scout", "cached"), [(WITHIN, 96), (BEYOND, 0)])
-def test_a_small_part_of_a_prompt_is_found_only_where_digests_do_not_matter(tiny_models, scout, cached):
+@pytest.mark.parametrize(("scout", "cached"), [(WITHIN, 48), (BEYOND, 0)])
+def test_a_small_part_of_a_prompt_is_found_only_where_bases_do_not_matter(tiny_models, scout, cached):
     with LLM(str(tiny_models["llama"]), scout=scout) as llm:
         llm.generate(DOCUMENT, PARAMS)
-        other = DOCUMENT[:100] + [9] * 150
+        other = DOCUMENT[:50] + [9] * 200
         assert llm.generate(other, PARAMS)[0].cached_tokens == cached
         assert llm.generate(DOCUMENT, PARAMS)[0].cached_tokens == 296
         assert llm.generate([*other, 3], PARAMS)[0].cached_tokens == 248
+        assert llm.generate(DOCUMENT[:50] + [8] * 100, PARAMS)[0].cached_tokens == 48, "a third of it"
 
 
-def test_a_prompt_that_outgrew_what_was_seen_is_read_anew(tiny_models):
-    """Beyond the budget, half of a prompt must have been seen by what decided its bases."""
+def test_a_prompt_that_outgrew_what_its_bases_were_made_from_is_read_anew(tiny_models):
     with LLM(str(tiny_models["llama"]), scout=BEYOND) as llm:
-        cached = [llm.generate(DOCUMENT[:length], PARAMS)[0].cached_tokens for length in (100, 150, 190, 230, 300)]
-        assert cached == [0, 96, 144, 0, 224]
+        lengths = (104, 150, 152, 160, 230, 300)
+        cached = [llm.generate(DOCUMENT[:length], PARAMS)[0].cached_tokens for length in lengths]
+        assert cached == [0, 104, 144, 0, 160, 0]
 
 
 def test_another_salt_finds_nothing(tiny_models):
