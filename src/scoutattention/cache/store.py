@@ -188,11 +188,17 @@ class KVStore:
         self.side.join()
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
-    def prepare(self, rows: Sequence[int]) -> Batch:
-        """The sequences of a decode step, in these rows; each will append one token. `exchange` is yet to be sent."""
-        size, counts = len(rows), tuple(self.closed[row] for row in rows)
-        fills = [self.fill[row] for row in rows]
-        entries = [self._open_entry(row, self.closed[row]) for row in rows]
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> Batch:
+        """The sequences of a decode step, in these rows; each will append one token. `exchange` is yet to be sent.
+
+        real: how many are sequences; the rows of the others are free, and pad the batch. None is all.
+        """
+        size, real = len(rows), len(rows) if real is None else real
+        padding = [0] * (size - real)
+        counts = (*(self.closed[row] for row in rows[:real]), *padding)
+        fills = [*(self.fill[row] for row in rows[:real]), *padding]
+        entries = [self._open_entry(row, self.closed[row]) for row in rows[:real]]
+        entries += [self.near_pool.capacity for _ in padding]  # the scratch entry
         self.exchange.host.numbers[:4, :size] = torch.tensor([list(rows), list(counts), fills, entries])
         index, closed, fill, entry = self.exchange.device.numbers[:4, :size]
         selected = _slice_of(rows)
@@ -201,6 +207,7 @@ class KVStore:
             width = (width // GRAIN + 1) * GRAIN
         return Batch(
             size=size,
+            real=real,
             numbers=tuple(rows),
             rows=index if selected is None else selected,
             consecutive=selected is not None,
@@ -211,7 +218,7 @@ class KVStore:
             counts=counts,
             full=tuple(place for place, count in enumerate(fills) if count + 1 == self.block_size),
             width=min(width, self.pages.table.shape[1]),
-            near=1 + max((self.slots.quota[row] for row in rows), default=0) if self.slots is not None else 0,
+            near=1 + max((self.slots.quota[row] for row in rows[:real]), default=0) if self.slots is not None else 0,
         )
 
     def begin(self, batch: Batch) -> None:
@@ -245,7 +252,7 @@ class KVStore:
 
     def end(self, batch: Batch) -> None:
         """Count the appended tokens and the closed blocks."""
-        for row in batch.numbers:
+        for row in batch.numbers[: batch.real]:
             self.fill[row] += 1
             if self.fill[row] == self.block_size:
                 self.closed[row], self.fill[row] = self.closed[row] + 1, 0

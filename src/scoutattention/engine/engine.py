@@ -160,13 +160,13 @@ class Engine:
                 break
             news[sequence] = None
             with self._failing([sequence], f"reading a prompt of {sequence.num_tokens} tokens"):
-                self._read_piece(sequence)
+                self.read_piece(sequence)
             self.scheduler.retire()
             before, spent = spent, time.perf_counter() - started
             longest = max(longest, spent - before)
         return list(news)
 
-    def _read_piece(self, sequence: Sequence) -> None:
+    def read_piece(self, sequence: Sequence) -> None:
         """Read one piece of a prompt; after the last one, draw the first token of the answer."""
         started = time.perf_counter()
         if self._reading is None or self._reading[0] is not sequence:
