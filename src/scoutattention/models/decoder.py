@@ -60,6 +60,12 @@ class Rotary:
         cos, sin, factor = angles.cos(), angles.sin(), self._rope.attention_factor
         return Rope(cos, sin) if factor == 1.0 else Rope(cos * factor, sin * factor)
 
+    def variant(self, length: int) -> int:
+        """A number: tables of sequences of these lengths are alike at equal positions where the numbers are equal."""
+        if length <= self._rope.original_max_positions or self._rope.kind not in ("dynamic", "longrope"):
+            return 0
+        return length if self._rope.kind == "dynamic" else 1
+
     def _grown(self, lengths: Tensor) -> Tensor:
         """Dynamic scaling: the frequencies of sequences of these lengths, int64 [T]: [T, D / 2]."""
         rope, head_dim = self._rope, 2 * len(self._steps)
@@ -113,6 +119,10 @@ class Decoder(QueryModel):
         last one of a sequence.
         """
         return self._rotary.tables(positions, length)
+
+    def frequencies_of(self, length: int) -> int:
+        """A number: two prompts of these lengths rotate equal positions alike where their numbers are equal."""
+        return self._rotary.variant(length)
 
     def forward(self, token_ids: Tensor, rope: Rope, attend: Attend) -> Tensor:
         """Run tokens, int64 [T], through all layers at once; returns final-normed hidden states [T, E].
