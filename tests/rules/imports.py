@@ -18,6 +18,7 @@ FLOORS = {
     "bench": 8,
     "eval": 8,
     "integrations": 8,
+    "server": 8,
     "cli": 9,
 }
 DOORS = {
@@ -43,6 +44,11 @@ DOORS = {
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),
     "cuda": ("kernels/cuda/",),
+    "fastapi": ("server/",),
+    "starlette": ("server/",),
+    "uvicorn": ("server/",),
+    "pydantic": ("server/",),
+    "prometheus_client": ("server/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),

@@ -22,6 +22,7 @@ from .fidelity import fidelity
 from .generate import generate
 from .output import PlainTable, show
 from .retrieval import retrieval
+from .server.serve import serve
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
 
@@ -43,6 +44,7 @@ GROUPS = {
 }
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(calibrate)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)

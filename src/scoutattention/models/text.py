@@ -130,6 +130,15 @@ class Tokenizer:
         """Whether `chat` works."""
         return self._template is not None
 
+    def chat_template_reads(self, name: str) -> bool:
+        """Whether the chat template has a variable of this name."""
+        return self._template is not None and self._template.reads(name)
+
+    def token(self, token_id: int) -> str:
+        """A token's text by itself, of a special token its name; a part of a character is the replacement character."""
+        name: str | None = self._backend.id_to_token(token_id)
+        return name if name is not None and name in self._special else self.decode([token_id])
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text unless told not to.
 
@@ -141,7 +150,9 @@ class Tokenizer:
             except UnicodeEncodeError as error:
                 raise PromptError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from None
         with _library_errors:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # `encode` holds Python's lock until it is done, and counts offsets, which nobody reads
+            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -159,15 +170,16 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in stop if text in self._special)
         return frozenset(token_id for token_id in ids if token_id is not None)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.
 
+        variables: more of the template's, as `tools`.
         It holds its special tokens as text: encode it with `add_special_tokens=False`. PromptError if the model has
         no chat template, the messages are none, or the template refuses them.
         """
         if self._template is None:
             raise PromptError("the model has no chat template: give it a plain prompt")
-        return self._template.render(messages)
+        return self._template.render(messages, variables or {})
 
     def _plain_name(self, token_id: int) -> str | None:
         """A token's own text; None for special tokens, and for ids that are beyond the vocabulary."""

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 from typing_extensions import override
@@ -67,25 +68,31 @@ class ChatTemplate:
         token = current.set(Budget(0))  # expressions of constants are computed when they are compiled
         try:
             self._template = environment.from_string(source)
+            variables = find_undeclared_variables(environment.parse(source))
         except _ANYTHING as error:
             raise ModelFileError(f"the chat template in {where} does not compile: {_said(error)}") from error
         finally:
             current.reset(token)
         self._special_tokens = dict(special_tokens)
+        own = {"messages", "add_generation_prompt", *special_tokens, *environment.globals}
+        self._variables = variables - own
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def reads(self, name: str) -> bool:
+        """Whether the template has a variable of this name, which a caller may give."""
+        return name in self._variables
+
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
         """The prompt for the model's next answer; PromptError if messages are malformed or the template refuses them.
 
         A message is a mapping with a text "role" and a "content", which is a text, or a list of
         {"type": "text", "text": ...}. It may have more keys, of types that JSON has.
+        variables: more of the template's, as `tools`, of types that JSON has.
         """
-        conversation = _conversation(messages)
-        budget = Budget(0)
-        token = current.set(Budget(budget.weigh(conversation)))
+        given = {"tools": None, "documents": None, **_plain(variables or {}, "the template's variables")}
+        given |= {"messages": _conversation(messages), "add_generation_prompt": True, **self._special_tokens}
+        token = current.set(Budget(Budget(0).weigh(given)))
         try:
-            return self._template.render(
-                messages=conversation, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-            )
+            return self._template.render(given)
         except TemplateLimit as error:
             raise PromptError(f"the model's chat template was stopped: {error}; give it a plain prompt") from error
         except TemplateError as error:

@@ -1,0 +1,68 @@
+"""`scout serve`: a model behind HTTP."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Annotated
+
+from ...config import EngineConfig, ScoutConfig
+from ...errors import ConfigError
+from ..command import Call, load_action, takes
+from ..flags import Model, flag
+from ..settings import read_settings, settings_of, variable_of
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+_, MAX_NUM_SEQS = settings_of(EngineConfig)["max_num_seqs"]
+DENSE = "Full attention with everything on the device."
+
+
+@dataclass(frozen=True)
+class ServeFlags:
+    """The flags of `scout serve`, beside the settings."""
+
+    model: Model
+    host: Annotated[str, flag("--host", "The address to listen at; 0.0.0.0 is every address of this computer.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, flag("--port", "The port; 0 takes a free one.", min=0, max=65535)] = 8000
+    api_key: Annotated[
+        str | None,
+        flag(
+            "--api-key",
+            "What clients must send as 'Authorization: Bearer KEY'. SCOUT_API_KEY keeps it out of the process list.",
+            metavar="KEY",
+            envvar="SCOUT_API_KEY",
+            show_envvar=False,
+        ),
+    ] = None
+    allow_no_key: Annotated[
+        bool, flag("--allow-no-key", "Listen for other computers without a key: whoever reaches the port may use it.")
+    ] = False
+    served_model_name: Annotated[
+        str | None, flag("--served-model-name", "What clients call the model. Without it: MODEL.", metavar="NAME")
+    ] = None
+    max_num_seqs: Annotated[
+        int,
+        flag("--max-num-seqs", MAX_NUM_SEQS.help, min=1, envvar=variable_of("max_num_seqs"), show_envvar=False),
+    ] = EngineConfig().max_num_seqs
+    max_waiting: Annotated[
+        int, flag("--max-waiting", "Answers that wait for those that run; more requests get status 429.", min=0)
+    ] = 256
+    dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False)] = False
+
+
+@takes(ServeFlags, ScoutConfig, EngineConfig)
+def serve(call: Call[ServeFlags]) -> None:
+    """Answer requests over HTTP as OpenAI's API does, until Ctrl-C or SIGTERM; then finish what is under way.
+
+    The dashboard at / shows what the server does. docs/server.md lists what requests may say.
+    """
+    flags = call.flags
+    for name in ("budget", "device_memory"):
+        if flags.dense and name in call.given:
+            raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
+    if flags.api_key is not None and not flags.api_key.strip():
+        raise ConfigError("--api-key is empty: give a key, or leave the flag out")
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"scout serve needs {', '.join(missing)}: run pip install 'scout-attention[server]'")
+    load_action("serve").serve(flags, read_settings(call.settings, dense=flags.dense))
