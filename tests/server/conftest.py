@@ -46,7 +46,8 @@ def serving(engine, options=None, **about):
             yield client
     finally:
         process.should_exit = True
-        engine.go.set()
+        if isinstance(engine, FakeEngine):
+            engine.go.set()
         thread.join(20)
         bound.close()
         assert not thread.is_alive()

@@ -20,22 +20,21 @@ class ServeFlags:
     """The flags of `scout serve`, beside the settings."""
 
     model: Model
-    host: Annotated[str, flag("--host", "The address to listen at; 0.0.0.0 is every address of this computer.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[str, flag("--host", "The address to listen at.")] = "127.0.0.1"
     port: Annotated[int, flag("--port", "The port; 0 takes a free one.", min=0, max=65535)] = 8000
     api_key: Annotated[
         str | None,
         flag(
             "--api-key",
-            "What clients must send as 'Authorization: Bearer KEY'. SCOUT_API_KEY keeps it out of the process list.",
+            "What clients must send as 'Authorization: Bearer KEY'; or SCOUT_API_KEY in the environment.",
             metavar="KEY",
             envvar="SCOUT_API_KEY",
             show_envvar=False,
         ),
     ] = None
     allow_no_key: Annotated[
-        bool, flag("--allow-no-key", "Listen for other computers without a key: whoever reaches the port may use it.")
+        bool,
+        flag("--allow-no-key", "Let other computers in without a key: whoever reaches the port may ask.", hidden=True),
     ] = False
     served_model_name: Annotated[
         str | None, flag("--served-model-name", "What clients call the model. Without it: MODEL.", metavar="NAME")
@@ -45,16 +44,16 @@ class ServeFlags:
         flag("--max-num-seqs", MAX_NUM_SEQS.help, min=1, envvar=variable_of("max_num_seqs"), show_envvar=False),
     ] = EngineConfig().max_num_seqs
     max_waiting: Annotated[
-        int, flag("--max-waiting", "Answers that wait for those that run; more requests get status 429.", min=0)
+        int, flag("--max-waiting", "Answers that wait for others to end; more get status 429.", min=0, hidden=True)
     ] = 256
-    dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False)] = False
+    dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)] = False
 
 
 @takes(ServeFlags, ScoutConfig, EngineConfig)
 def serve(call: Call[ServeFlags]) -> None:
-    """Answer requests over HTTP as OpenAI's API does, until Ctrl-C or SIGTERM; then finish what is under way.
+    """Answer requests over HTTP as OpenAI's API does, until Ctrl-C or SIGTERM.
 
-    The dashboard at / shows what the server does. docs/server.md lists what requests may say.
+    docs/server.md lists what requests may say. The dashboard at / shows what the server does.
     """
     flags = call.flags
     for name in ("budget", "device_memory"):
