@@ -34,7 +34,7 @@ DOORS = {
     ),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
     "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py",),
+    "httpx": ("models/resolve.py", "bench/serve/load.py"),
     "safetensors": (
         "models/formats/safetensors.py",
         "models/formats/gguf.py",

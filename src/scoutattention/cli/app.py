@@ -22,6 +22,7 @@ from .fidelity import fidelity
 from .generate import generate
 from .output import PlainTable, show
 from .retrieval import retrieval
+from .server.load import serve as bench_serve
 from .server.serve import serve
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 GROUPS = {
     "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval)),
-    "bench": ("Measure speed on this machine.", (decode, gpu, kernels)),
+    "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)
 app.command()(chat)

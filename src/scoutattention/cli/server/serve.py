@@ -11,7 +11,16 @@ from ..flags import Model, flag
 from ..settings import read_settings, settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
-_, MAX_NUM_SEQS = settings_of(EngineConfig)["max_num_seqs"]
+MaxNumSeqs = Annotated[
+    int,
+    flag(
+        "--max-num-seqs",
+        settings_of(EngineConfig)["max_num_seqs"][1].help,
+        min=1,
+        envvar=variable_of("max_num_seqs"),
+        show_envvar=False,
+    ),
+]
 DENSE = "Full attention with everything on the device."
 
 
@@ -39,10 +48,7 @@ class ServeFlags:
     served_model_name: Annotated[
         str | None, flag("--served-model-name", "What clients call the model. Without it: MODEL.", metavar="NAME")
     ] = None
-    max_num_seqs: Annotated[
-        int,
-        flag("--max-num-seqs", MAX_NUM_SEQS.help, min=1, envvar=variable_of("max_num_seqs"), show_envvar=False),
-    ] = EngineConfig().max_num_seqs
+    max_num_seqs: MaxNumSeqs = EngineConfig().max_num_seqs
     max_waiting: Annotated[
         int, flag("--max-waiting", "Answers that wait for others to end; more get status 429.", min=0, hidden=True)
     ] = 256
@@ -61,7 +67,12 @@ def serve(call: Call[ServeFlags]) -> None:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
+    refuse_without_server()
+    load_action("serve").serve(flags, read_settings(call.settings, dense=flags.dense))
+
+
+def refuse_without_server() -> None:
+    """Raises ConfigError where what a server needs is not installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"scout serve needs {', '.join(missing)}: run pip install 'scout-attention[server]'")
-    load_action("serve").serve(flags, read_settings(call.settings, dense=flags.dense))
+        raise ConfigError(f"a server needs {', '.join(missing)}: run pip install 'scout-attention[server]'")
