@@ -40,8 +40,8 @@ class FakeChunk:
 class FakeAnswer:
     cached_tokens = 3
 
-    def __init__(self, engine, ids, params):
-        self.engine, self.ids, self.params = engine, ids, params
+    def __init__(self, engine, ids, params, streamed):
+        self.engine, self.ids, self.params, self.streamed = engine, ids, params, streamed
         self.prompt_tokens = len(ids)
         self.cancelled = threading.Event()
 
@@ -86,10 +86,10 @@ class FakeEngine:
     def check_ids(self, ids):
         return self._reader.read([ids], chat=False)[0]
 
-    def submit(self, ids, params):
+    def submit(self, ids, params, *, streamed):
         if self.refuses is not None:
             raise self.refuses
-        self.answers.append(FakeAnswer(self, ids, params))
+        self.answers.append(FakeAnswer(self, ids, params, streamed))
         return self.answers[-1]
 
     def stats(self):

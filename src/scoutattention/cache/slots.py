@@ -61,6 +61,17 @@ class Slots:
         self.slot_of[:, row] = self.size
         self.interest[:, row] = 0
 
+    def shrink(self, row: int, quota: int) -> None:
+        """Give back a row's slots beyond the first `quota`, which are empty from now on."""
+        slot_of = self.slot_of[:, row]
+        slot_of.masked_fill_(slot_of >= quota, self.size)
+        self.content[:, row, :, quota:] = -1
+        self.near_length[:, row, :, 1 + quota :] = 0
+        kept, given = self._taken[row][: 1 + quota], self._taken[row][1 + quota :]
+        self.pool.give(given)
+        self._taken[row] = kept
+        self.quota[row] = self._quota[row] = quota
+
     def release(self, row: int) -> None:
         """Give back every entry of a row."""
         self.pool.give(self._taken[row])
@@ -166,6 +177,12 @@ class Transfers:
             for part, copies in enumerate(parts):
                 self.copy(copies)
                 self._side.mark(part)
+
+    def settle(self) -> None:
+        """Copy the listed blocks now, so that no list names a slot that is to be given away."""
+        if self._listed:
+            self.copy(self._listed[0])
+            self._listed[0].page.fill_(-1)
 
     def wait_for_copies(self, layer: int) -> None:
         """Let the device wait for the copies to a layer's slots, before it reads them."""

@@ -98,6 +98,14 @@ class KVStore:
             self.slots.admit(row, quota)
         self.closed[row] = self.fill[row] = 0
 
+    def shrink(self, row: int, quota: int) -> None:
+        """Take slots from the sequence of a row until it has `quota`; nothing is lost, since pages hold every block."""
+        assert self.slots is not None
+        assert self.transfers is not None
+        if quota < self.slots.quota[row]:
+            self.transfers.settle()
+            self.slots.shrink(row, quota)
+
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
         self.side.join()  # what a step or a prompt that was broken off left

@@ -154,7 +154,7 @@ class Server:
         for prompt in prompts:
             engine.check_ids(prompt.ids)
             params = params_of(body, self.options.defaults, len(prompt.ids), engine)
-            answers.append(engine.submit(prompt.ids, params))
+            answers.append(engine.submit(prompt.ids, params, streamed=bool(body.get("stream"))))
         return prompts
 
     def _check_model(self, name: str | None) -> None:

@@ -87,8 +87,11 @@ class Engine(Protocol):
         """The ids, if they are a prompt. Raises PromptError."""
         ...
 
-    def submit(self, ids: list[int], params: SamplingParams) -> Answer:
-        """Queue a prompt, and return at once. Raises PromptError, ConfigError and CapacityError."""
+    def submit(self, ids: list[int], params: SamplingParams, *, streamed: bool) -> Answer:
+        """Queue a prompt, and return at once. Raises PromptError, ConfigError and CapacityError.
+
+        streamed: whether tokens should come as soon as they can; without, prompts of others are read first.
+        """
         ...
 
     def stats(self) -> Stats:

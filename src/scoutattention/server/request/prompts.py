@@ -48,7 +48,7 @@ def encode_conversation(
             raise refused(f"the model's chat template does not read {name!r}: leave it out", name)
     if any(isinstance(message.get("content"), list) for message in messages) and not _reads_parts(tokenizer):
         messages = [_joined(message) for message in messages]
-    return encode(engine, tokenizer.chat(messages, variables), add_special_tokens=False)
+    return encode(engine, tokenizer.chat(messages, variables=variables), add_special_tokens=False)
 
 
 def _reads_parts(tokenizer: Tokenizer) -> bool:
