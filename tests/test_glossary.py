@@ -22,10 +22,10 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 
 PLAIN_WORDS = """
 action answer app base build capacity case chat check code command common correct description drawing error evaluate
-exact file flag folder form found function generate hardware idle ignore input job join known line list local make
-measure meter method miss move not number on penalty plot problem process reader refusal repetition reply report
-request resolve retrieval round row rule run score security seed sending setting setup shape sources stage state stop
-store table task text timing trace type word work write
+exact file flag folder form found function generate hardware idle ignore input job join known line list load local
+make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply report
+request resolve result retrieval round row rule run score security seed sending setting setup shape sources stage state
+stop store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """

@@ -189,6 +189,7 @@ COMMANDS = [
     "bench decode",
     "bench gpu",
     "bench kernels",
+    "bench serve",
 ]
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import httpx
 
 from ...errors import ConfigError
-from ...eval.text import Text
 from .prompts import prompts
 
 PATIENCE_S = 1800.0
@@ -33,12 +32,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked.   prompt_tokens, new_tokens: of each request.   texts: what prompts are made of."""
+    """What is asked.   prompt_tokens, new_tokens: of each request.   text: what prompts are made of."""
 
     requests: int
     prompt_tokens: int
     new_tokens: int
-    texts: Sequence[Text]
+    text: str
     seed: int = 0
 
 
@@ -80,7 +79,7 @@ def measure(target: Target, workload: Workload, rates: Sequence[float], tell: Ca
     """Ask at each rate, in requests a second; math.inf is all at once.
 
     tell: told what is being done.
-    Raises PromptError where the texts are too short, and ConfigError where the server answers nothing.
+    Raises PromptError where the text is too short, and ConfigError where the server answers nothing.
     """
     return asyncio.run(_measure(target, workload, rates, tell))
 
@@ -92,11 +91,11 @@ async def _measure(
     async with httpx.AsyncClient(headers=_headers(target.key), timeout=PATIENCE_S, limits=limits) as client:
         tell("Trying one request")
         each = GUESS * workload.prompt_tokens
-        first = await _ask(client, target, next(prompts(workload.texts, int(each), workload.seed)), 1)
+        first = await _ask(client, target, next(prompts(workload.text, int(each), workload.seed)), 1)
         if first.error is not None:
             raise ConfigError(f"{target.url} did not answer a first request: {first.error}")
         characters = max(1, round(each * workload.prompt_tokens / max(1, first.prompt_tokens)))
-        asking = prompts(workload.texts, characters, workload.seed)
+        asking = prompts(workload.text, characters, workload.seed)
         return [await _at(client, target, workload, rate, asking, tell) for rate in rates]
 
 

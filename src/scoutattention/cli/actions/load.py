@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,8 +18,7 @@ from ...errors import ScoutError
 from ...eval.text import code, prose
 from ..command import load_action
 from ..output import PlainTable, busy, show, write_file
-from ..server.load import LoadFlags
-from ..settings import flag_of
+from ..server.load import LoadFlags, is_url
 from .texts import read_texts
 
 CODE = "import sys; from scoutattention.cli import main; sys.exit(main())"
@@ -30,15 +29,13 @@ COLUMNS = (
 )
 
 
-def load(flags: LoadFlags, rates: Sequence[float], limits: Limits, settings: Mapping[str, Any] | None) -> None:
-    """Measure, then write what the flags ask for. Raises typer.Exit where a request failed.
-
-    settings: of the server that is started for the model `flags.target`; None where that is the URL of one.
-    """
-    texts = read_texts(flags.text) or [prose(), code()]
-    workload = Workload(flags.requests, flags.prompt_tokens, flags.new_tokens, texts, flags.seed)
+def load(flags: LoadFlags, rates: Sequence[float]) -> None:
+    """Measure, then write what the flags ask for. Raises typer.Exit where a request failed."""
+    limits = Limits(flags.max_ttft, flags.max_between)
+    text = "\n".join(one.text for one in read_texts(flags.text) or [prose(), code()])
+    workload = Workload(flags.requests, flags.prompt_tokens, flags.new_tokens, text, flags.seed)
     with busy("Starting") as tell:
-        place = nullcontext(flags.target) if settings is None else _served(flags.target, settings)
+        place = nullcontext(flags.target) if is_url(flags.target) else _served(flags.target)
         with place as url:
             target = find_target(url, flags.api_key)
             results = [result(one, limits) for one in measure(target, workload, rates, tell)]
@@ -54,13 +51,9 @@ def load(flags: LoadFlags, rates: Sequence[float], limits: Limits, settings: Map
 
 
 @contextmanager
-def _served(model: str, settings: Mapping[str, Any]) -> Iterator[str]:
+def _served(model: str) -> Iterator[str]:
     """The URL of a server in a process of its own. Raises ScoutError where it does not start."""
-    flags: list[str] = []
-    for name, value in settings.items():
-        written = flag_of(name)
-        flags += [written if value else f"--no-{written[2:]}"] if isinstance(value, bool) else [written, str(value)]
-    command = [sys.executable, "-c", CODE, "serve", model, "--port", "0", *flags]
+    command = [sys.executable, "-c", CODE, "serve", model, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

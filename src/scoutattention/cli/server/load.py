@@ -6,20 +6,18 @@ from typing import Annotated
 
 import typer
 
-from ...bench.serve.results import Limits
-from ...config import EngineConfig, ScoutConfig
 from ...errors import ConfigError
 from ..command import Call, load_action, takes
 from ..flags import AsJson, Plot, TextFiles, flag
 from ..output import check_drawing
-from .serve import MaxNumSeqs, refuse_without_server
+from .serve import refuse_without_server
 
 MOST_REQUESTS = 100_000
 
 
 @dataclass(frozen=True)
 class LoadFlags:
-    """The flags of `scout bench serve`, beside the settings of a server that it starts."""
+    """The flags of `scout bench serve`."""
 
     target: Annotated[
         str, typer.Argument(help="The URL of a server, or a model to start one with.", show_default=False)
@@ -39,31 +37,32 @@ class LoadFlags:
         str | None,
         flag("--api-key", "The key of the server.", metavar="KEY", envvar="SCOUT_API_KEY", show_envvar=False),
     ] = None
-    max_num_seqs: MaxNumSeqs = EngineConfig().max_num_seqs
     text: TextFiles = None
     as_json: AsJson = False
     plot: Plot = None
 
 
-@takes(LoadFlags, ScoutConfig, EngineConfig)
+@takes(LoadFlags)
 def serve(call: Call[LoadFlags]) -> None:
     """Send requests to an OpenAI-compatible server at random times, and time its answers.
 
-    Every prompt is another piece of real text. Goodput counts the answers that were within both limits.
-    Exit code 1 if a request failed.
+    Every prompt is another piece of real text. Goodput counts the answers that were within both limits. A server that
+    is started here has its settings from the environment, as SCOUT_BUDGET=2048. Exit code 1 if a request failed.
     """
     flags = call.flags
     rates = read_rates(flags.rates)
-    limits = Limits(_positive("--max-ttft", flags.max_ttft), _positive("--max-between", flags.max_between))
+    for name, value in (("--max-ttft", flags.max_ttft), ("--max-between", flags.max_between)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{name}={value} is not a number of seconds above 0")
     check_drawing("--plot", flags.plot)
-    remote = flags.target.startswith(("http://", "https://"))
-    settings = [name for name in call.given if name in call.settings or name == "max_num_seqs"]
-    if remote and settings:
-        raise ConfigError(f"--{settings[0].replace('_', '-')} is for a server that is started here, and this one runs")
-    if not remote:
+    if not is_url(flags.target):
         refuse_without_server()
-    given = {name: call.settings.get(name, flags.max_num_seqs) for name in settings}
-    load_action("load").load(flags, rates, limits, None if remote else given)
+    load_action("load").load(flags, rates)
+
+
+def is_url(target: str) -> bool:
+    """Whether a server is named, and not a model."""
+    return target.startswith(("http://", "https://"))
 
 
 def read_rates(text: str) -> tuple[float, ...]:
@@ -75,9 +74,3 @@ def read_rates(text: str) -> tuple[float, ...]:
     if not rates or not all(rate > 0 for rate in rates):
         raise ConfigError(f"--rates={text!r} is not a list of numbers above 0, as in 0.5,1,inf")
     return rates
-
-
-def _positive(name: str, value: float) -> float:
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name}={value} is not a number of seconds above 0")
-    return value
