@@ -5,7 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -86,9 +85,11 @@ class EngineThread:
             self._cancel_all(error)
         with self._lock:
             self._awake = not self._closed and (self._engine.busy or bool(self._errands))
-            if self._awake:
-                with suppress(RuntimeError):  # the interpreter is ending, and no thread may be asked for more
+            try:
+                if self._awake:
                     self._take_step()
+            except RuntimeError:  # the interpreter is ending, and no thread may be asked for more
+                self._cancel_all(ScoutError("the main thread has ended before this answer: let it wait for the answer"))
 
     def _do_errands(self) -> None:
         while self._errands:

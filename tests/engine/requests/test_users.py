@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -313,3 +315,33 @@ def test_a_forked_child_drops_a_stream_and_closes_without_waiting(llm):
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     stream.close()
+
+
+AFTER_MAIN = """
+import sys, threading
+from scoutattention import LLM, SamplingParams, ScoutError
+llm = LLM(sys.argv[1])
+begun = threading.Event()
+
+def read():
+    try:
+        for chunk in llm.stream([1, 2, 3], SamplingParams(max_tokens=10**6, ignore_eos=True)):
+            begun.set()
+    except ScoutError as error:
+        print(error)
+
+threading.Thread(target=read).start()
+begun.wait()
+"""
+
+
+def test_a_thread_that_outlives_the_main_thread_is_not_left_waiting(tiny_models):
+    ran = subprocess.run(
+        [sys.executable, "-c", AFTER_MAIN, str(tiny_models["llama"])],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout in ("the main thread has ended before this answer: let it wait for the answer\n", "")
