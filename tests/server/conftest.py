@@ -35,7 +35,7 @@ class Client(httpx.Client):
 @contextmanager
 def serving(engine, options=None, **about):
     """A client of a server on a free port of this computer."""
-    server, started = Server(engine, options or Options("fake", **about)), threading.Event()
+    server, started = Server(engine, options or Options(**{"model": "fake", **about})), threading.Event()
     process, bound = Process(server, started.set), bind("127.0.0.1", 0)
     thread = threading.Thread(target=process.run, args=([bound],))
     thread.start()

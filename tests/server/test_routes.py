@@ -64,3 +64,15 @@ def test_the_server_describes_itself(client):
     request = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert request["properties"]["messages"]["items"]["$ref"] == "#/components/schemas/Message"
     assert {"Error", "Message", "StreamOptions"} <= set(described["components"]["schemas"])
+
+
+def test_the_dashboard_is_one_file_that_needs_no_key_and_nothing_from_elsewhere():
+    with serving(FakeEngine(), api_key="secret") as client:
+        found = client.get("/")
+        known = client.get("/metrics", headers={"Authorization": "Bearer secret"}).text
+    assert found.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in found.headers["content-security-policy"]
+    assert not re.search(r"https?://|//[a-z]+\.", found.text)
+    names = re.findall(r'"(\w+_(?:total|seconds|bytes|perc))"|\bf\.(\w+)', found.text)
+    for name in {one or other for one, other in names}:
+        assert re.search(rf"^(vllm|scout):{name}", known, re.M), name

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from ..errors import ScoutError
 from .answer.forms import ChatForm, CompletionForm, Form
@@ -30,6 +31,9 @@ from .state import Options, Places
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 """What Prometheus calls its text format."""
+DASHBOARD = Path(__file__).with_name("dashboard.html")
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+"""The dashboard loads nothing from elsewhere, and the browser sees to it."""
 Body = ChatRequest | CompletionRequest
 
 
@@ -78,6 +82,7 @@ class Server:
         for path, reader, answer in posts:
             self.app.add_api_route(path, _posted(reader, answer), methods=["POST"], response_model=None)
         for path, get in (
+            ("/", self._dashboard),
             ("/health", self._health),
             ("/version", self._version),
             ("/v1/models", self._models),
@@ -177,6 +182,10 @@ class Server:
         if ids:
             ids = await asyncio.to_thread(self.engine.check_ids, ids)
         return JSONResponse({"prompt": await asyncio.to_thread(self.engine.tokenizer.decode, ids)})
+
+    async def _dashboard(self) -> Response:
+        """The page that shows what the server does."""
+        return HTMLResponse(DASHBOARD.read_bytes(), headers={"Content-Security-Policy": POLICY})
 
     async def _health(self) -> Response:
         """Whether the server lives."""
