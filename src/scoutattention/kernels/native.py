@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
+from ..runtime.stored import StoredMatrix
 from ..runtime.workers import Workers
 from ..types import (
     BlockList,
@@ -20,6 +21,7 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
+from . import reference_rows
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing
 
@@ -96,8 +98,10 @@ class RowKernels:
     def __init__(self, workers: Workers) -> None:
         self._native = workers.native
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous."""
+        if isinstance(weight, StoredMatrix):
+            return reference_rows.linear(_floats(x), weight)
         return self._native.linear(_floats(x), weight)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

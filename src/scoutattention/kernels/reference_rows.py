@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runtime.stored import StoredMatrix
 from ..types import Rope
+from .reference_stored import TILE, expand
 
 
 class HeadPlacing(NamedTuple):
@@ -23,8 +25,15 @@ class HeadPlacing(NamedTuple):
     rope: Rope
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x."""
+def linear(x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
+    """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x.
+
+    Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.
+    """
+    if isinstance(weight, StoredMatrix):
+        lines = max(1, TILE // max(weight.columns, 1))
+        tiles = (slice(first, first + lines) for first in range(0, max(weight.shape[0], 1), lines))
+        return torch.cat([F.linear(x, expand(weight, tile, x.dtype)) for tile in tiles], dim=-1)
     return F.linear(x, weight) if weight.dim() == 2 else (weight @ x[..., None])[..., 0]
 
 

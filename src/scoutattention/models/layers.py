@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..kernels.reference_rows import HeadPlacing
+from ..runtime.stored import StoredMatrix
 
 ROWS = 1024
 """Tokens that go through a projection at once: bounds the temporaries of a long prompt."""
@@ -36,7 +37,7 @@ class LayerWeights:
 class RowOps(Protocol):
     """What a layer computes of rows; see `kernels/reference_rows.py`. The results' dtype is the implementation's."""
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times the transpose of weight [B, A]."""
         ...
 
