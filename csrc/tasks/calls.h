@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "bodies/kernels.h"
 #include "runtime/gate.h"
@@ -78,13 +79,18 @@ struct TopBlocksCall {
     float* top_wishes;              // [B, H, count], of these blocks
 };
 
+// Lines of a matrix that are kept alike.
+struct LinearPart {
+    int kind;                       // a DType or a WeightKind
+    const char* weight;             // [M, lines, line_bytes], matrices matrix_bytes apart
+    int64_t matrix_bytes, line_bytes, lines;
+};
+
 // out = x weight^T, for M matrices with B rows each; every line of a matrix is contiguous.
 struct LinearCall {
     const float* x;                 // [M, B, I]
-    const char* weight;             // [M, O, I], matrices matrix_stride elements apart
-    int64_t matrix_stride;
     int64_t M, B, I, O;
-    DType dtype;                    // of the weights
+    std::vector<LinearPart> parts;  // of each matrix, O lines in all
     float* out;                     // [M, B, O]
 };
 

@@ -21,7 +21,6 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
-from . import reference_rows
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, unpaired
 
@@ -101,7 +100,8 @@ class RowKernels:
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous."""
         if isinstance(weight, StoredMatrix):
-            return reference_rows.linear(_floats(x), weight)
+            parts = [(part.data, part.kind.number) for part in weight.parts]
+            return self._native.linear_stored(_floats(x), parts)
         return self._native.linear(_floats(x), weight)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,200 @@
+// Products of a few rows with weights in stored blocks, and these weights as numbers.
+//
+// A row is rounded to 16-bit integers, in each panel of 256 columns to steps of its own. With an integer's high and low
+// byte multiplied apart, a sum of products with codes is a sum of integers, and
+//
+//     row . weights = step * sum over chunks of (scale * sum(integer * code) + least * sum(integer)).
+#pragma once
+
+#include "bodies/stored_kinds.h"
+
+namespace {
+
+constexpr float kMostInteger = 127 * 256;  // of an integer whose high byte is 127
+constexpr int64_t kStoredAhead = 4096;     // bytes of weights that are prefetched before they are read
+
+// A panel of a row: in each vector of codes, the high bytes that belong to it, then the low ones.
+struct RowPanel {
+    float sums[kChunks];  // of integers, of each chunk
+    int8_t bytes[2 * kStoredPanel];
+    float step;
+};
+static_assert(sizeof(RowPanel) <= kStoredPanelBytes);
+
+SCOUT_INLINE const RowPanel& row_panel(const void* row, int64_t number) {
+    return *(const RowPanel*)((const char*)row + number * kStoredPanelBytes);
+}
+
+// Whether all numbers of a panel are finite, and the largest magnitude.
+SCOUT_INLINE bool find_largest(const float* x, float& largest) {
+    Vec most = {}, zero = {};
+    for (int c = 0; c < kStoredPanel; c += W) most = larger(magnitude(load(x + c)), most), zero += load(x + c) * 0;
+    largest = max_lane(most);
+    return sum_lanes(zero) == 0;
+}
+
+// Where in a RowPanel's bytes the high bytes of a chunk begin.
+template <class K>
+constexpr int chunk_place(int r, int p) {
+    return (r / kVectorPieces * K::kPlanes + p) * 8 * W + r % kVectorPieces * kChunkColumns;
+}
+
+template <class K>
+SCOUT_INLINE void pack_panel(const float* x, RowPanel& to) {
+    float largest;
+    const bool finite = find_largest(x, largest);
+    const float inverse = finite && largest > 1e-30f ? kMostInteger / largest : 0;
+    to.step = finite ? largest / kMostInteger : __builtin_nanf("");
+    for (int r = 0; r < K::kPieces; ++r)
+        for (int p = 0; p < K::kPlanes; ++p) {
+            int8_t* bytes = to.bytes + chunk_place<K>(r, p);
+            const int chunk = K::chunk(r, p);
+            Vec sum = {};
+            for (int c = 0; c < kChunkColumns; c += W) {
+                const Vec shifted = (finite ? load(x + chunk * kChunkColumns + c) : Vec{}) * inverse + kRound;
+                store_bytes(bytes + c, Vec((IntVec(shifted) + 128) >> 8));
+                store_bytes(bytes + c + 4 * W, shifted);
+                sum += shifted - kRound;
+            }
+            to.sums[chunk] = sum_lanes(sum);
+        }
+}
+
+// Rows [count, width] for `multiply_stored`; columns beyond the width are zero.
+template <class K>
+void pack_stored(const float* rows, int64_t count, int64_t width, void* packed) {
+    char* to = (char*)packed;
+    for (int64_t r = 0; r < count; ++r, rows += width)
+        for (int64_t c = 0; c < width; c += kStoredPanel, to += kStoredPanelBytes) {
+            float last[kStoredPanel] = {};
+            const bool whole = c + kStoredPanel <= width;
+            if (!whole) __builtin_memcpy(last, rows + c, (width - c) * sizeof(float));
+            pack_panel<K>(whole ? rows + c : last, *(RowPanel*)to);
+        }
+}
+
+template <class K>
+constexpr int64_t kPanelBytes = kStoredPanel / K::kBlock * K::kBytes;
+
+// The bytes of a line's panel; those of a last panel that is not whole are copied, with zeros behind them.
+template <class K>
+SCOUT_INLINE const uint8_t* panel_of(const uint8_t* line, int64_t number, int64_t width, uint8_t* last) {
+    const uint8_t* at = line + number * kPanelBytes<K>;
+    const int64_t blocks = (width - number * kStoredPanel) / K::kBlock;
+    if (blocks * K::kBlock >= kStoredPanel) return at;
+    __builtin_memset(last, 0, kPanelBytes<K>);
+    __builtin_memcpy(last, at, blocks * K::kBytes);
+    return last;
+}
+
+// In each lane, the scale of the codes of plane p in vector v.
+template <class K>
+SCOUT_INLINE Vec lane_scales(const Numbers& n, const float* scales, int v, int p) {
+    const int piece = v * kVectorPieces;
+#if defined(__AVX512F__)
+    (void)scales;
+    const int c[4] = {K::chunk(piece, p), K::chunk(piece + 1, p), K::chunk(piece + 2, p), K::chunk(piece + 3, p)};
+    const __m512i index = _mm512_setr_epi32(c[0], c[0], c[0], c[0], c[1], c[1], c[1], c[1], c[2], c[2], c[2], c[2],
+                                            c[3], c[3], c[3], c[3]);
+    return _mm512_maskz_permutexvar_ps(0xffff, index, __m512(n.scale[0]));
+#else
+    (void)n;
+    Vec x;
+    for (int l = 0; l < W; ++l) x[l] = scales[K::chunk(piece + l / 4, p)];
+    return x;
+#endif
+}
+
+// Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first `vectors` of a panel count.
+template <class K, int LINES, int ROWS, bool WHOLE>
+SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int vectors,
+                            Vec sums[LINES][ROWS]) {
+    constexpr int all = K::kPieces / kVectorPieces, S = K::kShared;
+    Numbers numbers[LINES];
+    float scales[LINES][kChunks];
+    Vec added[LINES][ROWS];
+    for (int l = 0; l < LINES; ++l) {
+        K::numbers(at[l], numbers[l]);
+        if (W < 16) __builtin_memcpy(scales[l], numbers[l].scale, sizeof scales[l]);
+        for (int r = 0; r < ROWS; ++r) {
+            added[l][r] = numbers[l].least[0] * load(x[r]->sums);
+            for (int i = 1; i < kChunks / W; ++i) added[l][r] += numbers[l].least[i] * load(x[r]->sums + i * W);
+        }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < (WHOLE ? all : vectors); ++v) {
+        Bits codes[LINES][K::kPlanes];
+        for (int l = 0; l < LINES; ++l) K::codes(at[l], v, codes[l]);
+#pragma GCC unroll 4
+        for (int p = 0; p < K::kPlanes; p += S) {
+            Vec scale[LINES];
+            for (int l = 0; l < LINES; ++l) scale[l] = lane_scales<K>(numbers[l], scales[l], v, p);
+            for (int r = 0; r < ROWS; ++r) {
+                IntVec high[LINES] = {}, low[LINES] = {};
+                for (int s = 0; s < S; ++s) {
+                    const int8_t* bytes = x[r]->bytes + (v * K::kPlanes + p + s) * 8 * W;
+                    const IntVec x_high = IntVec(load_bits(bytes)), x_low = IntVec(load_bits(bytes + 4 * W));
+                    for (int l = 0; l < LINES; ++l) {
+                        high[l] = dot_codes<K::kBits>(high[l], codes[l][p + s], x_high);
+                        low[l] = dot_codes<K::kBits>(low[l], codes[l][p + s], x_low);
+                    }
+                }
+                for (int l = 0; l < LINES; ++l)
+                    added[l][r] += scale[l] * __builtin_convertvector((high[l] << 8) + low[l], Vec);
+            }
+        }
+    }
+    for (int l = 0; l < LINES; ++l)
+        for (int r = 0; r < ROWS; ++r) sums[l][r] += added[l][r] * x[r]->step;
+}
+
+// out[r * stride + l] = row r . line l.
+template <class K, int LINES, int ROWS>
+__attribute__((noinline)) void multiply_lines(const uint8_t* const lines[LINES], const char* rows, int64_t width,
+                                              float* out[LINES], int64_t stride) {
+    const int64_t panels = (width + kStoredPanel - 1) / kStoredPanel, whole = width / kStoredPanel;
+    Vec sums[LINES][ROWS] = {};
+    const uint8_t* at[LINES];
+    const RowPanel* x[ROWS];
+    for (int64_t n = 0; n < whole; ++n) {
+        for (int r = 0; r < ROWS; ++r) x[r] = &row_panel(rows + r * panels * kStoredPanelBytes, n);
+        for (int l = 0; l < LINES; ++l) {
+            at[l] = lines[l] + n * kPanelBytes<K>;
+            for (int64_t b = 0; b < kPanelBytes<K>; b += kLine) __builtin_prefetch(at[l] + kStoredAhead + b);
+        }
+        add_panel<K, LINES, ROWS, true>(at, x, 0, sums);
+    }
+    if constexpr (K::kBlock < kStoredPanel)
+        if (whole < panels) {
+            uint8_t last[LINES][kPanelBytes<K>];
+            for (int r = 0; r < ROWS; ++r) x[r] = &row_panel(rows + r * panels * kStoredPanelBytes, whole);
+            for (int l = 0; l < LINES; ++l) at[l] = panel_of<K>(lines[l], whole, width, last[l]);
+            const int blocks = int((width - whole * kStoredPanel) / K::kBlock);
+            add_panel<K, LINES, ROWS, false>(at, x, (blocks + kVectorPieces - 1) / kVectorPieces, sums);
+        }
+    for (int l = 0; l < LINES; ++l)
+        for (int r = 0; r < ROWS; ++r) out[l][r * stride] = sum_lanes(sums[l][r]);
+}
+
+constexpr int kLinesAtOnce = W == 16 ? 2 : 1;  // a row that is loaded serves so many lines, as there are registers
+
+template <class K>
+void multiply_stored(const LinearRun& run) {
+    const int64_t panels = (run.width + kStoredPanel - 1) / kStoredPanel;
+    const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
+    const uint8_t* weight = (const uint8_t*)run.weight;
+    for (int64_t first = 0; first < run.count; first += kLinesAtOnce)
+        for_head_tiles(run.rows, [&](int64_t r, auto tile) {
+            constexpr int ROWS = decltype(tile)::value;
+            const uint8_t* lines[kLinesAtOnce];
+            float* out[kLinesAtOnce];
+            for (int l = 0; l < kLinesAtOnce; ++l) {
+                const int64_t line = first + l < run.count ? first + l : run.count - 1;
+                lines[l] = weight + line * line_bytes, out[l] = run.out + r * run.out_stride + line;
+            }
+            const char* rows = (const char*)run.x + r * panels * kStoredPanelBytes;
+            multiply_lines<K, kLinesAtOnce, ROWS>(lines, rows, run.width, out, run.out_stride);
+        });
+}
+
+}  // namespace
