@@ -28,8 +28,8 @@ def resolve(name: str) -> Path:
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
     if _HUB_NAME.fullmatch(name) and not _is_gguf(path):
-        path: Path = import_module(f"{__package__}.hub").download(name)  # here: most models need no hub
-        return path
+        folder: Path = import_module(f"{__package__}.hub").download(name)  # here: most models need no hub
+        return folder
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
     )
