@@ -33,31 +33,31 @@ SCOUT_INLINE bool find_largest(const float* x, float& largest) {
     return sum_lanes(zero) == 0;
 }
 
-// Where in a RowPanel's bytes the high bytes of a chunk begin.
-template <class K>
-constexpr int chunk_place(int r, int p) {
-    return (r / kVectorPieces * K::kPlanes + p) * 8 * W + r % kVectorPieces * kChunkColumns;
-}
-
 template <class K>
 SCOUT_INLINE void pack_panel(const float* x, RowPanel& to) {
     float largest;
     const bool finite = find_largest(x, largest);
     const float inverse = finite && largest > 1e-30f ? kMostInteger / largest : 0;
     to.step = finite ? largest / kMostInteger : __builtin_nanf("");
-    for (int r = 0; r < K::kPieces; ++r)
-        for (int p = 0; p < K::kPlanes; ++p) {
-            int8_t* bytes = to.bytes + chunk_place<K>(r, p);
-            const int chunk = K::chunk(r, p);
-            Vec sum = {};
-            for (int c = 0; c < kChunkColumns; c += W) {
-                const Vec shifted = (finite ? load(x + chunk * kChunkColumns + c) : Vec{}) * inverse + kRound;
-                store_bytes(bytes + c, Vec((IntVec(shifted) + 128) >> 8));
-                store_bytes(bytes + c + 4 * W, shifted);
-                sum += shifted - kRound;
-            }
-            to.sums[chunk] = sum_lanes(sum);
+    int8_t high[kStoredPanel], low[kStoredPanel];
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+        Vec sum = {};
+        for (int c = chunk * kChunkColumns; c < (chunk + 1) * kChunkColumns; c += W) {
+            const Vec shifted = (finite ? load(x + c) : Vec{}) * inverse + kRound;
+            store_bytes(high + c, Vec((IntVec(shifted) + 128) >> 8));
+            store_bytes(low + c, shifted);
+            sum += shifted - kRound;
         }
+        to.sums[chunk] = sum_lanes(sum);
+    }
+    for (int v = 0; v < K::kSteps; ++v)
+        for (int u = 0; u < K::kUnits; ++u)
+            for (int i = 0; i < 4 * W / K::kRun; ++i) {
+                const int from = K::chunk(v, u, i) * kChunkColumns + (K::kRun < kChunkColumns ? u % 2 * K::kRun : 0);
+                int8_t* bytes = to.bytes + (v * K::kUnits + u) * 8 * W + i * K::kRun;
+                __builtin_memcpy(bytes, high + from, K::kRun);
+                __builtin_memcpy(bytes + 4 * W, low + from, K::kRun);
+            }
 }
 
 // Rows [count, width] for `multiply_stored`; columns beyond the width are zero.
@@ -87,29 +87,23 @@ SCOUT_INLINE const uint8_t* panel_of(const uint8_t* line, int64_t number, int64_
     return last;
 }
 
-// In each lane, the scale of the codes of plane p in vector v.
-template <class K>
-SCOUT_INLINE Vec lane_scales(const Numbers& n, const float* scales, int v, int p) {
-    const int piece = v * kVectorPieces;
+// In each lane, the scale of the codes of vector u in step v.
+template <class K, int... I>
+SCOUT_INLINE Vec lane_scales(const Numbers& n, const float* scales, int v, int u, Lanes<I...>) {
 #if defined(__AVX512F__)
     (void)scales;
-    const int c[4] = {K::chunk(piece, p), K::chunk(piece + 1, p), K::chunk(piece + 2, p), K::chunk(piece + 3, p)};
-    const __m512i index = _mm512_setr_epi32(c[0], c[0], c[0], c[0], c[1], c[1], c[1], c[1], c[2], c[2], c[2], c[2],
-                                            c[3], c[3], c[3], c[3]);
-    return _mm512_maskz_permutexvar_ps(0xffff, index, __m512(n.scale[0]));
+    const IntVec index = {K::chunk(v, u, 4 * I / K::kRun)...};
+    return Vec(_mm512_maskz_permutexvar_ps(0xffff, __m512i(index), __m512(n.scale[0])));
 #else
     (void)n;
-    Vec x;
-    for (int l = 0; l < W; ++l) x[l] = scales[K::chunk(piece + l / 4, p)];
-    return x;
+    return Vec{scales[K::chunk(v, u, 4 * I / K::kRun)]...};
 #endif
 }
 
-// Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first `vectors` of a panel count.
+// Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first `steps` of a panel count.
 template <class K, int LINES, int ROWS, bool WHOLE>
-SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int vectors,
+SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int steps,
                             Vec sums[LINES][ROWS]) {
-    constexpr int all = K::kPieces / kVectorPieces, S = K::kShared;
     Numbers numbers[LINES];
     float scales[LINES][kChunks];
     Vec added[LINES][ROWS];
@@ -122,25 +116,25 @@ SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* cons
         }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < (WHOLE ? all : vectors); ++v) {
-        Bits codes[LINES][K::kPlanes];
+    for (int v = 0; v < (WHOLE ? K::kSteps : steps); ++v) {
+        Bits codes[LINES][K::kUnits];
         for (int l = 0; l < LINES; ++l) K::codes(at[l], v, codes[l]);
 #pragma GCC unroll 4
-        for (int p = 0; p < K::kPlanes; p += S) {
+        for (int u = 0; u < K::kUnits; u += K::kShared) {
             Vec scale[LINES];
-            for (int l = 0; l < LINES; ++l) scale[l] = lane_scales<K>(numbers[l], scales[l], v, p);
+            for (int l = 0; l < LINES; ++l) scale[l] = lane_scales<K>(numbers[l], scales[l], v, u, AllLanes());
             for (int r = 0; r < ROWS; ++r) {
-                IntVec high[LINES] = {}, low[LINES] = {};
-                for (int s = 0; s < S; ++s) {
-                    const int8_t* bytes = x[r]->bytes + (v * K::kPlanes + p + s) * 8 * W;
-                    const IntVec x_high = IntVec(load_bits(bytes)), x_low = IntVec(load_bits(bytes + 4 * W));
-                    for (int l = 0; l < LINES; ++l) {
-                        high[l] = dot_codes<K::kBits>(high[l], codes[l][p + s], x_high);
-                        low[l] = dot_codes<K::kBits>(low[l], codes[l][p + s], x_low);
+                const int8_t* bytes = x[r]->bytes + (v * K::kUnits + u) * 8 * W;
+                IntVec products[LINES] = {};
+                for (int low = 0; low < 2; ++low)
+                    for (int s = 0; s < K::kShared; ++s) {
+                        const IntVec factors = IntVec(load_bits(bytes + (2 * s + low) * 4 * W));
+                        for (int l = 0; l < LINES; ++l) {
+                            if (low && s == 0) products[l] <<= 8;
+                            products[l] = dot_codes<K::kBits>(products[l], codes[l][u + s], factors);
+                        }
                     }
-                }
-                for (int l = 0; l < LINES; ++l)
-                    added[l][r] += scale[l] * __builtin_convertvector((high[l] << 8) + low[l], Vec);
+                for (int l = 0; l < LINES; ++l) added[l][r] += scale[l] * __builtin_convertvector(products[l], Vec);
             }
         }
     }
@@ -169,8 +163,8 @@ __attribute__((noinline)) void multiply_lines(const uint8_t* const lines[LINES],
             uint8_t last[LINES][kPanelBytes<K>];
             for (int r = 0; r < ROWS; ++r) x[r] = &row_panel(rows + r * panels * kStoredPanelBytes, whole);
             for (int l = 0; l < LINES; ++l) at[l] = panel_of<K>(lines[l], whole, width, last[l]);
-            const int blocks = int((width - whole * kStoredPanel) / K::kBlock);
-            add_panel<K, LINES, ROWS, false>(at, x, (blocks + kVectorPieces - 1) / kVectorPieces, sums);
+            const int rest = int(width - whole * kStoredPanel), step = kStoredPanel / K::kSteps;
+            add_panel<K, LINES, ROWS, false>(at, x, (rest + step - 1) / step, sums);
         }
     for (int l = 0; l < LINES; ++l)
         for (int r = 0; r < ROWS; ++r) out[l][r * stride] = sum_lanes(sums[l][r]);
