@@ -9,7 +9,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from scoutattention.errors import ModelNotFoundError
 from scoutattention.models import resolve as module
-from scoutattention.models.resolve import default_cache_dir, resolve
+from scoutattention.models.resolve import resolve
 
 REQUEST = httpx.Request("GET", "https://hub.example")
 ANSWER = httpx.Response(404, request=REQUEST)
@@ -49,8 +49,7 @@ def test_a_pipe_is_refused(name, tmp_path, monkeypatch):
         resolve("/dev/zero")
 
 
-def test_the_suffix_of_a_gguf_file_may_be_in_capitals(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: path)
+def test_the_suffix_of_a_gguf_file_may_be_in_capitals(tmp_path):
     (tmp_path / "MODEL.GGUF").touch()
     assert resolve(str(tmp_path / "MODEL.GGUF")) == module.gguf_file(str(tmp_path / "MODEL.GGUF"))
 
@@ -61,13 +60,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         resolve(str(tmp_path / "model.bin"))
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
-def test_the_bundled_model_is_found_in_its_distribution(asked, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: (path, dtype, cache))
-    path, dtype, cache = resolve("smollm2", asked, tmp_path)
+def test_the_bundled_model_is_found_in_its_distribution():
+    path = resolve("smollm2")
     assert path.is_file()
     assert path.suffix == ".gguf"
-    assert (dtype, cache) == (expected, tmp_path)
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -131,11 +127,3 @@ def test_an_unknown_hub_name_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="owner/absent"):
         resolve("owner/absent")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "scoutattention"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "scoutattention"

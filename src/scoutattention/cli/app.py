@@ -15,7 +15,6 @@ from ..errors import ScoutError
 from ..hardware.doctor import examine
 from ..hardware.host import Host
 from .bench import decode, gpu, kernels
-from .cache import cache
 from .calibrate import calibrate
 from .chat import chat
 from .fidelity import fidelity
@@ -49,7 +48,6 @@ for _name, (_help, _commands) in GROUPS.items():
     for _command in _commands:
         _group.command()(_command)
     app.add_typer(_group, name=_name)
-app.add_typer(cache, name="cache", context_settings=HELP_FLAGS)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ..types import (
     TopBlocks,
 )
 from .plain import PlainOps, left_out
-from .reference_rows import HeadPlacing
+from .reference_rows import HeadPlacing, unpaired
 
 
 class NativeOps(PlainOps):
@@ -121,7 +121,7 @@ class RowKernels:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
         rotated = (x.shape[1] + how.queries) // 2
         x = x if how.bias is None else x + how.bias.view(x.shape[1:])
-        heads = x[:, :rotated]
+        heads = unpaired(x[:, :rotated]) if how.paired else x[:, :rotated]
         if how.norm is not None:
             heads = self.rms_norm(heads, how.norm[:rotated], how.eps)
         heads = self.rotate(heads, how.rope)

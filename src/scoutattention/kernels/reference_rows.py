@@ -16,6 +16,7 @@ class HeadPlacing(NamedTuple):
 
     queries: Q.   bias: [(Q + 2 H) * D], added to all of them, or None.   norm: float32 [Q + H, D], the weights of the
     norms of queries and keys, or None; eps: of these norms.   rope: of the tokens, for queries and keys.
+    paired: of queries and keys, and of their bias, the two channels that rotate together follow one another.
     """
 
     queries: int
@@ -23,6 +24,7 @@ class HeadPlacing(NamedTuple):
     norm: Tensor | None
     eps: float
     rope: Rope
+    paired: bool = False
 
 
 def linear(x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
@@ -53,6 +55,11 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     return torch.addcmul(wide * rope.cos[:, None], turned, rope.sin[:, None]).to(x.dtype)
 
 
+def unpaired(x: Tensor) -> Tensor:
+    """Heads x [..., D] of channels in pairs that rotate together: all first channels, then all second ones."""
+    return x.view(*x.shape[:-1], -1, 2).mT.flatten(-2)
+
+
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""
     gate, up = x.chunk(2, dim=-1)
@@ -73,7 +80,7 @@ def place_heads(x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
     rotated = (x.shape[1] + how.queries) // 2
     if how.bias is not None:
         x = x + how.bias.view(x.shape[1:])
-    heads = x[:, :rotated]
+    heads = unpaired(x[:, :rotated]) if how.paired else x[:, :rotated]
     if how.norm is not None:
         heads = rms_norm(heads, how.norm[:rotated], how.eps)
     return rotate(heads[:, : how.queries], how.rope), rotate(heads[:, how.queries :], how.rope), x[:, rotated:]

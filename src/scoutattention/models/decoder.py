@@ -11,10 +11,13 @@ from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing
+from ..kernels.reference_stored import expand
 from ..runtime.ranks import ALONE, Ranks, gathered
+from ..runtime.stored import StoredMatrix
+from ..runtime.stored_file import StoredFile
 from ..types import Rope
 from .config import ModelConfig
-from .layers import ROWS, LayerWeights, RowOps, in_rows
+from .layers import ROWS, LayerWeights, RowOps, Weight, in_rows
 from .rope import RopeConfig, inverse_frequencies, rope_steps
 
 FEW_ROWS = 16
@@ -27,13 +30,15 @@ class DecoderWeights:
 
     Of a model that ranks share, the layers' matrices are one rank's part.
     fingerprint: names the whole model, see `fingerprint.py`.
+    files: that hold matrices in blocks; they must not change while the decoder is in use.
     """
 
-    embedding: Tensor
+    embedding: Weight
     layers: tuple[LayerWeights, ...]
     norm: Tensor
-    head: Tensor
+    head: Weight
     fingerprint: str
+    files: tuple[StoredFile, ...] = ()
 
 
 class Rotary:
@@ -71,6 +76,7 @@ class Decoder(QueryModel):
     """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens.
 
     config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
+    dtype: of the KV cache, of all weights but norms and those in a file's own blocks, and of what a prompt computes.
     few_rows: the kernels that compute few rows.
     """
 
@@ -88,6 +94,7 @@ class Decoder(QueryModel):
         self.weights = weights
         self.ranks = ranks
         self.few_rows = few_rows
+        self.dtype: torch.dtype = getattr(torch, config.shape.dtype)
         self._most = most
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
@@ -117,8 +124,11 @@ class Decoder(QueryModel):
         """Run the tokens, int64 [T], through all layers; returns final-normed hidden states [T, E].
 
         T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
+        Raises ModelFileError where a file that holds weights was changed.
         """
-        x = F.embedding(token_ids, self.weights.embedding)
+        for file in self.weights.files:
+            file.check()
+        x = rows_of(self.weights.embedding, token_ids, self.dtype)
         if len(token_ids) > ROWS:
             return self._forward_prompt(x, rope, attend)
         normed = self.normed_input(0, x)
@@ -146,7 +156,7 @@ class Decoder(QueryModel):
         weights, shape = self.weights.layers[layer], self.shape
         q, k, v = self._placed(weights, normed, rope, shape.num_query_heads + 2 * shape.num_kv_heads)
         q = q.reshape(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
-        return q, k.to(weights.qkv.dtype), v.to(weights.qkv.dtype)
+        return q, k.to(self.dtype), v.to(self.dtype)
 
     def update(self, layer: int, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """The residual stream after a layer's attention, [T, E], and what its feed-forward part adds.
@@ -170,7 +180,12 @@ class Decoder(QueryModel):
 
     @override
     def query_weight(self, layer: int) -> Tensor:
-        mine = self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
+        weights, shape = self.weights.layers[layer], self.shape
+        mine = weights.qkv[: shape.num_query_heads * shape.head_dim]
+        if isinstance(mine, StoredMatrix):
+            mine = expand(mine, slice(None), torch.float32)
+        if weights.paired:
+            mine = mine.view(shape.num_query_heads, -1, 2, shape.hidden_size).transpose(1, 2).reshape(mine.shape)
         return gathered(self.ranks, mine).flatten(0, 1)
 
     @override
@@ -191,7 +206,9 @@ class Decoder(QueryModel):
         rows = count * shape.head_dim
         bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
         heads = ops.linear(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
-        how = HeadPlacing(shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope)
+        how = HeadPlacing(
+            shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope, paired=weights.paired
+        )
         return ops.place_heads(heads, how)
 
     def _norm_after(self, layer: int) -> Tensor:
@@ -201,6 +218,11 @@ class Decoder(QueryModel):
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
+
+
+def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows, int64 [T], of a table [N, E]: [T, E].   dtype: of the result where the table is stored in blocks."""
+    return expand(table, rows, dtype) if isinstance(table, StoredMatrix) else F.embedding(rows, table)
 
 
 def sum_of(parts: tuple[Tensor, Tensor]) -> Tensor:

