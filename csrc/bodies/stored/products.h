@@ -1,4 +1,4 @@
-// Products of a few rows with weights in stored blocks, and these weights as numbers.
+// Products of a few rows with weights in stored blocks.
 //
 // A row is rounded to 16-bit integers, in each panel of 256 columns to steps of its own. With an integer's high and low
 // byte multiplied apart, a sum of products with codes is a sum of integers, and
@@ -6,7 +6,7 @@
 //     row . weights = step * sum over chunks of (scale * sum(integer * code) + least * sum(integer)).
 #pragma once
 
-#include "bodies/stored_kinds.h"
+#include "bodies/stored/kinds.h"
 
 namespace {
 
@@ -20,10 +20,6 @@ struct RowPanel {
     float step;
 };
 static_assert(sizeof(RowPanel) <= kStoredPanelBytes);
-
-SCOUT_INLINE const RowPanel& row_panel(const void* row, int64_t number) {
-    return *(const RowPanel*)((const char*)row + number * kStoredPanelBytes);
-}
 
 // Whether all numbers of a panel are finite, and the largest magnitude.
 SCOUT_INLINE bool find_largest(const float* x, float& largest) {
@@ -87,42 +83,52 @@ SCOUT_INLINE const uint8_t* panel_of(const uint8_t* line, int64_t number, int64_
     return last;
 }
 
-// In each lane, the scale of the codes of vector u in step v.
-template <class K, int... I>
-SCOUT_INLINE Vec lane_scales(const Numbers& n, const float* scales, int v, int u, Lanes<I...>) {
+// The scales and least numbers of a line's panel.
+template <class K>
+struct PanelScales {
+    Numbers numbers;
+    float scales[kChunks];
+
+    SCOUT_INLINE void open(const uint8_t* at) {
+        K::numbers(at, numbers);
+        if (W < 16) __builtin_memcpy(scales, numbers.scale, sizeof scales);
+    }
+    // In each lane, the scale of the codes of vector u in step v.
+    SCOUT_INLINE Vec scale(int v, int u) const { return lanes(v, u, AllLanes()); }
+
+  private:
+    template <int... I>
+    SCOUT_INLINE Vec lanes(int v, int u, Lanes<I...>) const {
 #if defined(__AVX512F__)
-    (void)scales;
-    const IntVec index = {K::chunk(v, u, 4 * I / K::kRun)...};
-    return Vec(_mm512_maskz_permutexvar_ps(0xffff, __m512i(index), __m512(n.scale[0])));
+        const IntVec index = {K::chunk(v, u, 4 * I / K::kRun)...};
+        return Vec(_mm512_maskz_permutexvar_ps(0xffff, __m512i(index), __m512(numbers.scale[0])));
 #else
-    (void)n;
-    return Vec{scales[K::chunk(v, u, 4 * I / K::kRun)]...};
+        return Vec{scales[K::chunk(v, u, 4 * I / K::kRun)]...};
 #endif
-}
+    }
+};
 
 // Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first `steps` of a panel count.
 template <class K, int LINES, int ROWS, bool WHOLE>
 SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int steps,
                             Vec sums[LINES][ROWS]) {
-    Numbers numbers[LINES];
-    float scales[LINES][kChunks];
+    PanelScales<K> panels[LINES];
     Vec added[LINES][ROWS];
     for (int l = 0; l < LINES; ++l) {
-        K::numbers(at[l], numbers[l]);
-        if (W < 16) __builtin_memcpy(scales[l], numbers[l].scale, sizeof scales[l]);
+        panels[l].open(at[l]);
         for (int r = 0; r < ROWS; ++r) {
-            added[l][r] = numbers[l].least[0] * load(x[r]->sums);
-            for (int i = 1; i < kChunks / W; ++i) added[l][r] += numbers[l].least[i] * load(x[r]->sums + i * W);
+            added[l][r] = Vec{};  // so that each sum is one fused product, whatever the number of rows
+            for (int i = 0; i < kChunks / W; ++i)
+                added[l][r] += panels[l].numbers.least[i] * load(x[r]->sums + i * W);
         }
     }
-#pragma GCC unroll 8
-    for (int v = 0; v < (WHOLE ? K::kSteps : steps); ++v) {
+    const auto step = [&](int v) {
         Bits codes[LINES][K::kUnits];
         for (int l = 0; l < LINES; ++l) K::codes(at[l], v, codes[l]);
 #pragma GCC unroll 4
         for (int u = 0; u < K::kUnits; u += K::kShared) {
             Vec scale[LINES];
-            for (int l = 0; l < LINES; ++l) scale[l] = lane_scales<K>(numbers[l], scales[l], v, u, AllLanes());
+            for (int l = 0; l < LINES; ++l) scale[l] = panels[l].scale(v, u);
             for (int r = 0; r < ROWS; ++r) {
                 const int8_t* bytes = x[r]->bytes + (v * K::kUnits + u) * 8 * W;
                 IntVec products[LINES] = {};
@@ -137,23 +143,44 @@ SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* cons
                 for (int l = 0; l < LINES; ++l) added[l][r] += scale[l] * __builtin_convertvector(products[l], Vec);
             }
         }
+    };
+    if constexpr (WHOLE) {
+#pragma GCC unroll 8
+        for (int v = 0; v < K::kSteps; ++v) step(v);
+    } else {
+        for (int v = 0; v < steps; ++v) step(v);
     }
     for (int l = 0; l < LINES; ++l)
         for (int r = 0; r < ROWS; ++r) sums[l][r] += added[l][r] * x[r]->step;
 }
 
-// out[r * stride + l] = row r . line l.
-template <class K, int LINES, int ROWS>
-__attribute__((noinline)) void multiply_lines(const uint8_t* const lines[LINES], const char* rows, int64_t width,
-                                              float* out[LINES], int64_t stride) {
-    const int64_t panels = (width + kStoredPanel - 1) / kStoredPanel, whole = width / kStoredPanel;
+constexpr int kLinesAtOnce = W == 16 ? 2 : 1;  // a row that is loaded serves so many lines, as there are registers
+
+// Some lines and rows, and where their products go.
+struct LineTile {
+    const uint8_t* lines[kLinesAtOnce];
+    float* out[kLinesAtOnce];
+    const char* rows;
+    int64_t width, out_stride;
+
+    int64_t panels() const { return (width + kStoredPanel - 1) / kStoredPanel; }
+    const RowPanel* row(int r, int64_t panel) const {
+        return (const RowPanel*)(rows + (r * panels() + panel) * kStoredPanelBytes);
+    }
+};
+
+// out[l][r * stride] = row r . line l, of ROWS rows.
+template <class K, int ROWS>
+__attribute__((noinline)) void multiply_lines(const LineTile& t) {
+    constexpr int LINES = kLinesAtOnce;
+    const int64_t panels = t.panels(), whole = t.width / kStoredPanel;
     Vec sums[LINES][ROWS] = {};
     const uint8_t* at[LINES];
     const RowPanel* x[ROWS];
     for (int64_t n = 0; n < whole; ++n) {
-        for (int r = 0; r < ROWS; ++r) x[r] = &row_panel(rows + r * panels * kStoredPanelBytes, n);
+        for (int r = 0; r < ROWS; ++r) x[r] = t.row(r, n);
         for (int l = 0; l < LINES; ++l) {
-            at[l] = lines[l] + n * kPanelBytes<K>;
+            at[l] = t.lines[l] + n * kPanelBytes<K>;
             for (int64_t b = 0; b < kPanelBytes<K>; b += kLine) __builtin_prefetch(at[l] + kStoredAhead + b);
         }
         add_panel<K, LINES, ROWS, true>(at, x, 0, sums);
@@ -161,33 +188,28 @@ __attribute__((noinline)) void multiply_lines(const uint8_t* const lines[LINES],
     if constexpr (K::kBlock < kStoredPanel)
         if (whole < panels) {
             uint8_t last[LINES][kPanelBytes<K>];
-            for (int r = 0; r < ROWS; ++r) x[r] = &row_panel(rows + r * panels * kStoredPanelBytes, whole);
-            for (int l = 0; l < LINES; ++l) at[l] = panel_of<K>(lines[l], whole, width, last[l]);
-            const int rest = int(width - whole * kStoredPanel), step = kStoredPanel / K::kSteps;
+            for (int r = 0; r < ROWS; ++r) x[r] = t.row(r, whole);
+            for (int l = 0; l < LINES; ++l) at[l] = panel_of<K>(t.lines[l], whole, t.width, last[l]);
+            const int rest = int(t.width - whole * kStoredPanel), step = kStoredPanel / K::kSteps;
             add_panel<K, LINES, ROWS, false>(at, x, (rest + step - 1) / step, sums);
         }
     for (int l = 0; l < LINES; ++l)
-        for (int r = 0; r < ROWS; ++r) out[l][r * stride] = sum_lanes(sums[l][r]);
+        for (int r = 0; r < ROWS; ++r) t.out[l][r * t.out_stride] = sum_lanes(sums[l][r]);
 }
-
-constexpr int kLinesAtOnce = W == 16 ? 2 : 1;  // a row that is loaded serves so many lines, as there are registers
 
 template <class K>
 void multiply_stored(const LinearRun& run) {
-    const int64_t panels = (run.width + kStoredPanel - 1) / kStoredPanel;
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
     const uint8_t* weight = (const uint8_t*)run.weight;
+    LineTile tile = {{}, {}, nullptr, run.width, run.out_stride};
     for (int64_t first = 0; first < run.count; first += kLinesAtOnce)
-        for_head_tiles(run.rows, [&](int64_t r, auto tile) {
-            constexpr int ROWS = decltype(tile)::value;
-            const uint8_t* lines[kLinesAtOnce];
-            float* out[kLinesAtOnce];
+        for_head_tiles(run.rows, [&](int64_t r, auto rows) {
+            tile.rows = (const char*)run.x + r * tile.panels() * kStoredPanelBytes;
             for (int l = 0; l < kLinesAtOnce; ++l) {
                 const int64_t line = first + l < run.count ? first + l : run.count - 1;
-                lines[l] = weight + line * line_bytes, out[l] = run.out + r * run.out_stride + line;
+                tile.lines[l] = weight + line * line_bytes, tile.out[l] = run.out + r * run.out_stride + line;
             }
-            const char* rows = (const char*)run.x + r * panels * kStoredPanelBytes;
-            multiply_lines<K, kLinesAtOnce, ROWS>(lines, rows, run.width, out, run.out_stride);
+            multiply_lines<K, decltype(rows)::value>(tile);
         });
 }
 
