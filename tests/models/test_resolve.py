@@ -8,6 +8,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from huggingface_hub.utils import filter_repo_objects
 
 from scoutattention.errors import ModelNotFoundError
+from scoutattention.models import hub
 from scoutattention.models import resolve as module
 from scoutattention.models.resolve import resolve
 
@@ -85,7 +86,7 @@ def test_a_hub_name_is_downloaded_without_what_is_not_needed(tmp_path, monkeypat
         asked[name] = allow_patterns
         return str(tmp_path)
 
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert resolve("owner/model-1.5B") == tmp_path
     assert set(asked) == {"owner/model-1.5B"}
     here = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
@@ -116,7 +117,7 @@ def test_what_the_hub_refuses_is_one_sentence(error, monkeypatch):
     def download(name, allow_patterns):
         raise error
 
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     with pytest.raises(ModelNotFoundError, match=r"owner/model.*reason") as caught:
         resolve("owner/model")
     assert "\n" not in str(caught.value)

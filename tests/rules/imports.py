@@ -35,8 +35,8 @@ DOORS = {
         "models/formats/gguf_splits.py",
     ),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
-    "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py",),
+    "huggingface_hub": ("models/hub.py",),
+    "httpx": ("models/hub.py",),
     "safetensors": (
         "models/formats/safetensors.py",
         "models/calibration.py",

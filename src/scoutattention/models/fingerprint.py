@@ -51,10 +51,11 @@ def _divided(numbers: Tensor, by: int) -> tuple[Tensor, Tensor]:
 
 def _numbers(weight: Weight, rows: Tensor, columns: Tensor) -> Tensor:
     """The numbers in the given rows and columns, int64 [n] each; of a stored matrix no other block is read."""
+    width = weight.shape[1] if len(weight.shape) > 1 else 1
     if not isinstance(weight, StoredMatrix):
-        return weight.flatten()[(rows * (weight.shape[-1] if weight.dim() > 1 else 1) + columns).to(weight.device)]
+        return weight.flatten()[(rows * width + columns).to(weight.device)]
     (part,) = weight.parts
     block, place = _divided(columns, part.kind.length)
-    blocks = part.data.view(len(part.data), -1, part.kind.size)[rows, block]
+    blocks = part.data.view(-1, part.kind.size).index_select(0, rows * (width // part.kind.length) + block)
     numbers = expand(stored(blocks, part.kind, part.kind.length), slice(None), torch.float32)
-    return numbers[torch.arange(len(rows)), place]
+    return numbers.gather(1, place[:, None])[:, 0]

@@ -62,7 +62,7 @@ def load(
     path = resolve(name)
     files = open_files(path)
     tokenizer = files.tokenizer()
-    config = _config(files, dtype, rope_scaling)
+    config = config_of(files, dtype, rope_scaling)
     weights = read_weights(files.tensors(), config, device or torch.device("cpu"), ranks, in_place=in_place)
     return LoadedModel(name, path, Decoder(config, weights, ranks=ranks), tokenizer)
 
@@ -74,10 +74,11 @@ def open_files(path: Path) -> ModelFiles:
 
 def read_config(path: Path, dtype: DTypeName, rope_scaling: RopeScaling = None) -> ModelConfig:
     """The configuration of the model in a directory or a .gguf file; see `load`."""
-    return _config(open_files(path), dtype, rope_scaling)
+    return config_of(open_files(path), dtype, rope_scaling)
 
 
-def _config(files: ModelFiles, dtype: DTypeName, rope_scaling: RopeScaling) -> ModelConfig:
+def config_of(files: ModelFiles, dtype: DTypeName, rope_scaling: RopeScaling = None) -> ModelConfig:
+    """The configuration of a model; see `load`."""
     chosen = files.stored_dtype() if dtype == "auto" else dtype
     return ModelConfig.from_hf(files.config, chosen, rope_scaling, files.config_name)
 

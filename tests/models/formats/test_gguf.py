@@ -1,11 +1,15 @@
 """Models in GGUF files: that they are the models, that they stay in the file, and what is refused."""
 
+import errno
 import os
 
 import pytest
 import torch
 
-from scoutattention import LLM, SamplingParams, ScoutConfig
+from scoutattention import LLM, EngineConfig, SamplingParams, ScoutConfig
+from scoutattention.engine.calibrate import calibrate
+from scoutattention.engine.engine import Engine
+from scoutattention.engine.scheduler import Sequence
 from scoutattention.errors import CapacityError, ConfigError, ModelFileError, UnsupportedModelError
 from scoutattention.kernels.reference_stored import expand
 from scoutattention.models.decoder import Decoder
@@ -13,9 +17,11 @@ from scoutattention.models.formats.gguf_file import open_gguf
 from scoutattention.models.formats.safetensors import Checkpoint
 from scoutattention.models.loader import load, read_weights
 from scoutattention.runtime.memory import CPU
-from scoutattention.runtime.ranks import Alone
+from scoutattention.runtime.ranks import ALONE, Alone
 from scoutattention.runtime.stored import StoredMatrix
 
+from ...engine.test_calibrate import TOKENS, quiet
+from ...runtime.test_ranks import on_ranks
 from ...tiny import save
 from .. import families
 from ..dense import prompt_logits
@@ -136,6 +142,36 @@ def test_ranks_have_their_rows_and_columns(tmp_path):
 
 def numbers(matrix):
     return expand(matrix, slice(None), torch.float32)
+
+
+def test_ranks_answer_as_one(tmp_path):
+    model = families.make("llama", intermediate_size=128)
+    path = str(write(tmp_path / "tiny.gguf", model, kinds=mixed(model)))
+    scout = ScoutConfig(budget=None, block_size=8)
+
+    def answer(ranks):
+        loaded = load(path, ranks=ranks)
+        engine = Engine(loaded.decoder, scout, EngineConfig(tensor_parallel_size=ranks.size, max_num_seqs=1))
+        sequence = Sequence(0, PROMPT, ANSWER, 60, loaded.tokenizer)
+        engine.add(sequence)
+        while engine.busy:
+            engine.step()
+        engine.close()
+        return sequence.output_ids
+
+    expected = answer(ALONE)
+    assert on_ranks(2, tmp_path, answer) == [expected, expected]
+
+
+def test_a_calibration_is_the_one_of_expanded_weights(tmp_path):
+    model = families.make("llama")
+    path = str(write(tmp_path / "tiny.gguf", model, kinds=mixed(model)))
+    fits = [
+        calibrate(load(path, in_place=in_place).decoder, TOKENS, [1], 8, quiet)[0].corrections
+        for in_place in (True, False)
+    ]
+    for stored, expanded in zip(*fits, strict=True):
+        torch.testing.assert_close(stored, expanded, atol=1e-3, rtol=1e-3)
 
 
 def test_ranks_that_would_cut_blocks_are_refused(tmp_path):
@@ -280,6 +316,15 @@ def test_the_length_of_a_context_takes_no_memory(tmp_path):
     with pytest.raises(CapacityError):
         llm.generate([1] * (2 * longest + 8), params)
     llm.close()
+
+
+def test_a_lack_of_address_space_is_named(file, monkeypatch):
+    def short(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("scoutattention.runtime.stored_file.mmap.mmap", short)
+    with pytest.raises(CapacityError, match=r"refused memory for the [\d.]+ KiB of .*tiny\.gguf"):
+        load(str(file))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

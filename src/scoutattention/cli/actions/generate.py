@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
+from ...config.fields import format_bytes
 from ...engine.llm import LLM
 from ...engine.stats import Stats
+from ...hardware.host import peak_memory
 from ..generate import GenerateFlags
 from ..inputs import Message
 from ..output import PlainTable, busy, show, write_file
@@ -39,13 +41,21 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
                 print(chunk.text, end="", flush=True)
     if not flags.as_json:
         print(flush=True)
-        show(stats_table(llm.stats()), stderr=not sys.stdout.isatty())
+        table = stats_table(llm.stats())
+        table.add_row("Memory", f"{format_bytes(peak_memory())} at most{_of_the_file(llm)}")
+        show(table, stderr=not sys.stdout.isatty())
         return
-    numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS}
+    numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS} | {"peak_memory": peak_memory()}
     config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
     about = {"calibration": llm.engine.calibration, "config": config}
     answer = {"text": "".join(texts), "token_ids": token_ids, "finish_reason": reason}
     print(json.dumps(answer | numbers | about), flush=True)
+
+
+def _of_the_file(llm: LLM) -> str:
+    """What of the memory the system can take back, if anything."""
+    size = sum(file.size for file in llm.engine.runner.decoder.weights.files)
+    return f", {format_bytes(size)} of it the model's file" if size else ""
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from ..config import ModelConfig
 from ..layers import Weight
 from ..text import Tokenizer
 from .gguf_config import hf_config, paired_rows, tensor_name
@@ -50,6 +51,10 @@ class GGUFModel(ModelFiles):
     @override
     def tensors(self) -> "GGUFTensors":
         return GGUFTensors(self._gguf, self.config)
+
+    @override
+    def weight_bytes(self, config: ModelConfig) -> int:
+        return sum(file.size for file in self._gguf.files)
 
 
 class GGUFTensors(Tensors):

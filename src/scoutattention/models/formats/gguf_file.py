@@ -28,6 +28,7 @@ _LEAST_FIELD, _LEAST_TENSOR = 8 + 1 + 4 + 1, 8 + 1 + 4 + 8 + 4 + 8
 """Bytes that the shortest metadata entry and tensor entry take: more entries than fit are not believed."""
 _MOST_DIMENSIONS, _LONGEST_NAME = 4, 63
 _ALIGNMENT = 32
+_LENGTH = struct.Struct("<Q")
 _OTHER_KINDS = {
     9: "Q8_1",
     15: "Q8_K",
@@ -181,9 +182,7 @@ def _scalar(cursor: "_Cursor", key: str, kind: int) -> Any:  # noqa: ANN401  (me
 def _array(cursor: "_Cursor", key: str) -> list[Any]:
     kind, length = cursor.unpack("IQ")
     if kind == _TEXT:
-        if length * 8 > cursor.left:
-            raise cursor.broken(f"{key} promises {length} texts in {cursor.left} bytes")
-        return [cursor.text(key) for _ in range(length)]
+        return cursor.texts(key, length)
     if kind not in _FORMATS:
         raise cursor.broken(f"{key} is a list of the type {kind}, which is not supported")
     form = f"<{_FORMATS[kind]}"
@@ -280,8 +279,21 @@ class _Cursor:
 
     def text(self, what: str) -> str:
         """The next string, which its length precedes."""
-        (length,) = self.unpack("Q")
-        try:
-            return self.bytes(length).decode()
-        except UnicodeDecodeError:
-            raise self.broken(f"a text of {what} before byte {self.offset} is not UTF-8") from None
+        return self.texts(what, 1)[0]
+
+    def texts(self, what: str, count: int) -> list[str]:
+        """The next strings; in one loop, since a vocabulary has hundreds of thousands."""
+        if count * _LENGTH.size > self.left:
+            raise self.broken(f"{what} promises {count} texts in {self.left} bytes")
+        memory, at, texts = self._file.bytes, self.offset, []
+        for _ in range(count):
+            begin = at + _LENGTH.size
+            at = begin + _LENGTH.unpack_from(memory, at)[0] if begin <= self.size else begin
+            if at > self.size:
+                raise self.broken(f"{at - begin} bytes are expected at byte {begin}, and {self.size - begin} are left")
+            try:
+                texts.append(memory[begin:at].decode())
+            except UnicodeDecodeError:
+                raise self.broken(f"a text of {what} before byte {at} is not UTF-8") from None
+        self.offset = at
+        return texts

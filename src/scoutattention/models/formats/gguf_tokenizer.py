@@ -49,7 +49,7 @@ def tokenizer_of(metadata: Metadata) -> Tokenizer:
 
 def tokenizer_files(metadata: Metadata) -> TokenizerFiles:
     """What the files beside a tokenizer.json would say of it."""
-    names = Vocabulary.read(metadata).names
+    names = metadata.texts("tokenizer.ggml.tokens")
     special = {f"{_PARTS[part]}_token": names[token_id] for part, token_id in special_ids(metadata, _PARTS).items()}
     template = metadata.text("tokenizer.chat_template") if metadata.has("tokenizer.chat_template") else None
     return TokenizerFiles(
@@ -102,13 +102,13 @@ def _merges(metadata: Metadata, ids: Mapping[str, int]) -> list[tuple[str, str]]
     for number, merge in enumerate(metadata.texts("tokenizer.ggml.merges")):
         space = merge.find(" ", 1)
         left, right = merge[:space], merge[space + 1 :]
-        strangers = [name for name in (left, right, left + right) if name not in ids]
-        if space < 0 or strangers:
+        if space < 0 or left not in ids or right not in ids or left + right not in ids:
+            strangers = [name for name in (left, right, left + right) if name not in ids]
             raise ModelFileError(
                 f"{metadata.path}: entry {number} of tokenizer.ggml.merges is {merge[:60]!r}, "
                 + ("which has no space" if space < 0 else f"and {strangers[0][:60]!r} is not a token")
             )
-        pairs.setdefault((left, right))
+        pairs[left, right] = None
     return list(pairs)
 
 

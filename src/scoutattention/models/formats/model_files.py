@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from ..config import checkpoint_dtype
+from ..config import ModelConfig, checkpoint_dtype
 from ..text import Tokenizer
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
 
@@ -37,6 +37,10 @@ class ModelFiles(Protocol):
 
     def tensors(self) -> Tensors:
         """The weights."""
+        ...
+
+    def weight_bytes(self, config: ModelConfig) -> int:
+        """Bytes that the weights take on a CPU, in a file that is mapped or in memory."""
         ...
 
 
@@ -73,3 +77,7 @@ class Directory(ModelFiles):
     @override
     def tensors(self) -> Checkpoint:
         return Checkpoint(self.path)
+
+    @override
+    def weight_bytes(self, config: ModelConfig) -> int:
+        return config.weights * config.shape.dtype_bytes
