@@ -77,6 +77,20 @@ nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<T
     return out.tensor;
 }
 
+void Workers::expand(const Tensor& data, int number, const Tensor& out) {
+    check_dims("out", out, 2, "[rows, columns]");
+    const LinearPart part = stored_lines(data, number, out.size(1));
+    const bool wide = has(out, kElement<float>);
+    if (part.kind < kStored || !(wide || has(out, kBFloat16Element)) || !is_contiguous(out, 0) ||
+        out.size(0) != part.lines)
+        refuse("out is " + text(out, "dtype") + " " + text(out, "shape") + " for " + std::to_string(part.lines) +
+               " rows of the kind " + std::to_string(number) +
+               ": it must be float32 or bfloat16 and contiguous, and the kind quantised");
+    const ExpandCall call{part.kind, reinterpret_cast<const uint8_t*>(part.weight), part.line_bytes, part.lines,
+                          out.size(1), wide ? kFloat32 : kBFloat16, address<char>(out)};
+    run([&] { return make_expand_work(kernels_, call, threads_.count()); });
+}
+
 nb::object Workers::project(const Tensor& x, const Tensor& basis) {
     const float* from = rows("x", x);
     const DType dtype = weight_dtype(basis);

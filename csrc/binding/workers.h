@@ -56,6 +56,8 @@ class Workers {
     nb::object linear(const Tensor& x, const Tensor& weight);
     // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
     nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
+    // Writes the numbers of stored lines to out.
+    void expand(const Tensor& data, int number, const Tensor& out);
     // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].
     nb::object project(const Tensor& x, const Tensor& basis);
     nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);

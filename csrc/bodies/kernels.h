@@ -124,6 +124,8 @@ struct Kernels {
     void (*wishes)(const WishRun&);
     void (*pack_rows[kWeightKinds])(const float* rows, int64_t count, int64_t width, void* packed);
     void (*linear[kWeightKinds])(const LinearRun&);
+    // Lines of a stored kind as numbers [count, width], in float32 and in bfloat16.
+    void (*expand[kWeightKinds - kStored][2])(const uint8_t* lines, int64_t count, int64_t width, void* out);
     void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
     void (*correct)(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
                     const float* lse, float* out);

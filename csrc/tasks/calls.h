@@ -94,6 +94,15 @@ struct LinearCall {
     float* out;                     // [M, B, O]
 };
 
+// Lines of stored weights as numbers [lines, I].
+struct ExpandCall {
+    int kind;                       // a WeightKind
+    const uint8_t* weight;
+    int64_t line_bytes, lines, I;
+    DType dtype;                    // of out: float32 or bfloat16
+    void* out;
+};
+
 // All throw std::invalid_argument where an index or a length is out of range, or memory is not aligned. The memory that
 // a call points to must live until the work is done, tables excepted. `threads`: how many will share the work.
 std::unique_ptr<Work> make_partial_work(const Kernels& kernels, const PartialCall& call, int threads);
@@ -103,6 +112,7 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
                                       int threads);
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
+std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
 
 // Adds the 64-bit words of a memory to `sum`; its speed is the read bandwidth of the machine. `bytes` must be a
 // multiple of 256.

@@ -61,7 +61,34 @@ class LinearWork final : public Work {
     int64_t threads_, tasks_;                 // tasks: of each matrix
 };
 
+// Lines of stored weights as numbers.
+class ExpandWork final : public Work {
+  public:
+    ExpandWork(const Kernels& kernels, const ExpandCall& call, int threads)
+        : kernels_(kernels), call_(call), threads_(worthwhile_threads(call.lines * call.I, kBytesPerThread, threads)),
+          tasks_(std::min(call.lines, wanted_tasks(threads_))) {}
+
+    int64_t tasks() const override { return tasks_; }
+    int64_t threads() const override { return threads_; }
+
+    void run(int64_t number) noexcept override {
+        const int64_t first = call_.lines * number / tasks_, end = call_.lines * (number + 1) / tasks_;
+        const uint8_t* lines = call_.weight + first * call_.line_bytes;
+        char* out = static_cast<char*>(call_.out) + first * call_.I * kElementBytes[call_.dtype];
+        kernels_.expand[call_.kind - kStored][call_.dtype](lines, end - first, call_.I, out);
+    }
+
+  private:
+    const Kernels& kernels_;
+    const ExpandCall call_;
+    const int64_t threads_, tasks_;
+};
+
 }  // namespace
+
+std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads) {
+    return std::make_unique<ExpandWork>(kernels, call, threads);
+}
 
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads) {
     for (const LinearPart& part : call.parts)

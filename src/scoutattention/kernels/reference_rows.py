@@ -8,7 +8,10 @@ from torch import Tensor
 
 from ..runtime.stored import StoredMatrix
 from ..types import Rope
-from .reference_stored import TILE, expand
+from . import reference_stored
+from .reference_stored import TILE, Fill
+
+expand = reference_stored.expand
 
 
 class HeadPlacing(NamedTuple):
@@ -27,15 +30,15 @@ class HeadPlacing(NamedTuple):
     paired: bool = False
 
 
-def linear(x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
+def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None) -> Tensor:
     """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x.
 
-    Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.
+    Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.   fill: see `expand`.
     """
     if isinstance(weight, StoredMatrix):
         lines = max(1, TILE // max(weight.columns, 1))
         tiles = (slice(first, first + lines) for first in range(0, max(weight.shape[0], 1), lines))
-        return torch.cat([F.linear(x, expand(weight, tile, x.dtype)) for tile in tiles], dim=-1)
+        return torch.cat([F.linear(x, expand(weight, tile, x.dtype, fill)) for tile in tiles], dim=-1)
     return F.linear(x, weight) if weight.dim() == 2 else (weight @ x[..., None])[..., 0]
 
 

@@ -16,27 +16,35 @@ TILE = 1 << 20
 _NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-def expand(weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+Fill = Callable[[Tensor, StoredRows], None]
+"""Writes the numbers of rows to a tensor [rows, columns]."""
+
+
+def expand(weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype, fill: Fill | None = None) -> Tensor:
     """Rows of a stored matrix as numbers, computed in float32 and rounded to `dtype`: [n, columns].
 
-    rows: a slice with a step of 1, or int64 [n].   Raises KernelError where `rows` leaves the matrix.
+    rows: a slice with a step of 1, or int64 [n].   fill: what expands rows; None is plain PyTorch.
+    Raises KernelError where `rows` leaves the matrix.
     """
+    fill = fill or fill_plainly
+    chosen = weight[rows] if isinstance(rows, slice) else weight
+    count = chosen.shape[0] if isinstance(rows, slice) else len(rows)
+    out = torch.empty((count, weight.columns), dtype=dtype, device=weight.device)
     if isinstance(rows, slice):
-        chosen = weight[rows].parts
-        out = torch.empty(weight[rows].shape, dtype=dtype, device=weight.device)
         first = 0
-        for part in chosen:
-            _fill(out[first : first + part.data.shape[0]], part)
-            first += part.data.shape[0]
+        for part in chosen.parts:
+            fill(out[first : first + len(part.data)], part)
+            first += len(part.data)
         return out
     _check_rows(rows, weight)
-    out = torch.empty((len(rows), weight.columns), dtype=dtype, device=weight.device)
     first = 0
     for part in weight.parts:
-        count = part.data.shape[0]
-        there = (rows >= first) & (rows < first + count)
-        out[there] = _expanded(StoredRows(part.data[rows[there] - first], part.kind), dtype)
-        first += count
+        there = (rows >= first) & (rows < first + len(part.data))
+        numbers = out if len(weight.parts) == 1 else torch.empty_like(out[there])
+        fill(numbers, StoredRows(part.data[rows[there] - first], part.kind))
+        if numbers is not out:
+            out[there] = numbers
+        first += len(part.data)
     return out
 
 
@@ -54,18 +62,16 @@ def _tiles(part: StoredRows) -> tuple[Tensor, ...]:
     return torch.split(part.data, max(1, TILE // max(part.columns, 1)))
 
 
-def _fill(out: Tensor, part: StoredRows) -> None:
-    first = 0
+def fill_plainly(out: Tensor, part: StoredRows) -> None:
+    """Write the numbers of rows to a tensor [rows, columns], some rows at a time."""
+    kind, first = part.kind, 0
     for tile in _tiles(part):
-        out[first : first + len(tile)] = _expanded(StoredRows(tile, part.kind), out.dtype)
+        there = out[first : first + len(tile)]
+        if kind.dtype is None:
+            there.copy_(_READERS[kind](tile.reshape(-1, kind.size)).view(there.shape))
+        else:
+            there.copy_(tile.contiguous().view(kind.dtype))
         first += len(tile)
-
-
-def _expanded(part: StoredRows, dtype: torch.dtype) -> Tensor:
-    if part.kind.dtype is not None:
-        return part.data.contiguous().view(part.kind.dtype).to(dtype)
-    numbers = _READERS[part.kind](part.data.reshape(-1, part.kind.size))
-    return numbers.view(part.data.shape[0], part.columns).to(dtype)
 
 
 def _finite(tile: Tensor, kind: StoredKind) -> bool:

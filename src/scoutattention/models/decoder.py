@@ -128,7 +128,7 @@ class Decoder(QueryModel):
         """
         for file in self.weights.files:
             file.check()
-        x = rows_of(self.weights.embedding, token_ids, self.dtype)
+        x = rows_of(self.weights.embedding, token_ids, self.dtype, self.few_rows)
         if len(token_ids) > ROWS:
             return self._forward_prompt(x, rope, attend)
         normed = self.normed_input(0, x)
@@ -164,15 +164,15 @@ class Decoder(QueryModel):
         x: the layer's input [T, E].   out: [T, H, G, D], what was attended to.
         """
         weights, ops = self.weights.layers[layer], self._ops(x)
-        attended = self.ranks.sum(ops.linear(out.flatten(1), weights.output))
+        attended = self.ranks.sum(self._product(out.flatten(1), weights.output))
         if weights.output_bias is not None:
             attended += weights.output_bias
         x, normed = ops.add_norm(x, attended, weights.post_norm, self.config.rms_norm_eps)
-        return x, self.ranks.sum(ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down))
+        return x, self.ranks.sum(self._product(ops.swiglu(self._product(normed, weights.gate_up)), weights.down))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
-        return self._ops(hidden).linear(hidden, self.weights.head).float()
+        return self._product(hidden, self.weights.head).float()
 
     @override
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Decoder(QueryModel):
         shape, ops = self.shape, self._ops(normed)
         rows = count * shape.head_dim
         bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
-        heads = ops.linear(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
+        heads = self._product(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
         how = HeadPlacing(
             shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope, paired=weights.paired
         )
@@ -216,13 +216,17 @@ class Decoder(QueryModel):
         last = layer == self.shape.num_layers - 1
         return self.weights.norm if last else self.weights.layers[layer + 1].input_norm
 
+    def _product(self, x: Tensor, weight: Weight) -> Tensor:
+        """Rows x [T, A] times the transpose of weight [B, A]; the kernels for few rows expand blocks for many, too."""
+        return (self.few_rows if isinstance(weight, StoredMatrix) else self._ops(x)).linear(x, weight)
+
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
 
 
-def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype) -> Tensor:
+def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype, ops: RowOps = reference_rows) -> Tensor:
     """Rows, int64 [T], of a table [N, E]: [T, E].   dtype: of the result where the table is stored in blocks."""
-    return expand(table, rows, dtype) if isinstance(table, StoredMatrix) else F.embedding(rows, table)
+    return ops.expand(table, rows, dtype) if isinstance(table, StoredMatrix) else F.embedding(rows, table)
 
 
 def sum_of(parts: tuple[Tensor, Tensor]) -> Tensor:

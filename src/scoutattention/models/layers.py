@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.reference_rows import HeadPlacing
@@ -44,6 +45,10 @@ class RowOps(Protocol):
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """Rows x [T, A] times the transpose of weight [B, A]."""
+        ...
+
+    def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of a stored matrix as numbers [n, A]."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -55,6 +55,29 @@ def test_a_row_does_not_depend_on_its_neighbours(rows):
     assert torch.equal(rows.linear(x, weight), torch.cat([rows.linear(row[None], weight) for row in x]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", StoredKind, ids=lambda kind: kind.name)
+def test_expand(rows, kind, dtype):
+    torch.manual_seed(0)
+    columns = 288 if kind.length == 32 else 512
+    weight = stacked((random_blocks(kind, 37, columns), random_blocks(kind, 3, columns)))
+    want = exact(weight).to(dtype)
+    near = {"rtol": torch.finfo(dtype).eps, "atol": 1e-4 if kind.length == 256 else 1e-6}
+    torch.testing.assert_close(rows.expand(weight, slice(2, 39), dtype), want[2:39], **near)
+    numbers = torch.tensor([39, 0, 36, 37, 0])
+    torch.testing.assert_close(rows.expand(weight, numbers, dtype), want[numbers], **near)
+    torch.testing.assert_close(rows.expand(weight[:7], numbers[1:2], dtype), want[:1], **near)
+
+
+def test_many_rows_are_multiplied_in_their_own_dtype(rows):
+    torch.manual_seed(0)
+    x = torch.randn(40, 512)
+    weight = stacked((random_blocks(StoredKind.Q4_K, 35, 512), random_blocks(StoredKind.F16, 2, 512)))
+    assert_products(rows.linear(x, weight), x, weight)
+    want = torch.nn.functional.linear(x.bfloat16(), exact(weight).bfloat16())
+    torch.testing.assert_close(rows.linear(x.bfloat16(), weight), want)
+
+
 def test_linear_of_nothing_is_nothing(rows):
     weight = random_blocks(StoredKind.Q8_0, 5, 64)
     assert rows.linear(torch.zeros(0, 64), weight).shape == (0, 5)
@@ -95,9 +118,18 @@ def test_bad_arguments_are_named(rows):
         (lambda: call(data.repeat(1, 2)[:, :68]), r"strides \(136, 1\)"),
         (lambda: call(data[0]), "bytes of a row"),
         (lambda: call(data.to("meta")), "meta"),
-        (lambda: call(data, x=x[0]), r"x is \[64\]"),
+        (lambda: call(data, x=x[None]), r"x is \[1, 2, 64\]"),
     ]:
         with pytest.raises(KernelError, match=message):
             wrong()
-    with pytest.raises(KernelError, match="kind 9, which no kernel reads"):
-        rows._native.linear_stored(x, [(data, 9)])
+    native = rows._native
+    for wrong, message in [
+        (lambda: native.linear_stored(x, [(data, 9)]), "kind 9, which no kernel reads"),
+        (lambda: native.expand(data, 8, torch.empty(5, 64)), r"out is torch.float32 \[5, 64\] for 4 rows"),
+        (lambda: native.expand(data, 8, torch.empty(4, 64).double()), "torch.float64"),
+        (lambda: native.expand(data, 8, torch.empty(64, 4).T), "contiguous"),
+        (lambda: native.expand(data, 8, torch.empty(4, 32)), r"\[rows, 34\]"),
+        (lambda: native.expand(torch.empty(4, 128, dtype=torch.uint8), 0, torch.empty(4, 32)), "quantised"),
+    ]:
+        with pytest.raises(KernelError, match=message):
+            wrong()
