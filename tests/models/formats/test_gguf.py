@@ -247,7 +247,6 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         ({"ARCH.rope.scaling.type": "linear"}, ModelFileError, r"rope\.scaling\.factor"),
         ({"ARCH.rope.dimension_count": 8}, UnsupportedModelError, "llama.rope.dimension_count=8"),
         ({"ARCH.attention.sliding_window": 100}, UnsupportedModelError, "sliding_window=100"),
-        ({"tokenizer.chat_template": "{% if %}"}, ModelFileError, r"template in \S+tiny\.gguf does not compile"),
     ],
 )
 def test_what_is_not_supported_is_named(fields, error, named, tmp_path):
