@@ -34,6 +34,7 @@ def batch_of(step, begun, size=2):
     fill = torch.full((size,), step % SIZE)
     return Batch(
         size,
+        size,
         tuple(range(size)),
         slice(0, size),
         True,
@@ -96,7 +97,7 @@ class Asked:
         self.calls.append((layer, "scan", rows))
         return Choice(None, None, None, "found", None)
 
-    def judge(self, layer, q, batch, candidates):
+    def judge(self, layer, q, batch, candidates, pages):
         self.calls.append((layer, "judge", candidates))
 
     def predict(self, layer, x, rope, rows):

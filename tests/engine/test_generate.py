@@ -118,7 +118,7 @@ def test_a_ragged_batch_equals_its_sequences_alone(tiny_models, device):
     alone = [one.generate(p, params)[0].token_ids for p in prompts]
     assert together == alone
     assert batch.stats().far_blocks > 0
-    assert batch.engine.store.pages.pool.available == batch.engine.store.pages.pool.capacity
+    assert batch.engine.store.pages.available() == batch.engine.store.pages.pool.capacity
     assert batch.engine.store.slots.pool.available == batch.engine.store.slots.pool.capacity
 
 
@@ -229,7 +229,7 @@ def test_an_abandoned_stream_frees_everything(tiny_models):
     stream.close()
     assert len(llm.generate(PROMPT, SamplingParams(max_tokens=1))) == 1
     assert not llm.engine.busy
-    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+    assert llm.engine.store.pages.available() == llm.engine.store.pages.pool.capacity
     assert len(llm.generate(PROMPT, GREEDY)[0].token_ids) == 64
 
 

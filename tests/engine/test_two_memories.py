@@ -11,14 +11,15 @@ import torch
 from scoutattention.attention import step
 from scoutattention.attention.far import Pending
 from scoutattention.attention.far_stream import StreamTransport
+from scoutattention.cache.prefix import NOTHING, Lineage, Prefix
 from scoutattention.config import EngineConfig, ScoutConfig
-from scoutattention.engine import engine
+from scoutattention.engine import engine, runner
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_decoder, shape_config
-from scoutattention.types import Partial
+from scoutattention.types import PageSelection, Partial
 
 META = torch.device("meta")
 CONTEXT, SIZE = 600, 16
@@ -40,7 +41,7 @@ class Buffers(Pending):
     """What goes through host memory is checked, and comes back without numbers."""
 
     def __init__(self, transport, q, what, with_mean_key):
-        self.with_mean_key = with_mean_key
+        self.with_mean_key, self.ops = with_mean_key, transport._ops
         assert {q.device, *(table.device for table in transport._ops.page_list(what))} == {META}
         self.shape = q.shape
 
@@ -48,22 +49,32 @@ class Buffers(Pending):
         out = torch.empty(self.shape, device=META)
         return Partial(out, torch.empty(self.shape[:3], device=META), out if self.with_mean_key else None)
 
+    def wait_beside(self, near):
+        return self.ops.partial(*near), self.wait()
+
 
 @pytest.fixture
 def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
+    monkeypatch.setitem(runner.PIECE, "meta", CONTEXT)
     partial = PlainOps.partial
 
     def start(self, layer, kind, q, what, *, with_mean_key):
         return Buffers(self, q, what, with_mean_key)
+
+    def split(self, layer, kind, what, call, *, with_mean_key):
+        choice = self._ops.split_choice(what)
+        selected = PageSelection(call.table, choice.blocks, choice.absent, call.size)
+        return choice, None, Buffers(self, call.q, selected, with_mean_key)
 
     def in_place(self, q, k, *rest):
         """A device reads the host's pages where they are."""
         return partial(self, q, k, *rest) if k.device == META else fake_partial(q)
 
     monkeypatch.setattr(StreamTransport, "start", start)
+    monkeypatch.setattr(StreamTransport, "split", split)
     monkeypatch.setattr(PlainOps, "partial", in_place)
     sizes = {"max_num_seqs": 2, "max_model_len": 1024, "host_memory": 1 << 28}
     engine_config = EngineConfig(device="cuda", kernels="plain", **sizes)
@@ -104,8 +115,10 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
     monkeypatch.setattr(ops, "recall", recalled.append)  # its plain twin reads numbers
     monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
     monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
-    for row in range(2):
-        store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
+    states = [torch.zeros(state[:, 0].shape, dtype=state.dtype) for state in store._of_prompts]
+    kept = Prefix(Lineage(states, 0), tuple(range(CONTEXT // SIZE // 2)))
+    for row, prefix in enumerate((NOTHING, kept)):
+        store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024), prefix)
         assert made.runner.prefill(row, [1] * CONTEXT).device == META
     step = attention.prepare(range(2))
     assert any(step.work.scouted)

@@ -39,7 +39,7 @@ class Slots:
         device: torch.device = CPU,
     ) -> None:
         layers, heads = shape.num_layers, shape.num_kv_heads
-        self.pool = BlockPool(shape, block_size, capacity, "device_memory", device)
+        self.pool = BlockPool(shape, block_size, capacity, "device_memory", device, scratch=True)
         self.size = max(0, min(capacity - 1, max_blocks))
         self.quota = [0] * rows
         self.block_size = block_size
@@ -100,7 +100,7 @@ class Slots:
         A prompt's blocks are given slots while there are any, and so is each block that closes later. A slot that is
         filled anew was not empty, or its row has slots to spare; so none of a sequence that fits loses its slot.
         """
-        return [count <= self.quota[row] for count, row in zip(batch.counts, batch.numbers, strict=True)]
+        return [not count or count <= self.quota[row] for count, row in zip(batch.counts, batch.numbers, strict=True)]
 
     def resident(self, layer: Index, row: Index) -> Tensor:
         """Which blocks have a slot now: bool [n, H, NB].   layer, row: some rows of a layer, or layers of a row."""

@@ -62,6 +62,13 @@ class EngineConfig(Checked):
         change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
         advanced=True,
     )
+    prefix_caching: bool = setting(
+        True,
+        "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
+        change="Turn it off to read every prompt whole. Kept prompts make room for running ones. Beside their pages, "
+        "they take at most an eighth of host_memory, or as much as max_num_seqs sequences have of their own.",
+        advanced=True,
+    )
     device: DeviceName = setting(
         "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' where there is a GPU."
     )

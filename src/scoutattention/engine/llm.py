@@ -58,6 +58,7 @@ class Output:
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
     logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
+    cached_tokens: of the prompt, that were kept of earlier prompts, and not read again.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Output:
     ttft_s: float
     logprobs: list[dict[int, float]] | None = None
     error: BaseException | None = None
+    cached_tokens: int = 0
 
 
 class LLM:
@@ -224,4 +226,5 @@ def _output(request: Request) -> Output:
         request.ttft_s,
         None if request.params.logprobs is None else request.logprobs,
         request.ready.error,
+        request.prefix.tokens,
     )

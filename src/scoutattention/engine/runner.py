@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
-from ..runtime.graphs import CudaGraphs, Graphs
+from ..runtime.graphs import CudaGraphs, Graphs, padded
 from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
 
 Progress = Callable[[int, int], None]
@@ -61,6 +61,7 @@ class Runner:
     ) -> Tensor:
         """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab].
 
+        What the row's closed blocks hold of the prompt already is not run again.
         record: an empty one, to be filled for `replay`.
         """
         reading = self.read(row, token_ids, record)
@@ -77,10 +78,16 @@ class Runner:
     def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Reading:
         """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
         decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
-        rope = decoder.rope(torch.arange(count, device=device), count)
+        known = self._prompt_attention.known(row)
+        rope = decoder.rope(torch.arange(known, count, device=device), count)
         attend = self._prompt_attention.begin(row, rope, record)
-        tokens = torch.tensor(token_ids, device=device)
-        hidden = yield from decoder.read(tokens, rope, attend, PIECE_ON_CPU if device.type == "cpu" else PIECE)
+        tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
+        reading = decoder.read(tokens, rope, attend, size)
+        try:
+            while True:
+                yield known + next(reading)
+        except StopIteration as end:
+            hidden: Tensor = end.value
         self._prompt_attention.finish(row, count)
         return decoder.logits(hidden)[0]
 
@@ -120,11 +127,12 @@ class Runner:
 
         draws: how the next tokens are drawn; without, they are the likeliest.
         """
-        attention, drawing = self.attention, drawing_of(draws)
-        attention.exchange.set_tokens(token_ids, positions)
+        attention, drawing, count = self.attention, drawing_of(draws), len(token_ids)
+        unused = 0 if rows is not None else self._padding(count)
+        attention.exchange.set_tokens([*token_ids, *[0] * unused], [*positions, *[0] * unused])
         if any(drawing):
-            attention.exchange.set_draws(draws)
-        step = attention.prepare(range(len(token_ids)) if rows is None else rows)
+            attention.exchange.set_draws([*draws, *[Draw()] * unused])
+        step = attention.prepare(range(count + unused) if rows is None else rows, count)
         run = partial(self._run, step, drawing)
         if self._graphs is not None and step.key is not None:
             logits = self._graphs.run((step.key, drawing), run)
@@ -132,7 +140,13 @@ class Runner:
         else:
             logits = run()
         counts, tokens = attention.exchange.read()
-        return Decoded(logits, attention.end(step, counts), tokens[: len(token_ids)])
+        return Decoded(logits[:count], attention.end(step, counts), tokens[:count])
+
+    def _padding(self, count: int) -> int:
+        """Sequences that a batch is padded with; none in the last row, where a prompt may be being read."""
+        if self._graphs is None or self.seen.store.slots is None:
+            return 0
+        return padded(count, self.seen.store.num_rows - 1) - count
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""

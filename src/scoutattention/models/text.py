@@ -170,7 +170,7 @@ class Tokenizer:
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        name: str = "the conversation",
+        name: str = "the prompt",
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.

@@ -87,7 +87,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        name: str = "the conversation",
+        name: str = "the prompt",
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for the model's next answer.
