@@ -64,14 +64,14 @@ def open_files() -> int:
 
 @pytest.mark.slow
 def test_mixed_load_loses_nothing_and_leaves_nothing_behind(llm):
-    pool = llm.engine.store.pages.pool
+    pages = llm.engine.store.pages
     with serving(LocalEngine(llm), max_waiting=6) as client, ThreadPoolExecutor(CLIENTS) as threads:
 
         def round_of(seconds: float, seed: int) -> dict[str, int]:
             end = time.monotonic() + seconds
             url = str(client.base_url)
             found = list(threads.map(lambda number: visit(url, random.Random(seed + number), end), range(CLIENTS)))
-            until(lambda: client.server.places.taken == 0 and pool.available == pool.capacity, 30)
+            until(lambda: client.server.places.taken == 0 and pages.available() == pages.pool.capacity, 30)
             gc.collect()
             return {kind: sum(one.get(kind, 0) for one in found) for kind in {kind for one in found for kind in one}}
 
