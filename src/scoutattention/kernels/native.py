@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..errors import KernelError
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
 from ..runtime.stored import StoredMatrix, StoredRows
@@ -110,11 +111,19 @@ class RowKernels:
         the blocks as they are. Of more rows the product is PyTorch's, in the dtype of x, with tiles that are expanded.
         """
         if isinstance(weight, StoredMatrix):
-            if len(x) > MOST_ROWS:
-                return reference_rows.linear(x, weight, self._fill)
+            if x.dim() == 2 and x.shape[0] > MOST_ROWS:
+                return self._linear_of_many(x, weight)
             parts = [(part.data, part.kind.number) for part in weight.parts]
             return self._native.linear_stored(_floats(x), parts)
         return self._native.linear(_floats(x), weight)
+
+    def _linear_of_many(self, x: Tensor, weight: StoredMatrix) -> Tensor:
+        if x.shape[1] != weight.columns or not x.is_floating_point():
+            raise KernelError(
+                f"x is {x.dtype} {list(x.shape)}, and the stored matrix is {list(weight.shape)}: x must have floats, "
+                "and as many columns"
+            )
+        return reference_rows.linear(x, weight, self._fill)
 
     def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a stored matrix as numbers; see `reference_stored.expand`."""
