@@ -39,6 +39,7 @@ DOORS = {
         "models/formats/gguf.py",
         "models/calibration.py",
         "models/recording.py",
+        "engine/prefix/files.py",
     ),
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),
