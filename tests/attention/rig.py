@@ -1,5 +1,6 @@
 """A cache and an attention without a model: random queries, keys and values go in, and every result has an oracle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,9 +17,9 @@ from scoutattention.cache.memory_plan import MemoryPlan
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool
 from scoutattention.config import DigestName, ScoutConfig
-from scoutattention.kernels import reference_rows
 from scoutattention.kernels.native import NativeOps
 from scoutattention.kernels.ops import Ops
+from scoutattention.kernels.reference_rows import RowCorrection
 from scoutattention.runtime.workers import Job, Workers
 from scoutattention.shape import ModelShape
 from scoutattention.types import BlockList, Partial, Rope
@@ -65,8 +66,8 @@ class RandomModel:
         generator = torch.Generator().manual_seed(layer)
         return torch.randn(x.shape[0], SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim, generator=generator)
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        return reference_rows.linear(x, weight)
+    def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
+        return self.project_query(layer, x, rope)
 
 
 class RandomPredictor:

@@ -13,7 +13,7 @@ from scoutattention.errors import ConfigError
 from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
-from .rig import SHAPE, Rig, set_parts
+from .rig import SHAPE, Rig
 from .test_invariants import drop_random, scout
 
 WORKERS = Workers(2)
@@ -149,7 +149,7 @@ def test_far_work_hides_behind_the_main_thread():
         with Workers(2, delay_s=0.08) as slow:
             rig = Rig(config, 12, workers=slow)
             rig.add(97)
-            set_parts(rig.attention, ops=NativeOps(WORKERS))  # the near part stays fast
+            rig.attention.parts.far.transport._ops = NativeOps(WORKERS)  # the near part stays fast
             _, _, stats = rig.step(between=lambda layer, s=busy_s: time.sleep(s))
         if hidden:
             assert stats.hidden_s > 0.1

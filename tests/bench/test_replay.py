@@ -97,7 +97,7 @@ class Asked:
         self.calls.append((layer, "scan", rows))
         return Choice(None, None, None, "found", None)
 
-    def judge(self, layer, q, batch, candidates):
+    def judge(self, layer, q, batch, candidates, pages):
         self.calls.append((layer, "judge", candidates))
 
     def predict(self, layer, x, rope, rows):

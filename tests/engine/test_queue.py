@@ -14,7 +14,7 @@ from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 
 CPU = torch.device("cpu")
 PROMPT = [token % 250 for token in range(400)]
-MOST = 32
+MOST = 26
 """Kernels and copies of a layer whose scout, far part and guard are all at work."""
 
 

@@ -19,7 +19,7 @@ from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_decoder, shape_config
-from scoutattention.types import Partial
+from scoutattention.types import PageSelection, Partial
 
 META = torch.device("meta")
 CONTEXT, SIZE = 600, 16
@@ -41,13 +41,16 @@ class Buffers(Pending):
     """What goes through host memory is checked, and comes back without numbers."""
 
     def __init__(self, transport, q, what, with_mean_key):
-        self.with_mean_key = with_mean_key
+        self.with_mean_key, self.ops = with_mean_key, transport._ops
         assert {q.device, *(table.device for table in transport._ops.page_list(what))} == {META}
         self.shape = q.shape
 
     def wait(self):
         out = torch.empty(self.shape, device=META)
         return Partial(out, torch.empty(self.shape[:3], device=META), out if self.with_mean_key else None)
+
+    def wait_beside(self, near):
+        return self.ops.partial(*near), self.wait()
 
 
 @pytest.fixture
@@ -61,11 +64,17 @@ def make_engine(monkeypatch):
     def start(self, layer, kind, q, what, *, with_mean_key):
         return Buffers(self, q, what, with_mean_key)
 
+    def split(self, layer, kind, what, call, *, with_mean_key):
+        choice = self._ops.split_choice(what)
+        selected = PageSelection(call.table, choice.blocks, choice.absent, call.size)
+        return choice, None, Buffers(self, call.q, selected, with_mean_key)
+
     def in_place(self, q, k, *rest):
         """A device reads the host's pages where they are."""
         return partial(self, q, k, *rest) if k.device == META else fake_partial(q)
 
     monkeypatch.setattr(StreamTransport, "start", start)
+    monkeypatch.setattr(StreamTransport, "split", split)
     monkeypatch.setattr(PlainOps, "partial", in_place)
     sizes = {"max_num_seqs": 2, "max_model_len": 1024, "host_memory": 1 << 28}
     engine_config = EngineConfig(device="cuda", kernels="plain", **sizes)

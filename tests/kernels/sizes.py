@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels.ops import JoinRequest, LayerGuard
-from scoutattention.types import BlockList, PageSelection, Partial
+from scoutattention.types import BlockList, PageSelection, Partial, SplitRequest
 
 GARBAGE = 2**31 - 1
 
@@ -77,6 +77,15 @@ def some_closed(s: Sizes) -> Tensor:
     closed = torch.randint(0, s.NB + 1, (s.B,))
     closed[0] = s.NB
     return closed
+
+
+def split_request(s: Sizes, picks: Tensor | None = None) -> SplitRequest:
+    """A choice among NB candidates, for some sequences; of some blocks there are fewer."""
+    candidates, closed = torch.rand(s.B, s.H, s.NB).argsort(-1), torch.randint(0, s.NB + 1, (s.B,))
+    slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
+    wishes = torch.rand(s.B, s.H, s.NB)[..., : s.N]
+    rows = (masks(s.B), masks(s.B), torch.rand(s.B))
+    return SplitRequest(candidates, picks, wishes, closed, slots, rows, 1, torch.full((2, s.B, s.H), 7))
 
 
 def selection(s: Sizes) -> PageSelection:

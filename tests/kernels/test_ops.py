@@ -8,12 +8,25 @@ import pytest
 import torch
 
 from scoutattention.kernels import reference
+from scoutattention.kernels.ops import InterestRequest
 from scoutattention.runtime.packed import from_words
-from scoutattention.types import GuardRequest, SplitRequest
+from scoutattention.types import GuardRequest
 
 from .cases import of_closed
 from .columns import EXACT, assert_near, assert_same, every_call, wide
-from .sizes import CHOICES, GARBAGE, SCORES, SIZES, chosen, masks, pages_of, prompt_keys, queries, some_closed
+from .sizes import (
+    CHOICES,
+    GARBAGE,
+    SCORES,
+    SIZES,
+    chosen,
+    masks,
+    pages_of,
+    prompt_keys,
+    queries,
+    some_closed,
+    split_request,
+)
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 every_choice = pytest.mark.parametrize("sizes", CHOICES, ids=str)
@@ -132,16 +145,26 @@ def test_sink_and_recent_blocks_come_first_whatever_the_scores(column, sizes, la
 @every_choice
 def test_split_choice(column, sizes):
     s = sizes
-    candidates, closed = torch.rand(s.B, s.H, s.NB).argsort(-1), torch.randint(0, s.NB + 1, (s.B,))
-    slots = torch.randint(0, 4, (2, s.B, s.H, s.NB + 3))[0], 3
-    wishes = torch.rand(s.B, s.H, s.NB)[..., : s.N]
-    some, every = (masks(s.B), masks(s.B), torch.rand(s.B)), (masks(s.B) | True, masks(s.B) & False, torch.rand(s.B))
-    for rows, picks in ((some, None), (every, None), (some, chosen(s)), (every, chosen(s))):
-        what = SplitRequest(candidates, picks, wishes, closed, slots, rows, 1, torch.full((2, s.B, s.H), 7))
-        there = column.put(what)
-        got, want = column.back(column.ops.split_choice(there)), EXACT.split_choice(what)
-        assert_same(got, want)
-        assert torch.equal(column.back(there.counts), what.counts)
+    for picks in (None, chosen(s)):
+        some = split_request(s, picks)
+        for what in (some, some._replace(rows=(masks(s.B) | True, masks(s.B) & False, torch.rand(s.B)))):
+            there = column.put(what)
+            got, want = column.back(column.ops.split_choice(there)), EXACT.split_choice(what)
+            assert_same(got, want)
+            assert torch.equal(column.back(there.counts), what.counts)
+
+
+@every_choice
+def test_a_split_that_notes(column, sizes):
+    s = sizes
+    what, before, rows = split_request(s, chosen(s)), torch.rand(s.B, s.H, s.NB + 4), masks(s.B)
+    noting = InterestRequest(before.clone(), torch.rand(s.B, s.H, s.NB), rows, 0.8)
+    there, note = column.put(what), column.put(noting)
+    got, want = column.back(column.ops.split_and_note(there, note)), EXACT.split_and_note(what, noting)
+    assert_same(got, want)
+    assert torch.equal(column.back(there.counts), what.counts)
+    assert_near(column.back(note.interest), noting.interest, 1e-6)
+    assert torch.equal(noting.interest[~rows], before[~rows])
 
 
 @every_choice

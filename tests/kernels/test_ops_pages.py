@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import plain
+from scoutattention.kernels.ops import CallRequest, PartialRequest, TakeRequest
 from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.packed import Packed, pack
-from scoutattention.types import BlockList, CallFlags, CloseRequest, Copies, StepRows
+from scoutattention.types import BlockList, CallFlags, CloseRequest, Copies, PageSelection, StepRows
 
-from .columns import DTYPES, EXACT, every_call
-from .sizes import GARBAGE, SIZES, Sizes, queries, selection
+from .columns import DTYPES, EXACT, assert_near, every_call, wide
+from .sizes import GARBAGE, SIZES, Sizes, pages_of, queries, scattered, selection, split_request
 
 PACKED = [Sizes(H=1, D=16, P=16), Sizes(H=3, D=80, P=5), Sizes(D=128, P=32)]
 """Sizes of packed pages: of whole words, and of words that are partly used, along channels and along rows."""
@@ -53,11 +54,33 @@ def test_a_staged_call(column, sizes, dtype):
         got_q, got = column.back(to)
         assert torch.equal(got_q, q.float())
         assert_bits(got, want)
-        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number])
+        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0])
 
 
+@every_call(SIZES, SIZES[2:3])
+def test_a_split_that_calls(column, sizes, dtype):
+    """What is staged is what is absent, and the pages of all candidates are found by the way."""
+    s, q = sizes, queries(sizes, dtype)
+    what, call = split_request(s), CallRequest(q, pages_of(s)[:, 0].contiguous(), s.P)
+    want = EXACT.split_choice(what)
+    lists = BlockList(*(torch.full((s.B, s.H, s.N), GARBAGE, dtype=torch.int32) for _ in range(2)))
+    to, table = column.put_on_host((torch.full(q.shape, torch.nan), lists)), FlagTable(column.device)
+    _, flags = table.add(), table.add()
+    for number in (1, 2):
+        there = column.put(what)
+        got, pages = column.back(column.ops.split_and_call(there, column.put(call), to, flags))
+        assert_bits(got, want)
+        assert torch.equal(column.back(there.counts), what.counts)
+        assert torch.equal(pages, plain.page_list(PageSelection(call.table, what.candidates, want.absent, 0)).index)
+        staged, listed = column.back(to)
+        assert torch.equal(staged, q.float())
+        assert_bits(listed, plain.page_list(PageSelection(call.table, want.blocks, want.absent, s.P)))
+        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0])
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside attention"])
 @pytest.mark.parametrize(("size", "rows"), [(7, 3), (3000, 40), (1024, 1024)])
-def test_a_taken_call(column, size, rows):
+def test_a_taken_call(column, size, rows, beside):
     """What the CPU has answered is taken; what is late is no keys, and nothing is waited for after it."""
     (result,) = column.put_on_host((torch.randn(size),))
     nothing = torch.where(torch.arange(size) < size - rows, 0.0, -torch.inf)
@@ -67,8 +90,16 @@ def test_a_taken_call(column, size, rows):
         flags.counts[1] = 7
         flags.answered.fill_(answered)
 
+    s, (blocks, slots) = Sizes(), scattered(Sizes())
+    q, (k, v) = queries(s), torch.randn(2, slots, s.H, s.P, s.D)
+    near = column.put(PartialRequest(q, k, v, blocks, 0.2))
+
     def take(flags: CallFlags, timeout_s: float) -> Tensor:
-        return column.back(column.ops.take_call(result, flags, rows, timeout_s))
+        if not beside:
+            return column.back(column.ops.take_call(result, flags, rows, timeout_s))
+        partial, taken = column.back(column.ops.partial_and_take(near, TakeRequest(result, flags, rows, timeout_s)))
+        assert_near(partial.out, EXACT.partial(*wide((q, k, v)), blocks, 0.2).out, 1e-5)
+        return taken
 
     assert torch.equal(take(first, 60), result)
     assert table.take_late() == 0

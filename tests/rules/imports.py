@@ -18,6 +18,7 @@ FLOORS = {
     "bench": 8,
     "eval": 8,
     "integrations": 8,
+    "server": 8,
     "cli": 9,
 }
 DOORS = {
@@ -33,7 +34,7 @@ DOORS = {
     ),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
     "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py",),
+    "httpx": ("models/resolve.py", "bench/serve/load.py"),
     "safetensors": (
         "models/formats/safetensors.py",
         "models/formats/gguf.py",
@@ -44,6 +45,11 @@ DOORS = {
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),
     "cuda": ("kernels/cuda/",),
+    "fastapi": ("server/",),
+    "starlette": ("server/",),
+    "uvicorn": ("server/",),
+    "pydantic": ("server/",),
+    "prometheus_client": ("server/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),

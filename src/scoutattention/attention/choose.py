@@ -21,6 +21,7 @@ class Choice(NamedTuple):
     closed: int64 [B], blocks that each sequence has: those from there on are none.
     candidates: int64 [B, H, C], blocks that were wanted most, or from which was chosen.
     candidate_wishes: float32 [B, H, C], for these.
+    pages: int32 [B, H, C], of the candidates, or None where nobody has looked.
     """
 
     picks: Tensor | None
@@ -28,6 +29,7 @@ class Choice(NamedTuple):
     closed: Tensor
     candidates: Tensor
     candidate_wishes: Tensor
+    pages: Tensor | None = None
 
     @property
     def blocks(self) -> Tensor:
@@ -60,8 +62,13 @@ class Chooser(Protocol):
         """
         ...
 
-    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
-        """The candidates, int64 [B, H, C], that queries want of `layer`; without candidates a scan finds them."""
+    def judge(
+        self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None, pages: Tensor | None = None
+    ) -> Choice:
+        """The candidates, int64 [B, H, C], that queries want of `layer`; without candidates a scan finds them.
+
+        pages: int32 [B, H, C], of the candidates, where they are known.
+        """
         ...
 
 
@@ -110,7 +117,9 @@ class TopChooser(Chooser):
         return Choice(None, top.wishes[..., : self._budget], batch.closed, top.blocks, top.wishes)
 
     @override
-    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
+    def judge(
+        self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None, pages: Tensor | None = None
+    ) -> Choice:
         heads = q.shape[1]
         if self.takes_all(batch):
             return every_block(batch, heads)
@@ -119,9 +128,11 @@ class TopChooser(Chooser):
         if candidates is None and 2 * self._candidates < batch.width:  # else judging all reads no more
             candidates = self.scan(layer, q, batch).candidates
         listed, closed, always = self._lists(batch, heads), batch.closed, self._always
-        pages = listed.pages
-        if candidates is not None:  # the sink and recent blocks are the first of them, and what is none the last
-            pages, closed, always = pages.gather(-1, candidates), listed.judged, (sum(always), 0)
+        if candidates is None:
+            pages = listed.pages
+        else:  # the sink and recent blocks are the first of them, and what is none the last
+            pages = listed.pages.gather(-1, candidates) if pages is None else pages
+            closed, always = listed.judged, (sum(always), 0)
         scores = self.digests.judge.score(layer, q, batch.rows, pages, closed)
         picks, wishes, all_wishes = self._ops.top_blocks(scores, closed, self._budget, always, largest=self._largest)
         return Choice(picks, wishes, batch.closed, listed.blocks if candidates is None else candidates, all_wishes)

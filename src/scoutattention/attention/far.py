@@ -12,10 +12,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
-from ..kernels.ops import Ops
+from ..kernels.ops import CallRequest, Ops, PartialRequest
 from ..kernels.plain import on_device
 from ..runtime.workers import Job, Workers
-from ..types import PageSelection, Partial
+from ..types import PageSelection, Partial, SplitChoice, SplitRequest
 
 CallKind = Literal["scout", "true"]
 """Who asks: a scout, ahead of its layer; the true query, for its choice."""
@@ -26,6 +26,10 @@ class Pending(Protocol):
 
     def wait(self) -> Partial:
         """The partial, float32, on the device or in pinned host memory; waits only for what is late."""
+        ...
+
+    def wait_beside(self, near: PartialRequest) -> tuple[Partial, Partial]:
+        """Attend on the device, and wait meanwhile: the near partial, and this one."""
         ...
 
 
@@ -45,6 +49,15 @@ class FarTransport(Protocol):
 
     def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
         """Start attending with q [B, H, G, D] to the selected pages; returns at once."""
+        ...
+
+    def split(
+        self, layer: int, kind: CallKind, what: SplitRequest, call: CallRequest, *, with_mean_key: bool
+    ) -> tuple[SplitChoice, Tensor | None, Pending]:
+        """Split a choice, and start attending to what is absent; returns at once.
+
+        Returns the pages of all candidates too, int32 [B, H, C], or None where they were not needed.
+        """
         ...
 
     def times(self) -> FarTimes:
@@ -88,16 +101,24 @@ class FarWork:
         pending = self.transport.start(layer, kind, q, what, with_mean_key=predicted and self._correct)
         return FarCall(pending, q if predicted else None)
 
-    def take(self, calls: Sequence[FarCall], q: Tensor) -> Far | None:
-        """The results of a layer's calls, for its true query q; None where there were no calls."""
-        parts = [Far(call.pending.wait(), call.scout) for call in calls]
-        if len(parts) < 2:
-            return parts[0] if parts else None
+    def split(self, layer: int, what: SplitRequest, call: CallRequest) -> tuple[SplitChoice, Tensor | None, FarCall]:
+        """Split a scout's choice, and start attending to what is absent; see `FarTransport.split`."""
+        split, pages, pending = self.transport.split(layer, "scout", what, call, with_mean_key=self._correct)
+        return split, pages, FarCall(pending, call.q)
+
+    def take(self, calls: Sequence[FarCall], request: PartialRequest) -> tuple[Partial, Far | None]:
+        """Attend to near blocks as requested, and take the results of a layer's calls; None where there were none."""
+        if not calls:
+            return self._ops.partial(*request), None
+        q = request.q
+        near, partial = calls[0].pending.wait_beside(request)
+        parts = [Far(partial, calls[0].scout), *(Far(call.pending.wait(), call.scout) for call in calls[1:])]
+        if len(parts) == 1:
+            return near, parts[0]
         moved = (part._replace(partial=on_device(part.partial, q.device)) for part in parts)
         first, second = (part._replace(partial=self._corrected(part, q)) for part in moved)  # of different sequences
-        return Far(
-            self._ops.merge(first.partial, second.partial), first.scout if second.scout is None else second.scout
-        )
+        scout = first.scout if second.scout is None else second.scout
+        return near, Far(self._ops.merge(first.partial, second.partial), scout)
 
     def _corrected(self, far: Far, q: Tensor) -> Partial:
         if far.scout is None or far.partial.mean_key is None:
@@ -124,7 +145,15 @@ class WorkerTransport(FarTransport):
     def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
         k, v, pages = self._pool.k[layer], self._pool.v[layer], self._ops.page_list(what)
         job = self._workers.submit(q, k, v, pages, self._scale, with_mean_key=with_mean_key)
-        return _PendingJob(job, self)
+        return _PendingJob(job, self, self._ops)
+
+    @override
+    def split(
+        self, layer: int, kind: CallKind, what: SplitRequest, call: CallRequest, *, with_mean_key: bool
+    ) -> tuple[SplitChoice, Tensor | None, Pending]:
+        choice = self._ops.split_choice(what)
+        selected = PageSelection(call.table, choice.blocks, choice.absent, call.size)
+        return choice, None, self.start(layer, kind, call.q, selected, with_mean_key=with_mean_key)
 
     @override
     def times(self) -> FarTimes:
@@ -140,9 +169,14 @@ class WorkerTransport(FarTransport):
 class _PendingJob(Pending):
     job: Job
     transport: WorkerTransport
+    ops: Ops
 
     @override
     def wait(self) -> Partial:
         partial = self.job.wait()
         self.transport.note(self.job)
         return partial
+
+    @override
+    def wait_beside(self, near: PartialRequest) -> tuple[Partial, Partial]:
+        return self.ops.partial(*near), self.wait()

@@ -8,10 +8,10 @@ from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
 from ..errors import KernelError
-from ..kernels.ops import Ops
+from ..kernels.ops import CallRequest, Ops, PartialRequest, TakeRequest
 from ..runtime.handover import FlagTable, Handover, PartialCall
 from ..runtime.workers import Workers
-from ..types import BlockList, PageSelection, Partial
+from ..types import BlockList, PageSelection, Partial, SplitChoice, SplitRequest
 from .far import CallKind, FarTimes, FarTransport, Pending
 
 
@@ -33,10 +33,19 @@ class _Buffers(Pending):
 
     @override
     def wait(self) -> Partial:
-        rows = self.q[..., 0].numel()
-        with_mean_key = self.handover.result.mean_key is not None
-        numbers = self.ops.take_call(self.result, self.handover.flags, rows, self.timeout_s)
-        return _split(numbers, self.q.shape, with_mean_key=with_mean_key)
+        return self._split(self.ops.take_call(*self._call))
+
+    @override
+    def wait_beside(self, near: PartialRequest) -> tuple[Partial, Partial]:
+        partial, numbers = self.ops.partial_and_take(near, self._call)
+        return partial, self._split(numbers)
+
+    @property
+    def _call(self) -> TakeRequest:
+        return TakeRequest(self.result, self.handover.flags, self.q[..., 0].numel(), self.timeout_s)
+
+    def _split(self, numbers: Tensor) -> Partial:
+        return _split(numbers, self.q.shape, with_mean_key=self.handover.result.mean_key is not None)
 
     def failed(self, reason: str) -> str:
         """What is said of the last call, which has failed.   reason: empty where it was not answered in time."""
@@ -75,13 +84,18 @@ class StreamTransport(FarTransport):
 
     @override
     def start(self, layer: int, kind: CallKind, q: Tensor, what: PageSelection, *, with_mean_key: bool) -> Pending:
-        key = (layer, kind, q.shape[0], what.blocks.shape[-1])
-        if key not in self._buffers:
-            made = self._make(layer, kind, q, what, with_mean_key=with_mean_key)
-            self._buffers[key] = self._of_line[made.handover.flags.line] = made
-        buffers = self._buffers[key]
+        buffers = self._buffers_of(layer, kind, q, what.blocks.shape[-1], with_mean_key=with_mean_key)
         self._ops.stage_call(q, what, (buffers.q, buffers.pages), buffers.handover.flags)
         return buffers
+
+    @override
+    def split(
+        self, layer: int, kind: CallKind, what: SplitRequest, call: CallRequest, *, with_mean_key: bool
+    ) -> tuple[SplitChoice, Tensor | None, Pending]:
+        count = what.wishes.shape[-1]
+        buffers = self._buffers_of(layer, kind, call.q, count, with_mean_key=with_mean_key)
+        to = (buffers.q, buffers.pages)
+        return *self._ops.split_and_call(what, call, to, buffers.handover.flags), buffers
 
     @override
     def times(self) -> FarTimes:
@@ -106,13 +120,22 @@ class StreamTransport(FarTransport):
             buffers.handover.give_up()
             buffers.handover.forget()
 
-    def _make(self, layer: int, kind: CallKind, like: Tensor, what: PageSelection, *, with_mean_key: bool) -> _Buffers:
+    def _buffers_of(self, layer: int, kind: CallKind, like: Tensor, count: int, *, with_mean_key: bool) -> _Buffers:
+        """Where calls pass with queries like these, for so many blocks of a KV head."""
+        key = (layer, kind, like.shape[0], count)
+        if key not in self._buffers:
+            made = self._make(layer, kind, like, count, with_mean_key=with_mean_key)
+            self._buffers[key] = self._of_line[made.handover.flags.line] = made
+        return self._buffers[key]
+
+    def _make(self, layer: int, kind: CallKind, like: Tensor, count: int, *, with_mean_key: bool) -> _Buffers:
         pinned = self._ops.device.type == "cuda"
 
         def host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, pin_memory=pinned)
 
-        q, listed = host(*like.shape), BlockList(*(host(*what.blocks.shape, dtype=torch.int32) for _ in range(2)))
+        q, lists = host(*like.shape), (*like.shape[:2], count)
+        listed = BlockList(*(host(*lists, dtype=torch.int32) for _ in range(2)))
         result = host((1 + with_mean_key) * like.numel() + like[..., 0].numel())
         call = PartialCall(q, self._pool.k[layer], self._pool.v[layer], listed, self._scale)
         partial = _split(result, like.shape, with_mean_key=with_mean_key)

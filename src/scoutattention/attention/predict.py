@@ -1,6 +1,6 @@
 """Scouts: queries of later layers, predicted from the input of an earlier one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ..config import ScoutConfig
 from ..errors import ConfigError
+from ..kernels.reference_rows import RowCorrection
 from ..types import Rope
 from .prompt.correction import Correction
 
@@ -34,8 +35,8 @@ class QueryModel(Protocol):
         """A layer's own norm, `adjust` [B, E] -> [B, E], query projection and rotary embedding: [B, H, G, D]."""
         ...
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Few rows x [B, A] times the transposes of `weight`, [C, A], or [B, C, A] with a matrix for each row."""
+    def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
+        """`project_query` of a few rows, whose normed inputs are corrected."""
         ...
 
 
@@ -78,19 +79,11 @@ class CalibratedPredictor(Predictor):
 
     @override
     def predict(self, layer: int, x: Tensor, rope: Rope, rows: slice | Tensor) -> Tensor:
-        linear = self._model.linear
-
-        def change(z: Tensor, by: Correction) -> Tensor:
-            return linear(linear(z, by.left.mT), by.right)
-
-        def adjust(z: Tensor) -> Tensor:
-            left = self.left.mT[layer, rows].mT  # transposed as it is kept
-            own = change(z, Correction(left, self.right[layer, rows]))
-            if self.stored is not None:
-                z = z + change(z, self.stored.of(layer)) * self.uses_stored[layer, rows, None]
-            return z + own
-
-        return self._model.project_query(layer, x, rope, adjust)
+        by = [RowCorrection(self.left.mT[layer, rows], self.right[layer, rows])]
+        if self.stored is not None:
+            left, right = self.stored.of(layer)
+            by.insert(0, RowCorrection(left.mT, right, self.uses_stored[layer, rows]))
+        return self._model.project_corrected(layer, x, rope, by)
 
     def set(self, layer: int, row: int, own: Correction | None, *, uses_stored: bool) -> None:
         """Say what corrects a layer's scouts of the sequence in a row."""

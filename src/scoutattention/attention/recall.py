@@ -4,6 +4,9 @@ What is decided at the end of a step is decided on the device: `kernels/referenc
 keeps its state. A block's interest is the running mean of the wishes for the block.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -11,8 +14,17 @@ from ..cache.batch import Batch
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import ScoutConfig
-from ..kernels.ops import Ops
-from ..types import RecallRequest, ShareCounts, SharePolicy, ShareRequest, StepRows, WantedRequest
+from ..kernels.ops import InterestRequest, Ops
+from ..types import (
+    RecallRequest,
+    ShareCounts,
+    SharePolicy,
+    ShareRequest,
+    SplitChoice,
+    SplitRequest,
+    StepRows,
+    WantedRequest,
+)
 from .choose import Choice
 from .share_limit import CpuShareLimit
 from .step import ScoutStep
@@ -52,9 +64,21 @@ class Recall:
 
     def note(self, batch: Batch, layer: int, choice: Choice, sequences: Tensor) -> None:
         """Take the wishes of some sequences, bool [B], into the interest in their blocks."""
+        with self._interest(batch, layer) as interest:
+            self._ops.update_interest(interest, choice.candidates, choice.candidate_wishes, sequences, KEPT)
+
+    def split(self, batch: Batch, layer: int, choice: Choice, sequences: Tensor, what: SplitRequest) -> SplitChoice:
+        """`note`, and the choice split as requested."""
+        with self._interest(batch, layer) as interest:
+            noting = InterestRequest(interest, choice.candidate_wishes, sequences, KEPT)
+            return self._ops.split_and_note(what, noting)
+
+    @contextmanager
+    def _interest(self, batch: Batch, layer: int) -> Iterator[Tensor]:
+        """A layer's interest in the blocks of a step's sequences, which may be changed inside."""
         interest = self._slots.interest[layer, batch.rows]
-        self._ops.update_interest(interest, choice.candidates, choice.candidate_wishes, sequences, KEPT)
-        if not batch.consecutive:  # then `interest` is a copy
+        yield interest
+        if not batch.consecutive:  # then it is a copy
             self._slots.interest[layer, batch.rows] = interest
 
     def fetch(self, batch: Batch, layer: int, blocks: Tensor, absent: Tensor) -> None:

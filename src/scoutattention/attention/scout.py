@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
-from ..kernels.ops import JoinRequest, Ops
+from ..kernels.ops import CallRequest, JoinRequest, Ops, PartialRequest
 from ..types import BlockList, Rope, SplitRequest
 from .choose import Choice, Chooser, Wanted
 from .far import CallKind, FarCall, FarWork
@@ -140,8 +140,8 @@ class ScoutLayers:
         if wanted is not None and step.work.true_query[layer]:
             self._serve(layer, q, wanted.of(step.masks.true_query[layer]))
         pool = store.near_pool
-        near = parts.ops.partial(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
-        far = parts.far.take(self._calls.pop(layer, ()), q)
+        request = PartialRequest(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
+        near, far = parts.far.take(self._calls.pop(layer, ()), request)
         guard = None
         if far is not None and ahead is not None and wanted is not None and parts.guard is not None:
             guard = parts.guard.of(step, layer, wanted, ahead)
@@ -164,24 +164,23 @@ class ScoutLayers:
             return self._everything
         if ahead is None:
             return chooser.judge(layer, q, step.batch)
-        candidates = ahead.candidates
+        candidates, pages = ahead.candidates, ahead.pages
         if step.work.scanning[layer]:
             own = chooser.scan(layer, q, step.batch, self._scanned[1, layer]).candidates
-            candidates = own.where(step.masks.scanning[layer, :, None, None], candidates)
-        return chooser.judge(layer, q, step.batch, candidates)
+            candidates, pages = own.where(step.masks.scanning[layer, :, None, None], candidates), None
+        return chooser.judge(layer, q, step.batch, candidates, pages)
 
-    def _split(self, layer: int, choice: Choice, asked: Tensor, counts: Tensor) -> Wanted:
-        """What of a choice is attended to in the sequences of bool [B]; counts: int64 [2, B, H], to be filled."""
+    def _split_request(self, layer: int, choice: Choice, asked: Tensor, counts: Tensor) -> SplitRequest:
+        """How a choice is split in the sequences of bool [B]; counts: int64 [2, B, H], to be filled."""
         parts, step = self._parts, self._step
         assert parts.store.slots is not None
-        request = SplitRequest(
+        return SplitRequest(
             *(choice.candidates, choice.picks, choice.wishes, choice.closed),
             slots=parts.store.slots.of_blocks(layer, step.batch),
             rows=(asked, step.masks.within_budget[0], parts.limit.threshold(step.batch)),
             always=parts.limit.always,
             counts=counts,
         )
-        return Wanted(choice, *parts.ops.split_choice(request))
 
     def _true_choice(self, layer: int, q: Tensor) -> Wanted | None:
         """What the true query wants; None where no sequence asks it."""
@@ -190,9 +189,10 @@ class ScoutLayers:
             return None
         ahead = self._ahead.get(layer)
         choice = self._choose(layer, q, None if ahead is None else ahead.choice)
-        wanted = self._split(layer, choice, step.masks.asked[layer], step.tally.asked[layer])
-        self._parts.recall.note(step.batch, layer, choice, step.masks.interesting[layer])
-        return wanted
+        request = self._split_request(layer, choice, step.masks.asked[layer], step.tally.asked[layer])
+        return Wanted(
+            choice, *self._parts.recall.split(step.batch, layer, choice, step.masks.interesting[layer], request)
+        )
 
     def _look_ahead(self, layer: int, x: Tensor) -> None:
         """Make the scouts of later layers from this layer's input x, and start what they want."""
@@ -203,14 +203,25 @@ class ScoutLayers:
             scout = parts.predictor.predict(target, x, self._rope, step.batch.rows)
             rows = step.masks.scouted[target]
             choice = parts.chooser.scan(target, scout, step.batch, self._scanned[0, target])
-            ahead = self._split(target, choice, rows, step.tally.scouted[target])
+            ahead = self._split_ahead(target, choice, scout)
             if parts.guard is None:  # else recall goes by the true query
                 parts.recall.note(step.batch, target, choice, rows)
             self._ahead[target] = ahead
             self._serve(target, scout, ahead, predicted=True)
 
+    def _split_ahead(self, layer: int, choice: Choice, scout: Tensor) -> Wanted:
+        """What a scout wants; the CPU starts to attend to what of it is absent, unless it is to wait, or not to."""
+        parts, step = self._parts, self._step
+        request = self._split_request(layer, choice, step.masks.scouted[layer], step.tally.scouted[layer])
+        if self._ablation.on_miss != "compute" or self._waits_for_true_query:
+            return Wanted(choice, *parts.ops.split_choice(request))
+        call = CallRequest(scout, parts.store.pages.table[step.batch.rows], parts.store.block_size)
+        split, pages, started = parts.far.split(layer, request, call)
+        self._calls.setdefault(layer, []).append(started)
+        return Wanted(choice._replace(pages=pages), *split)
+
     def _serve(self, layer: int, q: Tensor, wanted: Wanted, *, predicted: bool = False) -> None:
-        """Have what is wanted and absent attended to: by the CPU, or after it was fetched."""
+        """Have what is wanted and absent attended to: by the CPU, if it has not started, or after it was fetched."""
         parts, batch, blocks = self._parts, self._step.batch, wanted.blocks
         if parts.observer is not None:
             assert parts.store.slots is not None
@@ -219,8 +230,8 @@ class ScoutLayers:
             parts.observer.chose(layer, q if predicted else None, chosen)
         if self._ablation.on_miss == "fetch":
             parts.recall.fetch(batch, layer, blocks, wanted.absent)
-        elif self._ablation.on_miss == "compute" and not (predicted and self._waits_for_true_query):
-            self._start(layer, "scout" if predicted else "true", q, wanted, predicted=predicted)
+        elif self._ablation.on_miss == "compute" and not predicted:
+            self._start(layer, "true", q, wanted, predicted=False)
 
     def _start(self, layer: int, kind: CallKind, q: Tensor, wanted: Wanted, *, predicted: bool) -> None:
         what = self._parts.store.select(wanted.blocks, wanted.absent, self._step.batch)

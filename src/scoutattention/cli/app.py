@@ -22,6 +22,8 @@ from .fidelity import fidelity
 from .generate import generate
 from .output import PlainTable, show
 from .retrieval import retrieval
+from .server.load import serve as bench_serve
+from .server.serve import serve
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
 
@@ -39,10 +41,11 @@ app = typer.Typer(
 )
 GROUPS = {
     "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval)),
-    "bench": ("Measure speed on this machine.", (decode, gpu, kernels)),
+    "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(calibrate)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)

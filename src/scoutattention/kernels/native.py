@@ -3,6 +3,8 @@
 The native side checks every tensor that it is given.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -21,7 +23,7 @@ from ..types import (
     TopBlocks,
 )
 from .plain import PlainOps, left_out
-from .reference_rows import HeadPlacing
+from .reference_rows import HeadPlacing, RowCorrection
 
 
 class NativeOps(PlainOps):
@@ -112,6 +114,14 @@ class RowKernels:
         """The sum of x [T, A] and its change, and the norm of the sum; see `rms_norm`."""
         x = x + change
         return x, self.rms_norm(x, weight, eps)
+
+    def corrected_norm(self, x: Tensor, weight: Tensor, eps: float, by: Sequence[RowCorrection]) -> Tensor:
+        """The norm of x [T, A] with what corrections change it by; see `reference_rows.corrected_norm`."""
+        z = total = self.rms_norm(x, weight, eps)
+        for left, right, used in by:
+            change = self.linear(self.linear(z, left), right)
+            total = total + (change if used is None else change * used[:, None])
+        return total
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""

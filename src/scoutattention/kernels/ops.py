@@ -26,6 +26,49 @@ from ..types import (
 )
 
 
+class PartialRequest(NamedTuple):
+    """What `Ops.partial` takes."""
+
+    q: Tensor
+    k: Blocks
+    v: Blocks
+    blocks: BlockList
+    scale: float
+
+
+class TakeRequest(NamedTuple):
+    """What `Ops.take_call` takes."""
+
+    result: Tensor
+    flags: CallFlags
+    rows: int
+    timeout_s: float
+
+
+class CallRequest(NamedTuple):
+    """A call for the absent blocks of a choice.
+
+    q: [B, H, G, D], that attends to them.   table: int32 [B, NB], each block's page.   size: tokens of a block.
+    """
+
+    q: Tensor
+    table: Tensor
+    size: int
+
+
+class InterestRequest(NamedTuple):
+    """Wishes for all candidates of a choice, to be taken into the interest in blocks.
+
+    interest: float32 [B, H, NB].   wishes: float32 [B, H, C].   rows: bool [B], sequences whose interest changes.
+    kept: the part of the interest that stays.
+    """
+
+    interest: Tensor
+    wishes: Tensor
+    rows: Tensor
+    kept: float
+
+
 class LayerGuard(NamedTuple):
     """What the guard of a layer goes by, and what it attends to late.
 
@@ -98,6 +141,10 @@ class Ops(Protocol):
         """
         ...
 
+    def partial_and_take(self, near: PartialRequest, call: TakeRequest) -> tuple[Partial, Tensor]:
+        """`partial`, and beside it `take_call`: both results."""
+        ...
+
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         """Write keys and values [n, H, P, D] to places of pools [S, H, P, D], int64 [n]."""
         ...
@@ -147,6 +194,16 @@ class Ops(Protocol):
 
     def split_choice(self, what: SplitRequest) -> SplitChoice:
         """The chosen blocks, those to attend to, and which of these are absent; see `reference.split_choice`."""
+        ...
+
+    def split_and_call(
+        self, what: SplitRequest, call: CallRequest, to: tuple[Tensor, BlockList], flags: CallFlags
+    ) -> tuple[SplitChoice, Tensor]:
+        """`split_choice`, and `stage_call` for the absent blocks; also the pages of all candidates, int32 [B, H, C]."""
+        ...
+
+    def split_and_note(self, what: SplitRequest, noting: InterestRequest) -> SplitChoice:
+        """`split_choice`, and `update_interest` by the wishes for all candidates."""
         ...
 
     def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:

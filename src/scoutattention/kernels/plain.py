@@ -26,7 +26,7 @@ from ..types import (
     WantedRequest,
 )
 from . import reference, reference_recall
-from .ops import JoinRequest, Ops
+from .ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
 
 
 class PlainOps(Ops):
@@ -58,6 +58,10 @@ class PlainOps(Ops):
     @override
     def take_call(self, result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:
         return take_call(result, flags, rows, timeout_s)
+
+    @override
+    def partial_and_take(self, near: PartialRequest, call: TakeRequest) -> tuple[Partial, Tensor]:
+        return self.partial(*near), self.take_call(*call)
 
     @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
@@ -113,6 +117,20 @@ class PlainOps(Ops):
     @override
     def split_choice(self, what: SplitRequest) -> SplitChoice:
         return reference.split_choice(what)
+
+    @override
+    def split_and_call(
+        self, what: SplitRequest, call: CallRequest, to: tuple[Tensor, BlockList], flags: CallFlags
+    ) -> tuple[SplitChoice, Tensor]:
+        choice = self.split_choice(what)
+        self.stage_call(call.q, PageSelection(call.table, choice.blocks, choice.absent, call.size), to, flags)
+        return choice, page_list(PageSelection(call.table, what.candidates, what.candidates >= 0, 0)).index
+
+    @override
+    def split_and_note(self, what: SplitRequest, noting: InterestRequest) -> SplitChoice:
+        interest, wishes, rows, kept = noting
+        self.update_interest(interest, what.candidates, wishes, rows, kept)
+        return self.split_choice(what)
 
     @override
     def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
@@ -182,8 +200,8 @@ def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], fla
     """
     for there, here in zip((to[0], *to[1]), (q, *page_list(what)), strict=True):
         there.copy_(here, non_blocking=True)
-    flags.counts[1:].add_(1)
-    flags.called.copy_(flags.counts[1:], non_blocking=True)
+    flags.counts[1:2].add_(1)
+    flags.called.copy_(flags.counts[1:2], non_blocking=True)
 
 
 def take_call(result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> Tensor:

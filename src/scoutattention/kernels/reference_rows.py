@@ -1,5 +1,6 @@
 """What a decoder layer computes of each row, in plain PyTorch: for prompts, and to test the native kernels against."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,18 @@ class HeadPlacing(NamedTuple):
     rope: Rope
 
 
+class RowCorrection(NamedTuple):
+    """What is added to rows z [T, A]: z @ left.T @ right.T, of low rank C.
+
+    left, right: [C, A] and [A, C], or one of each for each row: [T, C, A] and [T, A, C].
+    used: bool [T], rows that are corrected; None is all.
+    """
+
+    left: Tensor
+    right: Tensor
+    used: Tensor | None = None
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x."""
     return F.linear(x, weight) if weight.dim() == 2 else (weight @ x[..., None])[..., 0]
@@ -34,6 +47,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     weight: float32 [A], or one for each of the axes before.
     """
     return weight.to(x.dtype) * F.rms_norm(x, x.shape[-1:], None, eps)
+
+
+def corrected_norm(x: Tensor, weight: Tensor, eps: float, by: Sequence[RowCorrection]) -> Tensor:
+    """The norm of x [T, A], see `rms_norm`, with what corrections change it by."""
+    return corrected(rms_norm(x, weight, eps), by, linear)
+
+
+def corrected(z: Tensor, by: Sequence[RowCorrection], linear: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Rows z [T, A] with what each correction, by itself, changes them by.   linear: as the function of this name."""
+    total = z
+    for left, right, used in by:
+        change = linear(linear(z, left), right)
+        total = total + (change if used is None else change * used[:, None])
+    return total
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:

@@ -213,5 +213,5 @@ def _refuse_window(config: Entries, family: Family, shape: ModelShape) -> None:
     if window is not None and window < shape.max_positions:
         raise UnsupportedModelError(
             f"sliding_window={window} of {config.source}, below the {shape.max_positions} positions of the model, is "
-            "not supported"
+            f"not supported: with max_position_embeddings={window} there the model runs up to that length"
         )

@@ -1,6 +1,6 @@
 """One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from typing_extensions import override
 from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
-from ..kernels.reference_rows import HeadPlacing
+from ..kernels.reference_rows import HeadPlacing, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
@@ -189,15 +189,18 @@ class Decoder(QueryModel):
 
     @override
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
-        weights, shape = self.weights.layers[layer], self.shape
         normed = self.normed_input(layer, x)
-        adjusted = normed if adjust is None else adjust(normed)
-        q, _, _ = self._placed(weights, adjusted, rope, shape.num_query_heads)
-        return q.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
+        return self._queries(layer, normed if adjust is None else adjust(normed), rope)
 
     @override
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self.few_rows.linear(x, weight)
+    def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
+        weight = self.weights.layers[layer].input_norm
+        return self._queries(layer, self._ops(x).corrected_norm(x, weight, self.config.rms_norm_eps, by), rope)
+
+    def _queries(self, layer: int, normed: Tensor, rope: Rope) -> Tensor:
+        shape = self.shape
+        q, _, _ = self._placed(self.weights.layers[layer], normed, rope, shape.num_query_heads)
+        return q.view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
 
     def _placed(self, weights: LayerWeights, normed: Tensor, rope: Rope, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [T, heads, D] each, of the first `count` heads that a layer projects."""

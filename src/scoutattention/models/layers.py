@@ -1,11 +1,12 @@
 """The parts of a decoder layer, as functions on tensors and the weights they need; the axes are in types.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from ..kernels.reference_rows import HeadPlacing
+from ..kernels.reference_rows import HeadPlacing, RowCorrection
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class RowOps(Protocol):
 
     def add_norm(self, x: Tensor, change: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """The sum of rows x [T, A] and their change, and the norm of the sum."""
+        ...
+
+    def corrected_norm(self, x: Tensor, weight: Tensor, eps: float, by: Sequence[RowCorrection]) -> Tensor:
+        """The norm of rows x [T, A] with what corrections change it by."""
         ...
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,8 +38,8 @@ class LinearModel:
         z = self.normed_input(layer, x)
         return (z if adjust is None else adjust(z)).unflatten(-1, (1, 3, 8))
 
-    def linear(self, x, weight):
-        return reference_rows.linear(x, weight)
+    def project_corrected(self, layer, x, rope, by):
+        return self.project_query(layer, x, rope, lambda z: reference_rows.corrected(z, by, reference_rows.linear))
 
 
 def sample(x: torch.Tensor) -> TrialSample:

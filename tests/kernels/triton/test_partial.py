@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels.triton.ops import TritonOps
-from scoutattention.kernels.triton.partial import PartialTile, blocks_per_split, partial
+from scoutattention.kernels.triton.partial import partial
+from scoutattention.kernels.triton.partial_size import PartialTile, blocks_per_split
 from scoutattention.types import BlockList, Partial
 
 from ..cases import CASES, Call, Case, assert_close, exact, make_call

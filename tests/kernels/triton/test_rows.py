@@ -5,7 +5,7 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
-from scoutattention.kernels.reference_rows import HeadPlacing
+from scoutattention.kernels.reference_rows import HeadPlacing, RowCorrection
 from scoutattention.kernels.triton import rows
 from scoutattention.types import Rope
 
@@ -31,6 +31,23 @@ def test_add_norm(column, dtype, shape):
     total, got = column.back(rows.add_norm(*column.put((x, change, weight)), 1e-2))
     torch.testing.assert_close(total, x + change)
     torch.testing.assert_close(got, reference_rows.rms_norm(total.double(), weight, 1e-2).to(dtype))
+
+
+@every_dtype
+@pytest.mark.parametrize("ranks", [(5,), (3, 16)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 64), (2, 300)])
+def test_corrected_norm(column, dtype, shape, ranks):
+    """Corrections of each row and of all rows, for some rows and for all."""
+    T, A = shape
+    x, weight = (torch.randn(T, A + 1) * 3).to(dtype)[:, :-1], torch.randn(A)
+    each = (torch.randn(T, ranks[0], A) / A**0.5, torch.randn(T, A, ranks[0]))
+    shared = (torch.randn(ranks[-1], A) / A**0.5, torch.randn(A, ranks[-1]), torch.arange(T) % 2 == 0)
+    by = [RowCorrection(*(part.to(dtype) for part in each))]
+    if len(ranks) > 1:
+        by.insert(0, RowCorrection(*(part.to(dtype) for part in shared[:2]), shared[2]))
+    got = column.back(rows.corrected_norm(*column.put((x, weight)), 1e-2, column.put(tuple(by))))
+    exact = [RowCorrection(left.double(), right.double(), used) for left, right, used in by]
+    torch.testing.assert_close(got, reference_rows.corrected_norm(x.double(), weight.double(), 1e-2, exact).to(dtype))
 
 
 @every_dtype
@@ -63,6 +80,10 @@ def test_rows_that_do_not_fit_are_refused():
         rows.rms_norm(x[0], torch.zeros(4), 1e-5)
     with pytest.raises(KernelError, match=r"change is \[2, 6\]: it must be \[4, 6\]"):
         rows.add_norm(x[0], x[0, :2], torch.zeros(6), 1e-5)
+    with pytest.raises(KernelError, match="there are 3 corrections"):
+        rows.corrected_norm(x[0], torch.zeros(6), 1e-5, 3 * [RowCorrection(x[0, :2], x[0].mT)])
+    with pytest.raises(KernelError, match=r"right is \[6, 3\]: it must be \[6, 2\]"):
+        rows.corrected_norm(x[0], torch.zeros(6), 1e-5, [RowCorrection(x[0, :2], torch.zeros(6, 3))])
     with pytest.raises(KernelError, match=r"cos is \[1, 6\]: it must be \[2, 6\]"):
         rows.place_heads(x, HeadPlacing(2, None, None, 1e-5, rope))
     with pytest.raises(KernelError, match=r"x is \[2, 5\]: it must be \[any, 4\]"):

@@ -5,8 +5,9 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
-from scoutattention.kernels.triton.choice import find_late, split_choice, top_blocks, update_interest
-from scoutattention.kernels.triton.score_digests import score_key_codes, score_min_max
+from scoutattention.kernels.triton.choices.choose import find_late, top_blocks
+from scoutattention.kernels.triton.choices.split import split_choice, update_interest
+from scoutattention.kernels.triton.digests.score import score_key_codes, score_min_max
 from scoutattention.types import GuardRequest, SplitRequest
 
 from ..columns import DTYPES, assert_near, wide

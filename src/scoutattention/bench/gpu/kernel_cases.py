@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ...errors import ScoutError
 from ...kernels import reference
-from ...kernels.triton import choice as triton_choice
 from ...kernels.triton import move_blocks as triton_move
 from ...kernels.triton import partial as triton_partial
-from ...kernels.triton import score_digests as triton_digest
 from ...kernels.triton.base import TritonError
+from ...kernels.triton.choices import choose as triton_choice
+from ...kernels.triton.digests import score as triton_digest
 from ...kernels.triton.packed_pages import blocks as triton_packed
 from ...kernels.triton.packed_pages import partial as triton_partial_packed
 from ...kernels.triton.packed_pages import write as triton_write
-from ...kernels.triton.partial import PartialTile
+from ...kernels.triton.partial_size import PartialTile
 from ...runtime.packed import Packed, pack
 from ...types import BlockList, Copies, Partial
 from ..common.measure import relative_error

@@ -87,8 +87,16 @@ class ReplayChooser(Chooser):
     memory, as captured graphs need.
     """
 
-    def __init__(self, source: Replay, device: torch.device, *, chooser: Chooser, predictor: MarkedPredictor) -> None:
-        """chooser: does its work without effect.   device: where choices are made."""
+    def __init__(
+        self,
+        source: Replay,
+        device: torch.device,
+        *,
+        chooser: Chooser,
+        predictor: MarkedPredictor,
+        table: Tensor | None = None,
+    ) -> None:
+        """chooser: does its work without effect.   device: where choices are made.   table: int32 [R, NB], of pages."""
         self._source = source
         self._chooser = chooser
         self._predictor = predictor
@@ -98,6 +106,8 @@ class ReplayChooser(Chooser):
         ]
         self._made: dict[tuple[int, int], _OfStep] = {}
         self._found: dict[int, Tensor] = {}  # candidates of scouts, for true queries to work on
+        self._table = table
+        self._pages: dict[tuple[int, int], Tensor] = {}
         self._step = -1
         self._now: _OfStep | None = None
 
@@ -121,11 +131,23 @@ class ReplayChooser(Chooser):
         return self._recorded(layer, q, batch)
 
     @override
-    def judge(self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None) -> Choice:
+    def judge(
+        self, layer: int, q: Tensor, batch: Batch, candidates: Tensor | None = None, pages: Tensor | None = None
+    ) -> Choice:
         if candidates is not None:
             candidates = self._found.pop(layer)
-        self._chooser.judge(layer, q, batch, candidates)
+            pages = self._some_pages(candidates, batch) if pages is not None else None
+        self._chooser.judge(layer, q, batch, candidates, pages)
         return self._recorded(layer, q, batch)
+
+    def _some_pages(self, candidates: Tensor, batch: Batch) -> Tensor:
+        """Pages of as many candidates, looked up once: a step finds those of its own by the way."""
+        sizes = batch.size, batch.width
+        if sizes not in self._pages:
+            assert self._table is not None
+            table = self._table[batch.rows, None].expand(-1, candidates.shape[1], -1)
+            self._pages[sizes] = table.gather(-1, candidates)
+        return self._pages[sizes]
 
     def _recorded(self, layer: int, q: Tensor, batch: Batch) -> Choice:
         """What was chosen by a scout or a true query; there was a wish for nothing else."""
@@ -165,5 +187,7 @@ class _OfStep(NamedTuple):
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:
     """Make an attention choose what was recorded; `device` is where it chooses."""
     predictor = MarkedPredictor(attention.parts.predictor)
-    chooser = ReplayChooser(source, device, chooser=attention.parts.chooser, predictor=predictor)
-    attention.parts = dataclasses.replace(attention.parts, chooser=chooser, predictor=predictor)
+    parts = attention.parts
+    table = parts.store.pages.table
+    chooser = ReplayChooser(source, device, chooser=parts.chooser, predictor=predictor, table=table)
+    attention.parts = dataclasses.replace(parts, chooser=chooser, predictor=predictor)

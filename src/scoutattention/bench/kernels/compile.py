@@ -8,11 +8,15 @@ from collections.abc import Iterator
 
 import torch
 
-from ...kernels.ops import JoinRequest, LayerGuard
-from ...kernels.reference_rows import HeadPlacing
+from ...kernels.ops import CallRequest, InterestRequest, JoinRequest, LayerGuard, PartialRequest, TakeRequest
+from ...kernels.reference_rows import HeadPlacing, RowCorrection
 from ...kernels.triton.base import Launch, ceil_div
-from ...kernels.triton.calls import take_launch
-from ...kernels.triton.choice import interest_launch, late_launch, split_launch, wish_launch
+from ...kernels.triton.calls import Taking, take_launch
+from ...kernels.triton.choices.choose import late_launch, wish_launch
+from ...kernels.triton.choices.split import Calling, interest_launch, split_launch
+from ...kernels.triton.corrections import correction_launches
+from ...kernels.triton.digests.score import bound_launch, code_launch
+from ...kernels.triton.digests.write import bounding_launch, coding_launch
 from ...kernels.triton.join import join_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, close_launch, copy_launch
@@ -20,13 +24,12 @@ from ...kernels.triton.packed_pages.blocks import unpack_launch
 from ...kernels.triton.packed_pages.partial import packed_launches
 from ...kernels.triton.packed_pages.write import pack_launch
 from ...kernels.triton.page_lists import list_launch, stage_launch
-from ...kernels.triton.partial import default_tile, partial_launches
+from ...kernels.triton.partial import partial_launches
+from ...kernels.triton.partial_size import default_tile
 from ...kernels.triton.precompile import TARGETS, compile_launch
 from ...kernels.triton.recall import recall_launch, wanted_launch
 from ...kernels.triton.rows import norm_launch, place_launch, swiglu_launch
-from ...kernels.triton.score_digests import bound_launch, code_launch
 from ...kernels.triton.shares import count_launch, follow_launch
-from ...kernels.triton.write_digests import bounding_launch, coding_launch
 from ...runtime.packed import Packed
 from ...types import (
     BlockList,
@@ -67,7 +70,9 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     token = some(B, H, D, dtype=dtype)
     places = some(B, dtype=torch.int64)
     tile = default_tile(D, dtype, hip=hip)
-    yield from partial_launches(q, (k, v), BlockList(index, length), 0.1, near, tile, PROCESSORS)
+    for taking in (None, Taking(TakeRequest(some(2 * q.numel()), some_flags(), B * H * G, 10.0), some(2 * q.numel()))):
+        what = PartialRequest(q, k, v, BlockList(index, length), 0.1)
+        yield from partial_launches(what, near, tile, PROCESSORS, taking, ptx=not hip)
     table, scores = some(B, N, dtype=torch.int32), some(B, H, G, N)
     pages = table[:, None].expand(B, H, N)
     yield bound_launch(q, some(S, H, 2 * D, dtype=dtype), pages, places, scores)
@@ -80,8 +85,8 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     masks, lists = some(B, H, 63, dtype=torch.bool), some(B, H, 63, dtype=torch.int64)
     counts, some_rows = some(2, B, H, dtype=torch.int64), some(B, dtype=torch.bool)
     guard = LayerGuard((lists, masks, some(B, H, 63)), (lists, masks), some_rows, 0.02, counts, table, (k, v))
-    what = JoinRequest(q, near, far, q, 0.1, guard)
-    yield join_launch(what, Partial(q, some(B, H, G)), some(B, H, 63, dtype=torch.int32))
+    joined = JoinRequest(q, near, far, q, 0.1, guard)
+    yield join_launch(joined, Partial(q, some(B, H, G)), some(B, H, 63, dtype=torch.int32))
     closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)
@@ -115,11 +120,22 @@ def call_launches(q: torch.Tensor, listing: PageSelection, *, ptx: bool) -> Iter
     shape = listing.blocks.shape
     listed = BlockList(some(*shape, dtype=torch.int32), some(*shape, dtype=torch.int32))
     yield list_launch(listing, listed)
-    word, rows = some(1, dtype=torch.int32), q[..., 0].numel()
-    flags = CallFlags(word, word, some(1, dtype=torch.int64), some(2, dtype=torch.int32), word, word, 1)
-    yield stage_launch(q, listing, (some(*q.shape), listed), flags, ptx=ptx)
-    result = some(2 * q.numel() + rows)
-    yield take_launch(result, flags, rows, 10.0, ptx=ptx)
+    to, flags, B = (some(*q.shape), listed), some_flags(), shape[0]
+    yield stage_launch(q, listing, to, flags, ptx=ptx)
+    counts, rows, pages = some(2, *shape[:2], dtype=torch.int64), some(B, dtype=torch.bool), listed.index
+    places, slots = some(B, dtype=torch.int64), some(B, shape[1], 256, dtype=torch.int64)
+    what = SplitRequest(listing.blocks, None, some(*shape), places, (slots, 128), (rows, rows, some(B)), 2, counts)
+    choice = SplitChoice(listing.blocks, listing.wanted, listing.wanted)
+    calling = Calling(CallRequest(q, listing.table, listing.size), to, flags, pages)
+    yield split_launch(what, choice, calling, ptx=ptx)
+    results = q[..., 0].numel()
+    yield take_launch(some(2 * q.numel() + results), flags, results, 10.0, ptx=ptx)
+
+
+def some_flags() -> CallFlags:
+    """The flags of a call."""
+    word = some(1, dtype=torch.int32)
+    return CallFlags(word, word, some(1, dtype=torch.int64), some(3, dtype=torch.int32), word, word, 1)
 
 
 def end_launches(L: int, B: int, H: int, N: int) -> Iterator[Launch]:
@@ -149,7 +165,8 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
     slots = some(B, H, N, dtype=torch.int64)
     wished = some(B, H, 63)
     split = SplitRequest(blocks, blocks, wished, closed, (slots, 128), (rows, rows, some(B)), 2, counts)
-    yield split_launch(split, SplitChoice(blocks, mask, mask))
+    noting = InterestRequest(some(B, H, N), wished, rows, 0.85)
+    yield split_launch(split, SplitChoice(blocks, mask, mask), noting=noting)
     yield interest_launch(some(B, H, N), blocks, wished, rows, 0.85)
     guard = GuardRequest((blocks, mask, wished), (blocks, mask), some(B, H), rows, 0.02, counts)
     yield late_launch(guard, GuardFinding(some(B, H, dtype=torch.bool), mask))
@@ -163,6 +180,8 @@ def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Laun
     yield norm_launch(row, row, some(width), 1e-5, (row, row))
     how = HeadPlacing(heads // 2, some(width), some(heads, head_dim), 1e-5, Rope(some(8, head_dim), some(8, head_dim)))
     yield place_launch(x, how, (x, x, x))
+    correction = RowCorrection(some(8, 64, width, dtype=dtype), some(8, width, 64, dtype=dtype))
+    yield from correction_launches(row, some(width), 1e-5, (correction, correction), some(8, width // 128, 129), row)
     yield swiglu_launch(some(8, 8 * width, dtype=dtype), some(8, 4 * width, dtype=dtype))
 
 

@@ -10,10 +10,8 @@ BATCH = 8  # pages that a warp scores at a time
 WARPS = 4
 HEADS = 8  # query heads of a program
 AHEAD = 2  # pages that a warp reads ahead, where a key has 32 channels or fewer; else 1
-WAVES = 5  # programs that a processor has at a time
-LONGEST = 8  # batches of a warp
-
-
+RESIDENT, RESIDENT_WIDE = 5, 3  # programs that a processor holds at a time, and where a key has more than 64 channels
+LONGEST = 16  # batches of a warp
 MOST_HEADS = 16  # query heads of a KV head that are projected
 PARTS = 4  # programs that project the queries of a KV head
 
@@ -33,11 +31,22 @@ def score_launch(
     strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
     defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS, "AHEAD": AHEAD if D <= 32 else 1}
     parts = ceil_div(N, BATCH * WARPS)
-    programs = B * H * ceil_div(G, HEADS) * parts
-    each = max(1, min(LONGEST, programs // (WAVES * processors(q.device)))) if q.is_cuda else 1
-    grid = (B * H, ceil_div(parts, each), ceil_div(G, HEADS))
+    places = processors(q.device) * (RESIDENT if D <= 64 else RESIDENT_WIDE) if q.is_cuda else 1
+    grid = (B * H, programs(B * H * ceil_div(G, HEADS), parts, places), ceil_div(G, HEADS))
     arguments: tuple[Argument, ...] = (q, codes, bounds, pages, closed, scores, scale, *strides, H, N)
     return CudaLaunch("score", "score_pages", grid, 32 * WARPS, arguments, defines)
+
+
+def programs(rows: int, parts: int, places: int) -> int:
+    """Programs that share the parts of a row, so that the last of `rows` rows is done as soon as can be.
+
+    places: programs that the device holds at a time. A program takes as long to begin as for a part.
+    """
+
+    def time(count: int) -> int:
+        return ceil_div(rows * count, places) * (1 + ceil_div(parts, count))
+
+    return min((ceil_div(parts, each) for each in range(1, LONGEST + 1)), key=time) if parts else 0
 
 
 def score_key_codes(

@@ -5,19 +5,30 @@ Loads and stores of flags are of system scope, so that what was written before a
 
 import math
 import time
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import KernelError
 from ...types import CallFlags
-from .base import INTERPRETED, Launch, check, tl, triton
+from ..ops import TakeRequest
+from .base import INTERPRETED, Launch, ceil_div, check, padded, tl, triton
 
 CHUNK = 1024
 """Numbers that are written at a time."""
+TAKEN = 2048
+"""Numbers of the CPU's result that a program copies at a time."""
 LONGEST_S = 86_400.0
 PTX = not INTERPRETED and torch.version.hip is None
 """Whether kernels are compiled for NVIDIA's GPUs; elsewhere, atomic operations stand for loads and stores of flags."""
+
+
+class Taking(NamedTuple):
+    """A call whose result is taken beside attention.   taken: where to, float32 on the device."""
+
+    call: TakeRequest
+    taken: Tensor
 
 
 if INTERPRETED:
@@ -95,6 +106,72 @@ def raise_flag(called: tl.tensor, counts: tl.tensor, PTX: tl.constexpr) -> None:
         store_release(called, number, PTX)
 
 
+@triton.jit
+def _wait(
+    answered: tl.tensor,
+    waited: tl.tensor,
+    number: tl.tensor,
+    late: tl.tensor,
+    gave_up: tl.tensor,
+    line: int,
+    patience: int,
+    PTX: tl.constexpr,
+) -> tl.tensor:
+    """Wait for the answer to a call, so many milliseconds at most; says whether it is there."""
+    given_up = tl.load(gave_up) != 0
+    begin = now_ns(PTX)
+    end = begin + tl.where(given_up, 0, patience).to(tl.int64) * 1_000_000
+    now = begin
+    answer = load_acquire(answered, PTX)
+    while (answer != number) & (now < end):
+        pause(PTX)
+        answer = load_acquire(answered, PTX)
+        now = now_ns(PTX)
+    tl.store(waited, now - begin)
+    if (answer != number) & (given_up == 0):
+        tl.store(late, line)
+        tl.store(gave_up, 1)
+    return answer == number
+
+
+@triton.jit
+def take_part(
+    result: tl.tensor,
+    answered: tl.tensor,
+    waited: tl.tensor,
+    counts: tl.tensor,
+    late: tl.tensor,
+    gave_up: tl.tensor,
+    taken: tl.tensor,
+    line: int,
+    patience: int,
+    size: int,
+    first_lse: int,
+    each: int,
+    CHUNK: tl.constexpr,
+    PTX: tl.constexpr,
+) -> None:
+    """Program (n): the n-th `each` numbers of the result, once they are there, or those of no keys.
+
+    The first program alone looks at host memory, and tells the others: every look of theirs would cross the link.
+    """
+    number = tl.load(counts + 1)
+    if tl.program_id(0) == 0:
+        there = _wait(answered, waited, number, late, gave_up, line, patience, PTX)
+        tl.atomic_xchg(counts + 2, tl.where(there, number, -number), sem="release", scope="gpu")
+    ended = load_acquire(counts + 2, PTX)
+    while (ended != number) & (ended != -number):
+        pause(PTX)
+        ended = load_acquire(counts + 2, PTX)
+    begin = tl.program_id(0) * each
+    end = tl.minimum(begin + each, size)
+    for start in range(begin, end, CHUNK):
+        n = start + tl.arange(0, CHUNK)
+        numbers = tl.load(result + n, mask=n < tl.where(ended == number, end, 0), other=0.0)
+        nothing = tl.where(n < tl.where(ended == number, size, first_lse), 0.0, float("-inf"))
+        tl.store(taken + n, numbers + nothing, mask=n < end)
+
+
 @triton.jit(do_not_specialize=["line"], do_not_specialize_on_alignment=["answered", "waited", "counts"])
 def _take_kernel(
     result: tl.tensor,
@@ -111,36 +188,45 @@ def _take_kernel(
     PTX: tl.constexpr,
 ) -> None:
     """One program: waits, so many milliseconds at most, and writes the result of no keys where there is none."""
-    number = tl.load(counts + 1)
-    given_up = tl.load(gave_up) != 0
-    begin = now_ns(PTX)
-    end = begin + tl.where(given_up, 0, patience).to(tl.int64) * 1_000_000
-    now = begin
-    answer = load_acquire(answered, PTX)
-    while (answer != number) & (now < end):
-        pause(PTX)
-        answer = load_acquire(answered, PTX)
-        now = now_ns(PTX)
-    tl.store(waited, now - begin)
-    if answer != number:
+    there = _wait(answered, waited, tl.load(counts + 1), late, gave_up, line, patience, PTX)
+    if there == 0:
         for start in range(0, size, CHUNK):
             n = start + tl.arange(0, CHUNK)
             tl.store(result + n, tl.where(n < first_lse, 0.0, float("-inf")), mask=n < size)
-        if given_up == 0:
-            tl.store(late, line)
-            tl.store(gave_up, 1)
 
 
 def take_launch(result: Tensor, flags: CallFlags, rows: int, timeout_s: float, *, ptx: bool = PTX) -> Launch:
     """The launch of `take_call`."""
-    size = result.numel()
-    numbers = (flags.line, math.ceil(timeout_s * 1e3), size, size - rows)  # arguments have 32 bits
-    return Launch(_take_kernel, (1,), (result, *flags[1:6], *numbers), {"CHUNK": CHUNK, "PTX": ptx}, warps=1)
+    arguments = take_arguments(TakeRequest(result, flags, rows, timeout_s))
+    return Launch(_take_kernel, (1,), arguments, {"CHUNK": CHUNK, "PTX": ptx}, warps=1)
+
+
+def take_arguments(call: TakeRequest) -> tuple[Tensor | int, ...]:
+    """What is taken, its flags, and numbers: line, milliseconds, numbers of the result, and those before its lse."""
+    size = call.result.numel()
+    numbers = (call.flags.line, math.ceil(call.timeout_s * 1e3), size, size - call.rows)  # arguments have 32 bits
+    return (call.result, *call.flags[1:6], *numbers)
+
+
+def taking_arguments(
+    taking: Taking | None, unused: Tensor, programs: int, *, ptx: bool
+) -> tuple[tuple[Tensor | int, ...], dict[str, Any]]:
+    """What a kernel passes on to `take_part`, which so many programs run, and its constants.
+
+    unused: stands for tensors where nothing is taken.
+    """
+    each = 0
+    arguments: tuple[Tensor | int, ...] = (*(unused,) * 6, 0, 0, 0, 0, unused)
+    if taking is not None:
+        each = ceil_div(taking.call.result.numel(), 16 * programs) * 16  # so that reads begin at whole lines
+        arguments = (*take_arguments(taking.call), taking.taken)
+    constants = {"TAKES": taking is not None, "CHUNK": min(TAKEN, padded(max(1, each))), "PTX": ptx}
+    return (*arguments, each), constants
 
 
 def check_flags(flags: CallFlags) -> None:
     """Refuse flags that a kernel cannot use.   Raises KernelError."""
-    for name, size, dtype in (("called", 1, torch.int32), ("answered", 1, torch.int32), ("counts", 2, torch.int32)):
+    for name, size, dtype in (("called", 1, torch.int32), ("answered", 1, torch.int32), ("counts", 3, torch.int32)):
         check(f"flags.{name}", getattr(flags, name), (size,), dtype)
     for name in ("late", "gave_up"):
         check(f"flags.{name}", getattr(flags, name), (1,), torch.int32)
@@ -153,9 +239,14 @@ def take_call(result: Tensor, flags: CallFlags, rows: int, timeout_s: float) -> 
     Returns `result` itself, in the host's pinned memory: the kernel that joins it reads it there once.
     Raises KernelError where a tensor does not fit, or the time is none.
     """
+    check_take(result, flags, timeout_s)
+    take_launch(result, flags, rows, timeout_s).run()
+    return result
+
+
+def check_take(result: Tensor, flags: CallFlags, timeout_s: float) -> None:
+    """Refuse what a kernel cannot take.   Raises KernelError."""
     check_flags(flags)
     check("result", result, (None,), torch.float32)
     if not 0 < timeout_s <= LONGEST_S:
         raise KernelError(f"timeout_s={timeout_s} is outside 0..{LONGEST_S:g} seconds: set how long a kernel waits")
-    take_launch(result, flags, rows, timeout_s).run()
-    return result

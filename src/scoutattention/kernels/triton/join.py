@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from ...errors import KernelError
-from ...runtime.packed import Blocks, Packed
 from ...types import Partial
 from ..ops import JoinRequest, LayerGuard
 from .base import TL_DTYPES, Launch, arithmetic, check, check_alike, padded, tl, triton
-from .partial import LOG2E, LOWEST, fold, natural
+from .partial import LOG2E, LOWEST, fold, natural, plain_pair
 
 CHUNK = 64  # blocks that others are compared with at a time
 TOKENS = 64  # of late blocks that are attended to at a time
@@ -180,7 +178,7 @@ def join_launch(what: JoinRequest, result: Partial, late: Tensor) -> Launch:
     N, P = 1, 1
     if guard is not None:
         lists = (*guard.wanted, *guard.scouted, guard.rows, guard.counts, guard.table)
-        pool, N = _plain(guard.pool), guard.wanted[0].shape[2]
+        pool, N = plain_pair(*guard.pool), guard.wanted[0].shape[2]
         P = pool[0].shape[2]
         numbers = (guard.limit, guard.table.stride(0), *pool[0].stride()[:2])
     scout = what.q if what.scout is None else what.scout
@@ -230,7 +228,7 @@ def join(what: JoinRequest) -> Partial:
 
 def _check_guard(guard: LayerGuard, B: int, H: int, D: int) -> None:
     blocks, absent, wishes = guard.wanted
-    (k, v), N = _plain(guard.pool), blocks.shape[-1]
+    (k, v), N = plain_pair(*guard.pool), blocks.shape[-1]
     for name, tensor in (("blocks", blocks), ("scouted", guard.scouted[0])):
         check(name, tensor, (B, H, N), torch.int64, rows=3)
     for name, tensor in (("absent", absent), ("served", guard.scouted[1])):
@@ -241,10 +239,3 @@ def _check_guard(guard: LayerGuard, B: int, H: int, D: int) -> None:
     check("table", guard.table, (B, None), torch.int32)
     check("k", k, (None, H, None, D), *TL_DTYPES, rows=2)
     check_alike("k and v", k, v)
-
-
-def _plain(pool: tuple[Blocks, Blocks]) -> tuple[Tensor, Tensor]:
-    k, v = pool
-    if isinstance(k, Packed) or isinstance(v, Packed):
-        raise KernelError("blocks are packed, and this kernel reads plain ones: give it pages of a BlockPool")
-    return k, v

@@ -24,23 +24,22 @@ from ...types import (
     TopBlocks,
     WantedRequest,
 )
-from ..ops import JoinRequest, Ops
+from ..ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
 from ..plain import join as plain_join
 from ..reference import project
 from . import (
     calls,
-    choice,
     join,
     merge,
     move_blocks,
     page_lists,
     partial,
     recall,
-    score_digests,
     shares,
-    write_digests,
 )
 from .base import INTERPRETED
+from .choices import choose, split
+from .digests import score, write
 from .packed_pages import blocks as packed_blocks
 from .packed_pages import partial as packed_partial
 from .packed_pages import write as packed_write
@@ -85,6 +84,12 @@ class TritonOps(Ops):
         return calls.take_call(result, flags, rows, timeout_s)
 
     @override
+    def partial_and_take(self, near: PartialRequest, call: TakeRequest) -> tuple[Partial, Tensor]:
+        if isinstance(near.k, Tensor) and isinstance(near.v, Tensor):
+            return partial.partial_and_take(near, call)
+        return self.partial(*near), self.take_call(*call)
+
+    @override
     def write_blocks(self, blocks: tuple[Tensor, Tensor], target: tuple[Blocks, Blocks], pages: Tensor) -> None:
         k, v = target
         if not (isinstance(k, Tensor) and isinstance(v, Tensor)):
@@ -120,11 +125,11 @@ class TritonOps(Ops):
 
     @override
     def write_min_max(self, k: Tensor, digests: Tensor, pages: Tensor) -> None:
-        write_digests.write_min_max(k, digests, pages)
+        write.write_min_max(k, digests, pages)
 
     @override
     def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        write_digests.write_key_codes(k, codes, bounds, pages)
+        write.write_key_codes(k, codes, bounds, pages)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
@@ -132,31 +137,41 @@ class TritonOps(Ops):
 
     @override
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor, scale: float) -> Tensor:
-        return score_digests.score_min_max(q.contiguous(), digests, pages, closed, scale)
+        return score.score_min_max(q.contiguous(), digests, pages, closed, scale)
 
     @override
     def score_key_codes(
         self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor, scale: float
     ) -> Tensor:
-        return score_digests.score_key_codes(q.contiguous(), codes, bounds, pages, closed, scale)
+        return score.score_key_codes(q.contiguous(), codes, bounds, pages, closed, scale)
 
     @override
     def top_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
     ) -> TopBlocks:
-        return choice.top_blocks(scores, closed, count, always, largest=largest)
+        return choose.top_blocks(scores, closed, count, always, largest=largest)
 
     @override
     def split_choice(self, what: SplitRequest) -> SplitChoice:
-        return choice.split_choice(what)
+        return split.split_choice(what)
+
+    @override
+    def split_and_call(
+        self, what: SplitRequest, call: CallRequest, to: tuple[Tensor, BlockList], flags: CallFlags
+    ) -> tuple[SplitChoice, Tensor]:
+        return split.split_and_call(what, call._replace(q=call.q.contiguous()), to, flags)
+
+    @override
+    def split_and_note(self, what: SplitRequest, noting: InterestRequest) -> SplitChoice:
+        return split.split_and_note(what, noting)
 
     @override
     def update_interest(self, interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-        choice.update_interest(interest, blocks, wishes, rows, kept)
+        split.update_interest(interest, blocks, wishes, rows, kept)
 
     @override
     def find_late(self, what: GuardRequest) -> GuardFinding:
-        return choice.find_late(what)
+        return choose.find_late(what)
 
     @override
     def scout_error(self, far: Partial, near: Partial, q: Tensor, q_hat: Tensor) -> Tensor:

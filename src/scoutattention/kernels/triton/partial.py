@@ -3,52 +3,20 @@
 Scores are kept in base two inside the kernels, where exp2 is one instruction; every lse that leaves is natural.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from ...errors import KernelError
+from ...runtime.packed import Blocks, Packed
 from ...types import BlockList, Partial
+from ..ops import PartialRequest, TakeRequest
 from .base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, check_alike, padded, processors, tl, triton
+from .calls import PTX, Taking, check_take, take_part, taking_arguments
+from .partial_size import PartialTile, blocks_per_split, default_tile
 
 LOG2E = tl.constexpr(1 / LN2)
 LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
 SPLITS = 16  # splits that are combined at a time
-
-
-@dataclass(frozen=True)
-class PartialTile:
-    """How the work is cut. tokens: of one iteration.   waves: programs per multiprocessor that the splits aim at.
-
-    least: tokens of a split, at least, so that combining costs little.   stages: depth of the load pipeline.
-    """
-
-    tokens: int = 64
-    warps: int = 2
-    stages: int = 3
-    waves: int = 4
-    least: int = 256
-
-
-def default_tile(head_dim: int, dtype: torch.dtype, *, hip: bool = torch.version.hip is not None) -> PartialTile:
-    """The tile for a pool; on AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere.
-
-    float32 products are no matrix instructions and need the registers of more warps. The 16-bit tile was among the best
-    of a sweep on an H100 at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`).
-    """
-    if dtype == torch.float32:
-        return PartialTile(tokens=32, warps=8, stages=3)
-    if hip or head_dim > 128:
-        return PartialTile(tokens=32)
-    return PartialTile()
-
-
-def blocks_per_split(rows: int, blocks: int, block_size: int, tile: PartialTile, multiprocessors: int) -> int:
-    """Blocks that one program walks, for `rows` lists of `blocks` entries: whole iterations, from shapes alone."""
-    splits = ceil_div(tile.waves * multiprocessors, max(1, rows))
-    tokens = max(tile.least, ceil_div(blocks * block_size, splits))
-    step = ceil_div(tile.tokens, block_size)
-    return ceil_div(ceil_div(tokens, block_size), step) * step
 
 
 @triton.jit
@@ -66,7 +34,7 @@ def natural(best: tl.tensor, total: tl.tensor) -> tl.tensor:
     return tl.where(total > 0, (best + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2E, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["line"], do_not_specialize_on_alignment=["answered", "waited", "counts"])
 def _partial_kernel(
     q: tl.tensor,
     k: tl.tensor,
@@ -75,6 +43,65 @@ def _partial_kernel(
     length: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
+    result: tl.tensor,
+    answered: tl.tensor,
+    waited: tl.tensor,
+    counts: tl.tensor,
+    late: tl.tensor,
+    gave_up: tl.tensor,
+    line: int,
+    patience: int,
+    size: int,
+    first_lse: int,
+    taken: tl.tensor,
+    each: int,
+    scale: float,
+    pool_s: int,
+    pool_h: int,
+    index_b: int,
+    index_h: int,
+    length_b: int,
+    length_h: int,
+    H: int,
+    G: int,
+    N: int,
+    per_split: int,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    G_PAD: tl.constexpr,
+    D_PAD: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DOT: tl.constexpr,
+    TAKES: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PTX: tl.constexpr,
+) -> None:
+    """Program (row, split): the query heads of one sequence and KV head, over one split of its list.
+
+    Where it also TAKES the CPU's result, programs (row, 0) do so, and the splits come after them.
+    """
+    if TAKES and tl.program_id(1) == 0:
+        take_part(
+            *(result, answered, waited, counts, late, gave_up, taken),
+            *(line, patience, size, first_lse, each, CHUNK, PTX),
+        )
+    else:
+        _attend(
+            *(q, k, v, index, length, out, lse, tl.program_id(1) - TAKES, scale, pool_s, pool_h),
+            *(index_b, index_h, length_b, length_h, H, G, N, per_split, D, P, G_PAD, D_PAD, TOKENS, DOT),
+        )
+
+
+@triton.jit
+def _attend(
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    index: tl.tensor,
+    length: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
+    split: tl.tensor,
     scale: float,
     pool_s: int,
     pool_h: int,
@@ -93,9 +120,8 @@ def _partial_kernel(
     TOKENS: tl.constexpr,
     DOT: tl.constexpr,
 ) -> None:
-    """Program (row, split): the query heads of one sequence and KV head, over one split of its list."""
+    """One split of the list of row `program_id(0)`."""
     row = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
     b, h = row // H, row % H
     g = tl.arange(0, G_PAD)
     d = tl.arange(0, D_PAD)
@@ -158,17 +184,18 @@ def _combine_kernel(
 
 
 def partial_launches(
-    q: Tensor,
-    pools: tuple[Tensor, Tensor],
-    blocks: BlockList,
-    scale: float,
+    what: PartialRequest,
     result: Partial,
     tile: PartialTile,
     multiprocessors: int,
+    taking: Taking | None = None,
+    *,
+    ptx: bool = PTX,
 ) -> list[Launch]:
-    """The launches that fill `result`: one, or two where the list is split."""
+    """The launches that fill `result`: one, or two where the list is split; the first also does what `taking` says."""
+    q, *pools, blocks, scale = what
+    k, v = plain_pair(*pools)
     B, H, G, D = q.shape
-    k, v = pools
     P, N = k.shape[2], blocks.index.shape[2]
     per_split = blocks_per_split(B * H, N, P, tile, multiprocessors)
     splits = max(1, ceil_div(N, per_split))
@@ -176,10 +203,13 @@ def partial_launches(
     if splits > 1:
         out, lse = out.new_empty(splits, B, H, G, D), lse.new_empty(splits, B, H, G)
     strides = (*k.stride()[:2], *blocks.index.stride()[:2], *blocks.length.stride()[:2])
-    arguments = (q, k, v, *blocks, out, lse, scale, *strides, H, G, N, per_split)
+    call, taken = taking_arguments(taking, lse, B * H, ptx=ptx)
+    arguments = (q, k, v, *blocks, out, lse, *call, scale, *strides, H, G, N, per_split)
     sizes = {"D": D, "D_PAD": padded(D, 16), "P": P, "G_PAD": padded(G, 16)}
-    constants = {**sizes, "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype)}
-    launches = [Launch(_partial_kernel, (B * H, splits), arguments, constants, tile.warps, tile.stages)]
+    constants = {**sizes, "TOKENS": tile.tokens, "DOT": arithmetic(k.dtype), **taken}
+    launches = [
+        Launch(_partial_kernel, (B * H, splits + taken["TAKES"]), arguments, constants, tile.warps, tile.stages)
+    ]
     return launches if splits == 1 else [*launches, combine_launch(Partial(out, lse), result)]
 
 
@@ -207,6 +237,14 @@ def partial(
     float32 and contiguous; None is new.
     Raises KernelError where a tensor does not fit. Indices are not looked at: the device cannot say which is wrong.
     """
+    return _run(PartialRequest(q, k, v, blocks, scale), out, tile)
+
+
+def _run(
+    what: PartialRequest, out: Partial | None = None, tile: PartialTile | None = None, taking: Taking | None = None
+) -> Partial:
+    q, *pools, blocks, _ = what
+    k, v = plain_pair(*pools)
     B, H, G, D = q.shape
     N = blocks.index.shape[-1]
     check("q", q, (None, None, None, None), *TL_DTYPES, rows=4)
@@ -218,6 +256,26 @@ def partial(
     check("out.out", result.out, (B, H, G, D), torch.float32, rows=4)
     check("out.lse", result.lse, (B, H, G), torch.float32, rows=3)
     tile = tile or default_tile(D, k.dtype)
-    for launch in partial_launches(q, (k, v), blocks, scale, result, tile, processors(q.device)):
+    for launch in partial_launches(what, result, tile, processors(q.device), taking):
         launch.run()
     return result
+
+
+def plain_pair(k: Blocks, v: Blocks) -> tuple[Tensor, Tensor]:
+    """Keys and values that are not packed.   Raises KernelError where they are."""
+    if isinstance(k, Packed) or isinstance(v, Packed):
+        raise KernelError("blocks are packed, and this kernel reads plain ones: give it pages of a BlockPool")
+    return k, v
+
+
+def partial_and_take(near: PartialRequest, call: TakeRequest) -> tuple[Partial, Tensor]:
+    """`partial`, and what `calls.take_call` does, by programs beside; the twin of `PlainOps.partial_and_take`.
+
+    The CPU's result is copied to the device.   Raises KernelError where a tensor does not fit, or the time is none.
+    """
+    q = near.q.contiguous()
+    check_take(call.result, call.flags, call.timeout_s)
+    if not q.numel():
+        raise KernelError(f"q is {list(q.shape)}: without a query nothing is taken")
+    taking = Taking(call, torch.empty(call.result.shape, dtype=torch.float32, device=q.device))
+    return _run(near._replace(q=q), taking=taking), taking.taken

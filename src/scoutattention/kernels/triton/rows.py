@@ -11,6 +11,9 @@ from ...types import Rope
 from .. import reference_rows
 from ..reference_rows import HeadPlacing
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
+from .corrections import corrected_norm
+
+__all__ = ["add_norm", "corrected_norm", "linear", "place_heads", "rms_norm", "swiglu"]
 
 CHANNELS = 1024  # of a gated unit that a program computes
 

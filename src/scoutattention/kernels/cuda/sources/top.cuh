@@ -6,12 +6,14 @@
 #include "words.cuh"
 
 constexpr int TOP_WARPS = THREADS / 32;
+static_assert(TOP_WARPS <= 32 && 32 * EACH < 1024, "a warp sums over all warps, and counts in 10 bits");
 constexpr u32 ABSENT = 0;        // what orders a block that does not exist
 constexpr u32 LEAST = 1;         // and one that nobody wishes for
 constexpr u32 FIRST = 1u << 31;  // added where a block comes before all others
 
 struct TopScratch {
     float heads[TOP_WARPS][G];
+    u32 reached[2][TOP_WARPS];  // used in turns, so that one barrier is enough
     int votes[TOP_WARPS];
     int taken;
 };
@@ -90,25 +92,39 @@ struct Wishes {
         }
     }
 
-    // How many of the N blocks reach an order.
-    __device__ int reach(u32 least, int N) const {
-        int number = 0;
+    // How many of the N blocks reach each of three orders.   turn: 0 and 1 in turns.
+    __device__ void reach(const u32 (&least)[3], int N, int turn, TopScratch& scratch, int (&number)[3]) const {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        u32 own = 0;  // three numbers of 10 bits, which hold those of a warp
 #pragma unroll
-        for (int i = 0; i < EACH; ++i)
-            number += __syncthreads_count(threadIdx.x + i * THREADS < N && order[i] >= least);
-        return number;
+        for (int i = 0; i < EACH; ++i) {
+            const bool there = threadIdx.x + i * THREADS < N;
+#pragma unroll
+            for (int k = 0; k < 3; ++k) own += there && order[i] >= least[k] ? 1u << 10 * k : 0;
+        }
+        own = __reduce_add_sync(~0u, own);
+        if (lane == 0) scratch.reached[turn][warp] = own;
+        __syncthreads();
+        const u32 all = lane < TOP_WARPS ? scratch.reached[turn][lane] : 0;
+#pragma unroll
+        for (int k = 0; k < 3; ++k) number[k] = __reduce_add_sync(~0u, all >> 10 * k & 1023);
     }
 
     // Leaves the `count` of highest order in keys, blocks and wishes, in no order; of equals the first are taken.
     __device__ void take(int N, int count, TopScratch& scratch, u32* keys, int* blocks, float* wishes) const {
-        u32 least = 0;  // the highest order that `count` blocks reach
-        int number = N;
-        for (int bit = 31; bit >= 0 && number > count; --bit) {
-            const int more = reach(least | 1u << bit, N);
-            if (more >= count) least |= 1u << bit, number = more;
+        u32 least = 0;  // the highest order that `count` blocks reach, found two bits at a time
+        int number = N, turn = 0, reached[3] = {};
+        for (int bit = 30; bit >= 0 && number > count; bit -= 2, turn ^= 1) {
+            const u32 next[3] = {least | 1u << bit, least | 2u << bit, least | 3u << bit};
+            reach(next, N, turn, scratch, reached);
+#pragma unroll
+            for (int k = 0; k < 3; ++k) {
+                if (reached[k] >= count) least = next[k], number = reached[k];
+            }
         }
         const bool exact = number == count;
-        int room = exact ? 0 : count - reach(least + 1, N);  // for those that barely reach it
+        if (!exact) reach({least + 1, ~0u, ~0u}, N, turn, scratch, reached);
+        int room = exact ? 0 : count - reached[0];  // for those that barely reach it
         if (threadIdx.x == 0) scratch.taken = 0;
         __syncthreads();
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ....types import BlockList, Partial
 from ..base import TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, processors, tl, triton
-from ..partial import LOG2E, LOWEST, PartialTile, blocks_per_split, combine_launch, fold, natural
+from ..partial import LOG2E, LOWEST, combine_launch, fold, natural
+from ..partial_size import PartialTile, blocks_per_split
 from .blocks import PackedPools, check_packed, extents, flat, load_bounds, load_keys, load_values
 
 TILE = PartialTile(tokens=32, warps=4, stages=1, waves=8, least=128)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, tl, triton
+from ..base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, tl, triton
 
 LOG2E = tl.constexpr(1 / LN2)
 BLOCKS = 64  # min/max digests of one program

@@ -1,17 +1,15 @@
-"""Which blocks KV heads want, on the device: wishes from scores, what is absent, and what a scout missed."""
+"""Which blocks KV heads want, on the device: wishes from scores, and what a scout missed."""
 
 import torch
 from torch import Tensor
 
-from ...errors import KernelError
-from ...types import GuardFinding, GuardRequest, SplitChoice, SplitRequest, TopBlocks
-from .base import LN2, Launch, ceil_div, check, padded, tl, triton
-from .join import CHUNK, due_blocks
+from ....types import GuardFinding, GuardRequest, TopBlocks
+from ..base import LN2, Launch, ceil_div, check, padded, tl, triton
+from ..join import CHUNK, due_blocks
 
 LOG2E = tl.constexpr(1 / LN2)
 LOWEST = tl.constexpr(-3.0e38)  # below every score, and finite: the difference of two is no NaN
 WIDE = 256  # blocks of one program
-ROW_DTYPES = (torch.bool, torch.bool, torch.float32)
 
 
 @triton.jit
@@ -74,84 +72,6 @@ def _scores_of(
 
 
 @triton.jit
-def _split_kernel(
-    candidates: tl.tensor,
-    picks: tl.tensor,
-    wishes: tl.tensor,
-    closed: tl.tensor,
-    slot_of: tl.tensor,
-    asked: tl.tensor,
-    all_of_it: tl.tensor,
-    threshold: tl.tensor,
-    blocks: tl.tensor,
-    valid: tl.tensor,
-    absent: tl.tensor,
-    counts: tl.tensor,
-    slots_b: int,
-    slots_h: int,
-    wishes_b: int,
-    wishes_h: int,
-    none: int,
-    always: int,
-    H: int,
-    N: int,
-    C: int,
-    N_PAD: tl.constexpr,
-    PICKED: tl.constexpr,
-) -> None:
-    """Program (row): the choice of one sequence and KV head."""
-    row = tl.program_id(0).to(tl.int64)
-    b = row // H
-    n = tl.arange(0, N_PAD)
-    place = row * N + n
-    among = tl.load(picks + place, mask=n < N, other=0) if PICKED else n
-    block = tl.load(candidates + row * C + among, mask=n < N, other=0)
-    wish = tl.load(wishes + b * wishes_b + row % H * wishes_h + n, mask=n < N, other=0.0)
-    slot = tl.load(slot_of + b * slots_b + row % H * slots_h + block, mask=n < N, other=0)
-    gone = slot == none
-    wants = tl.load(asked + b) != 0
-    whole = tl.load(all_of_it + b) != 0
-    wished = (wish >= tl.load(threshold + b)) | (n < always)
-    chosen = (n < N) & (block < tl.load(closed + b)) & wants & ((~gone) | whole | wished)
-    tl.store(blocks + place, block, mask=n < N)
-    tl.store(valid + place, chosen, mask=n < N)
-    tl.store(absent + place, chosen & gone, mask=n < N)
-    tl.store(counts + row, tl.sum(chosen.to(tl.int64), axis=0))
-    tl.store(counts + tl.num_programs(0) + row, tl.sum((chosen & gone).to(tl.int64), axis=0))
-
-
-@triton.jit
-def _interest_kernel(
-    interest: tl.tensor,
-    blocks: tl.tensor,
-    wishes: tl.tensor,
-    rows: tl.tensor,
-    kept: float,
-    interest_b: int,
-    interest_h: int,
-    H: int,
-    N: int,
-    NB: int,
-    N_PAD: tl.constexpr,
-    WIDE: tl.constexpr,
-) -> None:
-    """Program (row): the interest in all blocks of one sequence and KV head, and the wishes for N of them."""
-    row = tl.program_id(0).to(tl.int64)
-    asked = tl.load(rows + row // H) != 0
-    here = interest + row // H * interest_b + row % H * interest_h
-    for start in range(0, NB, WIDE):
-        block = start + tl.arange(0, WIDE)
-        changed = block < tl.where(asked, NB, 0)
-        tl.store(here + block, kept * tl.load(here + block, mask=changed, other=0.0), mask=changed)
-    tl.debug_barrier()  # other threads of the program wrote what is read now
-    n = tl.arange(0, N_PAD)
-    wished = n < tl.where(asked, N, 0)
-    at = here + tl.load(blocks + row * N + n, mask=wished, other=0)
-    wish = tl.load(wishes + row * N + n, mask=wished, other=0.0)
-    tl.store(at, tl.load(at, mask=wished, other=0.0) + (1.0 - kept) * wish, mask=wished)
-
-
-@triton.jit
 def _late_kernel(
     blocks: tl.tensor,
     absent: tl.tensor,
@@ -204,58 +124,6 @@ def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, in
     wish_launch(scores, closed, wishes, order, always, largest=largest).run()
     blocks = order.topk(count).indices
     return TopBlocks(blocks, wishes.gather(-1, blocks), wishes)
-
-
-def split_launch(what: SplitRequest, result: SplitChoice) -> Launch:
-    """The launch of `split_choice`, which fills `result`."""
-    candidates, picks, wishes, closed, (slot_of, none), rows, always, counts = what
-    B, H, N = wishes.shape
-    tensors = (candidates, candidates if picks is None else picks, wishes, closed, slot_of, *rows, *result, counts)
-    strides = (*slot_of.stride()[:2], *wishes.stride()[:2])
-    arguments = (*tensors, *strides, none, always, H, N, candidates.shape[2])
-    return Launch(_split_kernel, (B * H,), arguments, {"N_PAD": padded(N), "PICKED": picks is not None})
-
-
-def split_choice(what: SplitRequest) -> SplitChoice:
-    """The chosen blocks, those to attend to, and the absent ones, in one launch; the twin of `reference.split_choice`.
-
-    Raises KernelError where a tensor does not fit.
-    """
-    check("wishes", what.wishes, (None, None, None), torch.float32)
-    B, H, N = what.wishes.shape
-    check("candidates", what.candidates, (B, H, None), torch.int64, rows=3)
-    if what.picks is not None:
-        check("picks", what.picks, (B, H, N), torch.int64, rows=3)
-    elif what.candidates.shape[2] < N:
-        raise KernelError(f"{N} blocks are chosen of {what.candidates.shape[2]} candidates: there must be as many")
-    check("closed", what.closed, (B,), torch.int64)
-    check("slot_of", what.slots[0], (B, H, None), torch.int64)
-    for name, row, dtype in zip(("asked", "all_of_it", "threshold"), what.rows, ROW_DTYPES, strict=True):
-        check(name, row, (B,), dtype)
-    check("counts", what.counts, (2, B, H), torch.int64, rows=3)
-    result = SplitChoice(what.candidates.new_empty(B, H, N), *what.rows[0].new_empty(2, B, H, N))
-    split_launch(what, result).run()
-    return result
-
-
-def interest_launch(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> Launch:
-    """The launch of `update_interest`."""
-    B, H, N = wishes.shape
-    arguments = (interest, blocks, wishes, rows, kept, *interest.stride()[:2], H, N, interest.shape[2])
-    return Launch(_interest_kernel, (B * H,), arguments, {"N_PAD": padded(N), "WIDE": WIDE})
-
-
-def update_interest(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tensor, kept: float) -> None:
-    """A running mean of wishes for blocks [B, H, N] in `interest` [B, H, NB]; twin of `reference.update_interest`.
-
-    Raises KernelError where a tensor does not fit. Blocks are not looked at.
-    """
-    check("wishes", wishes, (None, None, None), torch.float32, rows=3)
-    B, H, N = wishes.shape
-    check("blocks", blocks, (B, H, N), torch.int64, rows=3)
-    check("interest", interest, (B, H, None), torch.float32)
-    check("rows", rows, (B,), torch.bool)
-    interest_launch(interest, blocks, wishes, rows, kept).run()
 
 
 def late_launch(what: GuardRequest, result: GuardFinding) -> Launch:

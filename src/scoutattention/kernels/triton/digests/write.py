@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
+from ..base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 
 @triton.jit

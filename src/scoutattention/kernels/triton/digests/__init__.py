@@ -1,0 +1,1 @@
+"""Digests of blocks on the device: written, and scored."""
