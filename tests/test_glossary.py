@@ -29,7 +29,7 @@ stop store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
-attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
+attention bench cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch fidelity
 field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logprob
 metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
 recorder reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq serve server shell

@@ -42,6 +42,7 @@ DOORS = {
         "models/formats/safetensors.py",
         "models/calibration.py",
         "models/recording.py",
+        "engine/prefix/files.py",
     ),
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),

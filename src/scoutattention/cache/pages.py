@@ -74,6 +74,21 @@ class Pages:
         """Keep the first blocks of a row, which have these names, in a lineage."""
         self.pool.give(self.prefixes.add(lineage, names, self._taken[row][: len(names)]))
 
+    def adopt(self, names: Sequence[bytes], read: Callable[[Sequence[int]], Lineage | None]) -> None:
+        """Keep blocks that no sequence has. `read` fills their pages, and says their lineage, or that there is none.
+
+        At least as many pages must be available.
+        """
+        self.pool.give(self.prefixes.evict(max(0, len(names) - self.pool.available)))
+        pages = self.pool.take(len(names))
+        lineage = read(pages)
+        if lineage is None:
+            self.pool.give(pages)
+            return
+        self.pool.give(self.prefixes.add(lineage, names, pages))
+        for page in reversed(pages):
+            self.prefixes.leave(page)
+
     def forget(self) -> None:
         """Keep no prompts any more."""
         self.pool.give(self.prefixes.clear())

@@ -3,6 +3,7 @@
 from weakref import finalize
 
 import torch
+from torch import Tensor
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
@@ -65,6 +66,11 @@ class BlockPool(Entries):
         size = (shape.num_layers, capacity + scratch, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
 
+    @property
+    def content(self) -> tuple[Tensor, ...]:
+        """All that is kept of blocks: [L, S, ...] each."""
+        return self.k, self.v
+
     def pin(self) -> None:
         """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""
         finalize(self, unpin, pin((self.k, self.v), self._knob)).atexit = False
@@ -80,6 +86,11 @@ class PackedPool(Entries):
         super().__init__(capacity, shape.packed_block_bytes(block_size, bits), knob)
         size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = empty_packed(size, bits, by_token=False), empty_packed(size, bits, by_token=True)
+
+    @property
+    def content(self) -> tuple[Tensor, ...]:
+        """All that is kept of blocks: [L, S, ...] each."""
+        return self.k.words, self.k.bounds, self.v.words, self.v.bounds
 
     def pin(self) -> None:
         """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""

@@ -93,7 +93,7 @@ class PrefixIndex:
         """
         best, most = None, max(0, least - 1)
         for lineage in self._lineages:
-            length = _common(names, lineage.pages)
+            length = common(names, lineage.pages)
             if length > most and lineage.blocks >= first:
                 best, most = lineage, length
         if best is None:
@@ -154,6 +154,6 @@ class PrefixIndex:
         return unused
 
 
-def _common(names: Sequence[bytes], known: Container[bytes]) -> int:
+def common(names: Sequence[bytes], known: Container[bytes]) -> int:
     """How many of a chain's names are known: the first ones, if any."""
     return bisect_left(range(len(names)), True, key=lambda at: names[at] not in known)

@@ -70,6 +70,21 @@ class EngineConfig(Checked):
         "they take at most an eighth of host_memory, or as much as max_num_seqs sequences have of their own.",
         advanced=True,
     )
+    prefix_cache_dir: str | None = setting(
+        None,
+        "Directory in which prompts are stored, so that they are found after a restart.",
+        change="Give one to ask about the same documents again later. A prompt takes there as much as in host memory.",
+        none="none are stored",
+        advanced=True,
+    )
+    prefix_cache_size: int = setting(
+        16 << 30,
+        "Size of that directory at most; prompts that were not used for longest go first.",
+        change="Set it to what the disk has room for.",
+        size=True,
+        least=1,
+        advanced=True,
+    )
     device: DeviceName = setting(
         "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' where there is a GPU."
     )

@@ -22,7 +22,7 @@ from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
-from .prefix_cache import PrefixCache
+from .prefix.cache import make_prefix_cache
 from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
@@ -75,8 +75,7 @@ class Engine:
         self.plan: MemoryPlan = (
             replace(like.plan, lineages=0) if like else make_plan(decoder, scout, engine_config, device)
         )
-        spare = 0 if device.type == "cpu" else SPARE_CORES
-        self.workers = Workers(engine_config.workers or max(1, cores - spare))
+        self.workers = Workers(engine_config.workers or max(1, cores - SPARE_CORES * (device.type != "cpu")))
         ops = make_ops(engine_config, device, self.workers)
         decoder = with_kernels(decoder, engine_config, device, self.workers)
         kv_dtype, ranks = engine_config.kv_dtype, self.ranks
@@ -93,7 +92,7 @@ class Engine:
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
-        self._prefixes = PrefixCache(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
+        self._prefixes = make_prefix_cache(self.cache, self.plan, decoder, scout, engine_config, self.calibration)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None
         self._step_s = 0.0
@@ -149,6 +148,7 @@ class Engine:
         """Stop the worker threads, and let go of captured steps."""
         self.runner.close()
         self.workers.close()
+        self._prefixes.close()
 
     def _read(self, seconds: float) -> list[Sequence]:
         """Read prompts, piece by piece, for about so long, one piece at least; returns those that were read."""

@@ -43,6 +43,9 @@ class EngineOptions(TypedDict, total=False):
     dtype: DTypeName
     rope_scaling: RopeScaling
     kv_dtype: KVDTypeName
+    prefix_caching: bool
+    prefix_cache_dir: str | None
+    prefix_cache_size: int | str
     device: DeviceName
     kernels: KernelsName
     graphs: bool
@@ -208,7 +211,7 @@ class LLM:
 def _engine_config(options: EngineOptions) -> EngineConfig:
     """The engine's settings, with sizes that are text turned into bytes."""
     values: dict[str, Any] = dict(options)
-    for name in ("device_memory", "host_memory"):
+    for name in ("device_memory", "host_memory", "prefix_cache_size"):
         if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):
             values[name] = parse_size(values[name])
     return EngineConfig(**values)

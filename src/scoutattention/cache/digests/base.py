@@ -26,6 +26,10 @@ class Digests(Protocol):
         """
         ...
 
+    def content(self) -> tuple[Tensor, ...]:
+        """All that is kept of blocks: [L, S, ...] each."""
+        ...
+
     def block_bytes(self) -> int:
         """Bytes of one block's digest in one layer and KV head."""
         ...

@@ -31,5 +31,9 @@ class ExactDigests(Digests):
         return score_exactly(q * self._scale, self._keys[layer], pages)
 
     @override
+    def content(self) -> tuple[Tensor, ...]:
+        return ()
+
+    @override
     def block_bytes(self) -> int:
         return self._bytes

@@ -57,6 +57,10 @@ class KeyCodeDigests(Digests):
         return self._views[layer, dims]
 
     @override
+    def content(self) -> tuple[Tensor, ...]:
+        return self._codes, self._bounds
+
+    @override
     def block_bytes(self) -> int:
         return self._codes[0, 0, 0].nbytes + self._bounds[0, 0, 0].nbytes
 
@@ -122,6 +126,10 @@ class FirstDims(Digests):
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         return self._whole.score_codes(layer, self._whole.main(layer, q, rows, self._dims), pages, closed)
+
+    @override
+    def content(self) -> tuple[Tensor, ...]:
+        return ()
 
     @override
     def block_bytes(self) -> int:

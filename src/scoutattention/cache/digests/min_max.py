@@ -33,5 +33,9 @@ class MinMaxDigests(Digests):
         return self._ops.score_min_max(q, self._values[layer], pages, closed, self._scale)
 
     @override
+    def content(self) -> tuple[Tensor, ...]:
+        return (self._values,)
+
+    @override
     def block_bytes(self) -> int:
         return self._values[0, 0, 0].nbytes

@@ -29,6 +29,10 @@ class Stages:
         for kind in self.kinds:
             kind.put(k, places, rows)
 
+    def content(self) -> tuple[Tensor, ...]:
+        """All that is kept of blocks: [L, S, ...] each."""
+        return tuple(part for kind in self.kinds for part in kind.content())
+
     def block_bytes(self) -> int:
         """Bytes of one block's digests in one layer and KV head."""
         return sum(kind.block_bytes() for kind in self.kinds)
