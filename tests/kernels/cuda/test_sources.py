@@ -83,6 +83,25 @@ def test_without_cuda_core_the_error_says_what_to_install(monkeypatch):
         __import__(base.__name__)
 
 
+@pytest.mark.parametrize(("rows", "parts"), [(64, 34), (32, 10), (64, 4), (700, 34), (1, 1), (8, 400)])
+def test_programs_of_scores_end_together(rows, parts):
+    """No other number of programs that share a row would end sooner, by whole rounds of what a device holds."""
+    places = 528
+
+    def time(count):
+        return -(-rows * count // places) * (1 + -(-parts // count))
+
+    count = scores.programs(rows, parts, places)
+    assert 1 <= count <= parts
+    assert time(count) == min(time(-(-parts // each)) for each in range(1, scores.LONGEST + 1))
+    assert scores.programs(rows, 0, places) == 0
+
+
+def test_few_programs_read_far_ahead():
+    assert scores.reading(64, 2000, 132).ahead < scores.reading(64, 320, 132).ahead
+    assert scores.reading(128, 2000, 132).ahead < scores.reading(128, 256, 132).ahead
+
+
 def test_sizes_without_a_kernel_are_known():
     assert scores.has_kernel(128, 32)
     assert not scores.has_kernel(100, 32)
