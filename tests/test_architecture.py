@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).parents[1]
 PUBLIC_NAMES = [
     "LLM",
     "Ablation",
+    "Answer",
     "CacheFolderError",
     "CalibrationError",
     "CapacityError",

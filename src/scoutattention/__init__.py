@@ -24,7 +24,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .config import Ablation, EngineConfig, SamplingParams, ScoutConfig
-    from .engine.llm import LLM, Chunk, Output
+    from .engine.answer import Answer, Chunk
+    from .engine.llm import LLM, Output
     from .engine.stats import Stats
 
     __version__: str
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "Ablation",
+    "Answer",
     "CacheFolderError",
     "CalibrationError",
     "CapacityError",
@@ -53,7 +55,13 @@ __all__ = [
 ]
 
 _LAZY = dict.fromkeys(("Ablation", "EngineConfig", "SamplingParams", "ScoutConfig"), ".config")
-_LAZY |= {"LLM": ".engine.llm", "Chunk": ".engine.llm", "Output": ".engine.llm", "Stats": ".engine.stats"}
+_LAZY |= {
+    "LLM": ".engine.llm",
+    "Answer": ".engine.answer",
+    "Chunk": ".engine.answer",
+    "Output": ".engine.llm",
+    "Stats": ".engine.stats",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -34,6 +34,7 @@ def batch_of(step, begun, size=2):
     fill = torch.full((size,), step % SIZE)
     return Batch(
         size,
+        size,
         tuple(range(size)),
         slice(0, size),
         True,

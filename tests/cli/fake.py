@@ -39,10 +39,10 @@ class FakeLLM:
         on_prompt(1, 2)
         on_prompt(2, 2)
         first, second = self.pieces
-        yield SimpleNamespace(text=first, token_ids=[5], finish_reason=None)
+        yield SimpleNamespace(text=first, token_ids=[5], finish_reason=None, logprobs=[{5: -0.5}])
         if self.raises is not None:
             raise self.raises
-        yield SimpleNamespace(text=second, token_ids=[6, 7], finish_reason=self.ends)
+        yield SimpleNamespace(text=second, token_ids=[6, 7], finish_reason=self.ends, logprobs=[{6: -1.0}, {7: -1.0}])
 
     @property
     def messages(self):

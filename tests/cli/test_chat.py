@@ -177,6 +177,14 @@ def test_generate_takes_a_system_prompt(capsys):
     assert (report["finish_reason"], report["prompt_tokens"]) == ("stop", 2)
 
 
+def test_an_answer_that_calls_a_tool_needs_no_content(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps([user("one"), call, {"role": "tool", "content": "1"}]))
+    assert main(["generate", "m", "--messages", str(file)]) == 0
+    assert FakeLLM.made.messages[1] == call
+
+
 @pytest.mark.parametrize(
     ("data", "args", "message"),
     [
@@ -184,9 +192,10 @@ def test_generate_takes_a_system_prompt(capsys):
         ("[" * 100_000, (), "is not JSON"),
         ("{}", (), "is no list of messages"),
         ("[]", (), "is no list of messages"),
-        ('[{"role": "user"}]', (), 'message 1 has no text as its "content"'),
-        ('[{"role": "user", "content": "a"}, "b"]', (), 'message 2 has no text as its "role"'),
-        ('[{"role": "user", "content": 1}]', (), 'message 1 has no text as its "content"'),
+        ('[{"role": "user"}]', (), "message 1 of messages file {} has content=None"),
+        ('[{"role": "user", "content": "a"}, "b"]', (), "message 2 of messages file {} is of type str"),
+        ('[{"role": "user", "content": 1}]', (), "message 1 of messages file {} has content=1"),
+        ('[{"role": "user", "content": "a\\ud800"}]', (), "at character 1, which is no text"),
         ('[{"role": "system", "content": "a"}]', ("--system", "b"), "both give a system prompt"),
         ('[{"role": "user", "content": "a"}]', ("--prompt", "b"), "it excludes --prompt"),
         ('[{"role": "user", "content": "a"}]', ("--no-chat",), "they exclude --no-chat"),
@@ -199,4 +208,4 @@ def test_conversations_that_cannot_be_asked(capsys, tmp_path, data, args, messag
     assert main(["generate", "m", "--messages", str(file), *args]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert message in err
+    assert message.format(file) in err

@@ -25,3 +25,9 @@ def stream_device(device, request) -> str:
         request.getfixturevalue("streamed")
     name: str = device
     return name
+
+
+@pytest.fixture(autouse=True)
+def prompts_at_once(monkeypatch):
+    """The first step reads all prompts that may be read, however slow the machine is."""
+    monkeypatch.setattr(engine, "READING_S", 600.0)

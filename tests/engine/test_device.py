@@ -160,14 +160,16 @@ def test_after_a_step_that_the_cpu_did_not_see_the_engine_goes_on(tiny_models, s
 def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, monkeypatch):
     llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=40, block_size=8), 3, 2)
     expected = llm.generate([PROMPT, PROMPT[:30]], FEW)[0].token_ids
-    read = llm.engine.runner.prefill
+    read = llm.engine.runner.read
 
-    def prefill(row, ids, progress=None):
+    def failing(row, ids):
+        reading = read(row, ids)
+        yield next(reading)
         if len(ids) < len(PROMPT):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return read(row, ids, progress)
+        return (yield from reading)
 
-    monkeypatch.setattr(llm.engine.runner, "prefill", prefill)
+    monkeypatch.setattr(llm.engine.runner, "read", failing)
     running, refused = (Sequence(n, p, FEW, len(p) + 4, llm.tokenizer) for n, p in enumerate((PROMPT, PROMPT[:30])))
     llm.engine.add(running)
     llm.engine.add(refused)

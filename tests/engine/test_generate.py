@@ -227,6 +227,7 @@ def test_an_abandoned_stream_frees_everything(tiny_models):
     stream = llm.stream(PROMPT, GREEDY)
     next(stream)
     stream.close()
+    assert len(llm.generate(PROMPT, SamplingParams(max_tokens=1))) == 1
     assert not llm.engine.busy
     assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
     assert len(llm.generate(PROMPT, GREEDY)[0].token_ids) == 64

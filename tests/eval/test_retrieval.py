@@ -121,10 +121,11 @@ class CountingRunner:
     """Reads a prompt as its sum, and replays what was recorded of another's."""
 
     def __init__(self):
-        self.read, self.replayed = [], []
+        self.prompts, self.replayed = [], []
 
-    def prefill(self, row, token_ids, progress=None, record=None):
-        self.read.append(token_ids)
+    def read(self, row, token_ids, record=None):
+        yield 0
+        self.prompts.append(token_ids)
         if record is not None:
             record.append(tuple(token_ids))
         return sum(token_ids)
@@ -137,9 +138,18 @@ def test_a_prompt_is_read_once_for_both_engines():
     reader, follower = CountingRunner(), CountingRunner()
     share_prompts(reader, follower)
     for prompt in ([1, 2], [3, 4]):
-        assert reader.prefill(0, prompt) == follower.prefill(0, prompt) == sum(prompt)
-    assert follower.prefill(0, [5]) == 5
-    assert (reader.read, follower.read, follower.replayed) == ([[1, 2], [3, 4]], [[5]], [(1, 2), (3, 4)])
+        assert whole(reader.read(0, prompt)) == whole(follower.read(0, prompt)) == sum(prompt)
+    assert whole(follower.read(0, [5])) == 5
+    assert (reader.prompts, follower.prompts, follower.replayed) == ([[1, 2], [3, 4]], [[5]], [(1, 2), (3, 4)])
+
+
+def whole(reading):
+    """What a generator returns at its end."""
+    try:
+        while True:
+            next(reading)
+    except StopIteration as end:
+        return end.value
 
 
 def test_what_is_asked_does_not_depend_on_the_method(tiny_models):

@@ -2,9 +2,7 @@ import pytest
 import torch
 
 from scoutattention.kernels.native import RowKernels
-from scoutattention.models import layers
 from scoutattention.models.decoder import FEW_ROWS
-from scoutattention.models.layers import in_rows
 from scoutattention.models.loader import load
 from scoutattention.runtime.workers import Workers
 
@@ -99,28 +97,24 @@ def test_a_batch_is_its_sequences_side_by_side(decoder):
     torch.testing.assert_close(forward(slice(None)), apart, atol=1e-5, rtol=0)
 
 
-def test_long_prompts_go_through_in_pieces(decoder, monkeypatch):
-    whole = prompt_logits(decoder, PROMPT)
-    monkeypatch.setattr(layers, "ROWS", 7)
-    torch.testing.assert_close(prompt_logits(decoder, PROMPT), whole, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("size", [1, 7, len(PROMPT), 1000])
+def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size):
+    count, shape, dense = len(PROMPT), decoder.shape, causal(decoder.shape)
+    kept: dict[int, list] = {}
 
+    def attend(layer, q, k, v, x):
+        assert all(layer >= before for before in kept), "a layer reads all pieces before the next one reads any"
+        kept.setdefault(layer, []).append((q, k, v))
+        q, k, v = (torch.cat(parts) for parts in zip(*kept[layer], strict=True))
+        return dense(layer, q, k, v, x)[-len(x) :]
 
-@pytest.mark.parametrize("rows", [1, 6, 7, 8, 20, 21])
-def test_in_rows_bounds_the_rows_and_keeps_the_result(rows, monkeypatch):
-    monkeypatch.setattr(layers, "ROWS", 7)
-    seen = []
+    hidden = []
 
-    def both(x, y):
-        seen.append(len(x))
-        return x + y, (2 * x).expand(-1, 3)
+    def read():
+        hidden.append((yield from decoder.read(torch.tensor(PROMPT), decoder.rope(torch.arange(count)), attend, size)))
 
-    x, y = torch.arange(float(rows))[:, None], torch.ones(rows, 1)
-    added, doubled = in_rows(both, x, y)
-    assert max(seen) <= 7
-    assert sum(seen) == rows
-    assert torch.equal(added, x + y)
-    assert torch.equal(doubled, (2 * x).expand(-1, 3))
-    assert doubled.is_contiguous()
+    assert len(list(read())) == shape.num_layers * -(-count // size)
+    torch.testing.assert_close(decoder.logits(hidden[0]), prompt_logits(decoder, PROMPT)[-1:], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.15), (torch.float16, 0.02)])

@@ -12,7 +12,7 @@ from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.engine import engine
 from scoutattention.engine.device import make_ops
 from scoutattention.engine.scheduler import Sequence
-from scoutattention.runtime.graphs import MOST, Captured, CudaGraphs, Graphs
+from scoutattention.runtime.graphs import MOST, SIZES, Captured, CudaGraphs, Graphs, padded
 from scoutattention.runtime.ranks import Alone
 
 from ..engine.tape import Tapes
@@ -81,6 +81,51 @@ def test_replayed_steps_give_the_tokens_and_the_counts_of_others(tiny_models, ta
     assert made[0][2] > 0
     assert tapes.played > 16
     assert tapes.recorded <= 4, "a graph is for more than a block's steps"
+
+
+@pytest.mark.parametrize("options", [{}, {"guard": None}, {"on_miss": "fetch"}, {"on_miss": "drop"}], ids=str)
+def test_a_changing_batch_is_padded_to_a_few_sizes(tiny_models, tapes, options):
+    """Sequences join and leave; each answers as alone, and new ones get rows that padded before."""
+    scout, asked = FAR.changed(budget=24, **options), [(PROMPT[: 75 - 4 * n], 10 + 3 * n) for n in range(9)]
+    llm = LLM(str(tiny_models["qwen3"]), scout=scout, device_memory="slots", max_num_seqs=8, kernels="plain")
+    alone, sizes = [], []
+    for number in range(len(asked)):
+        alone += run_requests(llm, [(number, *asked[number])])
+    steps = llm.stats().steps
+    llm.engine.runner._graphs = Graphs(tapes)
+    decode = llm.engine.runner.attention.prepare
+    llm.engine.runner.attention.prepare = lambda rows, real: sizes.append(len(rows)) or decode(rows, real)
+    assert run_requests(llm, [(number, *each) for number, each in enumerate(asked)], at_once=3) == alone
+    assert set(sizes) <= {1, 2, 4, 7, 8}
+    assert 4 in sizes
+    assert 7 in sizes
+    more = llm.stats().steps
+    for name in ("chosen_blocks", "far_blocks", "recalls", "recalled_bytes"):
+        assert getattr(more, name) == 2 * getattr(steps, name)
+
+
+def run_requests(llm, asked, at_once=1):
+    """The tokens of some requests, of which so many come in each step."""
+    sequences = []
+    for number, prompt, count in asked:
+        params = SamplingParams(max_tokens=count, ignore_eos=True)
+        sequences.append(Sequence(number, prompt, params, len(prompt) + count, llm.tokenizer))
+    coming = list(sequences)
+    while coming or llm.engine.busy:
+        for one in coming[:at_once]:
+            llm.engine.add(one)
+        coming = coming[at_once:]
+        llm.engine.step()
+        llm.engine.step()
+    return [sequence.output_ids for sequence in sequences]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9, 13, 17, 33, 100, 257, 1000])
+def test_sizes_are_never_below_the_batch_nor_above_what_there_is_room_for(size):
+    for most in (0, size - 1, size, size + 1, 2000):
+        assert size <= padded(size, most) <= max(size, most)
+    assert padded(size, 2000) in (*SIZES, size)
+    assert padded(size, 2000) < 2 * size or size == 1
 
 
 @pytest.mark.parametrize("budget", [None, 40])

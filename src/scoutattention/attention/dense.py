@@ -29,8 +29,8 @@ class ResidentAttention(Attention[Step]):
         self.exchange = store.exchange
 
     @override
-    def prepare(self, rows: Sequence[int]) -> Step:
-        batch = self._store.prepare(rows)
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> Step:
+        batch = self._store.prepare(rows, real)
         if self.chooser is not None:
             self.chooser.prepare(batch)
         self.exchange.send()

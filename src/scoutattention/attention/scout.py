@@ -61,9 +61,9 @@ class ScoutAttention(Attention[ScoutStep]):
         self.exchange = store.exchange
 
     @override
-    def prepare(self, rows: Sequence[int]) -> ScoutStep:
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> ScoutStep:
         parts = self.parts
-        batch = parts.store.prepare(rows)
+        batch = parts.store.prepare(rows, real)
         parts.far.transport.reset()
         parts.chooser.prepare(batch)
         decision = self._decide(batch)

@@ -74,8 +74,10 @@ class Attention(Protocol[S]):
     exchange: StepExchange
     """What the host and the device tell each other of a step."""
 
-    def prepare(self, rows: Sequence[int]) -> S:
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> S:
         """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs.
+
+        real: see `KVStore.prepare`.
 
         The last thing that the host tells the device before the step; its tokens must be in `exchange` by then.
         """

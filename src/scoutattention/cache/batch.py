@@ -9,7 +9,8 @@ from torch import Tensor
 class Batch:
     """The sequences of one decode step, in the order of the step's inputs; each is about to append one token.
 
-    size: sequences.   numbers: their rows in the tables, for the host.
+    size: sequences.   real: those of them that are any; the others pad the batch, have no blocks, and are forgotten.
+    numbers: their rows in the tables, for the host.
     rows: the same, as an index into tables: a slice where the rows follow one another, which copies nothing, else
         int64 [B].   consecutive: whether `rows` is a slice.   index: int64 [B] in any case.
     closed, fill, entry: int64 [B], closed blocks, tokens in the open block before the step, and its entry in the pool.
@@ -20,6 +21,7 @@ class Batch:
     """
 
     size: int
+    real: int
     numbers: tuple[int, ...]
     rows: slice | Tensor
     consecutive: bool

@@ -51,10 +51,18 @@ class BlockPool(Entries):
     """
 
     def __init__(
-        self, shape: ModelShape, block_size: int, capacity: int, knob: str, device: torch.device = CPU
+        self,
+        shape: ModelShape,
+        block_size: int,
+        capacity: int,
+        knob: str,
+        device: torch.device = CPU,
+        *,
+        scratch: bool = False,
     ) -> None:
+        """scratch: whether there is one entry more, number `capacity`, which is never taken, for what is not kept."""
         super().__init__(capacity, shape.block_bytes(block_size), knob)
-        size = (shape.num_layers, capacity, shape.num_kv_heads, block_size, shape.head_dim)
+        size = (shape.num_layers, capacity + scratch, shape.num_kv_heads, block_size, shape.head_dim)
         self.k, self.v = (empty(size, TORCH_DTYPES[shape.dtype], device) for _ in range(2))
 
     def pin(self) -> None:

@@ -39,7 +39,7 @@ class Slots:
         device: torch.device = CPU,
     ) -> None:
         layers, heads = shape.num_layers, shape.num_kv_heads
-        self.pool = BlockPool(shape, block_size, capacity, "device_memory", device)
+        self.pool = BlockPool(shape, block_size, capacity, "device_memory", device, scratch=True)
         self.size = max(0, min(capacity - 1, max_blocks))
         self.quota = [0] * rows
         self.block_size = block_size
@@ -60,6 +60,17 @@ class Slots:
         self.content[:, row] = -1
         self.slot_of[:, row] = self.size
         self.interest[:, row] = 0
+
+    def shrink(self, row: int, quota: int) -> None:
+        """Give back a row's slots beyond the first `quota`, which are empty from now on."""
+        slot_of = self.slot_of[:, row]
+        slot_of.masked_fill_(slot_of >= quota, self.size)
+        self.content[:, row, :, quota:] = -1
+        self.near_length[:, row, :, 1 + quota :] = 0
+        kept, given = self._taken[row][: 1 + quota], self._taken[row][1 + quota :]
+        self.pool.give(given)
+        self._taken[row] = kept
+        self.quota[row] = self._quota[row] = quota
 
     def release(self, row: int) -> None:
         """Give back every entry of a row."""
@@ -89,7 +100,7 @@ class Slots:
         A prompt's blocks are given slots while there are any, and so is each block that closes later. A slot that is
         filled anew was not empty, or its row has slots to spare; so none of a sequence that fits loses its slot.
         """
-        return [count <= self.quota[row] for count, row in zip(batch.counts, batch.numbers, strict=True)]
+        return [not count or count <= self.quota[row] for count, row in zip(batch.counts, batch.numbers, strict=True)]
 
     def resident(self, layer: Index, row: Index) -> Tensor:
         """Which blocks have a slot now: bool [n, H, NB].   layer, row: some rows of a layer, or layers of a row."""
@@ -166,6 +177,12 @@ class Transfers:
             for part, copies in enumerate(parts):
                 self.copy(copies)
                 self._side.mark(part)
+
+    def settle(self) -> None:
+        """Copy the listed blocks now, so that no list names a slot that is to be given away."""
+        if self._listed:
+            self.copy(self._listed[0])
+            self._listed[0].page.fill_(-1)
 
     def wait_for_copies(self, layer: int) -> None:
         """Let the device wait for the copies to a layer's slots, before it reads them."""

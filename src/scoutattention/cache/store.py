@@ -98,6 +98,14 @@ class KVStore:
             self.slots.admit(row, quota)
         self.closed[row] = self.fill[row] = 0
 
+    def shrink(self, row: int, quota: int) -> None:
+        """Take slots from the sequence of a row until it has `quota`; nothing is lost, since pages hold every block."""
+        assert self.slots is not None
+        assert self.transfers is not None
+        if quota < self.slots.quota[row]:
+            self.transfers.settle()
+            self.slots.shrink(row, quota)
+
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
         self.side.join()  # what a step or a prompt that was broken off left
@@ -148,11 +156,17 @@ class KVStore:
         self.side.join()
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
-    def prepare(self, rows: Sequence[int]) -> Batch:
-        """The sequences of a decode step, in these rows; each will append one token. `exchange` is yet to be sent."""
-        size, counts = len(rows), tuple(self.closed[row] for row in rows)
-        fills = [self.fill[row] for row in rows]
-        entries = [self._open_entry(row, self.closed[row]) for row in rows]
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> Batch:
+        """The sequences of a decode step, in these rows; each will append one token. `exchange` is yet to be sent.
+
+        real: how many are sequences; the rows of the others are free, and pad the batch. None is all.
+        """
+        size, real = len(rows), len(rows) if real is None else real
+        padding = [0] * (size - real)
+        counts = (*(self.closed[row] for row in rows[:real]), *padding)
+        fills = [*(self.fill[row] for row in rows[:real]), *padding]
+        entries = [self._open_entry(row, self.closed[row]) for row in rows[:real]]
+        entries += [self.near_pool.capacity for _ in padding]  # the scratch entry
         self.exchange.set_rows(rows, counts, fills, entries)
         index, closed, fill, entry, *_ = self.exchange.rows(size)
         selected = _slice_of(rows)
@@ -161,6 +175,7 @@ class KVStore:
             width = (width // GRAIN + 1) * GRAIN
         return Batch(
             size=size,
+            real=real,
             numbers=tuple(rows),
             rows=index if selected is None else selected,
             consecutive=selected is not None,
@@ -171,7 +186,7 @@ class KVStore:
             counts=counts,
             full=tuple(place for place, count in enumerate(fills) if count + 1 == self.block_size),
             width=min(width, self.pages.table.shape[1]),
-            near=1 + max((self.slots.quota[row] for row in rows), default=0) if self.slots is not None else 0,
+            near=1 + max((self.slots.quota[row] for row in rows[:real]), default=0) if self.slots is not None else 0,
         )
 
     def begin(self, batch: Batch) -> None:
@@ -205,7 +220,7 @@ class KVStore:
 
     def end(self, batch: Batch) -> None:
         """Count the appended tokens and the closed blocks."""
-        for row in batch.numbers:
+        for row in batch.numbers[: batch.real]:
             self.fill[row] += 1
             if self.fill[row] == self.block_size:
                 self.closed[row], self.fill[row] = self.closed[row] + 1, 0

@@ -1,7 +1,7 @@
 """What all commands share: flags as the fields of a class, `--debug`, `--help-all`, and loading PyTorch late."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from types import ModuleType
@@ -37,17 +37,17 @@ def load_action(name: str) -> ModuleType:
 
 
 def takes(
-    flags: type[F], *settings: type, **defaults: object
+    flags: type[F], *settings: type, without: Sequence[str] = (), **defaults: object
 ) -> Callable[[Callable[[Call[F]], None]], Callable[..., None]]:
     """A decorator: `command(call)` becomes a function that has, for Typer, an option for each flag and setting.
 
     flags: a dataclass of the command's own flags.   settings: configuration classes, each field of which is a flag.
-    defaults: of settings whose default is another for this command.
+    without: settings that the command does not take.   defaults: of settings whose default is another for it.
     """
     hints = get_type_hints(flags, include_extras=True)
     own = [_parameter(item.name, hints[item.name], item.default) for item in fields(flags)]  # type: ignore[arg-type]
     common = [_parameter("debug", Debug, default=False)]
-    parameters = [*own, *common, *setting_parameters(settings, defaults)]
+    parameters = [*own, *common, *setting_parameters(settings, defaults, without)]
     if any(option.hidden for parameter in parameters for option in parameter.annotation.__metadata__):
         parameters.append(_parameter("help_all", HelpAll, default=False))
 

@@ -47,8 +47,11 @@ def generate(call: Call[GenerateFlags]) -> None:
         if flags.dense and name in call.given:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
     check_writable("--trace", flags.trace)
+    settings = read_settings(call.settings, dense=flags.dense)
+    if settings.params.logprobs is not None and not flags.as_json:
+        raise ConfigError("--logprobs are a part of the JSON output: add --json")
     prompt = _prompt(flags)
-    load_action("generate").generate(flags, prompt, read_settings(call.settings, dense=flags.dense))
+    load_action("generate").generate(flags, prompt, settings)
 
 
 def _prompt(flags: GenerateFlags) -> str | list[Message]:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from ..config.fields import format_bytes
 from ..errors import ConfigError, PromptError
+from ..models.templates.conversation import read_conversation
 
 Message = dict[str, Any]
 """A message of a conversation: its "role" and its "content"."""
@@ -143,10 +144,7 @@ def read_messages(file: Path) -> list[Message]:
     messages = read.get("messages") if isinstance(read, dict) else read
     if not isinstance(messages, list) or not messages:
         raise PromptError(f'{name} is no list of messages as in [{{"role": "user", "content": "Hello"}}]')
-    for number, message in enumerate(messages, start=1):
-        for key, kinds in (("role", str), ("content", str | list)):  # the model's template sees to the rest
-            if not isinstance(message, dict) or not isinstance(message.get(key), kinds):
-                raise PromptError(f'{name}: message {number} has no text as its "{key}"')
+    read_conversation(messages, name)
     return messages
 
 

@@ -22,8 +22,8 @@ class Settings(NamedTuple):
 
 PANELS: dict[type, str] = {SamplingParams: "Answer", ScoutConfig: "Method", EngineConfig: "Engine"}
 """What people need first is first."""
-FIXED: dict[str, Any] = {"max_num_seqs": 1, "n": 1, "logprobs": None}
-"""Settings without a flag: the commands decode one sequence, and print its text."""
+FIXED: dict[str, Any] = {"max_num_seqs": 1}
+"""Settings without a flag: the commands decode one sequence at a time."""
 REPEATED = ("stop",)
 """Settings whose flag may be repeated; these have no variable in the environment."""
 ABLATION = "write `--ablation {}=VALUE` with `scout eval`, or ScoutConfig(ablation=Ablation({}=...)) in Python"
@@ -153,16 +153,18 @@ def _parameter(item: Field[Any], about: Setting, default: object, hint: object, 
     )
 
 
-def setting_parameters(classes: Sequence[type], defaults: Mapping[str, object]) -> list[inspect.Parameter]:
+def setting_parameters(
+    classes: Sequence[type], defaults: Mapping[str, object], without: Sequence[str] = ()
+) -> list[inspect.Parameter]:
     """One option, as Typer reads it from a signature, for each field of some configuration classes.
 
-    defaults: of fields whose default is another for this command.
+    defaults: of fields whose default is another for this command.   without: fields that it does not take.
     """
     return [
         _parameter(item, about, defaults.get(name, item.default), get_type_hints(cls)[name], PANELS[cls])
         for cls in classes
         for name, (item, about) in settings_of(cls).items()
-        if name not in FIXED
+        if name not in FIXED and name not in without
     ]
 
 

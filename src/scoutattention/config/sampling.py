@@ -134,6 +134,7 @@ class SamplingParams(RequestChecks):
         change="Raise it to choose among answers; set a temperature.",
         least=1,
         most=10_000,
+        advanced=True,
     )
 
     @property

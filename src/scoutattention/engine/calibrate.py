@@ -71,14 +71,18 @@ def calibrate(
     held_out = torch.arange(total) // WINDOW % HELD_OUT == min(windows, HELD_OUT) - 1
     rope = decoder.rope(torch.arange(total) % WINDOW, WINDOW)
     fitter = _Fitter(decoder, fits, rope, held_out)
+    inputs: list[Tensor] = []
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        fitter.see(layer, x)
-        progress(layer + 1, shape.num_layers)
-        spans = [slice(start, start + WINDOW) for start in range(0, total, WINDOW)]
-        return torch.cat([causal(q[span], k[span], v[span], shape.scale) for span in spans])
+        inputs.append(x.clone())
+        if len(inputs) == windows:
+            fitter.see(layer, torch.cat(inputs))
+            inputs.clear()
+            progress(layer + 1, shape.num_layers)
+        return causal(q, k, v, shape.scale)
 
-    decoder.forward(torch.tensor(token_ids[:total]), rope, attend)
+    for _ in decoder.read(torch.tensor(token_ids[:total]), rope, attend, WINDOW):
+        pass
     return fits
 
 

@@ -1,7 +1,7 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
-from .runner import Runner
+from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
 from .stats import Stats
@@ -30,8 +30,8 @@ from .stats import Stats
 SPARE_CORES = 2
 """Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
 PROMPTS_OWN = "the prompt's own"
-Watch = Callable[[Sequence, int, int], None]
-"""watch(sequence, done, total), in tokens, while a prompt is read."""
+READING_S = 0.2
+"""Seconds that prompts are read for before the engine looks for requests that come and go."""
 
 
 def make_plan(decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, device: torch.device) -> MemoryPlan:
@@ -92,6 +92,8 @@ class Engine:
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
+        self._reading: tuple[Sequence, Reading] | None = None
+        self._step_s = 0.0
         self.stats = Stats(device=device.type)
 
     @property
@@ -101,8 +103,8 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether any sequence is waiting or running."""
-        return bool(self.scheduler.waiting or self.scheduler.running)
+        """Whether any sequence has not ended."""
+        return bool(self.scheduler.sequences)
 
     def check(self, sequence: Sequence) -> None:
         """Raises CapacityError when even an empty host pool could not hold a request."""
@@ -123,53 +125,79 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Forget a request, and free what it holds, between two steps; of one that has ended there is nothing left."""
         self.scheduler.forget(sequence)
+        if self._reading is not None and self._reading[0] is sequence:
+            self._reading = None
 
-    def step(self, watch: Watch | None = None) -> list[Sequence]:
-        """Admit what fits, or run one decode step, and return the sequences that got a token or failed.
+    def step(self) -> list[Sequence]:
+        """Run a decode step, or read prompts for a while, and return the sequences of which there is news.
 
+        Prompts come first, since a larger batch decodes more tokens in a step. Only where somebody reads an answer
+        token by token, the two take turns and have about the same time.
         An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
-        advanced = []
-        while (sequence := self.scheduler.admit()) is not None:
-            self._prefill(sequence, watch)
-            advanced.append(sequence)
-        self.scheduler.retire()
-        if not advanced and self.scheduler.running:
-            advanced = list(self.scheduler.running)
-            self._decode(advanced)
-            self.scheduler.retire()
-        return advanced
+        streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
+        news = self._decode() if streamed else []
+        news += self._read(self._step_s if streamed else READING_S)
+        return news or self._decode()
 
     def close(self) -> None:
         """Stop the worker threads, and let go of captured steps."""
         self.runner.close()
         self.workers.close()
 
-    def _prefill(self, sequence: Sequence, watch: Watch | None) -> None:
-        started = time.perf_counter()
-        row, read = len(self.scheduler.running) - 1, sequence.prompt_ids + sequence.output_ids
-        progress = None if watch is None else partial(watch, sequence)
-        with self._failing([sequence], f"reading a prompt of {len(read)} tokens"):
-            logits = self.runner.prefill(row, read, progress)
-            one = sequence.draw()
-            if one.penalised:
-                self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
-            new = not sequence.output_ids
-            self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
-            self.stats = replace(
-                self.stats,
-                prompt_tokens=self.stats.prompt_tokens + len(read),
-                new_tokens=self.stats.new_tokens + 1,
-                prefill_s=self.stats.prefill_s + time.perf_counter() - started,
-                first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
-                requests=self.stats.requests + new,
-            )
-            self._measure_cache()
+    def _read(self, seconds: float) -> list[Sequence]:
+        """Read prompts, piece by piece, for about so long, one piece at least; returns those that were read."""
+        news: dict[Sequence, None] = {}
+        started, spent, longest = time.perf_counter(), 0.0, 0.0
+        while self._agreed(spent + longest <= seconds or not news):
+            sequence = self.scheduler.reading or self.scheduler.admit()
+            if sequence is None:
+                break
+            news[sequence] = None
+            with self._failing([sequence], f"reading a prompt of {sequence.num_tokens} tokens"):
+                self.read_piece(sequence)
+            self.scheduler.retire()
+            before, spent = spent, time.perf_counter() - started
+            longest = max(longest, spent - before)
+        return list(news)
 
-    def _decode(self, sequences: list[Sequence]) -> None:
+    def read_piece(self, sequence: Sequence) -> None:
+        """Read one piece of a prompt; after the last one, draw the first token of the answer."""
         started = time.perf_counter()
+        if self._reading is None or self._reading[0] is not sequence:
+            tokens = sequence.prompt_ids + sequence.output_ids
+            self._reading = sequence, self.runner.read(self.scheduler.reading_row, tokens)
+        try:
+            sequence.note_read(next(self._reading[1]))
+            self.runner.settle()
+        except StopIteration as end:
+            self._reading = None
+            self._begin_answer(sequence, end.value)
+        self.stats = replace(self.stats, prefill_s=self.stats.prefill_s + time.perf_counter() - started)
+
+    def _begin_answer(self, sequence: Sequence, logits: Tensor) -> None:
+        """Draw the token after a prompt that was read, from its logits, float32 [vocab]."""
+        row, one, new = self.scheduler.run(), sequence.draw(), not sequence.output_ids
+        if one.penalised:
+            self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
+        read = sequence.num_tokens
+        self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
+        self.stats = replace(
+            self.stats,
+            prompt_tokens=self.stats.prompt_tokens + read,
+            new_tokens=self.stats.new_tokens + 1,
+            first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
+            requests=self.stats.requests + new,
+        )
+        self._measure_cache()
+
+    def _decode(self) -> list[Sequence]:
+        """Run one decode step of all that run, and return them."""
+        sequences, started = list(self.scheduler.running), time.perf_counter()
+        if not sequences:
+            return []
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         with self._failing(sequences, f"decoding {len(sequences)} sequences"):
             logits, step, tokens = self.runner.decode(
@@ -178,14 +206,21 @@ class Engine:
                 draws=[sequence.draw() for sequence in sequences],
             )
             self._append(sequences, tokens, logits)
+            self._step_s = time.perf_counter() - started
             self.stats = replace(
                 self.stats,
                 new_tokens=self.stats.new_tokens + len(sequences),
-                decode_s=self.stats.decode_s + time.perf_counter() - started,
+                decode_s=self.stats.decode_s + self._step_s,
                 decode_tokens=self.stats.decode_tokens + len(sequences),
                 steps=self.stats.steps + step.of_all(self.ranks),
             )
             self._measure_cache()
+        self.scheduler.retire()
+        return sequences
+
+    def _agreed(self, wish: bool) -> bool:
+        """What rank 0 wishes; clocks differ."""
+        return bool(gathered(self.ranks, torch.tensor([wish]))[0]) if self.ranks.size > 1 else wish
 
     @contextmanager
     def _failing(self, sequences: list[Sequence], doing: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ from ..models.text import Tokenizer
 from ..runtime.ranks import Group
 from .device import find_device
 from .engine import Engine
-from .scheduler import Sequence
+from .scheduler import NOBODY, Sequence
 
 READY = b"ready\n"
 
@@ -39,9 +39,10 @@ class Following:
     engine: Engine
     tokenizer: Tokenizer
 
-    def add(self, number: int, prompt_ids: list[int], params: SamplingParams, limit: int) -> None:
+    def add(self, number: int, prompt_ids: list[int], params: SamplingParams, limit: int, streamed: bool) -> None:
         """Queue a request, which rank 0 has accepted."""
-        self.engine.add(Sequence(number, prompt_ids, params, limit, self.tokenizer))
+        reader = NOBODY._replace(streamed=streamed)
+        self.engine.add(Sequence(number, prompt_ids, params, limit, self.tokenizer, reader=reader))
 
     def step(self) -> None:
         """Take a step."""
@@ -49,7 +50,7 @@ class Following:
 
     def cancel(self, number: int) -> None:
         """Forget a request."""
-        for sequence in (*self.engine.scheduler.running, *self.engine.scheduler.waiting):
+        for sequence in self.engine.scheduler.sequences:
             if sequence.id == number:
                 self.engine.cancel(sequence)
 

@@ -21,7 +21,7 @@ from ..models.loader import LoadedModel, load, read_config
 from ..models.resolve import resolve
 from ..runtime.ranks import Group
 from .device import find_device
-from .engine import Engine, Watch
+from .engine import Engine
 from .follower import READY, Following, Job
 from .scheduler import Sequence as Request
 
@@ -112,13 +112,14 @@ class LeadingEngine(Engine):
     @override
     def add(self, sequence: Request) -> None:
         super().add(sequence)
-        self._followers.tell(Following.add, sequence.id, sequence.prompt_ids, sequence.params, sequence.limit)
+        what = sequence.id, sequence.prompt_ids, sequence.params, sequence.limit, sequence.reader.streamed
+        self._followers.tell(Following.add, *what)
 
     @override
-    def step(self, watch: Watch | None = None) -> list[Request]:
+    def step(self) -> list[Request]:
         self._followers.tell(Following.step)
         with self._followers.together():
-            return super().step(watch)
+            return super().step()
 
     @override
     def cancel(self, sequence: Request) -> None:

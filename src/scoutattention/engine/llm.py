@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,15 +23,15 @@ from ..config import (
 from ..errors import ConfigError, ScoutError
 from ..hardware.memory_error import named_memory
 from ..models.loader import load
+from .answer import Answer, Chunk
 from .device import find_device
 from .engine import Engine
 from .leader import lead
 from .prompts import Prompt, PromptReader, of_each_answer, paired
 from .runner import Progress
-from .scheduler import Ready
 from .scheduler import Sequence as Request
 from .stats import Stats
-from .turns import Turns
+from .thread import EngineThread
 
 
 class EngineOptions(TypedDict, total=False):
@@ -67,17 +66,7 @@ class Output:
     finish_reason: str
     ttft_s: float
     logprobs: list[dict[int, float]] | None = None
-    error: ScoutError | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a streamed answer; the last one has a finish_reason. `text` may be empty.   logprobs: see `Output`."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None
-    logprobs: list[dict[int, float]] | None = None
+    error: BaseException | None = None
 
 
 class LLM:
@@ -111,7 +100,7 @@ class LLM:
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
         self._reader = PromptReader(loaded.tokenizer, vocab, longest, model)
-        self._turns = Turns(self.engine)
+        self._thread = EngineThread(self.engine)
         self._process = os.getpid()
         self._numbers = count(1)
 
@@ -139,9 +128,13 @@ class LLM:
         `error` says so; it is raised where no answer is left.
         """
         requests = self._requests(prompts, params, chat)
-        with closing(self._turns.run(requests, on_prompt)) as running:
-            for _ in running:
-                pass
+        if not requests:
+            return []
+        answer = Answer(self._thread, requests, on_prompt, streamed=False)
+        try:
+            answer.wait()
+        finally:
+            answer.cancel()
         errors = [request.ready.error for request in requests if request.ready.error is not None]
         if errors and len(errors) == len(requests):
             raise errors[0]
@@ -159,7 +152,25 @@ class LLM:
         requests = self._requests(prompt, params, chat)
         if len(requests) != 1:
             raise ConfigError(f"a stream is one answer to one prompt, and here are {len(requests)}: use generate")
-        return self._chunks(requests[0], on_prompt)
+        return iter(Answer(self._thread, requests, on_prompt, streamed=True))
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        chat: bool | None = False,
+        streamed: bool = True,
+    ) -> Answer:
+        """Send one prompt to the engine, and return at once; see `generate`. With n above 1 it has so many answers.
+
+        The answers are read in `for`, or in `async for` of an event loop, or waited for.
+        streamed: whether tokens should come as soon as they can. Without, prompts of others are read first.
+        """
+        requests = self._requests(prompt, params, chat)
+        if len({id(request.prompt_ids) for request in requests}) != 1:
+            raise ConfigError("submit takes one prompt: call it for each, or use generate")
+        return Answer(self._thread, requests, streamed=streamed)
 
     def stats(self) -> Stats:
         """Totals since the model was loaded."""
@@ -167,20 +178,7 @@ class LLM:
 
     def close(self) -> None:
         """Stop the worker threads and the other ranks; answers that are under way end with an error."""
-        self._turns.close()
-
-    def _chunks(self, request: Request, on_prompt: Progress | None) -> Generator[Chunk, None, None]:
-        sent = Ready()
-        with closing(self._turns.run([request], on_prompt)) as running:
-            for (ready,) in running:
-                text, tokens = slice(sent.text, ready.text), slice(sent.tokens, ready.tokens)
-                if ready.error is None or ready.tokens > sent.tokens:
-                    logprobs = None if request.params.logprobs is None else request.logprobs[tokens]
-                    end = ready.finish_reason if ready.error is None else None
-                    yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs)
-                sent = ready
-        if sent.error is not None:
-            raise sent.error
+        self._thread.close()
 
     def _requests(
         self,
@@ -193,7 +191,7 @@ class LLM:
             raise ScoutError(
                 f"the LLM was made in process {self._process}, and this one was forked from it: make a new LLM here"
             )
-        self._turns.check()
+        self._thread.check()
         prompt_ids = self._reader.read(prompts, chat)
         requests = [
             Request(

@@ -45,7 +45,7 @@ class PromptReader:
         else:
             items = _items(prompt, name)
             talks = any(isinstance(item, Mapping) for item in items)
-            ids = self._converse(items, name) if talks else _checked_ids(items, name)
+            ids = self._rendered(items, name) if talks else _checked_ids(items, name)
         if not ids:
             raise PromptError(f"{name} is empty: give at least 1 token")
         if min(ids) < 0 or max(ids) >= self.vocab:
@@ -64,31 +64,14 @@ class PromptReader:
     def _encode(self, text: str, name: str, chat: bool | None) -> list[int]:
         if not text:
             raise PromptError(f"{name} is empty: give at least 1 character")
-        _check_text(text, name)
         if chat and not self.tokenizer.has_chat_template:
             raise ConfigError(f"{self.model} has no chat template: pass chat=False (--no-chat)")
         if chat or (chat is None and self.tokenizer.has_chat_template):
-            return self._rendered([{"role": "user", "content": text}])
-        return self.tokenizer.encode(text)
+            return self._rendered([{"role": "user", "content": text}], name)
+        return self.tokenizer.encode(text, name=name)
 
-    def _converse(self, items: list[object], name: str) -> list[int]:
-        messages: list[dict[str, Any]] = []
-        for number, item in enumerate(items, start=1):
-            what = f"message {number} of {name}"
-            if not isinstance(item, Mapping):
-                raise PromptError(f"{what} is of type {type(item).__name__}: give {{'role': ..., 'content': ...}}")
-            for key in ("role", "content"):
-                if isinstance(item.get(key), str):
-                    _check_text(item[key], what)
-                elif key == "role" or not isinstance(item.get(key), list):  # the template checks lists
-                    raise PromptError(f"{what} has {key}={item.get(key)!r}, which is no text: give one")
-            messages.append(dict(item))
-        if not self.tokenizer.has_chat_template:
-            raise PromptError(f"{name} is a conversation, and {self.model} has no chat template: give it a plain text")
-        return self._rendered(messages)
-
-    def _rendered(self, messages: Conversation) -> list[int]:
-        return self.tokenizer.encode(self.tokenizer.chat(messages), add_special_tokens=False)
+    def _rendered(self, messages: Sequence[Any], name: str) -> list[int]:
+        return self.tokenizer.encode(self.tokenizer.chat(messages, name), add_special_tokens=False, name=name)
 
 
 def listed(prompts: object) -> list[object]:
@@ -154,10 +137,3 @@ def _checked_ids(items: list[object], name: str) -> list[int]:
         if isinstance(item, bool) or not isinstance(item, Integral):
             raise PromptError(f"{name} has {item!r} at place {place}, which is no token id: give whole numbers")
     return [int(item) for item in items if isinstance(item, Integral)]
-
-
-def _check_text(text: str, name: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(f"{name} has {text[error.start]!r} at character {error.start}, which is no text") from None

@@ -1,6 +1,6 @@
 """Model and attention together: a prompt in, logits out; a batch of tokens in, logits out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,11 +10,17 @@ from torch import Tensor
 from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
-from ..runtime.graphs import CudaGraphs, Graphs
+from ..runtime.graphs import CudaGraphs, Graphs, padded
 from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
+
+PIECE, PIECE_ON_CPU = 2048, 256
+"""Tokens of a prompt that a layer reads at once: between two pieces, others decode."""
+
+Reading = Generator[int, None, Tensor]
+"""A prompt that is read in pieces; see `Runner.read`."""
 
 Record = list[PromptLayer]
 """A prompt that was read, layer by layer."""
@@ -50,7 +56,6 @@ class Runner:
         self._prompt_attention = prompt_attention
         self.attention = attention
 
-    @torch.inference_mode()
     def prefill(
         self, row: int, token_ids: list[int], progress: Progress | None = None, record: Record | None = None
     ) -> Tensor:
@@ -58,19 +63,31 @@ class Runner:
 
         record: an empty one, to be filled for `replay`.
         """
-        decoder, layers = self.decoder, self.decoder.shape.num_layers
-        rope = decoder.rope(torch.arange(len(token_ids), device=decoder.device), len(token_ids))
-        attend_prompt = self._prompt_attention.begin(row, rope, record)
+        reading = self.read(row, token_ids, record)
+        try:
+            while True:
+                done = next(reading)
+                if progress is not None:
+                    progress(done, len(token_ids))
+        except StopIteration as end:
+            logits: Tensor = end.value
+            return logits
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            out = attend_prompt(layer, q, k, v, x)
-            if progress is not None:
-                progress(len(token_ids) * (layer + 1) // layers, len(token_ids))
-            return out
+    @torch.inference_mode()
+    def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Reading:
+        """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
+        decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
+        rope = decoder.rope(torch.arange(count, device=device), count)
+        attend = self._prompt_attention.begin(row, rope, record)
+        tokens = torch.tensor(token_ids, device=device)
+        hidden = yield from decoder.read(tokens, rope, attend, PIECE_ON_CPU if device.type == "cpu" else PIECE)
+        self._prompt_attention.finish(row, count)
+        return decoder.logits(hidden)[0]
 
-        hidden = decoder.forward(torch.tensor(token_ids, device=decoder.device), rope, attend)
-        self._prompt_attention.finish(row, len(token_ids))
-        return decoder.logits(hidden[-1:])[0]
+    def settle(self) -> None:
+        """Wait for what was queued."""
+        if self.decoder.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     @torch.inference_mode()
     def first(self, row: int, logits: Tensor, one: Draw) -> int:
@@ -103,11 +120,12 @@ class Runner:
 
         draws: how the next tokens are drawn; without, they are the likeliest.
         """
-        attention, drawing = self.attention, drawing_of(draws)
-        attention.exchange.set_tokens(token_ids, positions)
+        attention, drawing, count = self.attention, drawing_of(draws), len(token_ids)
+        unused = 0 if rows is not None else self._padding(count)
+        attention.exchange.set_tokens([*token_ids, *[0] * unused], [*positions, *[0] * unused])
         if any(drawing):
-            attention.exchange.set_draws(draws)
-        step = attention.prepare(range(len(token_ids)) if rows is None else rows)
+            attention.exchange.set_draws([*draws, *[Draw()] * unused])
+        step = attention.prepare(range(count + unused) if rows is None else rows, count)
         run = partial(self._run, step, drawing)
         if self._graphs is not None and step.key is not None:
             logits = self._graphs.run((step.key, drawing), run)
@@ -115,7 +133,13 @@ class Runner:
         else:
             logits = run()
         counts, tokens = attention.exchange.read()
-        return Decoded(logits, attention.end(step, counts), tokens[: len(token_ids)])
+        return Decoded(logits[:count], attention.end(step, counts), tokens[:count])
+
+    def _padding(self, count: int) -> int:
+        """Sequences that a batch is padded with; none in the last row, where a prompt may be being read."""
+        if self._graphs is None or self.seen.store.slots is None:
+            return 0
+        return padded(count, self.seen.store.num_rows - 1) - count
 
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""

@@ -88,20 +88,20 @@ class Seen:
     """
 
     def __init__(self, store: KVStore, vocab: int) -> None:
-        self._store = store
+        self.store = store
         self._vocab = vocab
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def begin(self, row: int, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
         """Take note of a sequence whose prompt, and answer as far as there is one, were read into a row."""
         if self._kept is None:
-            size, device = (1, self._store.num_rows, self._vocab), self._store.device
+            size, device = (1, self.store.num_rows, self._vocab), self.store.device
             self._kept = (
                 torch.zeros(size, dtype=torch.bool, device=device),
                 torch.zeros(size, dtype=torch.int32, device=device),
             )
             for state in self._kept:
-                self._store.follow(state, fresh=0)
+                self.store.follow(state, fresh=0)
         prompts, answers = self._kept
         prompts[0, row, torch.tensor(prompt_ids, device=prompts.device)] = True
         if output_ids:

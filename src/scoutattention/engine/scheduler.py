@@ -2,24 +2,38 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
 from ..cache.memory_plan import MemoryPlan
 from ..cache.store import KVStore
 from ..config import SamplingParams
-from ..errors import ScoutError
 from ..models.text import Tokenizer
 from .sampler import Chances, Draw, draw_of
 
 
 class Ready(NamedTuple):
-    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed."""
+    """How much of an answer can be given out: characters, tokens, why it has ended, if it has, and what failed.
+
+    read: how much of the work on the prompt is done, in tokens.
+    """
 
     text: int = 0
     tokens: int = 0
     finish_reason: str | None = None
-    error: ScoutError | None = None
+    error: BaseException | None = None
+    read: int = 0
+
+
+class Reader(NamedTuple):
+    """Who waits for an answer.   streamed: token by token.   tell: called after each step that has news of it."""
+
+    streamed: bool
+    tell: Callable[[], None]
+
+
+NOBODY = Reader(streamed=False, tell=lambda: None)
 
 
 @dataclass(eq=False)
@@ -29,21 +43,23 @@ class Sequence:
     limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
     ready: what another thread may read; it is set last, and at once.
+    times: when it came, and when its first token came.
+    reader: who waits for it.
     """
 
     id: int
     prompt_ids: list[int]
     params: SamplingParams
     limit: int
-    tokenizer: Tokenizer
+    tokenizer: InitVar[Tokenizer]
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
     ready: Ready = field(default_factory=Ready)
-    arrived: float = field(default_factory=time.perf_counter)
-    first_token_at: float | None = None
+    times: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    reader: Reader = NOBODY
 
-    def __post_init__(self) -> None:
-        self._said = _Text(self.tokenizer, self.params)
+    def __post_init__(self, tokenizer: Tokenizer) -> None:
+        self._said = _Text(tokenizer, self.params)
         self._chances = Chances(self.params)
 
     @property
@@ -69,7 +85,7 @@ class Sequence:
     @property
     def ttft_s(self) -> float:
         """Seconds from arrival to the first token."""
-        return 0.0 if self.first_token_at is None else self.first_token_at - self.arrived
+        return self.times[-1] - self.times[0]
 
     def draw(self) -> Draw:
         """How the next token is drawn; the same until there is one."""
@@ -77,8 +93,8 @@ class Sequence:
 
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
-        if self.first_token_at is None:
-            self.first_token_at = time.perf_counter()
+        if not self.output_ids:
+            self.times.append(time.perf_counter())
         self._chances.used()
         self.output_ids.append(token)
         if logprobs is not None:
@@ -89,11 +105,16 @@ class Sequence:
         elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
             reason = "length"
             said.end()
-        self.ready = Ready(said.printable() if reason is None else len(said.text), len(self.output_ids), reason)
+        text = said.printable() if reason is None else len(said.text)
+        self.ready = Ready(text, len(self.output_ids), reason, read=len(self.prompt_ids))
 
-    def fail(self, error: ScoutError) -> None:
+    def note_read(self, tokens: int) -> None:
+        """So much of the work on the prompt is done, in tokens."""
+        self.ready = self.ready._replace(read=tokens)
+
+    def fail(self, error: BaseException) -> None:
         """End the sequence with an error; what there is of the answer stays."""
-        self.ready = Ready(len(self.text), len(self.output_ids), "error", error)
+        self.ready = Ready(len(self.text), len(self.output_ids), "error", error, self.ready.read)
 
 
 class _Text:
@@ -131,36 +152,69 @@ class _Text:
 
 
 class Scheduler:
-    """The waiting and the running sequences; `running[i]` is the sequence in row i of the store."""
+    """The waiting, the one that is being read, and the running; `running[i]` is the sequence in row i of the store.
+
+    reading: its prompt is being read, into the last row.
+    """
 
     def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int) -> None:
         self._store = store
         self._plan = plan
-        self._max_num_seqs = max_num_seqs
-        self._most = plan.max_running(1)
+        self._most = plan.max_running(max_num_seqs)
+        self._last = store.num_rows - 1
         self.waiting: deque[Sequence] = deque()
+        self.reading: Sequence | None = None
         self.running: list[Sequence] = []
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that have not ended."""
+        return [*self.running, *([self.reading] if self.reading is not None else []), *self.waiting]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self.waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """Move the first waiting sequence into the next row if its pages and slots are free; returns it."""
-        if not self.waiting:
+        """Let the first waiting sequence be read if its pages and slots are free; returns it.
+
+        Of the device's slots each sequence has an equal part. The others give up what they have above it.
+        """
+        if self.reading is not None or not self.waiting or len(self.running) == self._most:
             return None
-        if not self.running:  # the device's slots are shared anew
-            self._most = self._plan.max_running(min(self._max_num_seqs, len(self.waiting)))
         sequence = self.waiting[0]
         blocks = self._plan.blocks(sequence.limit)
-        if len(self.running) == self._most or blocks > self._store.pages.pool.available:
+        if blocks > self._store.pages.pool.available:
             return None
-        self._store.admit(len(self.running), blocks, self._plan.quota(self._most, sequence.limit))
-        self.running.append(self.waiting.popleft())
-        return sequence
+        sharing = min(self._most, len(self.running) + len(self.waiting))
+        quota = self._plan.quota(sharing, sequence.limit)
+        slots = self._store.slots
+        if slots is not None and slots.pool.available < 1 + quota:
+            for row, running in enumerate(self.running):
+                self._store.shrink(row, self._plan.quota(sharing, running.limit))
+        self._store.admit(self._last, blocks, quota)
+        self.reading = self.waiting.popleft()
+        return self.reading
+
+    @property
+    def reading_row(self) -> int:
+        """Where prompts are read."""
+        return self._last
+
+    def run(self) -> int:
+        """Let the sequence that was read run; returns its row."""
+        assert self.reading is not None
+        row = len(self.running)
+        if row != self._last:
+            self._store.move(self._last, row)
+        self.running.append(self.reading)
+        self.reading = None
+        return row
 
     def retire(self) -> None:
         """Release the rows of finished sequences; the last rows move into the gaps, so that rows stay contiguous."""
+        if self.reading is not None and self.reading.finish_reason is not None:
+            self.forget(self.reading)
         for row in range(len(self.running) - 1, -1, -1):
             if self.running[row].finish_reason is not None:
                 self.drop(row)
@@ -175,14 +229,17 @@ class Scheduler:
         self.running.pop()
 
     def put_back(self, sequence: Sequence) -> None:
-        """Release a running sequence's row, and let it wait in front of all others, if it has not ended."""
-        self.drop(self.running.index(sequence))
+        """Release a sequence's row, and let it wait in front of all others, if it has not ended."""
+        self.forget(sequence)
         if sequence.finish_reason is None:
             self.waiting.appendleft(sequence)
 
     def forget(self, sequence: Sequence) -> None:
-        """Forget a sequence, whether it waits, runs, or has ended."""
-        if sequence in self.running:
+        """Forget a sequence, whether it waits, is being read, runs, or has ended."""
+        if sequence is self.reading:
+            self._store.release(self._last)
+            self.reading = None
+        elif sequence in self.running:
             self.drop(self.running.index(sequence))
         elif sequence in self.waiting:
             self.waiting.remove(sequence)

@@ -77,7 +77,6 @@ class ModelConfig:
     output_bias: bool
     qk_norm: bool
     tie_word_embeddings: bool
-    eos_token_ids: frozenset[int]
 
     @classmethod
     def from_hf(
@@ -112,7 +111,6 @@ class ModelConfig:
             output_bias=asked,
             qk_norm=family.qk_norm,
             tie_word_embeddings=entries.switch("tie_word_embeddings", False),
-            eos_token_ids=token_ids(raw.get("eos_token_id"), source),
         )
 
 
@@ -121,17 +119,6 @@ def checkpoint_dtype(raw: Mapping[str, Any]) -> str | None:
     entries = Entries(raw, "config.json")
     dtype = entries.optional_word("dtype") or entries.optional_word("torch_dtype")
     return None if dtype is None else dtype.removeprefix("torch.")
-
-
-def token_ids(value: object, source: str = "config.json") -> frozenset[int]:
-    """The ids in an `eos_token_id` entry, which is one id, a list of them, or null; ModelFileError for anything else.
-
-    source: what messages call the file.
-    """
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
-        raise ModelFileError(f"{source} gives eos_token_id={shown(value)}, which is not a token id or a list of them")
-    return frozenset(ids)
 
 
 def _family(config: Entries) -> Family:

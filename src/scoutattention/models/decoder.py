@@ -1,6 +1,6 @@
 """One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from ..kernels.reference_rows import HeadPlacing, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..types import Rope
 from .config import ModelConfig
-from .layers import ROWS, LayerWeights, RowOps, in_rows
+from .layers import LayerWeights, RowOps
 from .rope import RopeConfig, inverse_frequencies, rope_steps
 
 FEW_ROWS = 16
@@ -115,13 +115,11 @@ class Decoder(QueryModel):
         return self._rotary.tables(positions, length)
 
     def forward(self, token_ids: Tensor, rope: Rope, attend: Attend) -> Tensor:
-        """Run the tokens, int64 [T], through all layers; returns final-normed hidden states [T, E].
+        """Run tokens, int64 [T], through all layers at once; returns final-normed hidden states [T, E].
 
-        T is a prompt's length, or a batch of sequences with one token each: only `attend` knows which.
+        T is a batch of sequences with one token each, or a prompt: only `attend` knows which. See `read`, too.
         """
         x = F.embedding(token_ids, self.weights.embedding)
-        if len(token_ids) > ROWS:
-            return self._forward_prompt(x, rope, attend)
         normed = self.normed_input(0, x)
         for layer in range(self.shape.num_layers):
             q, k, v = (part.contiguous() for part in self.project(layer, normed, rope))
@@ -129,18 +127,23 @@ class Decoder(QueryModel):
             x, normed = self._ops(x).add_norm(x, change, self._norm_after(layer), self.config.rms_norm_eps)
         return normed
 
-    def _forward_prompt(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
-        """`forward` of more than ROWS tokens, so many at a time but where they attend."""
+    def read(self, token_ids: Tensor, rope: Rope, attend: Attend, size: int) -> Generator[int, None, Tensor]:
+        """Run a prompt's tokens, int64 [T], through all layers; yields after each piece of at most `size` tokens.
 
-        def project(layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, ...]:
-            return self.project(layer, self.normed_input(layer, x), rope)
-
+        It yields how much of the work is done, in tokens. A layer reads all pieces before the next layer reads the
+        first one, and `attend` gets them in this order. Returns the last token's final-normed hidden state [1, E].
+        """
+        x, count = F.embedding(token_ids, self.weights.embedding), len(token_ids)
         for layer in range(self.shape.num_layers):
-            q, k, v = in_rows(lambda x, cos, sin, n=layer: project(n, x, Rope(cos, sin)), x, *rope)
-            out = attend(layer, q, k, v, x)
-            del q, k, v  # of a long prompt they are large
-            (x,) = in_rows(lambda x, out, n=layer: (sum_of(self.update(n, x, out)),), x, out)
-        return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
+            for start in range(0, count, size):
+                piece = slice(start, start + size)
+                place = Rope(rope.cos[piece], rope.sin[piece])
+                q, k, v = self.project(layer, self.normed_input(layer, x[piece]), place)
+                out = attend(layer, q.contiguous(), k.contiguous(), v.contiguous(), x[piece])
+                before, change = self.update(layer, x[piece], out)
+                x[piece] = before + change
+                yield (layer * count + min(count, piece.stop)) // self.shape.num_layers
+        return self._ops(x[-1:]).rms_norm(x[-1:], self.weights.norm, self.config.rms_norm_eps)
 
     def project(self, layer: int, normed: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its normed input [T, E]."""
@@ -205,8 +208,3 @@ class Decoder(QueryModel):
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
-
-
-def sum_of(parts: tuple[Tensor, Tensor]) -> Tensor:
-    """The sum of two tensors."""
-    return parts[0] + parts[1]

@@ -19,7 +19,7 @@ class Fingerprint:
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        named = replace(config, shape=replace(config.shape, dtype=""), eos_token_ids=frozenset())
+        named = replace(config, shape=replace(config.shape, dtype=""))
         self._digest = hashlib.sha256(repr(named).encode())
 
     def see(self, weight: Tensor) -> None:

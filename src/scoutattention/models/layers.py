@@ -1,15 +1,12 @@
 """The parts of a decoder layer, as functions on tensors and the weights they need; the axes are in types.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from ..kernels.reference_rows import HeadPlacing, RowCorrection
-
-ROWS = 1024
-"""Tokens that go through a projection at once: bounds the temporaries of a long prompt."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +56,3 @@ class RowOps(Protocol):
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I]."""
         ...
-
-
-def in_rows(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """`function(*inputs)`, applied to at most ROWS rows of the inputs at a time.
-
-    The function must treat rows independently and return tensors with as many rows as it was given. Results are
-    contiguous.
-    """
-    total = inputs[0].shape[0]
-    outputs: tuple[Tensor, ...] = ()
-    for start in range(0, total, ROWS):
-        results = function(*(rows[start : start + ROWS] for rows in inputs))
-        outputs = outputs or tuple(result.new_empty((total, *result.shape[1:])) for result in results)
-        for output, result in zip(outputs, results, strict=True):
-            output[start : start + ROWS] = result
-    return outputs

@@ -111,12 +111,11 @@ def _head(reader: "_Reader", config: ModelConfig, embedding: Tensor) -> Tensor:
     checkpoint, table = reader.checkpoint, tuple(embedding.shape)
     stored = _HEAD in checkpoint.unread
     if not config.tie_word_embeddings:
-        if checkpoint.unread and not stored:
-            raise ModelFileError(
-                f"{checkpoint.directory} has no tensor {_HEAD}, and its config.json does not tie it to the embedding: "
-                "set tie_word_embeddings to true there if the model has one table for both"
-            )
-        return reader.one(_HEAD, *table)
+        try:
+            return reader.one(_HEAD, *table)
+        except ModelFileError as error:
+            advice = "" if stored else ": set tie_word_embeddings to true there if the model has one table for both"
+            raise ModelFileError(f"{error}{advice}") from None
     if not stored or torch.equal(checkpoint.read(_HEAD, table), checkpoint.read(_EMBEDDING, table)):
         return embedding
     return reader.one(_HEAD, *table)

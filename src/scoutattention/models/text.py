@@ -12,6 +12,7 @@ from .decode_rule import DecodeRule
 from .file_fields import refuse_pipe
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
 from .templates.chat import ChatTemplate
+from .templates.conversation import check_text
 
 _BROKEN = "\ufffd"
 
@@ -130,16 +131,12 @@ class Tokenizer:
         """Whether `chat` works."""
         return self._template is not None
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, name: str = "the text") -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text unless told not to.
 
-        PromptError if the text cannot be written in UTF-8, which half a character of UTF-16 cannot.
+        name: what errors call the text.   PromptError if it cannot be written in UTF-8.
         """
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise PromptError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from None
+        check_text(text, name)
         with _library_errors:
             ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
@@ -159,15 +156,16 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in stop if text in self._special)
         return frozenset(token_id for token_id in ids if token_id is not None)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.
 
-        It holds its special tokens as text: encode it with `add_special_tokens=False`. PromptError if the model has
-        no chat template, the messages are none, or the template refuses them.
+        It holds its special tokens as text: encode it with `add_special_tokens=False`.
+        name: what errors call the conversation.   PromptError if the model has no chat template, the messages are
+        none, or the template refuses them.
         """
         if self._template is None:
-            raise PromptError("the model has no chat template: give it a plain prompt")
-        return self._template.render(messages)
+            raise PromptError(f"{name} is a conversation, and the model has no chat template: give it a plain text")
+        return self._template.render(messages, name)
 
     def _plain_name(self, token_id: int) -> str | None:
         """A token's own text; None for special tokens, and for ids that are beyond the vocabulary."""
@@ -197,7 +195,10 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
-    """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does."""
+    """Add the tokens that other files know and tokenizer.json does not, with their flags, as transformers does.
+
+    A token with a name, such as eos_token, is special whatever tokenizer.json says.
+    """
     present = backend.get_added_tokens_decoder().values()
     same = {repr(token) for token in present}
     tokens = []
@@ -215,6 +216,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
         if entry.content not in known:
             tokens.append(_added(entry))
             known.add(entry.content)
+    tokens += [token for token in present if token.content in names and not token.special]
     for token in tokens:
         token.special = token.special or token.content in names
     backend.add_tokens(tokens)

@@ -15,8 +15,16 @@ MOST = 32
 FIRST_SEEN = 2
 """A key is captured when it comes up so often: one that never comes again is not worth it."""
 
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Sizes that batches are padded to, so that few graphs serve batches that change all the time."""
+
 Step = Callable[[], Tensor]
 """step() -> logits [B, vocab]: queues work, and waits for nothing."""
+
+
+def padded(size: int, most: int) -> int:
+    """The size that a batch is padded to, which is at most `most` or its own."""
+    return max(size, min(most, next((each for each in SIZES if each >= size), size)))
 
 
 class Captured(NamedTuple):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoutattention.attention.prompt.prefill import causal, causal_by_group, causal_by_head
+from scoutattention.attention.prompt import trial
+from scoutattention.attention.prompt.prefill import PromptAttention, causal, causal_by_group, causal_by_head
+from scoutattention.types import Rope
 
 
 class Allocated(TorchDispatchMode):
@@ -45,3 +47,37 @@ def test_each_query_head_attends_to_its_own_keys_up_to_its_own_position(attend):
     out = attend(q, k, v, 0.3)
     assert out.is_contiguous()
     torch.testing.assert_close(out, want)
+    for last in (1, 5, 16):
+        torch.testing.assert_close(attend(q[-last:], k, v, 0.3), want[-last:])
+
+
+@pytest.mark.parametrize("size", [5, 64, 100])
+def test_a_layer_in_pieces_places_what_a_layer_at_once_does(size):
+    """Voters and samples have tokens of several pieces, and pieces without any sampled token."""
+    whole, pieces = placed(100, 100), placed(100, size)
+    assert len(whole) == len(pieces) == 2
+    for one, other in zip(whole, pieces, strict=True):
+        for a, b in zip(
+            (one.voters, one.k, one.v, *one.sample[:2]), (other.voters, *other[1:3], *other.sample[:2]), strict=True
+        ):
+            torch.testing.assert_close(a, b, atol=0, rtol=0)
+        assert one.sample.q.shape[0] == 34
+
+
+def placed(tokens, size):
+    """The two layers of a prompt that was read in pieces."""
+    torch.manual_seed(3)
+    found = []
+    reader = PromptAttention(*[None] * 3, 0.3, None, None)
+    reader.place = lambda row, layer, prompt: found.append(prompt)
+    attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
+    for layer in range(2):
+        layer_inputs = (*prompt(tokens), torch.randn(tokens, 8))
+        for start in range(0, tokens, size):
+            attend(layer, *(part[start : start + size] for part in layer_inputs))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def few_tried(monkeypatch):
+    monkeypatch.setattr(trial, "TRIED", (34, 40))

@@ -96,16 +96,18 @@ def spoilt(logits, call: int):
 
 
 def test_a_kernel_that_fails_while_a_prompt_is_read(llm, monkeypatch):
-    prefill = llm.engine.runner.prefill
+    read = llm.engine.runner.read
 
     def poison(batch, place):
-        def failing(row, ids, progress=None):
+        def failing(row, ids):
+            reading = read(row, ids)
+            yield next(reading)
             if ids == batch[place]:
                 raise KernelError("the kernel has failed")
-            return prefill(row, ids, progress)
+            return (yield from reading)
 
         patch = monkeypatch.context()
-        patch.__enter__().setattr(llm.engine.runner, "prefill", failing)
+        patch.__enter__().setattr(llm.engine.runner, "read", failing)
         return lambda: patch.__exit__(None, None, None)
 
     check(llm, 5, poison, "the kernel has failed", KernelError)

@@ -53,7 +53,7 @@ def llm(tiny_models, tmp_path_factory):
         ([2**70], "has token id 1180591620717411303424"),
         ("a\ud800b", "at character 1, which is no text"),
         ({"role": "user", "content": "hi"}, "is a single mapping: give messages as a list"),
-        ([{"role": "user"}], "message 1 of the prompt has content=None, which is no text"),
+        ([{"role": "user"}], "message 1 of the prompt has content=None, which is neither"),
         ([{"role": "user", "content": [{"type": "image"}]}], "a part of type 'image' in its content: only 'text'"),
         ([{"role": "user", "content": "a"}, "b"], "the prompts mix messages and prompts"),
     ],
@@ -100,6 +100,8 @@ def test_a_conversation_is_rendered_by_the_template(llm):
     both = llm.generate([talk, talk[1:]], FEW)
     assert [out.prompt_tokens for out in both] == [expected.prompt_tokens, len("user: hi\n>")]
     assert "".join(chunk.text for chunk in llm.stream(talk, FEW)) == expected.text
+    called = [*talk, {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}]
+    assert llm.generate(called, FEW)[0].prompt_tokens == len(llm.tokenizer.chat(called))
 
 
 def test_a_conversation_needs_a_template(tiny_models):

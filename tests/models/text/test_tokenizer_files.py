@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
@@ -88,6 +89,24 @@ def test_the_pad_token_of_tokenizer_json_is_known_to_templates(tmp_path):
     assert Tokenizer.from_directory(tmp_path).chat(MESSAGES) == theirs.apply_chat_template(MESSAGES, tokenize=False)
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_named_token_is_special_whatever_tokenizer_json_says(listed, tmp_path):
+    plain = {"content": "<x>", "lstrip": True, "rstrip": False, "normalized": True, "single_word": False}
+    settings = {"eos_token": "<x>", "additional_special_tokens": ["<y>"]}
+    if listed:
+        settings["added_tokens_decoder"] = {"258": {**plain, "special": False}}
+    save(tmp_path, {"tokenizer_config": settings})
+    backend = byte_backend()
+    backend.add_tokens([AddedToken(**plain), AddedToken("<y>")])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    ours, theirs = Tokenizer.from_directory(tmp_path), PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ids = theirs(TEXT).input_ids
+    assert ours.encode(TEXT) == ids
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    assert "<x>" not in ours.decode(ids)
+    assert "<y>" in ours.decode(ids)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -101,7 +120,7 @@ def test_the_pad_token_of_tokenizer_json_is_known_to_templates(tmp_path):
         ("tokenizer_config", [], "holds a JSON list"),
         ("special_tokens_map", {"bos_token": []}, "special_tokens_map.json gives bos_token"),
         ("added_tokens", {"<x>": -1}, "the token id -1"),
-        ("added_tokens", {"<x>": True}, "the token id True"),
+        ("added_tokens", {"<x>": True}, "the token id true"),
         ("config", {"eos_token_id": "2"}, "config.json gives eos_token_id the token id '2'"),
         ("config", {"eos_token_id": 2.5}, "config.json gives eos_token_id the token id 2.5"),
         ("config", {"eos_token_id": {"a": 1}}, "eos_token_id"),

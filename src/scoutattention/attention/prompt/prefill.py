@@ -1,4 +1,4 @@
-"""A prompt's attention: exact, layer by layer over the whole prompt; only one layer's keys stand beside the cache."""
+"""A prompt's attention: exact, layer by layer, in pieces; only one layer's keys stand beside the cache."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...cache.digests.stages import Stages
@@ -15,7 +16,7 @@ from ...kernels.reference_recall import Moves
 from ...types import Rope
 from ..recall import first_residents
 from ..step import Attend
-from .trial import ScoutTrial, TrialSample, sample_positions
+from .trial import ScoutTrial, TrialSample, sample_every
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +60,25 @@ class PromptAttention:
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
+        Each layer gets the prompt's tokens in order, in any number of pieces, before the next layer gets any.
         record: gets what was placed, layer by layer.
         """
-        tried = sample_positions(rope.cos.shape[0])
-        tried_rope = Rope(rope.cos[tried], rope.sin[tried])
+        total = rope.cos.shape[0]
+        every = sample_every(total)
+        tried = Rope(rope.cos[::every], rope.sin[::every])
+        seen: _Seen | None = None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            prompt = PromptLayer(q[-VOTERS:].clone(), k, v, TrialSample(x[tried], q[tried], tried_rope))
-            self.place(row, layer, prompt)
-            if record is not None:
-                record.append(prompt)
-            return causal(q, k, v, self._scale)
+            nonlocal seen
+            seen = seen or _Seen(total, every, k, v)
+            known = seen.add(q, k, v, x)
+            out = causal(q, *known, self._scale)
+            if len(known[0]) == total:
+                prompt, seen = seen.layer(tried), None
+                self.place(row, layer, prompt)
+                if record is not None:
+                    record.append(prompt)
+            return out
 
         return attend
 
@@ -109,11 +118,39 @@ class PromptAttention:
         transfers.copy_now(layer, moves)
 
 
+class _Seen:
+    """What the pieces of a layer were so far, of a prompt of `total` tokens, of which one in `every` is tried."""
+
+    def __init__(self, total: int, every: int, k: Tensor, v: Tensor) -> None:
+        """k, v: [n, H, D], the first piece's, which is yet to be added."""
+        self._known = k.new_empty(total, *k.shape[1:]), v.new_empty(total, *v.shape[1:])
+        self._every = every
+        self._end = 0
+        self._voters: list[Tensor] = []
+        self._samples: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the next piece; returns the keys and values of all pieces so far, [T, H, D] each."""
+        start, self._end = self._end, self._end + len(k)
+        for known, new in zip(self._known, (k, v), strict=True):
+            known[start : self._end] = new
+        tried = slice(-start % self._every, None, self._every)
+        self._samples.append((x[tried].clone(), q[tried].clone()))
+        self._voters = [torch.cat((*self._voters, q[-VOTERS:]))[-VOTERS:]]
+        known_k, known_v = self._known
+        return known_k[: self._end], known_v[: self._end]
+
+    def layer(self, rope: Rope) -> PromptLayer:
+        """The whole layer.   rope: of the positions that are tried."""
+        (voters,), (inputs, queries) = self._voters, (torch.cat(parts) for parts in zip(*self._samples, strict=True))
+        return PromptLayer(voters.clone(), *self._known, TrialSample(inputs, queries, rope))
+
+
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Causal attention.   q: [T, H, G, D].   k, v: [T, H, D].   Returns [T, H, G, D].
+    """Causal attention of the last n of T tokens.   q: [n, H, G, D].   k, v: [T, H, D].   Returns [n, H, G, D].
 
     A group's query heads read the same keys and values, and not copies of them. What knows of groups on a GPU are its
-    kernels for 16 bits; asked for them in float32, PyTorch would make all T x T scores.
+    kernels for 16 bits; asked for them in float32, PyTorch would make all n x T scores.
     """
     attend = causal_by_group if k.is_cuda and k.dtype.itemsize == 2 else causal_by_head
     return attend(q.to(k.dtype), k, v, scale)
@@ -122,15 +159,27 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def causal_by_group(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal` as one sequence of H * G query heads and H KV heads."""
     queries, keys, values = (t.transpose(0, 1)[None] for t in (q.flatten(1, 2), k, v))
-    out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+    out = _attend(queries, keys, values, scale, groups=True)
     return out[0].transpose(0, 1).contiguous().view(q.shape)
 
 
 def causal_by_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal` as H sequences of G heads, whose keys and values are in one place."""
     keys, values = (t.transpose(0, 1)[:, None].expand(-1, q.shape[2], -1, -1) for t in (k, v))
-    out = scaled_dot_product_attention(q.permute(1, 2, 0, 3), keys, values, is_causal=True, scale=scale)
+    out = _attend(q.permute(1, 2, 0, 3), keys, values, scale, groups=False)
     return out.permute(2, 0, 1, 3).contiguous()
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *, groups: bool) -> Tensor:
+    """`causal` of q [..., n, D], k and v [..., T, D]."""
+    n, T = q.shape[-2], k.shape[-2]
+    if n == T:
+        mask: Tensor | None = None
+    elif k.is_cuda:  # a name of the mask, by which the kernel skips what is not seen
+        mask = causal_lower_right(n, T)
+    else:
+        mask = torch.ones(n, T, dtype=torch.bool).tril(T - n)
+    return scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=groups)
 
 
 def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:

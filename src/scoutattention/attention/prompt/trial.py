@@ -104,8 +104,8 @@ class ScoutTrial:
         return fit_low_rank(z, change, self._model.query_weight(layer), self._dims).to(z.dtype)
 
 
-def sample_positions(num_tokens: int) -> Tensor:
-    """Positions of a prompt, evenly spread, int64: one in four, but not fewer or more than TRIED, if possible."""
+def sample_every(num_tokens: int) -> int:
+    """One position of a prompt in so many is tried: one in four, but not fewer or more than TRIED, if possible."""
     least, most = TRIED
     wanted = min(max(least, num_tokens // 4), most)
-    return torch.arange(0, num_tokens, -(-num_tokens // wanted))
+    return -(-num_tokens // wanted)

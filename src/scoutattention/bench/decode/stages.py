@@ -122,7 +122,7 @@ def watch_engine(engine: Engine) -> Stages:
         return job
 
     stages.watch(engine, "step", "step")
-    stages.watch(runner, "prefill", "prompt", stages.keep_outer)
+    stages.watch(engine, "read_piece", "prompt", stages.keep_outer)
     stages.watch(runner.decoder, "forward", "decoder")
     stages.watch_layers(runner.decoder)
     stages.watch(runner.decoder, "logits", "output head")

@@ -42,7 +42,7 @@ class FetchAllAttention(Attention[Step]):
         self.exchange = store.exchange
 
     @override
-    def prepare(self, rows: Sequence[int]) -> Step:
+    def prepare(self, rows: Sequence[int], real: int | None = None) -> Step:
         batch = self._store.prepare(rows)
         if not self._begun:
             self._fetch(0)

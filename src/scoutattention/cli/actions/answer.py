@@ -4,7 +4,8 @@ from collections.abc import Generator
 from contextlib import ExitStack
 
 from ...config import SamplingParams
-from ...engine.llm import LLM, Chunk
+from ...engine.answer import Chunk
+from ...engine.llm import LLM
 from ..inputs import Message
 from ..output import progress
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
+from ...config import SamplingParams
 from ...engine.llm import LLM
+from ...engine.prompts import of_each_answer
 from ...engine.stats import Stats
 from ..generate import GenerateFlags
 from ..inputs import Message
@@ -24,28 +27,43 @@ JSON_STATS = (
 
 
 def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settings) -> None:
-    """Answer a prompt or a conversation, and print the numbers of the run."""
+    """Answer a prompt or a conversation, once or several times, and print the numbers of the run."""
     with busy(f"Loading {flags.model}"):
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
-    texts: list[str] = []
-    token_ids: list[int] = []
-    reason = None
+    each = of_each_answer(settings.params)
     with llm, _traced(llm, flags.trace):
-        for chunk in chunks(llm, prompt, settings.params, chat=flags.chat):
-            texts.append(chunk.text)
-            token_ids.extend(chunk.token_ids)
-            reason = chunk.finish_reason
-            if not flags.as_json:
-                print(chunk.text, end="", flush=True)
+        answers = []
+        for number, params in enumerate(each, start=1):
+            if len(each) > 1 and not flags.as_json:
+                print(f"--- answer {number} of {len(each)} ---", flush=True)
+            answers.append(_answer(llm, prompt, params, flags))
     if not flags.as_json:
-        print(flush=True)
         show(stats_table(llm.stats()), stderr=not sys.stdout.isatty())
         return
     numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS}
     config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
     about = {"calibration": llm.engine.calibration, "config": config}
-    answer = {"text": "".join(texts), "token_ids": token_ids, "finish_reason": reason}
-    print(json.dumps(answer | numbers | about), flush=True)
+    said = answers[0] if len(answers) == 1 else {"answers": answers}
+    print(json.dumps(said | numbers | about), flush=True)
+
+
+def _answer(llm: LLM, prompt: str | list[Message], params: SamplingParams, flags: GenerateFlags) -> dict[str, Any]:
+    """An answer as the JSON output has it; printed as it is made where there is no such output."""
+    parts = []
+    for chunk in chunks(llm, prompt, params, chat=flags.chat):
+        parts.append(chunk)
+        if not flags.as_json:
+            print(chunk.text, end="", flush=True)
+    if not flags.as_json:
+        print(flush=True)
+    answer: dict[str, Any] = {
+        "text": "".join(part.text for part in parts),
+        "token_ids": [token for part in parts for token in part.token_ids],
+        "finish_reason": parts[-1].finish_reason,
+    }
+    if params.logprobs is not None:
+        answer["logprobs"] = [one for part in parts for one in part.logprobs or ()]
+    return answer
 
 
 @contextmanager

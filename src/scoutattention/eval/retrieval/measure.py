@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...config import EngineConfig, SamplingParams, ScoutConfig
 from ...engine.engine import Engine
-from ...engine.runner import Progress, Record, Runner
+from ...engine.runner import Reading, Record, Runner
 from ...engine.scheduler import Sequence as Request
 from ...errors import ConfigError, PromptError
 from ...models.loader import LoadedModel
@@ -119,22 +119,22 @@ def share_prompts(reader: Runner, follower: Runner) -> None:
     """From now on `follower` replays a prompt that `reader` has just read, and reads the others itself."""
     record: Record = []
     last: list[tuple[list[int], Tensor]] = []
-    read_here, read_there = reader.prefill, follower.prefill
+    read_here, read_there = reader.read, follower.read
 
-    def read(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
+    def read(row: int, token_ids: list[int]) -> Reading:
         record.clear()
         last.clear()
-        last.append((token_ids, read_here(row, token_ids, progress, record)))
+        last.append((token_ids, (yield from read_here(row, token_ids, record))))
         return last[0][1]
 
-    def follow(row: int, token_ids: list[int], progress: Progress | None = None) -> Tensor:
+    def follow(row: int, token_ids: list[int]) -> Reading:
         if not last or last[0][0] != token_ids:
-            return read_there(row, token_ids, progress)
+            return (yield from read_there(row, token_ids))
         follower.replay(row, record)
         return last[0][1]
 
-    reader.prefill = read  # type: ignore[method-assign, assignment]
-    follower.prefill = follow  # type: ignore[method-assign, assignment]
+    reader.read = read  # type: ignore[method-assign, assignment]
+    follower.read = follow  # type: ignore[method-assign, assignment]
 
 
 def measure(pair: Pair, grid: Grid, progress: Callable[[int, int], None] | None = None) -> list[Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelFileError
-from ..file_fields import refuse_pipe
+from ..file_fields import refuse_pipe, shown
 from .safetensors import read_json
 
 CONFIG = "tokenizer_config.json"
@@ -118,12 +118,12 @@ def _legacy_special(
 def _decoder(value: object, where: str) -> dict[int, TokenEntry]:
     """The tokens of added_tokens_decoder, a mapping of ids to tokens."""
     if not isinstance(value, Mapping):
-        raise ModelFileError(f"{where} gives added_tokens_decoder={_short(value)}, which is not an object")
+        raise ModelFileError(f"{where} gives added_tokens_decoder={shown(value)}, which is not an object")
     key = "added_tokens_decoder"
     added = {}
     for number, entry in value.items():
         if not isinstance(entry, Mapping):
-            raise ModelFileError(f"{where} gives {key}[{number}]={_short(entry)}, which is not an object with a token")
+            raise ModelFileError(f"{where} gives {key}[{number}]={shown(entry)}, which is not an object with a token")
         known = number.isascii() and number.isdigit() and len(number) < 10
         added[_id(int(number) if known else number, key, where)] = _entry(entry, f"{key}[{number}]", where)
     return added
@@ -145,7 +145,7 @@ def _entries(settings: Mapping[str, Any], key: str, where: str) -> _Extra:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise ModelFileError(f"{where} gives {key}={_short(value)}, which is not a list of tokens")
+        raise ModelFileError(f"{where} gives {key}={shown(value)}, which is not a list of tokens")
     return tuple(_entry(entry, key, where) for entry in value)
 
 
@@ -155,18 +155,18 @@ def _entry(value: object, key: str, where: str, special: bool = False) -> TokenE
         return TokenEntry(value, {"special": True})
     if not isinstance(value, Mapping) or not isinstance(value.get("content"), str):
         raise ModelFileError(
-            f"{where} gives {key}={_short(value)}, which is neither a token's text nor an object with it"
+            f"{where} gives {key}={shown(value)}, which is neither a token's text nor an object with it"
         )
     flags = {name: value[name] for name in _FLAGS if name in value}
     for name, flag in flags.items():
         if not isinstance(flag, bool):
-            raise ModelFileError(f"{where} gives {key} the {name} {_short(flag)}, which is neither true nor false")
+            raise ModelFileError(f"{where} gives {key} the {name} {shown(flag)}, which is neither true nor false")
     return TokenEntry(value["content"], flags | {"special": True} if special else flags)
 
 
 def _id(value: object, key: str, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise ModelFileError(f"{where} gives {key} the token id {_short(value)}, which is not a whole number from 0 on")
+        raise ModelFileError(f"{where} gives {key} the token id {shown(value)}, which is not a whole number from 0 on")
     return value
 
 
@@ -222,10 +222,5 @@ def _optional(path: Path) -> dict[str, Any]:
 def _switch(settings: Mapping[str, Any], key: str, where: str) -> bool:
     value = settings.get(key)
     if value is not None and not isinstance(value, bool):
-        raise ModelFileError(f"{where} gives {key}={_short(value)}, which is neither true nor false")
+        raise ModelFileError(f"{where} gives {key}={shown(value)}, which is neither true nor false")
     return bool(value)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."

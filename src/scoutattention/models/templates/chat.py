@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 from typing_extensions import override
 
 from ...errors import ModelFileError, PromptError
+from .conversation import read_conversation
 from .sandbox import Budget, LimitedEnvironment, TemplateLimit, current, dictionary, limited
 
 _LONGEST = 1 << 18
@@ -37,8 +38,6 @@ _ANYTHING = (
     ValueError,
 )
 """What a template can raise: every error that Python code raises by itself."""
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names under which messages have their reasoning; templates read the first, or the second."""
 
 
 class _Generation(Extension):
@@ -55,12 +54,15 @@ class ChatTemplate:
     """A compiled chat template with the names of the model's special tokens."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
-        """`special_tokens` are variables of the template, such as bos_token; ModelFileError if it does not compile.
+        """`special_tokens` are variables of the template, such as bos_token.
 
-        where: the file that errors name.
+        where: the file that errors name.   A template that does not compile says so when it is rendered: the model
+        itself runs without it.   Raises ModelFileError where the source is too long.
         """
         if len(source) > _LONGEST:
             raise ModelFileError(f"the chat template in {where} has {len(source)} characters, over {_LONGEST}")
+        self._template: Template | None = None
+        self._fault = ""
         environment = LimitedEnvironment([_Generation, loopcontrols])
         environment.filters["tojson"] = limited("tojson", _to_json)
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
@@ -68,18 +70,19 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except _ANYTHING as error:
-            raise ModelFileError(f"the chat template in {where} does not compile: {_said(error)}") from error
+            self._fault = f"the chat template in {where} does not compile: {_said(error)}"
         finally:
             current.reset(token)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt for the model's next answer; PromptError if messages are malformed or the template refuses them.
+    def render(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
+        """The prompt for the model's next answer.
 
-        A message is a mapping with a text "role" and a "content", which is a text, or a list of
-        {"type": "text", "text": ...}. It may have more keys, of types that JSON has.
+        messages, name: see `read_conversation`.   Raises PromptError, also where the template refuses the messages.
         """
-        conversation = _conversation(messages)
+        conversation = read_conversation(messages, name)
+        if self._template is None:
+            raise PromptError(f"{self._fault}: give a plain prompt (--no-chat)")
         budget = Budget(0)
         token = current.set(Budget(budget.weigh(conversation)))
         try:
@@ -114,53 +117,6 @@ class _Namespace(Namespace):
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise TemplateError(f"a namespace has no variables that begin with an underscore, as {name!r} does")
-
-
-def _conversation(messages: object) -> list[dict[str, Any]]:
-    """Messages as a template gets them: plain data, without the keys that are None."""
-    if not isinstance(messages, list | tuple):
-        raise PromptError(f"messages is a {type(messages).__name__}, where a list of messages is expected")
-    if not messages:
-        raise PromptError("messages is empty: give at least one message")
-    return [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
-
-
-def _message(message: object, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise PromptError(f"{where} is a {type(message).__name__}, where a mapping with role and content is expected")
-    try:
-        plain = {name: value for name, value in _plain(message, where).items() if value is not None}
-    except RecursionError:
-        raise PromptError(f"{where} is nested too deeply") from None
-    if not isinstance(plain.get("role"), str):
-        raise PromptError(f"{where} has no text as 'role', such as 'user'")
-    content = plain.get("content")
-    if isinstance(content, list):
-        for part in content:
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            if kind != "text" or not isinstance(part.get("text"), str):
-                raise PromptError(f"{where} has a part of type {kind!r} in its content: only 'text' is supported")
-    elif not isinstance(content, str) and not (content is None and "tool_calls" in plain):
-        raise PromptError(f"{where} has neither a text nor a list of texts as 'content'")
-    reasoning = next((plain[name] for name in _REASONING if name in plain), None)
-    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
-
-
-def _plain(value: object, where: str) -> Any:  # noqa: ANN401
-    """A copy made of the types that JSON has, which give a template nothing to call."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # of a subclass too
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, list | tuple):
-        return [_plain(part, where) for part in value]
-    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {_plain(name, where): _plain(part, where) for name, part in value.items()}
-    raise PromptError(f"{where} holds a {type(value).__name__}: only texts, numbers, lists and mappings by text can be")
 
 
 def _to_json(

@@ -1,9 +1,13 @@
 """Several users of one LLM: answers are whole and equal to those of each alone, and who leaves takes nothing along."""
 
+import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -45,7 +49,16 @@ def same(llm: LLM, found: list, expected: list) -> bool:
     return found == expected
 
 
+def settled(llm: LLM) -> None:
+    """Return when the engine has nothing more to do."""
+    end = time.monotonic() + 60
+    while llm._thread._awake:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def assert_free(llm: LLM) -> None:
+    settled(llm)
     store = llm.engine.store
     assert not llm.engine.busy
     assert store.pages.pool.available == store.pages.pool.capacity
@@ -110,7 +123,6 @@ def test_a_stream_that_is_dropped_frees_what_it_held_and_touches_no_other(llm, e
     del dropped
     closed.close()
     gc.collect()
-    assert len(llm.engine.scheduler.running) + len(llm.engine.scheduler.waiting) <= 1
     assert same(llm, [whole([first, *kept])], expected[4:5])
 
 
@@ -127,25 +139,48 @@ def test_who_is_interrupted_cancels_only_his_own(llm, expected):
 
 
 def test_a_decode_step_that_is_broken_off_costs_nobody_a_token(tiny_models, monkeypatch):
+    """What no request is to blame for, and no error that is known."""
     llm = far_llm(str(tiny_models["llama"]), ScoutConfig(budget=None, block_size=8), 30, 3)
     expected = alone(llm, [3, 4])
-    streams = [llm.stream(PROMPTS[number], params(number)) for number in (3, 4)]
-    firsts = [next(stream) for stream in streams]
-    other = llm.stream(PROMPTS[5], params(5))
-    next(other)
+    settled(llm)
+    requests = [request for number in (3, 4) for request in llm._requests(PROMPTS[number], params(number), False)]
+    for request in requests:
+        llm.engine.add(request)
     decode = llm.engine.runner.decode
 
     def broken(*args, **options):
         decode(*args, **options)
         raise KeyboardInterrupt
 
+    for request in requests:
+        while not request.output_ids:
+            llm.engine.step()
     with monkeypatch.context() as patch:
         patch.setattr(llm.engine.runner, "decode", broken)
         with pytest.raises(KeyboardInterrupt):
-            for _ in other:
-                pass
-    assert [whole([first, *stream]) for first, stream in zip(firsts, streams, strict=True)] == expected
+            llm.engine.step()
+    while llm.engine.busy:
+        llm.engine.step()
+    assert [(request.text, request.output_ids) for request in requests] == expected
     assert_free(llm)
+
+
+def test_what_breaks_the_engine_is_told_to_all_who_wait(llm, expected, monkeypatch):
+    streams = [llm.stream(PROMPTS[number], params(number)) for number in (3, 4)]
+    firsts = [next(stream) for stream in streams]
+    assert firsts
+
+    def broken(*args, **options):
+        raise ValueError("nobody has thought of this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine.runner, "decode", broken)
+        for stream in streams:
+            with pytest.raises(ValueError, match="nobody has thought"):
+                for _ in stream:
+                    pass
+        settled(llm)
+    assert same(llm, alone(llm, [4]), expected[4:5])
 
 
 def test_ctrl_c_does_not_tear_a_step_apart(llm, expected, monkeypatch):
@@ -174,26 +209,29 @@ def test_a_cancelled_sequence_is_not_waited_for_in_the_middle_of_a_step(tiny_mod
         next(stream[0])
         outs = llm.generate(PROMPTS[0], params(0), on_prompt=lambda done, total: stream.clear())
         assert len(outs[0].token_ids) == 6
+        assert stream == []
         assert_free(llm)
 
 
 def test_an_llm_that_was_closed_says_so(tiny_models):
-    with LLM(str(tiny_models["llama"]), scout=SCOUT) as llm:
-        stream = llm.stream(PROMPT, params(3))
-        next(stream)
-        waiting = llm.stream(PROMPT, params(3))
-    for ask in (lambda: llm.generate(PROMPT), lambda: llm.stream(PROMPT), lambda: next(stream), lambda: next(waiting)):
+    long = SamplingParams(max_tokens=10_000, ignore_eos=True)
+    with LLM(str(tiny_models["llama"]), scout=SCOUT, max_num_seqs=1) as llm:
+        running, waiting = llm.stream(PROMPT, long), llm.stream(PROMPT, long)
+        next(running)
+    asks = (lambda: llm.generate(PROMPT), lambda: llm.stream(PROMPT), lambda: list(running), lambda: list(waiting))
+    for ask in asks:
         with pytest.raises(ScoutError, match="the LLM was closed: make a new one"):
             ask()
     llm.close()
     assert llm.stats().new_tokens > 0
 
 
-def test_an_llm_cannot_be_asked_by_what_it_calls(tiny_models):
+def test_an_llm_can_be_asked_by_what_it_calls(tiny_models):
     with LLM(str(tiny_models["llama"]), scout=SCOUT) as llm:
-        with pytest.raises(ScoutError, match="on_prompt asks the LLM"):
-            llm.generate(PROMPT, params(1), on_prompt=lambda done, total: llm.generate(PROMPT) and None)
-        assert len(llm.generate(PROMPT, params(0))[0].token_ids) == 6
+        inner = []
+        outs = llm.generate(PROMPT, params(1), on_prompt=lambda done, total: inner.extend(llm.generate(PROMPT)))
+        assert [out.finish_reason for out in (*outs, *inner)] == ["length"] * (1 + len(inner))
+        assert inner
 
 
 def test_a_forked_child_is_refused(tiny_models, monkeypatch):
@@ -205,14 +243,65 @@ def test_a_forked_child_is_refused(tiny_models, monkeypatch):
 
 
 def test_a_stream_that_the_garbage_collector_drops_waits_for_nobody(llm, expected):
-    """Wherever the collector runs: here in the middle of asking whether there is news."""
+    """Wherever the collector runs: here while the engine's thread is being asked for."""
     dropped, kept = llm.stream(PROMPTS[3], params(3)), llm.stream(PROMPTS[4], params(4))
     first = [next(dropped), next(kept)][1]
-    held, turns = [dropped], llm._turns
+    held = [dropped]
     del dropped
-    with turns._changed:
+    with llm._thread._lock:
         held.clear()
     assert same(llm, [whole([first, *kept])], expected[4:5])
+
+
+def test_answers_come_to_an_event_loop(llm, expected):
+    async def ask(number: int) -> tuple[str, list[int]]:
+        return whole([chunk async for chunk in llm.submit(PROMPTS[number], params(number))])
+
+    async def all_of_them() -> list:
+        return await asyncio.gather(*(ask(number) for number in range(len(PROMPTS))))
+
+    assert same(llm, asyncio.run(all_of_them()), expected)
+
+
+def test_a_task_that_is_cancelled_cancels_its_answer(llm, expected):
+    async def ask(number: int, until: int) -> list:
+        chunks = []
+        answer = llm.submit(PROMPTS[number], params(number))
+        async for chunk in answer:
+            chunks.append(chunk)
+            if len(chunks) == until:
+                asyncio.current_task().cancel()
+        return chunks
+
+    async def both() -> list:
+        return await asyncio.gather(ask(3, 2), ask(4, 99), return_exceptions=True)
+
+    cancelled, kept = asyncio.run(both())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert same(llm, [whole(kept)], expected[4:5])
+
+
+def test_who_waits_for_an_answer_that_another_cancels_gets_an_error(llm):
+    answer = llm.submit(PROMPT, SamplingParams(max_tokens=100, ignore_eos=True))
+    chunks = iter(answer)
+    next(chunks)
+    answer.cancel()
+    answer.cancel()
+    with pytest.raises(ScoutError, match="the answer was cancelled"):
+        for _ in chunks:
+            pass
+
+
+def test_the_answers_to_one_prompt_come_side_by_side(llm):
+    many = SamplingParams(max_tokens=5, ignore_eos=True, temperature=1.0, seed=3, n=3)
+    answer = llm.submit(PROMPT, many)
+    said = {index: "" for index in range(3)}
+    for chunk in answer:
+        said[chunk.index] += chunk.text
+    outs = llm.generate(PROMPT, many)
+    assert answer.prompt_tokens == len(PROMPT)
+    if not isinstance(llm.engine_config.device_memory, int):
+        assert list(said.values()) == [out.text for out in outs]
 
 
 def test_a_forked_child_drops_a_stream_and_closes_without_waiting(llm):
@@ -226,3 +315,33 @@ def test_a_forked_child_drops_a_stream_and_closes_without_waiting(llm):
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     stream.close()
+
+
+AFTER_MAIN = """
+import sys, threading
+from scoutattention import LLM, SamplingParams, ScoutError
+llm = LLM(sys.argv[1])
+begun = threading.Event()
+
+def read():
+    try:
+        for chunk in llm.stream([1, 2, 3], SamplingParams(max_tokens=10**6, ignore_eos=True)):
+            begun.set()
+    except ScoutError as error:
+        print(error)
+
+threading.Thread(target=read).start()
+begun.wait()
+"""
+
+
+def test_a_thread_that_outlives_the_main_thread_is_not_left_waiting(tiny_models):
+    ran = subprocess.run(
+        [sys.executable, "-c", AFTER_MAIN, str(tiny_models["llama"])],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout in ("the main thread has ended before this answer: let it wait for the answer\n", "")
