@@ -143,15 +143,19 @@ class ScoutLayers:
         """Attend in one layer; see `Attend`."""
         parts, store, step = self._parts, self._parts.store, self._step
         assert store.transfers is not None
-        self._look_ahead(layer, x)  # first of all: the CPU has the longer, the sooner it is called
+        called_now = step.work.true_query[layer]
+        if not called_now:  # the CPU has the longer, the sooner it is called
+            self._look_ahead(layer, x)
         store.append(layer, k, v, step.batch)
-        store.transfers.wait_for_copies(layer)
         wanted = self._true_choice(layer, q)
         ahead = self._ahead.pop(layer, None)
         if ahead is not None and self._waits_for_true_query:
             self._start(layer, "scout", q, ahead, predicted=False)
-        if wanted is not None and step.work.true_query[layer]:
+        if wanted is not None and called_now:
             self._serve(layer, q, wanted.of(step.masks.true_query[layer]))
+        if called_now:  # while the CPU attends to what this layer will wait for
+            self._look_ahead(layer, x)
+        store.transfers.wait_for_copies(layer)
         pool = store.near_pool
         request = PartialRequest(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
         near, far = parts.far.take(self._calls.pop(layer, ()), request)
