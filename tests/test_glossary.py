@@ -21,18 +21,19 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 """A term in the first column, and what may stand beside it there."""
 
 PLAIN_WORDS = """
-action answer app base build capacity case chat check code command common correct drawing error evaluate exact file
-flag folder found function generate hardware idle ignore input job join known line list make measure method miss move
-not number on penalty plot problem process repetition report resolve retrieval round row rule run score seed setting
-setup shape sources stage stop store table task text timing trace type word work write
+action answer app base build capacity case chat check code command common correct description drawing error evaluate
+exact file flag folder form found function generate hardware idle ignore input job join known line list load local
+make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply report
+request resolve result retrieval round row rule run score security seed sending setting setup shape sources stage state
+stop store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
 attention bench cache calibrate choice choose cli compile decode decoder doctor dtype dummy eos eval fetch fidelity
 field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logprob
-metadata model n native num ops p parallel param pinned plain policy precompile predict presence prompt recorder
-reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq shell size stream
-temperature template tensor token tokenizer unsupported vocabulary worker
+metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
+recorder reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq serve server shell
+size stream temperature template tensor token tokenizer unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
 PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton"

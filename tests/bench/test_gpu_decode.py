@@ -105,7 +105,7 @@ def test_every_engine_runs_every_case_largest_batches_first(engines):
     assert by_name["scout"].hidden_ms + by_name["scout"].unhidden_ms > 0
     assert all(by_name[name].share > 0.01 for name in NAMES[2:])
     assert len({id(engine.store) for engine in engines}) == 12, "of full attention, of a budget, of slots: by case"
-    assert all(engine.store.pages.pool.available == engine.plan.pages for engine in engines)
+    assert all(engine.store.pages.available() == engine.plan.pages for engine in engines)
 
 
 def test_the_cache_is_filled_with_numbers(engines):

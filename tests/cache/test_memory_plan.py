@@ -99,6 +99,18 @@ def test_packed_pages_on_the_device_have_slots_beside_them_for_open_blocks_alone
     assert plan(kv_dtype="int8", device_memory="slots").resident is False
 
 
+def test_what_is_kept_of_prompts_beside_their_pages_is_bounded():
+    """A state is the bases of two layers and heads, and where scouts are made their corrections, of 64 inputs each."""
+    bases, corrections = 2 * 2 * 2 * 4 * 16**2, 2 * 2 * 64 * min(64, ScoutConfig().ablation.correction_dims) * 4
+    for memory, state in (("all", bases), ("slots", bases + corrections)):
+        made = plan(max_num_seqs=100, device_memory=memory)
+        assert made.lineages == max(100, 3200 * BLOCK // 8 // state)
+        assert made.least_kept == -(-state // BLOCK)
+        assert plan(max_num_seqs=1, device_memory=memory).lineages == max(1, 32 * BLOCK // 8 // state)
+    assert plan(prefix_caching=False).lineages == 0
+    assert plan(ScoutConfig(budget=None)).least_kept == 1
+
+
 def test_an_unknown_page_dtype_is_named():
     with pytest.raises(ConfigError, match="kv_dtype='int2' is not one of auto, int8, int4"):
         plan(kv_dtype="int2")

@@ -7,12 +7,16 @@ from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.digests.stages import Stages
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
+from scoutattention.cache.prefix import Prefix
 from scoutattention.cache.slots import Slots
 from scoutattention.cache.store import KVStore
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.native import NativeOps
+from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference import min_max
 from scoutattention.kernels.reference_recall import Moves
+from scoutattention.kernels.triton.base import INTERPRETED
+from scoutattention.kernels.triton.ops import TritonOps
 from scoutattention.runtime.packed import pack
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import StepRows, WantedRequest
@@ -20,6 +24,7 @@ from scoutattention.types import StepRows, WantedRequest
 from ..attention.rig import SHAPE, make_pages
 
 OPS = NativeOps(Workers(1))
+TRITON = TritonOps(torch.device("cpu")) if INTERPRETED else OPS
 
 
 def test_a_pool_never_gives_an_entry_twice_and_takes_it_back():
@@ -147,6 +152,43 @@ def test_a_block_that_fills_up_is_packed():
     page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
     assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
     assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())
+
+
+@pytest.mark.parametrize("ops", [OPS, PlainOps(torch.device("cpu")), TRITON], ids=lambda ops: type(ops).__name__)
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_a_row_goes_on_behind_pages_of_another(ops, bits):
+    """What it reads of them is what was kept, and what it writes does not touch them."""
+    pool = (
+        BlockPool(SHAPE, 4, 20, "host_memory") if bits is None else PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
+    )
+    digests = make_digests("minmax", SHAPE, pool, ops, rows=1, dims=16)
+    store = KVStore(Pages(pool, digests.put, 3, 5, ops), Slots(SHAPE, 4, 20, 3, 5), ops)
+    store.admit(0, 4, 2)
+    k, v = torch.randn(2, 11, 2, 16)
+    for layer in range(3):
+        store.write_prompt(layer, 0, k + layer, v + layer)
+    store.finish_prompt(0, 11)
+    store.admit(2, 5, 2, Prefix(None, (store.pages.page(0, 0), store.pages.page(0, 1))))
+    new_k, new_v = torch.randn(2, 7, 2, 16)
+    for layer in range(3):
+        store.write_prompt(layer, 2, new_k, new_v)
+    for layer in range(3):
+        for found, whole, by_token in zip(
+            store.read_prefix(layer, 2), (k + layer, v + layer), (False, True), strict=True
+        ):
+            blocks = whole[:8].view(2, 4, 2, 16).transpose(1, 2)
+            kept = blocks if bits is None else pack(blocks, bits, by_token=by_token).float()
+            assert torch.equal(found, kept.transpose(1, 2).flatten(0, 1))
+    store.finish_prompt(2, 15)
+    assert (store.closed[2], store.fill[2]) == (3, 3)
+    own = store.pages.pool.k[2, store.pages.page(2, 2)]
+    assert torch.equal(
+        own.float(),
+        new_k[:4].transpose(0, 1) if bits is None else pack(new_k[:4].transpose(0, 1), bits, by_token=False).float(),
+    )
+    opened = store.slots.pool.k[2, store.slots.open_entry(2), :, :3]
+    assert torch.equal(opened, new_k[4:].transpose(0, 1))
+    assert [part.shape for part in store.read_prefix(0, 1)] == [(0, 2, 16)] * 2
 
 
 def test_a_row_is_given_back_when_nothing_writes_to_it_any_more(monkeypatch):

@@ -57,7 +57,7 @@ def test_on_a_cpu_slots_do_not_read_like_memory_saved(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "calibration", "config"]
+    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "peak_memory", "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25
@@ -182,12 +182,14 @@ def test_help_shows_the_defaults_of_the_configuration(capsys):
 COMMANDS = [
     "generate",
     "chat",
+    "serve",
     "calibrate",
     "eval fidelity",
     "eval retrieval",
     "bench decode",
     "bench gpu",
     "bench kernels",
+    "bench serve",
 ]
 
 
@@ -282,7 +284,7 @@ def test_wrong_arguments_are_one_sentence(capsys, args, message):
 
 def test_missing_model_and_unknown_command(capsys):
     assert "model" in the_error(capsys, "generate").lower()
-    assert "'serve'" in the_error(capsys, "serve")
+    assert "'fly'" in the_error(capsys, "fly")
 
 
 def test_without_a_command_the_help_is_shown(capsys):
@@ -364,11 +366,12 @@ def test_help_doctor_and_wrong_arguments_do_not_load_torch():
     code = (
         "import os, sys, scoutattention\n"
         "from scoutattention.cli import main\n"
-        "codes = [main(a) for a in (['--help'], ['generate', '--help'], ['generate', 'm'], ['--version'])]\n"
+        "helps = ['--help'], ['generate', '--help'], ['serve', '--help']\n"
+        "codes = [main(a) for a in (*helps, ['generate', 'm'], ['--version'])]\n"
         "main(['doctor'])\n"
-        "assert codes == [0, 0, 2, 0], codes\n"
+        "assert codes == [0, 0, 0, 2, 0], codes\n"
         "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
-        "loaded = {'torch', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+        "loaded = {'torch', 'transformers', 'tokenizers', 'fastapi'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

@@ -142,7 +142,7 @@ def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, strea
     with pytest.raises(KernelError, match=message):
         llm.generate(PROMPTS, FEW)
     assert not llm.engine.busy
-    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+    assert llm.engine.store.pages.available() == llm.engine.store.pages.pool.capacity
 
 
 def test_after_a_step_that_the_cpu_did_not_see_the_engine_goes_on(tiny_models, stream_device, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, mon
     assert (refused.finish_reason, type(refused.ready.error)) == ("error", CapacityError)
     assert "too small for reading a prompt of 30 tokens: lower device_memory" in str(refused.ready.error)
     assert running.output_ids == expected
-    assert llm.engine.store.pages.pool.available == llm.engine.store.pages.pool.capacity
+    assert llm.engine.store.pages.available() == llm.engine.store.pages.pool.capacity
 
 
 def test_a_device_that_is_lost_is_one_sentence(tiny_models, monkeypatch):

@@ -11,8 +11,9 @@ import torch
 from scoutattention.attention import step
 from scoutattention.attention.far import Pending
 from scoutattention.attention.far_stream import StreamTransport
+from scoutattention.cache.prefix import NOTHING, Lineage, Prefix
 from scoutattention.config import EngineConfig, ScoutConfig
-from scoutattention.engine import engine
+from scoutattention.engine import engine, runner
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
@@ -57,6 +58,7 @@ def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
+    monkeypatch.setitem(runner.PIECE, "meta", CONTEXT)
     partial = PlainOps.partial
 
     def start(self, layer, kind, q, what, *, with_mean_key):
@@ -113,8 +115,10 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
     monkeypatch.setattr(ops, "recall", recalled.append)  # its plain twin reads numbers
     monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
     monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
-    for row in range(2):
-        store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
+    states = [torch.zeros(state[:, 0].shape, dtype=state.dtype) for state in store._of_prompts]
+    kept = Prefix(Lineage(states, 0), tuple(range(CONTEXT // SIZE // 2)))
+    for row, prefix in enumerate((NOTHING, kept)):
+        store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024), prefix)
         assert made.runner.prefill(row, [1] * CONTEXT).device == META
     step = attention.prepare(range(2))
     assert any(step.work.scouted)

@@ -18,13 +18,17 @@ FLOORS = {
     "bench": 8,
     "eval": 8,
     "integrations": 8,
+    "server": 8,
     "cli": 9,
 }
 DOORS = {
     "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
-    "transformers": ("bench/decode/transformers.py", "bench/gpu/transformers.py"),
+    "transformers": (
+        "bench/common/transformers_model.py",
+        "bench/decode/transformers.py",
+        "bench/gpu/transformers.py",
+    ),
     "llama_cpp": ("bench/decode/llama_cpp.py",),
-    "gguf": ("models/formats/gguf_file.py",),
     "tokenizers": (
         "models/text.py",
         "models/formats/gguf_tokenizer.py",
@@ -32,24 +36,28 @@ DOORS = {
         "models/formats/gguf_splits.py",
     ),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
-    "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py",),
+    "huggingface_hub": ("models/hub.py",),
+    "httpx": ("models/hub.py", "bench/serve/load.py"),
     "safetensors": (
         "models/formats/safetensors.py",
-        "models/formats/gguf.py",
         "models/calibration.py",
         "models/recording.py",
     ),
     "torch.distributed": ("runtime/ranks.py",),
     "triton": ("kernels/triton/",),
     "cuda": ("kernels/cuda/",),
+    "fastapi": ("server/",),
+    "starlette": ("server/",),
+    "uvicorn": ("server/",),
+    "pydantic": ("server/",),
+    "prometheus_client": ("server/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
-ENVIRONMENT = ("cli/", "models/cache_folder.py")  # the command's settings, and where the cache folder is
+ENVIRONMENT = ("cli/", "models/calibration.py")  # the command's settings, and where calibrations are stored
 
 
 def imported(source: Source, node: ast.stmt) -> list[str]:

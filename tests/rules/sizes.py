@@ -66,9 +66,9 @@ def classes_of(sources: Iterable[Source]) -> Iterator[tuple[Source, ast.ClassDef
 
 
 def fields_of(node: ast.ClassDef) -> set[str]:
-    """Names that are annotated in the class's body, constants of the class left out."""
+    """Names that are annotated in the class's body, but for its constants and what only `__post_init__` takes."""
     annotated = [member for member in node.body if isinstance(member, ast.AnnAssign)]
-    kept = [member for member in annotated if not ast.unparse(member.annotation).startswith("ClassVar")]
+    kept = [member for member in annotated if not ast.unparse(member.annotation).startswith(("ClassVar", "InitVar"))]
     return {member.target.id for member in kept if isinstance(member.target, ast.Name)}
 
 

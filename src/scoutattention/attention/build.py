@@ -14,6 +14,7 @@ from ..cache.digests.stages import Stages
 from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind, scan_dims
 from ..cache.pages import Pages
 from ..cache.pool import TORCH_DTYPES, make_pages
+from ..cache.prefix import PrefixIndex
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import KVDTypeName, ScoutConfig
@@ -82,14 +83,14 @@ def build_cache(
         pool.pin()
     dims = scan_dims(shape)
     digests = make_digests(digest_kind(config), shape, pool, ops, rows=plan.rows, dims=dims)
-    pages = Pages(pool, digests.put, plan.rows, blocks, ops)
+    pages = Pages(pool, digests.put, plan.rows, blocks, ops, PrefixIndex(plan.lineages))
     slots = None
     if plan.slots is not None:
         slots = Slots(shape, size, plan.slots, plan.rows, 0 if plan.resident else blocks, device=ops.device)
     store = KVStore(pages, slots, ops, resident=plan.resident, ranks=ranks)
     if isinstance(digests.judge, MainDimDigests):
         for state in digests.judge.basis:
-            store.follow(state, fresh=torch.eye(shape.head_dim, device=ops.device))
+            store.follow(state, fresh=torch.eye(shape.head_dim, device=ops.device), of_prompt=True)
     return Cache(store, digests)
 
 
@@ -98,7 +99,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     store = cache.store
     chooser = TopChooser(config, cache.digests, store.pages.table, ops)
     trusted = torch.ones((store.num_layers, store.num_rows), dtype=torch.bool)
-    store.follow(trusted, fresh=True)
+    store.follow(trusted, fresh=True, of_prompt=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)
     trial = ScoutTrial(config, shape.num_layers, model, calibrated, store.ranks)
     prompt = PromptAttention(config, store, cache.digests, shape.scale, trial, trusted)
@@ -143,5 +144,5 @@ def make_calibrated(
     right = torch.zeros((*size, shape.hidden_size, dims), dtype=dtype, device=device)
     predictor = CalibratedPredictor(model, (left, right), None if stored is None else stored.to(dtype, device))
     for state in (left, right, predictor.uses_stored):
-        store.follow(state, fresh=0)
+        store.follow(state, fresh=0, of_prompt=True)
     return predictor

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from .decode.measure import Result as DecodeResult
 from .gpu.cases import Result as GpuResult
+from .serve.results import SHARES
+from .serve.results import Result as ServeResult
 
 Results = Sequence[DecodeResult | GpuResult]
 CONTEXT, BATCH = ("context", "context (tokens)"), ("batch", "batch (sequences)")
@@ -45,6 +47,38 @@ def gpu_png(results: Sequence[GpuResult], about: str) -> bytes:
     return _png([Column("best batch", kept, CONTEXT), *_columns(results, "context", BATCH)], titles, about)
 
 
+def serve_png(results: Sequence[ServeResult], about: str) -> bytes:
+    """A server's throughput and waiting times against the rate of requests.   about: what all share, as the model."""
+    plots = {
+        "requests per second": {"answered": "requests_per_s", "within the limits": "goodput"},
+        "new tokens per second": {"answered": "tokens_per_s"},
+        "time to first token (ms)": {f"{share} % of requests": f"ttft.p{share}" for share in SHARES},
+        "time between tokens (ms)": {f"{share} % of tokens": f"between.p{share}" for share in SHARES},
+    }
+    shown = sorted(results, key=attrgetter("rate"))
+    with style.context("tableau-colorblind10"):
+        figure = Figure(figsize=(11, 7.5), layout="constrained")
+        figure.suptitle(about)
+        for axes, (title, fields) in zip(figure.subplots(2, 2).flat, plots.items(), strict=True):
+            for number, (label, field) in enumerate(fields.items()):
+                look = f"C{number}{MARKERS[number]}-"
+                axes.plot(range(len(shown)), [attrgetter(field)(result) for result in shown], look, label=label)
+            axes.set_xticks(range(len(shown)), [f"{result.rate:g}" for result in shown])
+            axes.set_xlabel("requests that were sent per second")
+            axes.set_ylabel(title)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            if len(fields) > 1:
+                axes.legend()
+        return _saved(figure)
+
+
+def _saved(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
+    return buffer.getvalue()
+
+
 def _columns(results: Results, field: str, x: tuple[str, str]) -> list[Column]:
     """A column for each value of a field."""
     values = sorted({getattr(result, field) for result in results})
@@ -66,9 +100,7 @@ def _png(columns: Sequence[Column], titles: dict[str, str], about: str) -> bytes
             grid[-1][place].set_xlabel(x[1])
         lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
         figure.legend(lines.values(), lines.keys(), loc="outside right upper")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=200)
-    return buffer.getvalue()
+        return _saved(figure)
 
 
 def _draw(axes: Axes, results: Results, fields: tuple[str, str], engines: Sequence[str]) -> None:

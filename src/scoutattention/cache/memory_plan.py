@@ -10,6 +10,8 @@ SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
 SCAN_PART = 2
 """One in so many main dimensions is scanned. A quarter of them misses, in a few steps, blocks that matter much."""
+STATES_PART = 8
+"""Beside the pages, one in so many of their bytes may be taken by what is kept of prompts, and not of their blocks."""
 TABLE_BYTES = 16
 """Of a block and KV head: its slot, the interest in it, and its page."""
 
@@ -22,6 +24,8 @@ class MemoryPlan:
     slots: the device pool, or None where the device holds every page and open blocks are pages too.
     most_slots: slots that one sequence may have, its open block not counted.
     least_slots: slots that a sequence with absent blocks needs for `on_miss` to work at all.
+    lineages: prompts whose state is kept for those that begin alike; 0 where none is.
+    least_kept: blocks of the shortest prompt whose state is kept; unpacked, they take no less memory than it does.
     """
 
     block_size: int
@@ -31,6 +35,8 @@ class MemoryPlan:
     slots: int | None
     most_slots: int
     least_slots: int
+    lineages: int = 0
+    least_kept: int = 1
 
     @property
     def widest(self) -> int:
@@ -78,23 +84,22 @@ def plan_memory(
         raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
     block_bytes = shape.block_bytes(scout.block_size)
     page_bytes = shape.page_bytes(scout.block_size, engine_config.kv_dtype)
-    digest_bytes = 0 if free_device is None else _digest_bytes(shape, scout)
+    beside_bytes = 0 if free_device is None else digest_bytes(shape, scout)
     blocks = -(-max_len // scout.block_size)
     wanted = engine_config.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if engine_config.host_memory is None else engine_config.host_memory
+    state = _state_bytes(shape, scout, engine_config)
+    own = state * engine_config.max_num_seqs
     everything = device_memory(engine_config, scout) == "all"
     if everything and free_device is not None:
-        bases = _basis_bytes(shape, scout) * engine_config.max_num_seqs
-        host_bytes = max(0, free_device - bases) * 9 // 10  # for pages; the rest is for a step's own tensors
-        page_bytes += digest_bytes
+        host_bytes = max(0, free_device - own) * 9 // 10  # for pages; the rest is for a step's own tensors
+        page_bytes += beside_bytes
     pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     blocks = min(blocks, pages)  # a model's own limit is just a number
-    beside = pages * digest_bytes
+    beside = pages * beside_bytes
     slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
-    copies = engine_config.max_num_seqs * engine_config.tensor_parallel_size  # corrections are whole on every rank
-    own = _correction_bytes(shape, scout) * copies + _basis_bytes(shape, scout) * engine_config.max_num_seqs
     if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
             f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of each sequence's own "
@@ -109,6 +114,7 @@ def plan_memory(
     if free_device is not None:
         _check_readable(scout, engine_config, on_host=slots is not None, everything=everything)
     least = {"compute": 0, "drop": scout.always_blocks - 1, "fetch": min(scout.budget_blocks or blocks, blocks)}
+    kept = pages * page_bytes // STATES_PART // max(1, state)
     return MemoryPlan(
         block_size=scout.block_size,
         rows=engine_config.max_num_seqs,
@@ -117,6 +123,8 @@ def plan_memory(
         slots=slots,
         most_slots=most,
         least_slots=min(most, least[scout.ablation.on_miss]),
+        lineages=max(engine_config.max_num_seqs, kept) if engine_config.prefix_caching else 0,
+        least_kept=max(1, -(-state // block_bytes)),
     )
 
 
@@ -165,7 +173,7 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
     return "exact" if scout.budget is None else scout.ablation.digest
 
 
-def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
+def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
     kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
     if kind == "exact":
@@ -207,6 +215,12 @@ def _correction_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     if scout.ablation.predictor != "calibrated" or scout.lookahead == 0:
         return 0
     return shape.num_layers * 2 * shape.hidden_size * correction_dims(shape, scout) * shape.dtype_bytes
+
+
+def _state_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig) -> int:
+    """Bytes of one sequence's basis, and of what corrects its scouts on every rank."""
+    corrections = 0 if device_memory(engine_config, scout) == "all" else _correction_bytes(shape, scout)
+    return _basis_bytes(shape, scout) + corrections * engine_config.tensor_parallel_size
 
 
 def _below_one_block(knob: str, size: int, block_bytes: int) -> CapacityError:

@@ -1,6 +1,6 @@
 """Pages: every closed block of every sequence has one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from ..kernels.ops import Ops
 from ..types import CloseRequest, Pools, StepRows
 from .batch import Batch
 from .pool import BlockPool, PackedPool
+from .prefix import Lineage, PrefixIndex
 
 Digest = Callable[[Tensor, Tensor, Tensor], None]
 """Called with the keys of blocks that close, their places and their rows; see `Digests.put`."""
@@ -18,25 +19,64 @@ class Pages:
     """Host pages of the running sequences, one table row each.
 
     table: int32 [R, NB], the page of each block of the sequence in that row.
+    prefixes: the pages of prompts that are kept when no sequence uses them.
     A row's pages are reserved when it is admitted, so a running sequence never lacks one.
     """
 
-    def __init__(self, pool: BlockPool | PackedPool, digest: Digest, rows: int, max_blocks: int, ops: Ops) -> None:
+    def __init__(
+        self,
+        pool: BlockPool | PackedPool,
+        digest: Digest,
+        rows: int,
+        max_blocks: int,
+        ops: Ops,
+        prefixes: PrefixIndex | None = None,
+    ) -> None:
         self.pool = pool
+        self.prefixes = prefixes or PrefixIndex(most=0)
         self._digest = digest
         self.table = torch.zeros((rows, max_blocks), dtype=torch.int32, device=ops.device)
         self._ops = ops
         self._taken: list[list[int]] = [[] for _ in range(rows)]
+        self._users = [0] * pool.capacity
 
-    def admit(self, row: int, num_blocks: int) -> None:
-        """Reserve pages for a sequence of at most `num_blocks` blocks."""
-        pages = self._taken[row] = self.pool.take(num_blocks)
+    def available(self, but: Sequence[int] = ()) -> int:
+        """Pages that a sequence can be given, those of other sequences' prompts too.   but: pages that must stay."""
+        return self.pool.available + self.prefixes.unused(but)
+
+    def admit(self, row: int, num_blocks: int, shared: Sequence[int] = ()) -> None:
+        """Reserve pages for a sequence of at most `num_blocks` blocks; the first ones are in pages that are kept.
+
+        Raises CapacityError, and reserves none, where too few are left.
+        """
+        new = num_blocks - len(shared)
+        if new <= self.available(shared):
+            self.prefixes.use(shared)
+            self.pool.give(self.prefixes.evict(max(0, new - self.pool.available)))
+        pages = self._taken[row] = [*shared, *self.pool.take(new)]
+        for page in pages:
+            self._users[page] += 1
         self.table[row, :num_blocks] = torch.tensor(pages, dtype=torch.int32)
 
     def release(self, row: int) -> None:
-        """Give back every page of a row."""
-        self.pool.give(self._taken[row])
-        self._taken[row] = []
+        """Let go of every page of a row; those of prompts that are kept stay."""
+        pages, self._taken[row] = self._taken[row], []
+        free = []
+        for page in reversed(pages):
+            self._users[page] -= 1
+            if self._users[page] == 0 and page in self.prefixes:
+                self.prefixes.leave(page)
+            elif self._users[page] == 0:
+                free.append(page)
+        self.pool.give(free[::-1])
+
+    def keep(self, row: int, lineage: Lineage, names: Sequence[bytes]) -> None:
+        """Keep the first blocks of a row, which have these names, in a lineage."""
+        self.pool.give(self.prefixes.add(lineage, names, self._taken[row][: len(names)]))
+
+    def forget(self) -> None:
+        """Keep no prompts any more."""
+        self.pool.give(self.prefixes.clear())
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` (released) take over the sequence of row `source`."""
@@ -47,9 +87,10 @@ class Pages:
         """The page of one block."""
         return self._taken[row][block]
 
-    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Close a prompt's full blocks in one layer.   k, v: [blocks, H, P, D]."""
-        pool, places = self.pool, layer * self.pool.capacity + self.table[row, : k.shape[0]].long()
+    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor, first: int = 0) -> None:
+        """Close a prompt's full blocks in one layer, from block `first` on.   k, v: [blocks, H, P, D]."""
+        blocks = self.table[row, first : first + k.shape[0]].long()
+        pool, places = self.pool, layer * self.pool.capacity + blocks
         self._digest(k, places, torch.full((1,), row, device=places.device))
         self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from ..kernels.ops import Ops
 from ..runtime.ranks import ALONE, Ranks
 from ..runtime.streams import SideStream
-from ..types import BlockList, PageSelection
+from ..types import BlockList, Copies, PageSelection
 from .batch import Batch
 from .exchange import StepExchange
 from .pages import Pages
 from .pool import BlockPool
+from .prefix import NOTHING, Prefix
 from .slots import PARTS, Slots, Transfers
 
 GRAIN = 64
@@ -49,6 +50,7 @@ class KVStore:
         self.fill = [0] * rows
         self.exchange = StepExchange(rows, MASKS * self.num_layers + 2, ops)
         self._followers: list[tuple[Tensor, Tensor | float]] = []
+        self._of_prompts: list[Tensor] = []
 
     @property
     def device(self) -> torch.device:
@@ -91,12 +93,22 @@ class KVStore:
         held = [1 + min(count, quota) for count, quota in zip(closed, self.slots.quota, strict=False)]
         return whole, sum(held) * self.near_pool.entry_bytes
 
-    def admit(self, row: int, num_blocks: int, quota: int) -> None:
-        """Reserve pages for `num_blocks` blocks, and `quota` slots beside the open block's, for an empty sequence."""
-        self.pages.admit(row, num_blocks)
+    def admit(self, row: int, num_blocks: int, quota: int, prefix: Prefix = NOTHING) -> None:
+        """Reserve pages for `num_blocks` blocks, and `quota` slots beside the open block's, for a new sequence.
+
+        prefix: the beginning of its prompt, which need not be read again.
+        """
+        self.pages.admit(row, num_blocks, prefix.pages)
         if self.slots is not None:
             self.slots.admit(row, quota)
-        self.closed[row] = self.fill[row] = 0
+        self.closed[row], self.fill[row] = len(prefix.pages), 0
+        if prefix.lineage is not None:
+            for state, kept in zip(self._of_prompts, prefix.lineage.state, strict=True):
+                state[:, row] = kept.to(state.device)
+
+    def state_of(self, row: int) -> list[Tensor]:
+        """What the reading of a row's prompt has decided beside its blocks, in host memory: [L, ...] each."""
+        return [state[:, row].to("cpu", copy=True) for state in self._of_prompts]
 
     def shrink(self, row: int, quota: int) -> None:
         """Take slots from the sequence of a row until it has `quota`; nothing is lost, since pages hold every block."""
@@ -128,28 +140,48 @@ class KVStore:
         for state, fresh in self._followers:
             state[:, row] = fresh
 
-    def follow(self, state: Tensor, fresh: Tensor | float) -> None:
+    def follow(self, state: Tensor, fresh: Tensor | float, *, of_prompt: bool = False) -> None:
         """Keep a tensor [L, R, ...] with the rows: moved when a sequence's row moves, reset when it has none any more.
 
         fresh: the values that a new sequence begins with: of each layer, or one matrix for all.
+        of_prompt: whether reading a prompt decides it, for the whole sequence, and for those that begin like it.
         """
+        if of_prompt:
+            self._of_prompts.append(state)
         state[:] = (
             fresh if not isinstance(fresh, Tensor) or fresh.dim() > 1 else fresh.view(-1, *(1,) * (state.dim() - 1))
         )
         self._followers.append((state, fresh))
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Store a whole prompt's keys and values of one layer, [T, H, D]: full blocks closed, the rest open."""
-        full, size = k.shape[0] // self.block_size, self.block_size
+        """Store a prompt's keys and values of one layer, [T, H, D], behind its closed blocks: the rest is left open."""
+        first, full, size = self.closed[row], k.shape[0] // self.block_size, self.block_size
         blocks = (full, size, *k.shape[1:])
         closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
         with self.side.after(k, v):
-            self.pages.write_prompt(layer, row, closed_k, closed_v)
+            self.pages.write_prompt(layer, row, closed_k, closed_v, first)
         rest = k.shape[0] - full * size
         if rest:
-            entry, pool = self._open_entry(row, full), self.near_pool
+            entry, pool = self._open_entry(row, first + full), self.near_pool
             pool.k[layer, entry, :, :rest] = k[full * size :].transpose(0, 1)
             pool.v[layer, entry, :, :rest] = v[full * size :].transpose(0, 1)
+
+    def read_prefix(self, layer: int, row: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a row's closed blocks in one layer, on the device: [T, H, D] each, in the model's dtype.
+
+        Packed pages are unpacked.
+        """
+        count, device = self.closed[row], self.device
+        pool, near = self.pages.pool, self.near_pool.k
+        k, v = torch.empty((2, 1, count, *near.shape[2:]), dtype=near.dtype, device=device)
+        entry = torch.arange(count, device=device).repeat_interleave(self.heads)
+        page = self.pages.table[row, :count].long().repeat_interleave(self.heads)
+        head = torch.arange(self.heads, device=device).repeat(count)
+        if count:
+            source = pool.k[layer : layer + 1], pool.v[layer : layer + 1]
+            self._ops.copy_blocks(source, (k, v), Copies(torch.zeros_like(page), page, entry, head))
+        k, v = (blocks[0].transpose(1, 2).flatten(0, 1) for blocks in (k, v))
+        return k, v
 
     def finish_prompt(self, row: int, num_tokens: int) -> None:
         """Declare a prompt of `num_tokens` stored in every layer."""

@@ -54,12 +54,20 @@ class EngineConfig(Checked):
     dtype: DTypeName = setting(
         "auto",
         "Number format of weights and KV cache: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
-        change="Choose 'bfloat16' for speed; 'float32' to compare numbers.",
+        change="Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU the weights of a .gguf file stay "
+        "as they are: it is then the format of the KV cache and of a prompt's own numbers, and 'auto' is 'float32'.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",
         "Number format of full blocks in host memory: 'auto' (that of dtype), 'int8' or 'int4'.",
         change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
+        advanced=True,
+    )
+    prefix_caching: bool = setting(
+        True,
+        "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
+        change="Turn it off to read every prompt whole. Kept prompts make room for running ones. Beside their pages, "
+        "they take at most an eighth of host_memory, or as much as max_num_seqs sequences have of their own.",
         advanced=True,
     )
     device: DeviceName = setting(

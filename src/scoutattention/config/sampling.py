@@ -128,6 +128,12 @@ class SamplingParams(RequestChecks):
         least=0,
         advanced=True,
     )
+    cache_salt: str = setting(
+        "",
+        "Prompts are found again by requests with the same text here, and by no others.",
+        change="Give each user another text where users must not learn from an answer's speed what others have asked.",
+        advanced=True,
+    )
     n: int = setting(
         1,
         "Answers to each prompt.",

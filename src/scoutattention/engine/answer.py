@@ -58,6 +58,11 @@ class Answer:
         """Tokens of the first prompt."""
         return len(self.requests[0].prompt_ids)
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the first prompt that were found in a cache of prompts; there is no such cache."""
+        return 0
+
     def cancel(self) -> None:
         """Give the answers up, and free what they hold; of answers that have ended there is nothing left to free."""
         self._gone()

@@ -22,6 +22,7 @@ from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
 from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
+from .prefix_cache import PrefixCache
 from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, top_logprobs
 from .scheduler import Scheduler, Sequence
@@ -59,7 +60,8 @@ class Engine:
     ) -> None:
         """`observer` looks on as the layers of decode steps attend; it changes nothing.
 
-        like: an idle engine of the same sizes, open for as long as this one, whose plan and cache this one uses.
+        like: an idle engine of the same sizes, open for as long as this one, whose plan and cache this one uses. It
+            forgets the prompts that it has kept, and this one keeps none.
         """
         self.ranks = decoder.ranks
         if self.ranks.size != engine_config.tensor_parallel_size:
@@ -70,7 +72,9 @@ class Engine:
         cores = max(1, usable_cores() // self.ranks.size)
         torch.set_num_threads(engine_config.torch_threads or cores)
         device = find_device(engine_config.device, self.ranks.index, self.ranks.size)
-        self.plan: MemoryPlan = like.plan if like else make_plan(decoder, scout, engine_config, device)
+        self.plan: MemoryPlan = (
+            replace(like.plan, lineages=0) if like else make_plan(decoder, scout, engine_config, device)
+        )
         spare = 0 if device.type == "cpu" else SPARE_CORES
         self.workers = Workers(engine_config.workers or max(1, cores - spare))
         ops = make_ops(engine_config, device, self.workers)
@@ -85,13 +89,12 @@ class Engine:
         transport = partial(make_transport, ops=ops, workers=self.workers, scale=decoder.shape.scale)
         around = Around(transport, None if stored is None else stored.corrections, observer)
         built = build(decoder.shape, decoder, scout, ops, self.cache, around)
-        self.calibration = PROMPTS_OWN if stored is None else stored.name
-        if built.calibrated is None:
-            self.calibration = "none"
+        self.calibration = "none" if built.calibrated is None else PROMPTS_OWN if stored is None else stored.name
         graphs = device.type == "cuda" and engine_config.graphs and engine_config.kernels != "plain" and not observer
         seen = Seen(self.store, decoder.shape.vocab_size)
         self.runner = Runner(decoder, built.prompt, built.attention, seen, graphs=graphs)
-        self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs)
+        self._prefixes = PrefixCache(self.store, self.plan, scout.budget_blocks, decoder.frequencies_of)
+        self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None
         self._step_s = 0.0
         self.stats = Stats(device=device.type)
@@ -184,9 +187,12 @@ class Engine:
             self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
         read = sequence.num_tokens
         self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
+        if sequence.ready.error is None:  # else keys may not be finite
+            self._prefixes.keep(row, sequence, read)
         self.stats = replace(
             self.stats,
             prompt_tokens=self.stats.prompt_tokens + read,
+            cached_tokens=self.stats.cached_tokens + sequence.prefix.tokens,
             new_tokens=self.stats.new_tokens + 1,
             first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
             requests=self.stats.requests + new,

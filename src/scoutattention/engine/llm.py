@@ -4,7 +4,6 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, get_args
 
 from ..config import (
@@ -58,6 +57,7 @@ class Output:
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
     logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
+    cached_tokens: of the prompt, that were kept of earlier prompts, and not read again.
     """
 
     text: str
@@ -67,6 +67,7 @@ class Output:
     ttft_s: float
     logprobs: list[dict[int, float]] | None = None
     error: BaseException | None = None
+    cached_tokens: int = 0
 
 
 class LLM:
@@ -83,7 +84,6 @@ class LLM:
         model: str,
         *,
         scout: ScoutConfig | None = None,
-        cache_dir: Path | None = None,
         **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
@@ -92,10 +92,10 @@ class LLM:
         self.engine: Engine
         with named_memory():
             if self.engine_config.tensor_parallel_size > 1:
-                loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
+                loaded, self.engine = lead(model, self.scout, self.engine_config)
             else:
                 device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
-                loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
+                loaded = load(model, self.engine_config.dtype, device, rope_scaling=rope_scaling)
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
@@ -224,4 +224,5 @@ def _output(request: Request) -> Output:
         request.ttft_s,
         None if request.params.logprobs is None else request.logprobs,
         request.ready.error,
+        request.prefix.tokens,
     )

@@ -61,6 +61,7 @@ class Runner:
     ) -> Tensor:
         """Run a whole prompt, leaving its cache in `row`; returns the last position's logits, float32 [vocab].
 
+        What the row's closed blocks hold of the prompt already is not run again.
         record: an empty one, to be filled for `replay`.
         """
         reading = self.read(row, token_ids, record)
@@ -77,10 +78,16 @@ class Runner:
     def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Reading:
         """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
         decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
-        rope = decoder.rope(torch.arange(count, device=device), count)
+        known = self._prompt_attention.known(row)
+        rope = decoder.rope(torch.arange(known, count, device=device), count)
         attend = self._prompt_attention.begin(row, rope, record)
-        tokens = torch.tensor(token_ids, device=device)
-        hidden = yield from decoder.read(tokens, rope, attend, PIECE_ON_CPU if device.type == "cpu" else PIECE)
+        tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
+        reading = decoder.read(tokens, rope, attend, size)
+        try:
+            while True:
+                yield known + next(reading)
+        except StopIteration as end:
+            hidden: Tensor = end.value
         self._prompt_attention.finish(row, count)
         return decoder.logits(hidden)[0]
 

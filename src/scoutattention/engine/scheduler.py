@@ -7,6 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
 from ..cache.memory_plan import MemoryPlan
+from ..cache.prefix import NOTHING, Prefix
 from ..cache.store import KVStore
 from ..config import SamplingParams
 from ..models.text import Tokenizer
@@ -42,6 +43,7 @@ class Sequence:
 
     limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
+    prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
     times: when it came, and when its first token came.
     reader: who waits for it.
@@ -55,6 +57,7 @@ class Sequence:
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
     ready: Ready = field(default_factory=Ready)
+    prefix: Prefix = NOTHING
     times: list[float] = field(default_factory=lambda: [time.perf_counter()])
     reader: Reader = NOBODY
 
@@ -157,9 +160,11 @@ class Scheduler:
     reading: its prompt is being read, into the last row.
     """
 
-    def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int) -> None:
+    def __init__(self, store: KVStore, plan: MemoryPlan, max_num_seqs: int, find: Callable[[Sequence], Prefix]) -> None:
+        """`find`: says what is kept of a sequence's beginning."""
         self._store = store
         self._plan = plan
+        self._find = find
         self._most = plan.max_running(max_num_seqs)
         self._last = store.num_rows - 1
         self.waiting: deque[Sequence] = deque()
@@ -183,8 +188,8 @@ class Scheduler:
         if self.reading is not None or not self.waiting or len(self.running) == self._most:
             return None
         sequence = self.waiting[0]
-        blocks = self._plan.blocks(sequence.limit)
-        if blocks > self._store.pages.pool.available:
+        prefix, blocks = self._find(sequence), self._plan.blocks(sequence.limit)
+        if blocks - len(prefix.pages) > self._store.pages.available(prefix.pages):
             return None
         sharing = min(self._most, len(self.running) + len(self.waiting))
         quota = self._plan.quota(sharing, sequence.limit)
@@ -192,9 +197,9 @@ class Scheduler:
         if slots is not None and slots.pool.available < 1 + quota:
             for row, running in enumerate(self.running):
                 self._store.shrink(row, self._plan.quota(sharing, running.limit))
-        self._store.admit(self._last, blocks, quota)
-        self.reading = self.waiting.popleft()
-        return self.reading
+        self._store.admit(self._last, blocks, quota, prefix)
+        self.reading, sequence.prefix = self.waiting.popleft(), prefix
+        return sequence
 
     @property
     def reading_row(self) -> int:
@@ -222,6 +227,7 @@ class Scheduler:
     def drop(self, row: int) -> None:
         """Release one row."""
         last = len(self.running) - 1
+        self.running[row].prefix = self.running[row].prefix.length()
         self._store.release(row)
         if row != last:
             self._store.move(last, row)
@@ -237,6 +243,7 @@ class Scheduler:
     def forget(self, sequence: Sequence) -> None:
         """Forget a sequence, whether it waits, is being read, runs, or has ended."""
         if sequence is self.reading:
+            sequence.prefix = sequence.prefix.length()
             self._store.release(self._last)
             self.reading = None
         elif sequence in self.running:

@@ -29,6 +29,7 @@ class Stats:
     guarded_heads: KV heads in which the guard found something missed or spoilt, over sequences, layers and steps.
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
+    cached_tokens: of the prompts' tokens, those that were kept of other prompts, and not read.
     device: where the model ran. A CPU is device and host in one, and has one memory.
     """
 
@@ -39,6 +40,7 @@ class Stats:
     decode_tokens: int = 0
     first_token_s: float = 0.0
     requests: int = 0
+    cached_tokens: int = 0
     kv_bytes_total: int = 0
     kv_bytes_device: int = 0
     steps: StepStats = field(default_factory=StepStats)
@@ -95,8 +97,9 @@ class Stats:
     def rows(self) -> dict[str, str]:
         """What a report says, line by line; of device and host nothing where the device held everything."""
         full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
+        kept = f" ({self.cached_tokens:,} of them kept from others)" if self.cached_tokens else ""
         rows = {
-            "Prompt": f"{self.prompt_tokens:,} tokens, first new token after {self.ttft_s:.2f} s",
+            "Prompt": f"{self.prompt_tokens:,} tokens{kept}, first new token after {self.ttft_s:.2f} s",
             "Answer": f"{self.new_tokens:,} tokens, {self.tokens_per_s:.1f} tokens/s",
             "KV cache": full,
         }

@@ -109,20 +109,29 @@ class Tokenizer:
 
         ModelFileError if one is missing or malformed; UnsupportedModelError for what they ask for and is not done.
         """
-        path = directory / "tokenizer.json"
         files = TokenizerFiles.read(directory)
         with _library_errors:
-            backend, padding = _backend(path)
-            _add_tokens(backend, files)
-            backend.encode_special_tokens = files.split_special_tokens
-            kind = type(backend.model).__name__
-            special = padding | {name: entry.content for name, entry in files.named.items()}
-            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        if files.clean_up and kind != "BPE":
+            backend, padding = _backend(directory / "tokenizer.json")
+        if files.clean_up and type(backend.model).__name__ != "BPE":
             raise UnsupportedModelError(
-                f"clean_up_tokenization_spaces=true for a {kind} tokenizer is not supported: "
+                f"clean_up_tokenization_spaces=true for a {type(backend.model).__name__} tokenizer is not supported: "
                 f"set it to false in {directory / 'tokenizer_config.json'}"
             )
+        return cls.of(backend, files, padding)
+
+    @classmethod
+    def of(
+        cls, backend: tokenizers.Tokenizer, files: TokenizerFiles, named: Mapping[str, str] | None = None
+    ) -> "Tokenizer":
+        """A tokenizer of the library, and what is said beside it.   named: special tokens that `backend` knows itself.
+
+        Raises what `from_directory` does.
+        """
+        with _library_errors:
+            _add_tokens(backend, files)
+            backend.encode_special_tokens = files.split_special_tokens
+            special = dict(named or {}) | {name: entry.content for name, entry in files.named.items()}
+            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
         template = None if files.template is None else ChatTemplate(files.template[0], special, files.template[1])
         return cls(backend, template, files.ends | ({eos} if eos is not None else set()))
 
@@ -131,6 +140,15 @@ class Tokenizer:
         """Whether `chat` works."""
         return self._template is not None
 
+    def chat_template_reads(self, name: str) -> bool:
+        """Whether the chat template has a variable of this name."""
+        return self._template is not None and self._template.reads(name)
+
+    def token(self, token_id: int) -> str:
+        """A token's text by itself, of a special token its name; a part of a character is the replacement character."""
+        name: str | None = self._backend.id_to_token(token_id)
+        return name if name is not None and name in self._special else self.decode([token_id])
+
     def encode(self, text: str, *, add_special_tokens: bool = True, name: str = "the text") -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text unless told not to.
 
@@ -138,7 +156,9 @@ class Tokenizer:
         """
         check_text(text, name)
         with _library_errors:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # `encode` holds Python's lock until it is done, and counts offsets, which nobody reads
+            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -156,16 +176,21 @@ class Tokenizer:
         ids = (self._backend.token_to_id(text) for text in stop if text in self._special)
         return frozenset(token_id for token_id in ids if token_id is not None)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        name: str = "the prompt",
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for the answer to a conversation of {"role", "content"} messages.
 
         It holds its special tokens as text: encode it with `add_special_tokens=False`.
-        name: what errors call the conversation.   PromptError if the model has no chat template, the messages are
-        none, or the template refuses them.
+        name: what errors call the conversation.   variables: more of the template's, as `tools`.
+        PromptError if the model has no chat template, the messages are none, or the template refuses them.
         """
         if self._template is None:
             raise PromptError(f"{name} is a conversation, and the model has no chat template: give it a plain text")
-        return self._template.render(messages, name)
+        return self._template.render(messages, name, variables)
 
     def _plain_name(self, token_id: int) -> str | None:
         """A token's own text; None for special tokens, and for ids that are beyond the vocabulary."""

@@ -1,5 +1,7 @@
 """What memory a prompt's attention takes beside its result."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -68,7 +70,8 @@ def placed(tokens, size):
     """The two layers of a prompt that was read in pieces."""
     torch.manual_seed(3)
     found = []
-    reader = PromptAttention(*[None] * 3, 0.3, None, None)
+    empty = SimpleNamespace(closed=[0], block_size=8, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16))
+    reader = PromptAttention(None, empty, None, 0.3, None, None)
     reader.place = lambda row, layer, prompt: found.append(prompt)
     attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
     for layer in range(2):

@@ -30,7 +30,7 @@ def run(llm: LLM) -> None:
     while llm.engine.busy:
         llm.engine.step()
     store = llm.engine.store
-    assert store.pages.pool.available == store.pages.pool.capacity
+    assert store.pages.available() == store.pages.pool.capacity
     assert store.slots is None or store.slots.pool.available == store.slots.pool.capacity
 
 

@@ -61,7 +61,7 @@ def check(llm: LLM, seed: int, poison, message: str, kind: type[ScoutError]) -> 
         list(llm.stream(batch[place], each[place]))
     undo()
     store = llm.engine.store
-    assert store.pages.pool.available == store.pages.pool.capacity
+    assert store.pages.available() == store.pages.pool.capacity
     assert llm.generate(prompts(seed)[place], each[place])[0].error is None
 
 

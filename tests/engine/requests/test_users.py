@@ -61,7 +61,7 @@ def assert_free(llm: LLM) -> None:
     settled(llm)
     store = llm.engine.store
     assert not llm.engine.busy
-    assert store.pages.pool.available == store.pages.pool.capacity
+    assert store.pages.available() == store.pages.pool.capacity
     if store.slots is not None:
         assert store.slots.pool.available == store.slots.pool.capacity
 

@@ -57,20 +57,25 @@ class PromptAttention:
         self._trial = trial
         self._trusted = trusted
 
+    def known(self, row: int) -> int:
+        """Tokens of a row's prompt that need not be read."""
+        return self._store.closed[row] * self._store.block_size
+
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
-        Each layer gets the prompt's tokens in order, in any number of pieces, before the next layer gets any.
+        Each layer gets the prompt's tokens in order, in any number of pieces, before the next layer gets any. The row's
+        closed blocks hold the first tokens already: those come in no piece, and have no tables.
         record: gets what was placed, layer by layer.
         """
-        total = rope.cos.shape[0]
+        total = self.known(row) + rope.cos.shape[0]
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
         seen: _Seen | None = None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
             nonlocal seen
-            seen = seen or _Seen(total, every, k, v)
+            seen = seen or _Seen(total, every, *self._store.read_prefix(layer, row))
             known = seen.add(q, k, v, x)
             out = causal(q, *known, self._scale)
             if len(known[0]) == total:
@@ -83,13 +88,20 @@ class PromptAttention:
         return attend
 
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
-        """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts."""
-        self._digests.fit(layer, row, prompt.sample.q, prompt.k)
-        self._store.write_prompt(layer, row, prompt.k, prompt.v)
+        """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts.
+
+        Behind blocks that the row has already, bases are theirs, and so is what was found when scouts were tried.
+        """
+        start = self.known(row)
+        if not start:
+            self._digests.fit(layer, row, prompt.sample.q, prompt.k)
+        self._store.write_prompt(layer, row, prompt.k[start:], prompt.v[start:])
         if self._store.resident:
             return
         with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
             self._fill_slots(row, layer, prompt.voters, prompt.k)
+        if start:
+            return
         cosine = self._trial.cosine(row, layer, prompt.sample)
         if math.isnan(cosine):
             logger.warning(
@@ -122,10 +134,12 @@ class _Seen:
     """What the pieces of a layer were so far, of a prompt of `total` tokens, of which one in `every` is tried."""
 
     def __init__(self, total: int, every: int, k: Tensor, v: Tensor) -> None:
-        """k, v: [n, H, D], the first piece's, which is yet to be added."""
+        """k, v: [n, H, D], of the first tokens, which come in no piece."""
         self._known = k.new_empty(total, *k.shape[1:]), v.new_empty(total, *v.shape[1:])
         self._every = every
-        self._end = 0
+        self._end = len(k)
+        for known, first in zip(self._known, (k, v), strict=True):
+            known[: self._end] = first
         self._voters: list[Tensor] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
 
@@ -178,7 +192,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *, groups: bool) -> T
     elif k.is_cuda:  # a name of the mask, by which the kernel skips what is not seen
         mask = causal_lower_right(n, T)
     else:
-        mask = torch.ones(n, T, dtype=torch.bool).tril(T - n)
+        mask = torch.ones(n, T, dtype=torch.bool, device=k.device).tril(T - n)
     return scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=groups)
 
 

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 from typing_extensions import override
 
 from ...errors import ModelFileError, PromptError
-from .conversation import read_conversation
+from .conversation import read_conversation, read_variables
 from .sandbox import Budget, LimitedEnvironment, TemplateLimit, current, dictionary, limited
 
 _LONGEST = 1 << 18
@@ -63,32 +64,44 @@ class ChatTemplate:
             raise ModelFileError(f"the chat template in {where} has {len(source)} characters, over {_LONGEST}")
         self._template: Template | None = None
         self._fault = ""
+        variables: set[str] = set()
         environment = LimitedEnvironment([_Generation, loopcontrols])
         environment.filters["tojson"] = limited("tojson", _to_json)
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
         token = current.set(Budget(0))  # expressions of constants are computed when they are compiled
         try:
             self._template = environment.from_string(source)
+            variables = find_undeclared_variables(environment.parse(source))
         except _ANYTHING as error:
             self._fault = f"the chat template in {where} does not compile: {_said(error)}"
         finally:
             current.reset(token)
         self._special_tokens = dict(special_tokens)
+        own = {"messages", "add_generation_prompt", *special_tokens, *environment.globals}
+        self._variables = variables - own
 
-    def render(self, messages: Sequence[Mapping[str, Any]], name: str = "the conversation") -> str:
+    def reads(self, name: str) -> bool:
+        """Whether the template has a variable of this name, which a caller may give."""
+        return name in self._variables
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        name: str = "the prompt",
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for the model's next answer.
 
-        messages, name: see `read_conversation`.   Raises PromptError, also where the template refuses the messages.
+        messages, name: see `read_conversation`.   variables: more of the template's, of types that JSON has.
+        Raises PromptError, also where the template refuses the messages.
         """
-        conversation = read_conversation(messages, name)
+        given = {"tools": None, "documents": None, **read_variables(variables or {})}
+        given |= {"messages": read_conversation(messages, name), "add_generation_prompt": True, **self._special_tokens}
         if self._template is None:
             raise PromptError(f"{self._fault}: give a plain prompt (--no-chat)")
-        budget = Budget(0)
-        token = current.set(Budget(budget.weigh(conversation)))
+        token = current.set(Budget(Budget(0).weigh(given)))
         try:
-            return self._template.render(
-                messages=conversation, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-            )
+            return self._template.render(given)
         except TemplateLimit as error:
             raise PromptError(f"the model's chat template was stopped: {error}; give it a plain prompt") from error
         except TemplateError as error:

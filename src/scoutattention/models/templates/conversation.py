@@ -33,6 +33,14 @@ def read_conversation(messages: object, name: str) -> list[dict[str, Any]]:
     return [_message(message, f"message {number} of {name}") for number, message in enumerate(messages, start=1)]
 
 
+def read_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """More variables of a template, as plain data. Raises PromptError where they are not what JSON has."""
+    try:
+        return {name: _plain(value, f"{name!r}") for name, value in variables.items()}
+    except RecursionError:
+        raise PromptError("a variable of the chat template is nested too deeply") from None
+
+
 def _message(message: object, name: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise PromptError(f"{name} is of type {type(message).__name__}: give {{'role': ..., 'content': ...}}")

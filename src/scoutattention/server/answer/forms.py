@@ -1,0 +1,166 @@
+"""What the server sends: answers, whole or in pieces, in OpenAI's form."""
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ...models.text import Tokenizer
+from ..engine import Chunk
+
+IMPOSSIBLE = -9999.0
+"""Sent for a log-probability of minus infinity, which JSON cannot hold."""
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+TopLogprobs = Sequence[dict[int, float]]
+
+
+@dataclass
+class Choice:
+    """One answer, as far as it was made.
+
+    index: its number in the response.   echo: text of the prompt that comes before it.
+    """
+
+    index: int
+    echo: str = ""
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[dict[int, float]] | None = None
+    tokens: int = 0
+    finish_reason: str | None = None
+    length: int = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a piece."""
+        self.texts.append(chunk.text)
+        self.tokens += len(chunk.token_ids)
+        self.finish_reason = chunk.finish_reason
+        if chunk.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + chunk.logprobs
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.echo + "".join(self.texts)
+
+
+class Form(Protocol):
+    """How the answers of an endpoint are written."""
+
+    def piece(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
+        """A piece of an answer, as an entry of `choices`; the choice has taken it already."""
+        ...
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """A whole answer, as an entry of `choices`."""
+        ...
+
+    def head(self, *, streamed: bool) -> dict[str, Any]:
+        """The fields that every body of one response shares."""
+        ...
+
+
+class CompletionForm:
+    """The answers of /v1/completions."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer) -> None:
+        self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
+        self._head["model"] = model
+        self._tokenizer = tokenizer
+
+    def head(self, *, streamed: bool) -> dict[str, Any]:
+        """The same for both."""
+        return self._head
+
+    def piece(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
+        """The prompt comes with the first piece, where it is asked for."""
+        echo = choice.echo if len(choice.texts) == 1 else ""
+        return self._choice(choice, echo + chunk.text, chunk.logprobs)
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """The text, after that of the prompt where it is asked for."""
+        return self._choice(choice, choice.text, choice.logprobs)
+
+    def _choice(self, choice: Choice, text: str, logprobs: TopLogprobs | None) -> dict[str, Any]:
+        said = None if logprobs is None else self._logprobs(choice, logprobs)
+        return {"index": choice.index, "text": text, "logprobs": said, "finish_reason": choice.finish_reason}
+
+    def _logprobs(self, choice: Choice, logprobs: TopLogprobs) -> dict[str, Any]:
+        """Lists with an entry for each token; an offset counts characters from the beginning of the text."""
+        tokens, own, top, offsets = [], [], [], []
+        choice.length = choice.length or len(choice.echo)
+        for one in logprobs:
+            texts = [(self._tokenizer.token(token), _finite(value)) for token, value in one.items()]
+            tokens.append(texts[0][0])
+            own.append(texts[0][1])
+            top.append(dict(texts))
+            offsets.append(choice.length)
+            choice.length += len(texts[0][0])
+        return {"tokens": tokens, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets}
+
+
+class ChatForm:
+    """The answers of /v1/chat/completions.   top: likeliest tokens that are listed beside each token."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer, top: int) -> None:
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._tokenizer = tokenizer
+        self._top = top
+
+    def head(self, *, streamed: bool) -> dict[str, Any]:
+        """Pieces are objects of their own kind."""
+        return {"object": "chat.completion.chunk" if streamed else "chat.completion", **self._head}
+
+    def piece(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
+        """The role comes with the first piece."""
+        delta = {"role": "assistant", "content": chunk.text} if len(choice.texts) == 1 else {"content": chunk.text}
+        return {
+            "index": choice.index,
+            "delta": delta,
+            "logprobs": self._logprobs(chunk.logprobs),
+            "finish_reason": choice.finish_reason,
+        }
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """The text as a message."""
+        return {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": self._logprobs(choice.logprobs),
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _logprobs(self, logprobs: TopLogprobs | None) -> dict[str, Any] | None:
+        if logprobs is None:
+            return None
+        content = []
+        for one in logprobs:
+            entries = [self._entry(token, value) for token, value in one.items()]
+            ordered = sorted(entries, key=lambda entry: -entry["logprob"])
+            content.append({**entries[0], "top_logprobs": ordered[: self._top]})
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token: int, value: float) -> dict[str, Any]:
+        text = self._tokenizer.token(token)
+        return {"token": text, "logprob": _finite(value), "bytes": list(text.encode())}
+
+
+def usage(prompt: int, cached: int, new: int) -> dict[str, Any]:
+    """How many tokens there were.   cached: of the prompts, found in the prefix cache."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def event(body: dict[str, Any]) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _finite(value: float) -> float:
+    return max(value, IMPOSSIBLE)

@@ -1,0 +1,45 @@
+"""An `LLM` as the server's engine."""
+
+from collections.abc import Sequence
+
+from ..config import SamplingParams
+from ..engine.answer import Answer
+from ..engine.llm import LLM
+from ..engine.prompts import PromptReader
+from ..engine.stats import Stats
+from .engine import Memory
+
+
+class LocalEngine:
+    """An `LLM` in this process; see `Engine`."""
+
+    def __init__(self, llm: LLM) -> None:
+        plan, shape = llm.engine.plan, llm.engine.runner.decoder.shape
+        self._llm = llm
+        self.tokenizer = llm.tokenizer
+        self.max_len = plan.max_len
+        self.capacity = min(plan.max_len, plan.pages * plan.block_size)
+        self.max_running = plan.max_running(llm.engine_config.max_num_seqs)
+        self._reader = PromptReader(llm.tokenizer, shape.vocab_size, self.max_len, llm.model)
+
+    def check_ids(self, ids: Sequence[int]) -> list[int]:
+        """The ids, if they are a prompt. Raises PromptError."""
+        return self._reader.read([ids], chat=False)[0]
+
+    def submit(self, ids: list[int], params: SamplingParams, *, streamed: bool) -> Answer:
+        """Queue a prompt, and return at once. Raises PromptError, ConfigError and CapacityError."""
+        return self._llm.submit(ids, params, streamed=streamed)
+
+    def stats(self) -> Stats:
+        """Totals since the model was loaded."""
+        return self._llm.stats()
+
+    def memory(self) -> Memory:
+        """How much there is of both tiers, and how much of it is in use."""
+        store = self._llm.engine.store
+        pages, slots = store.pages.pool, store.slots
+        size, used = pages.capacity * pages.entry_bytes, 1 - pages.available / pages.capacity
+        if slots is None:
+            return Memory(size, used, 0, 0.0)
+        pool = slots.pool
+        return Memory(size, used, pool.capacity * pool.entry_bytes, 1 - pool.available / pool.capacity)

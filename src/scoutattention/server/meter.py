@@ -1,0 +1,58 @@
+"""What is measured of each request."""
+
+import time
+from collections.abc import Sequence
+
+from .engine import Chunk
+from .metrics import Metrics
+
+
+class Meter:
+    """Watches the answers of one request, and tells the metrics."""
+
+    def __init__(self, metrics: Metrics, prompts: Sequence[int], n: int) -> None:
+        """prompts: tokens of each prompt.   n: answers to each."""
+        self._metrics = metrics
+        self._began = time.perf_counter()
+        self._prompts = prompts
+        count = n * len(prompts)
+        self._first: list[float | None] = [None] * count
+        self._last = [self._began] * count
+        self._tokens = [0] * count
+        self._reasons: list[str | None] = [None] * count
+        metrics.waiting += count
+        for prompt in prompts:
+            metrics.read_prompt(prompt)
+
+    @property
+    def seconds(self) -> float:
+        """Since the request came."""
+        return time.perf_counter() - self._began
+
+    def watch(self, number: int, chunk: Chunk) -> None:
+        """Take note of a piece of an answer."""
+        now = time.perf_counter()
+        if chunk.token_ids:
+            if self._first[number] is None:
+                self._first[number] = now
+                self._metrics.waiting -= 1
+                self._metrics.running += 1
+                self._metrics.observe("time_to_first_token_seconds", now - self._began)
+            else:
+                self._metrics.observe("inter_token_latency_seconds", now - self._last[number])
+            self._last[number] = now
+            self._tokens[number] += len(chunk.token_ids)
+            self._metrics.new_tokens.inc(len(chunk.token_ids))
+        if chunk.finish_reason is not None:
+            self._reasons[number] = chunk.finish_reason
+
+    def end(self, reason: str) -> None:
+        """The request has ended; answers that have no reason of their own ended for this one."""
+        for number, first in enumerate(self._first):
+            if first is None:
+                self._metrics.waiting -= 1
+            else:
+                self._metrics.running -= 1
+                self._metrics.made(self._tokens[number], self._last[number] - first)
+            self._metrics.observe("e2e_request_latency_seconds", self.seconds)
+            self._metrics.finished(self._reasons[number] or reason)

@@ -1,0 +1,120 @@
+"""Numbers for Prometheus: under vLLM's names where the meaning is the same, and under ours beside them."""
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .engine import Engine
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+TOKENS = tuple(2**power for power in range(21))
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("From a request to its first token.", SECONDS),
+    "inter_token_latency_seconds": ("Between two pieces of an answer.", SECONDS),
+    "e2e_request_latency_seconds": ("From a request to its end.", SECONDS),
+    "request_decode_time_seconds": ("From the first token to the last.", SECONDS),
+    "request_time_per_output_token_seconds": ("Mean time between the tokens of an answer.", SECONDS),
+    "request_prompt_tokens": ("Tokens of a prompt.", TOKENS),
+    "request_generation_tokens": ("Tokens of an answer.", TOKENS),
+}
+"""What each tells of, and its buckets."""
+REASONS = ("stop", "length", "abort", "error")
+
+
+class Metrics:
+    """What `/metrics` tells.   waiting, running: answers before and after their first token.   began: Unix time."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.waiting = self.running = 0
+        self.began = int(time.time())
+        self._labels = {"model_name": model, "engine": "0"}
+        self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
+        self.new_tokens = self._counter("generation_tokens", "Tokens of answers.")
+        self._histograms = {name: self._histogram(name, *about) for name, about in HISTOGRAMS.items()}
+        self._finished = Counter(
+            "vllm:request_success",
+            "Answers that ended, by reason.",
+            [*self._labels, "finished_reason"],
+            registry=self.registry,
+        )
+        for reason in REASONS:
+            self._finished.labels(*self._labels.values(), reason)
+        self.registry.register(_Totals(engine, self, self._labels))
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def observe(self, name: str, value: float) -> None:
+        """Add to a histogram of `HISTOGRAMS`."""
+        self._histograms[name].observe(value)
+
+    def read_prompt(self, tokens: int) -> None:
+        """A prompt has come."""
+        self._prompt_tokens.inc(tokens)
+        self.observe("request_prompt_tokens", tokens)
+
+    def made(self, tokens: int, seconds: float) -> None:
+        """An answer has ended.   seconds: from its first token to its last."""
+        self.observe("request_generation_tokens", tokens)
+        self.observe("request_decode_time_seconds", seconds)
+        if tokens > 1:
+            self.observe("request_time_per_output_token_seconds", seconds / (tokens - 1))
+
+    def finished(self, reason: str) -> None:
+        """An answer has ended for this reason."""
+        self._finished.labels(*self._labels.values(), reason).inc()
+
+    def _counter(self, name: str, text: str) -> Counter:
+        made = Counter(f"vllm:{name}", text, list(self._labels), registry=self.registry)
+        return made.labels(**self._labels)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        made = Histogram(f"vllm:{name}", text, list(self._labels), registry=self.registry, buckets=buckets)
+        return made.labels(**self._labels)
+
+
+class _Totals(Collector):
+    """Reads the engine's totals when somebody asks."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, labels: dict[str, str]) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them."""
+        stats, memory = self._engine.stats(), self._engine.memory()
+        yield self._gauge("vllm:num_requests_running", "Answers that have a token.", self._metrics.running)
+        yield self._gauge("vllm:num_requests_waiting", "Answers that have no token yet.", self._metrics.waiting)
+        yield self._gauge("vllm:kv_cache_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
+        yield self._gauge("scout:host_pool_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
+        yield self._gauge("scout:device_pool_usage_perc", "Slots in use, 1 for all.", memory.slots_used)
+        yield self._gauge("scout:host_pool_bytes", "Size of the pool of pages.", memory.pages_bytes)
+        yield self._gauge("scout:device_pool_bytes", "Size of the pool of slots.", memory.slots_bytes)
+        yield self._gauge("scout:cpu_share", "Far blocks of all chosen ones.", stats.cpu_share)
+        yield self._counter("scout:blocks_resident_hits", "Chosen blocks that the device held.", stats.near_blocks)
+        yield self._counter("scout:blocks_far", "Chosen blocks that the device did not hold.", stats.far_blocks)
+        yield self._counter("scout:guarded_heads", "KV heads in which the guard found something.", stats.guarded_heads)
+        yield self._counter(
+            "scout:cpu_attention_seconds", "Seconds of the CPU's attention.", stats.hidden_cpu_s + stats.unhidden_cpu_s
+        )
+        yield self._counter("scout:cpu_wait_seconds", "Those of them that were waited for.", stats.unhidden_cpu_s)
+        yield self._counter("scout:host_to_device_bytes", "Bytes of recalled blocks.", stats.recalled_bytes)
+        yield self._counter("scout:recalls", "Times that a layer of a sequence recalled.", stats.steps.recalls)
+        yield self._counter("scout:prefill_seconds", "Seconds in prompts.", stats.prefill_s)
+        yield self._counter("scout:decode_seconds", "Seconds in decode steps.", stats.decode_s)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=list(self._labels))
+        family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(name, text, labels=list(self._labels))
+        family.add_metric(list(self._labels.values()), value)
+        return family

@@ -1,0 +1,114 @@
+"""`scout serve`: what it refuses, and a process that serves a real model until a signal comes."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from scoutattention.cli import main
+from scoutattention.cli.actions import serve
+from scoutattention.config import EngineConfig
+
+from .fake import FakeLLM
+
+CODE = "import sys; from scoutattention.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def options(fake_engine, monkeypatch):
+    """The options of servers that were made; none of them serves."""
+    made = []
+
+    class NoServer:
+        def __init__(self, engine, options):
+            made.append(options)
+
+    class NoProcess:
+        def __init__(self, server, started):
+            pass
+
+        def run(self, sockets):
+            pass
+
+    monkeypatch.setattr(serve, "LLM", FakeLLM)
+    monkeypatch.setattr(serve, "LocalEngine", lambda llm: llm)
+    monkeypatch.setattr(serve, "Server", NoServer)
+    monkeypatch.setattr(serve, "Process", NoProcess)
+    return made
+
+
+def test_flags_reach_engine_and_server(options):
+    args = ["--port", "0", "--api-key", "k", "--served-model-name", "n", "--max-num-seqs", "3", "--max-waiting", "4"]
+    assert main(["serve", "m", *args, "--budget", "2048"]) == 0
+    assert FakeLLM.made.options["max_num_seqs"] == 3
+    assert FakeLLM.made.options["scout"].budget == 2048
+    assert (options[0].model, options[0].api_key, options[0].max_waiting) == ("n", "k", 4)
+    assert FakeLLM.made.closed
+
+
+def test_without_flags_the_settings_are_the_defaults(options):
+    assert main(["serve", "m", "--port", "0"]) == 0
+    assert FakeLLM.made.options["max_num_seqs"] == EngineConfig().max_num_seqs
+    assert (options[0].model, options[0].api_key, options[0].defaults.temperature) == ("m", None, 1.0)
+
+
+def test_the_key_may_be_in_the_environment(options, monkeypatch):
+    monkeypatch.setenv("SCOUT_API_KEY", "secret")
+    assert main(["serve", "m", "--port", "0", "--host", "0.0.0.0"]) == 0
+    assert options[0].api_key == "secret"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_other_computers_need_a_key(options, capsys, host):
+    assert main(["serve", "m", "--port", "0", "--host", host]) == 2
+    assert "give --api-key, or --allow-no-key" in capsys.readouterr().err
+    assert not options
+
+
+def test_no_key_can_be_allowed(options):
+    assert main(["serve", "m", "--port", "0", "--host", "0.0.0.0", "--allow-no-key"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--api-key", " "], "--api-key is empty"),
+        (["--dense", "--budget", "512"], "excludes --budget"),
+        (["--port", "70000"], "--port"),
+        (["--host", "no such host", "--api-key", "k"], "cannot listen at no such host"),
+        (["--max-num-seqs", "0"], "--max-num-seqs"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(options, capsys, args, message):
+    assert main(["serve", "m", *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_port_that_is_taken(options, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "m", "--port", str(taken.getsockname()[1])]) == 2
+    assert "Address already in use: give another --host or --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_model_is_served_until_a_signal_comes(tiny_models, number):
+    command = [sys.executable, "-c", CODE, "serve", str(tiny_models["llama"]), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        url = re.search(r"is served at (http://127.0.0.1:\d+)/v1", line)[1]
+        asked = {"prompt": "One", "max_tokens": 200, "stream": True, "ignore_eos": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=30) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: {")
+            process.send_signal(number)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert '"finish_reason":"length"' in rest[-2]
+        assert process.wait(30) == 0
+        assert process.stderr.read() == "scout: the server has ended\n"

@@ -1,0 +1,85 @@
+"""The server over a real engine."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from scoutattention import LLM, SamplingParams
+from scoutattention.server.local import LocalEngine
+
+from ..tiny import save
+from .conftest import serving, until
+
+PROMPTS = ("One two three", "Once upon a time", "To be or not to be")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=256
+    )
+    folder = save(LlamaForCausalLM(config), tmp_path_factory.mktemp("model"))
+    with LLM(str(folder), max_model_len=256, max_num_seqs=2, dtype="float32") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(llm):
+    with serving(LocalEngine(llm)) as client:
+        yield client
+
+
+def test_answers_are_those_of_the_engine(client, llm):
+    asked = {"prompt": list(PROMPTS), "max_tokens": 20, "temperature": 0, "logprobs": 2}
+    found = client.post_json("/v1/completions", **asked).json()
+    outputs = llm.generate(PROMPTS, SamplingParams(max_tokens=20, logprobs=2))
+    assert [choice["text"] for choice in found["choices"]] == [output.text for output in outputs]
+    own = [[next(iter(one.values())) for one in output.logprobs] for output in outputs]
+    assert [choice["logprobs"]["token_logprobs"] for choice in found["choices"]] == [pytest.approx(one) for one in own]
+    assert found["usage"]["prompt_tokens"] == sum(map(len, PROMPTS))
+    assert found["usage"]["completion_tokens"] == 60
+
+
+def test_streams_have_the_same_answers(client, llm):
+    events = client.events("/v1/completions", prompt=list(PROMPTS), max_tokens=20, temperature=0)
+    texts = dict.fromkeys(range(3), "")
+    for event in events:
+        texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert list(texts.values()) == [one.text for one in llm.generate(PROMPTS, SamplingParams(max_tokens=20))]
+
+
+def test_a_seed_gives_the_same_answers_again(client):
+    asked = {"prompt": "One", "max_tokens": 10, "seed": 5, "n": 3}
+    first, second = (client.post_json("/v1/completions", **asked).json()["choices"] for _ in range(2))
+    assert first == second
+    assert len({choice["text"] for choice in first}) == 3
+
+
+def test_what_the_engine_refuses_is_refused(client):
+    for body in (
+        {"prompt": "a" * 256},
+        {"prompt": [256]},
+        {"prompt": "a", "max_tokens": 256},
+        {"prompt": "a", "n": 2, "temperature": 0},
+    ):
+        assert client.post_json("/v1/completions", **body).status_code == 400
+    assert client.post_json("/v1/chat/completions", messages=[{"role": "user", "content": "a"}]).status_code == 400
+
+
+def test_a_client_that_vanishes_frees_its_pages(client, llm):
+    free = llm.engine.store.pages.pool.available
+    with client.stream(
+        "POST", "/v1/completions", json={"prompt": "One", "max_tokens": 250, "stream": True}
+    ) as response:
+        next(response.iter_lines())
+    until(lambda: client.server.places.taken == 0)
+    until(lambda: llm.engine.store.pages.pool.available == free, 20)
+
+
+def test_metrics_tell_of_the_engine(client, llm):
+    text = client.get("/metrics").text
+    near = float(
+        text.partition('scout:blocks_resident_hits_total{engine="0",model_name="fake"} ')[2].partition("\n")[0]
+    )
+    assert near == llm.stats().near_blocks
