@@ -60,8 +60,8 @@ class Answer:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the first prompt that were found in a cache of prompts; there is no such cache."""
-        return 0
+        """Tokens of the first prompt that were kept of earlier prompts; known with the first chunk."""
+        return self.requests[0].prefix.tokens
 
     def cancel(self) -> None:
         """Give the answers up, and free what they hold; of answers that have ended there is nothing left to free."""

@@ -38,7 +38,7 @@ class LocalEngine:
         """How much there is of both tiers, and how much of it is in use."""
         store = self._llm.engine.store
         pages, slots = store.pages.pool, store.slots
-        size, used = pages.capacity * pages.entry_bytes, 1 - pages.available / pages.capacity
+        size, used = pages.capacity * pages.entry_bytes, 1 - store.pages.available() / pages.capacity
         if slots is None:
             return Memory(size, used, 0, 0.0)
         pool = slots.pool

@@ -10,7 +10,7 @@ from .fields import ChatRequest, CompletionRequest
 
 DIRECT = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("seed", "stop", "ignore_eos", "n"),
+    *("seed", "stop", "ignore_eos", "n", "cache_salt"),
 )
 """Fields that are settings of the same name."""
 COMPLETION_TOKENS = 16

@@ -18,7 +18,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": NOTHING,
     "bad_words": NOTHING,
     "best_of": (None, 1),
-    "cache_salt": NOTHING,
     "chat_template": NOTHING,
     "continue_final_message": NOTHING,
     "documents": NOTHING,
