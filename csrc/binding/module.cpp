@@ -43,6 +43,8 @@ void bind_workers(nb::module_& m) {
         .def("corrected_lse", &Workers::corrected_lse, "far"_a, "q"_a, "q_hat"_a, "scale"_a)
         .def("scout_error", &Workers::scout_error, "far"_a, "near"_a, "q"_a, "q_hat"_a)
         .def("linear", &Workers::linear, "x"_a, "weight"_a)
+        .def("linear_stored", &Workers::linear_stored, "x"_a, "parts"_a)
+        .def("expand", &Workers::expand, "data"_a, "kind"_a, "out"_a)
         .def("project", &Workers::project, "x"_a, "basis"_a)
         .def("rms_norm", &Workers::rms_norm, "x"_a, "weight"_a, "eps"_a)
         .def("rotate", &Workers::rotate, "x"_a, "cos"_a, "sin"_a)

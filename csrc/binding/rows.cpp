@@ -22,42 +22,91 @@ const float* rows(const char* name, const Tensor& x) {
     return address<float>(x);
 }
 
+// Matrices [.., O, I] of one dtype.
+LinearPart matrices(const Tensor& weight, DType dtype) {
+    const int dims = weight.memory.ndim;
+    const int64_t element = kElementBytes[dtype];
+    return {dtype, address<char>(weight), weight.stride(0) * element, weight.size(dims - 1) * element,
+            weight.size(dims - 2)};
+}
+
+// A matrix of `width` columns as GGUF keeps it: uint8 [lines, bytes of a line], of a kind by its number there.
+LinearPart stored_lines(const Tensor& data, int number, int64_t width) {
+    check_dims("a stored matrix", data, 2, "[rows, bytes of a row]");
+    const StoredFormat* format = stored_format(number);
+    if (!format) refuse("a stored matrix is of the kind " + std::to_string(number) + ", which no kernel reads");
+    const int64_t bytes = width / format->block * format->bytes;
+    if (!has(data, kElement<uint8_t>) || !is_contiguous(data, 0) || width % format->block != 0 ||
+        data.size(1) != bytes)
+        refuse("a stored matrix of the kind " + std::to_string(number) + " is " + text(data, "dtype") + " " +
+               text(data, "shape") + " with strides " + text(data, "stride") + ": for rows of " +
+               std::to_string(width) + " it must be torch.uint8 [rows, " + std::to_string(bytes) +
+               "], contiguous, in blocks of " + std::to_string(format->block));
+    return {format->kind, address<char>(data), 0, bytes, data.size(0)};
+}
+
 }  // namespace
 
 nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
     const float* from = rows("x", x);
-    LinearCall call{};
-    call.dtype = weight_dtype(weight);
+    const DType dtype = weight_dtype(weight);
     const int dims = weight.memory.ndim;
     bool fits = x.memory.ndim == 2 && (dims == 2 || dims == 3);
     fits = fits && weight.size(dims - 1) == x.size(1) && (dims == 2 || weight.size(0) == x.size(0));
     if (!fits || !is_contiguous(weight, dims - 2))
         refuse("x is " + text(x, "shape") + " and weight " + text(weight, "shape") + " with strides " +
                text(weight, "stride") + ": they must be [T, A] and [B, A] or [T, B, A], matrices contiguous");
-    const int64_t T = x.size(0);
-    call.M = dims == 2 ? 1 : T, call.B = dims == 2 ? T : 1, call.I = x.size(1), call.O = weight.size(dims - 2);
-    call.x = from, call.weight = address<char>(weight), call.matrix_stride = weight.stride(0);
-    const auto out = new_like<float>(x, {T, call.O});
-    call.out = out.data;
-    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
+    const int64_t T = x.size(0), O = weight.size(dims - 2);
+    const auto out = new_like<float>(x, {T, O});
+    const bool one = dims == 2;
+    multiply({from, one ? 1 : T, one ? T : 1, x.size(1), O, {matrices(weight, dtype)}, out.data});
     return out.tensor;
+}
+
+nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts) {
+    LinearCall call{rows("x", x), 1, 0, 0, 0, {}, nullptr};
+    check_dims("x", x, 2, "[T, A]");
+    call.B = x.size(0), call.I = x.size(1);
+    for (const auto& [data, number] : parts) {
+        call.parts.push_back(stored_lines(data, number, call.I));
+        call.O += call.parts.back().lines;
+    }
+    const auto out = new_like<float>(x, {call.B, call.O});
+    call.out = out.data;
+    multiply(call);
+    return out.tensor;
+}
+
+void Workers::expand(const Tensor& data, int number, const Tensor& out) {
+    check_dims("out", out, 2, "[rows, columns]");
+    const LinearPart part = stored_lines(data, number, out.size(1));
+    const bool wide = has(out, kElement<float>);
+    if (part.kind < kStored || !(wide || has(out, kBFloat16Element)) || !is_contiguous(out, 0) ||
+        out.size(0) != part.lines)
+        refuse("out is " + text(out, "dtype") + " " + text(out, "shape") + " for " + std::to_string(part.lines) +
+               " rows of the kind " + std::to_string(number) +
+               ": it must be float32 or bfloat16 and contiguous, and the kind quantised");
+    const ExpandCall call{part.kind, reinterpret_cast<const uint8_t*>(part.weight), part.line_bytes, part.lines,
+                          out.size(1), wide ? kFloat32 : kBFloat16, address<char>(out)};
+    run([&] { return make_expand_work(kernels_, call, threads_.count()); });
 }
 
 nb::object Workers::project(const Tensor& x, const Tensor& basis) {
     const float* from = rows("x", x);
-    LinearCall call{};
-    call.dtype = weight_dtype(basis);
+    const DType dtype = weight_dtype(basis);
     bool fits = x.memory.ndim == 3 && basis.memory.ndim == 3;
     fits = fits && basis.size(2) == x.size(2) && basis.size(0) == x.size(0);
     if (!fits || !is_contiguous(basis, 1))
         refuse("x is " + text(x, "shape") + " and basis " + text(basis, "shape") + " with strides " +
                text(basis, "stride") + ": they must be [T, G, D] and [T, C, D], matrices contiguous");
-    call.M = x.size(0), call.B = x.size(1), call.I = x.size(2), call.O = basis.size(1);
-    call.x = from, call.weight = address<char>(basis), call.matrix_stride = basis.stride(0);
-    const auto out = new_like<float>(x, {call.M, call.B, call.O});
-    call.out = out.data;
-    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
+    const int64_t M = x.size(0), B = x.size(1), O = basis.size(1);
+    const auto out = new_like<float>(x, {M, B, O});
+    multiply({from, M, B, x.size(2), O, {matrices(basis, dtype)}, out.data});
     return out.tensor;
+}
+
+void Workers::multiply(const LinearCall& call) {
+    run([&] { return make_linear_work(kernels_, call, threads_.count()); });
 }
 
 nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) {

@@ -6,6 +6,7 @@
 
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include "binding/partial.h"
 
@@ -53,6 +54,10 @@ class Workers {
                            const Tensor& scout);
 
     nb::object linear(const Tensor& x, const Tensor& weight);
+    // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
+    nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
+    // Writes the numbers of stored lines to out.
+    void expand(const Tensor& data, int number, const Tensor& out);
     // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].
     nb::object project(const Tensor& x, const Tensor& basis);
     nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);
@@ -71,6 +76,7 @@ class Workers {
         nb::gil_scoped_release released;
         threads_.submit(make(), true)->wait();
     }
+    void multiply(const LinearCall& call);
     // What both kinds of scores have in common.
     std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, const Tensor& closed,
                                                   int64_t page_count);

@@ -11,6 +11,32 @@ namespace scout {
 // Dtypes of weights and of pages; then those of packed pages.
 enum DType : int { kFloat32, kBFloat16, kFloat16, kDTypes, kInt8 = kDTypes, kInt4, kPageTypes };
 
+// How weights are kept: as numbers of the first dtypes, or as a kind of GGUF's.
+enum WeightKind : int {
+    kStored = kDTypes,
+    kQ4_0 = kStored, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kIQ4_XS,
+    kWeightKinds
+};
+
+// A kind of GGUF's, by its number there: columns of a stored block, and its bytes.
+struct StoredFormat {
+    int number, kind;
+    int64_t block, bytes;
+};
+inline constexpr StoredFormat kStoredFormats[] = {
+    {0, kFloat32, 1, 4}, {1, kFloat16, 1, 2}, {30, kBFloat16, 1, 2}, {2, kQ4_0, 32, 18}, {3, kQ4_1, 32, 20},
+    {6, kQ5_0, 32, 22}, {7, kQ5_1, 32, 24}, {8, kQ8_0, 32, 34}, {10, kQ2_K, 256, 84}, {11, kQ3_K, 256, 110},
+    {12, kQ4_K, 256, 144}, {13, kQ5_K, 256, 176}, {14, kQ6_K, 256, 210}, {20, kIQ4_NL, 32, 18},
+    {23, kIQ4_XS, 256, 136},
+};
+
+// Null where no kernel reads the kind.
+constexpr const StoredFormat* stored_format(int number) {
+    for (const StoredFormat& format : kStoredFormats)
+        if (format.number == number) return &format;
+    return nullptr;
+}
+
 // A listed block: its page, and how many of its tokens to attend to.
 struct ListedBlock {
     int32_t page;
@@ -77,7 +103,7 @@ struct WishRun {
 
 // Products of a few rows with some of a matrix's lines.
 struct LinearRun {
-    const float* x;         // [rows, padded(width)], packed
+    const void* x;          // [rows], packed
     const void* weight;     // [count, width]
     int64_t rows, width, count;
     float* out;             // [rows, count], rows out_stride floats apart
@@ -96,8 +122,10 @@ struct Kernels {
     void (*score_min_max)(const MinMaxRun&);
     void (*score_key_codes)(const KeyCodeRun&);
     void (*wishes)(const WishRun&);
-    void (*pack_rows[kDTypes])(const float* rows, int64_t count, int64_t width, float* packed);
-    void (*linear[kDTypes])(const LinearRun&);
+    void (*pack_rows[kWeightKinds])(const float* rows, int64_t count, int64_t width, void* packed);
+    void (*linear[kWeightKinds])(const LinearRun&);
+    // Lines of a stored kind as numbers [count, width], in float32 and in bfloat16.
+    void (*expand[kWeightKinds - kStored][2])(const uint8_t* lines, int64_t count, int64_t width, void* out);
     void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
     void (*correct)(const float* q, const float* scout, const float* mean_key, float scale, int64_t rows, int64_t width,
                     const float* lse, float* out);
@@ -111,6 +139,15 @@ struct Kernels {
 
 // Channels, padded to whole pairs of vectors; 32 is the widest pair.
 constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
+
+// Columns of stored weights that go together, and bytes of as many of a packed row.
+constexpr int64_t kStoredPanel = 256, kStoredPanelBytes = 640;
+
+// Bytes of a packed row.
+constexpr int64_t packed_row_bytes(int kind, int64_t width) {
+    if (kind < kDTypes) return padded(width) * int64_t(sizeof(float));
+    return (width + kStoredPanel - 1) / kStoredPanel * kStoredPanelBytes;
+}
 
 // Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per
 // head the running sum and maximum.

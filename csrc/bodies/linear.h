@@ -9,8 +9,8 @@
 namespace {
 
 template <class T>
-void pack_rows(const float* rows, int64_t count, int64_t width, float* packed) {
-    pack<T>(rows, count, width, 1, packed);
+void pack_rows(const float* rows, int64_t count, int64_t width, void* packed) {
+    pack<T>(rows, count, width, 1, (float*)packed);
 }
 
 constexpr int64_t kLinesAhead = 8;  // lines of the matrix that are prefetched before they are read
@@ -24,7 +24,7 @@ void linear(const LinearRun& run) {
         const T *lines[W], *next[W];
         for (int i = 0; i < W; ++i)
             lines[i] = weight + (first + (i < n ? i : n - 1)) * width, next[i] = lines[i] + kLinesAhead * width;
-        row_products<T>(lines, next, n, run.x, run.rows, width, run.out + first, run.out_stride);
+        row_products<T>(lines, next, n, (const float*)run.x, run.rows, width, run.out + first, run.out_stride);
     }
 }
 

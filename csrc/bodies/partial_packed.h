@@ -15,29 +15,6 @@
 
 namespace {
 
-// sum + a[0] b[0] + ... + a[3] b[3] in every lane of four bytes: a in 0..2^BITS - 1, b in -127..127.
-template <int BITS>
-SCOUT_INLINE IntVec dot_codes(IntVec sum, Bits a, IntVec b) {
-#if !defined(__AVX512VNNI__)
-    if constexpr (BITS == 8) {  // a sum of two products would not fit 16 bits, as dot4 has it
-        typedef int16_t Shorts __attribute__((vector_size(4 * W)));
-        const Bits a_even = a & 0x00ff00ffu, a_odd = a >> 8 & 0x00ff00ffu;
-        const Shorts b_even = Shorts(b) << 8 >> 8, b_odd = Shorts(b) >> 8;
-#if defined(__AVX512BW__)
-        return sum + IntVec(_mm512_madd_epi16(__m512i(a_even), __m512i(b_even))) +
-               IntVec(_mm512_madd_epi16(__m512i(a_odd), __m512i(b_odd)));
-#elif defined(__AVX2__)
-        return sum + IntVec(_mm256_madd_epi16(__m256i(a_even), __m256i(b_even))) +
-               IntVec(_mm256_madd_epi16(__m256i(a_odd), __m256i(b_odd)));
-#else
-        const IntVec even = IntVec(Shorts(a_even) * b_even), odd = IntVec(Shorts(a_odd) * b_odd);
-        return sum + (even << 16 >> 16) + (even >> 16) + (odd << 16 >> 16) + (odd >> 16);
-#endif
-    }
-#endif
-    return dot4(sum, a, b);
-}
-
 // The j-th code of each byte of a word.
 template <int BITS>
 SCOUT_INLINE Bits codes_of(Bits word, int j) {

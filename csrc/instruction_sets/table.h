@@ -10,7 +10,18 @@
 #include "bodies/rows.h"
 #include "bodies/score_key_codes.h"
 #include "bodies/score_min_max.h"
+#include "bodies/stored/numbers.h"
+#include "bodies/stored/products.h"
 #include "bodies/wishes.h"
+
+// A function for each WeightKind, in their order.
+#define SCOUT_EVERY_DTYPE(of) of<float>, of<BFloat16>, of<Float16>
+#define SCOUT_EVERY_STORED_KIND(of)                                                                               \
+    of(Q4_0), of(Q4_1), of(Q5_0), of(Q5_1), of(Q8_0), of(Q2_K), of(Q3_K), of(Q4_K), of(Q5_K), of(Q6_K), of(IQ4_NL), \
+        of(IQ4_XS)
+#define SCOUT_PACK(kind) pack_stored<kind>
+#define SCOUT_MULTIPLY(kind) multiply_stored<kind>
+#define SCOUT_EXPAND(kind) {expand_stored<kind, float>, expand_stored<kind, BFloat16>}
 
 // Defines scout::kernels_<isa>.
 #define SCOUT_DEFINE_KERNELS(isa)                                                                                  \
@@ -19,7 +30,8 @@
     const Kernels kernels_##isa = {                                                                                \
         #isa, {partial<float>, partial<BFloat16>, partial<Float16>, packed_partial<8>, packed_partial<4>},         \
         score_min_max, score_key_codes, wishes,                                                                    \
-        {pack_rows<float>, pack_rows<BFloat16>, pack_rows<Float16>},                                               \
-        {linear<float>, linear<BFloat16>, linear<Float16>},                                                        \
+        {SCOUT_EVERY_DTYPE(pack_rows), SCOUT_EVERY_STORED_KIND(SCOUT_PACK)},                                       \
+        {SCOUT_EVERY_DTYPE(linear), SCOUT_EVERY_STORED_KIND(SCOUT_MULTIPLY)},                                      \
+        {SCOUT_EVERY_STORED_KIND(SCOUT_EXPAND)},                                                                   \
         merge, correct, scout_error, rms_norm, rotate, swiglu, read_words};                                        \
     }

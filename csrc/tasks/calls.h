@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "bodies/kernels.h"
 #include "runtime/gate.h"
@@ -78,14 +79,28 @@ struct TopBlocksCall {
     float* top_wishes;              // [B, H, count], of these blocks
 };
 
+// Lines of a matrix that are kept alike.
+struct LinearPart {
+    int kind;                       // a DType or a WeightKind
+    const char* weight;             // [M, lines, line_bytes], matrices matrix_bytes apart
+    int64_t matrix_bytes, line_bytes, lines;
+};
+
 // out = x weight^T, for M matrices with B rows each; every line of a matrix is contiguous.
 struct LinearCall {
     const float* x;                 // [M, B, I]
-    const char* weight;             // [M, O, I], matrices matrix_stride elements apart
-    int64_t matrix_stride;
     int64_t M, B, I, O;
-    DType dtype;                    // of the weights
+    std::vector<LinearPart> parts;  // of each matrix, O lines in all
     float* out;                     // [M, B, O]
+};
+
+// Lines of stored weights as numbers [lines, I].
+struct ExpandCall {
+    int kind;                       // a WeightKind
+    const uint8_t* weight;
+    int64_t line_bytes, lines, I;
+    DType dtype;                    // of out: float32 or bfloat16
+    void* out;
 };
 
 // All throw std::invalid_argument where an index or a length is out of range, or memory is not aligned. The memory that
@@ -97,6 +112,7 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
                                       int threads);
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
+std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
 
 // Adds the 64-bit words of a memory to `sum`; its speed is the read bandwidth of the machine. `bytes` must be a
 // multiple of 256.

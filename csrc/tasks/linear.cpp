@@ -8,41 +8,91 @@ constexpr int64_t kUnit = 16;                 // outputs that the widest kernel 
 
 class LinearWork final : public Work {
   public:
-    LinearWork(const Kernels& kernels, const LinearCall& call, int threads)
-        : kernels_(kernels), call_(call), packed_(call.M * call.B * padded(call.I)) {
-        threads_ = worthwhile_threads(call.M * call.O * line_bytes(), kBytesPerThread, threads);
-        parts_ = call.M ? std::min(units(), ceil_div(wanted_tasks(threads_), call.M)) : 0;
-        for (int64_t m = 0; m < call.M; ++m)
-            kernels.pack_rows[call.dtype](call.x + m * call.B * call.I, call.B, call.I,
-                                          packed_.data() + m * call.B * padded(call.I));
+    LinearWork(const Kernels& kernels, const LinearCall& call, int threads) : kernels_(kernels), call_(call) {
+        int64_t bytes = 0;
+        for (const LinearPart& part : call_.parts) {
+            bytes += part.lines * part.line_bytes;
+            std::vector<Line>& packed = packed_[part.kind];
+            const int64_t row = packed_row_bytes(part.kind, call.I);
+            if (!packed.empty() || call.M * call.B == 0) continue;
+            packed.resize(ceil_div(call.M * call.B * row, sizeof(Line)));
+            for (int64_t m = 0; m < call.M; ++m)
+                kernels.pack_rows[part.kind](call.x + m * call.B * call.I, call.B, call.I,
+                                             reinterpret_cast<char*>(packed.data()) + m * call.B * row);
+        }
+        threads_ = worthwhile_threads(call.M * bytes, kBytesPerThread, threads);
+        tasks_ = call.M ? std::min(units(), ceil_div(wanted_tasks(threads_), call.M)) : 0;
     }
 
-    int64_t tasks() const override { return call_.M * parts_; }
+    int64_t tasks() const override { return call_.M * tasks_; }
     int64_t threads() const override { return threads_; }
 
     void run(int64_t number) noexcept override {
-        const int64_t m = number / parts_, part = number % parts_;
-        const int64_t first = units() * part / parts_ * kUnit;
-        const int64_t end = std::min(call_.O, units() * (part + 1) / parts_ * kUnit);
-        const char* weight = call_.weight + m * call_.matrix_stride * kElementBytes[call_.dtype] + first * line_bytes();
-        kernels_.linear[call_.dtype]({packed_.data() + m * call_.B * padded(call_.I), weight, call_.B, call_.I,
-                                      end - first, call_.out + m * call_.B * call_.O + first, call_.O});
+        const int64_t m = number / tasks_, task = number % tasks_;
+        const int64_t first = units() * task / tasks_ * kUnit;
+        const int64_t end = std::min(call_.O, units() * (task + 1) / tasks_ * kUnit);
+        int64_t begin = 0;
+        for (const LinearPart& part : call_.parts) {
+            multiply(m, part, begin, std::max(first - begin, int64_t(0)), std::min(end - begin, part.lines));
+            begin += part.lines;
+        }
     }
 
   private:
+    struct alignas(64) Line {
+        char bytes[64];
+    };
+
+    // The products with lines `first` to `end` of a part whose first line is line `begin` of the matrix.
+    void multiply(int64_t m, const LinearPart& part, int64_t begin, int64_t first, int64_t end) const noexcept {
+        if (first >= end) return;
+        const char* rows = reinterpret_cast<const char*>(packed_[part.kind].data());
+        const char* weight = part.weight + m * part.matrix_bytes + first * part.line_bytes;
+        kernels_.linear[part.kind]({rows + m * call_.B * packed_row_bytes(part.kind, call_.I), weight, call_.B,
+                                    call_.I, end - first, call_.out + m * call_.B * call_.O + begin + first,
+                                    call_.O});
+    }
+
     int64_t units() const { return ceil_div(call_.O, kUnit); }
-    int64_t line_bytes() const { return call_.I * kElementBytes[call_.dtype]; }
 
     const Kernels& kernels_;
     const LinearCall call_;
-    std::vector<float> packed_;  // the rows of each matrix, as the kernel reads them
-    int64_t threads_, parts_;    // parts: tasks of each matrix
+    std::vector<Line> packed_[kWeightKinds];  // the rows of each matrix, as the kernel of a kind reads them
+    int64_t threads_, tasks_;                 // tasks: of each matrix
+};
+
+// Lines of stored weights as numbers.
+class ExpandWork final : public Work {
+  public:
+    ExpandWork(const Kernels& kernels, const ExpandCall& call, int threads)
+        : kernels_(kernels), call_(call), threads_(worthwhile_threads(call.lines * call.I, kBytesPerThread, threads)),
+          tasks_(std::min(call.lines, wanted_tasks(threads_))) {}
+
+    int64_t tasks() const override { return tasks_; }
+    int64_t threads() const override { return threads_; }
+
+    void run(int64_t number) noexcept override {
+        const int64_t first = call_.lines * number / tasks_, end = call_.lines * (number + 1) / tasks_;
+        const uint8_t* lines = call_.weight + first * call_.line_bytes;
+        char* out = static_cast<char*>(call_.out) + first * call_.I * kElementBytes[call_.dtype];
+        kernels_.expand[call_.kind - kStored][call_.dtype](lines, end - first, call_.I, out);
+    }
+
+  private:
+    const Kernels& kernels_;
+    const ExpandCall call_;
+    const int64_t threads_, tasks_;
 };
 
 }  // namespace
 
+std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads) {
+    return std::make_unique<ExpandWork>(kernels, call, threads);
+}
+
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads) {
-    check_aligned(call.weight, call.dtype);
+    for (const LinearPart& part : call.parts)
+        if (part.kind < kDTypes) check_aligned(part.weight, static_cast<DType>(part.kind));
     return std::make_unique<LinearWork>(kernels, call, threads);
 }
 

@@ -58,8 +58,8 @@ class CallFlags(NamedTuple):
     called, answered: int32 [1] in pinned host memory. The device writes the number of its last call to `called`, and
         the CPU the number of the last call that it has answered to `answered`.
     waited: int64 [1] in pinned host memory, nanoseconds that the device waited for the last call.
-    counts: int32 [3] on the device: programs that have staged their part of the next call, calls so far, and the last
-        call whose end was seen by a kernel of several programs: less than 0 where its answer was late.
+    counts: int32 [4] on the device: programs that have staged their part of the next call; calls so far; and the last
+        call that near attention beside it has seen the end of (less than 0 where it was late), and has outlasted.
     late: int32 [1] in pinned host memory, shared by all calls: the line of a call that was late, or 0.
     gave_up: int32 [1] on the device, shared by all calls: 1 after a late call, when the device waits no more; else 0.
     line: the call's place in the table of flags, from 1.

@@ -149,7 +149,9 @@ def test_far_work_hides_behind_the_main_thread():
         with Workers(2, delay_s=0.08) as slow:
             rig = Rig(config, 12, workers=slow)
             rig.add(97)
-            rig.attention.parts.far.transport._ops = NativeOps(WORKERS)  # the near part stays fast
+            parts = rig.attention.parts
+            for other in (parts.far.transport, parts.chooser, *parts.chooser.digests.kinds):
+                other._ops = NativeOps(WORKERS)  # what is not far stays fast
             _, _, stats = rig.step(between=lambda layer, s=busy_s: time.sleep(s))
         if hidden:
             assert stats.hidden_s > 0.1

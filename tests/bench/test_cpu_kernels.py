@@ -8,8 +8,11 @@ import torch
 
 from scoutattention.bench.common.measure import interleaved, relative_error
 from scoutattention.bench.kernels import native as cpu_kernels
+from scoutattention.bench.kernels import stored
 from scoutattention.bench.kernels.problems import Case, Problem, make_problem
 from scoutattention.cli import main
+from scoutattention.kernels.native import RowKernels
+from scoutattention.runtime.stored import StoredKind
 from scoutattention.runtime.workers import Workers, isa_levels
 
 CASE = Case("partial", "portable", "bfloat16", 64, 4, "scattered", 1)
@@ -97,6 +100,22 @@ def test_json_has_a_case_for_each_timing(monkeypatch, capsys):
     assert case["max_rel_err"] < 1e-5
     assert case["vs_sdpa"] > 0
     assert case["vs_sdpa_grouped"] > 0
+    assert {case["kind"] for case in report["weights"]} == {"Q4_1", "Q4_K", "Q8_0"}
+    for case in report["weights"]:
+        assert case["share_of_read_bandwidth"] == pytest.approx(case["gbps"] / case["read_gbps"])
+        assert case["max_rel_err"] < stored.LIMIT
+
+
+def test_every_stored_kind_is_timed_in_few_rows():
+    timed = {(case.kind, case.rows) for case in stored.timed_cases(quick=False)}
+    assert timed == set(itertools.product((kind.name for kind in StoredKind), stored.ROWS))
+
+
+def test_a_wrong_product_is_named(monkeypatch):
+    linear = RowKernels.linear
+    monkeypatch.setattr(RowKernels, "linear", lambda *args: linear(*args) * 1.01)
+    named = {(case.kind, case.isa) for case, _ in stored.wrong()}
+    assert named == set(itertools.product((kind.name for kind in StoredKind), isa_levels()))
 
 
 def test_too_little_data_is_refused(capsys):

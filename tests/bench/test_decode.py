@@ -61,7 +61,7 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def job(tiny_models):
-    return replace(JOB, directory=tiny_models["llama"])
+    return replace(JOB, model=tiny_models["llama"])
 
 
 def test_cases_above_the_limit_are_left_out_and_named():

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from scoutattention.attention.step import StepStats
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import idle as gpu_idle
 from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
-from scoutattention.bench.gpu.decode import Bench
+from scoutattention.bench.gpu.decode import Bench, Trace
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu.idle import Event, busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
@@ -325,6 +326,15 @@ def profiled(monkeypatch, events):
     monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return gpu_idle.traced(lambda: None, 2)
+
+
+def test_waiting_for_the_cpu_is_no_idling():
+    """Traced steps that did not wait say how long the device works in steps that did."""
+    events = [Event("partial", 0.0, 3 * 6e3)]
+    trace = Trace(3 * [(0.009, StepStats(unhidden_s=0.001))], events)
+    timed = 2 * [(0.010, StepStats(unhidden_s=0.004))]
+    assert trace.idle_share(timed) == pytest.approx(0.1), "of 6 ms without waiting, 5 are work"
+    assert Trace([], []).idle_share(timed) is None
 
 
 def test_a_device_works_where_kernels_run(monkeypatch):

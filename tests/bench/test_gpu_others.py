@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from scoutattention.bench.common.transformers_model import make_model
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import prefill as gpu_prefill
 from scoutattention.bench.gpu import transformers as gpu_transformers
@@ -50,7 +51,7 @@ def test_it_is_the_same_model(changed):
     """Its logits are those of this engine, from the same memory."""
     raw = {**TINY, **changed}
     bench, tokens = bench_of(raw), list(range(40, 90))
-    model = gpu_transformers.make_model(bench.decoder, raw)
+    model = make_model(bench.decoder, raw)
     with torch.inference_mode():
         theirs = model(input_ids=torch.tensor([tokens])).logits[0, -1]
     engine = Engine(bench.decoder, BASE, EngineConfig(max_model_len=64, max_num_seqs=1, host_memory=8 << 20))

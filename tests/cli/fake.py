@@ -22,7 +22,8 @@ class FakeLLM:
     def __init__(self, model, **options):
         FakeLLM.made = self
         self.model, self.options = model, options
-        self.engine = SimpleNamespace(calibration="none")
+        decoder = SimpleNamespace(weights=SimpleNamespace(files=()))
+        self.engine = SimpleNamespace(calibration="none", runner=SimpleNamespace(decoder=decoder))
         self.closed = False
         self.tokenizer = SimpleNamespace(has_chat_template=model != "plain")
         if isinstance(self.raises, Exception):

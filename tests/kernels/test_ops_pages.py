@@ -54,7 +54,7 @@ def test_a_staged_call(column, sizes, dtype):
         got_q, got = column.back(to)
         assert torch.equal(got_q, q.float())
         assert_bits(got, want)
-        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0])
+        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0, 0])
 
 
 @every_call(SIZES, SIZES[2:3])
@@ -75,7 +75,7 @@ def test_a_split_that_calls(column, sizes, dtype):
         staged, listed = column.back(to)
         assert torch.equal(staged, q.float())
         assert_bits(listed, plain.page_list(PageSelection(call.table, want.blocks, want.absent, s.P)))
-        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0])
+        assert (flags.called.item(), flags.counts.tolist()) == (number, [0, number, 0, 0])
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside attention"])
@@ -104,14 +104,15 @@ def test_a_taken_call(column, size, rows, beside):
     assert torch.equal(take(first, 60), result)
     assert table.take_late() == 0
     assert torch.equal(take(second, 0.05), nothing)
-    assert 0.05e9 <= second.waited.item() < 5e9
+    counts = not beside or column.name != "triton-interpreted"  # whose programs run one by one, that which waits first
+    assert 0.05e9 * counts <= second.waited.item() < 5e9
     assert torch.equal(take(third, 60), result), "it is there"
     third.counts[1] = 8
     assert torch.equal(take(third, 60), nothing)
     assert third.waited.item() < 5e9
     assert (table.take_late(), table.take_late()) == (second.line, 0)
     assert torch.equal(take(third, 0.05), nothing)
-    assert third.waited.item() >= 0.05e9, "it is waited for again"
+    assert third.waited.item() >= 0.05e9 * counts, "it is waited for again"
     assert table.take_late() == third.line
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from scoutattention.attention.prompt.correction import Correction
 from scoutattention.errors import CacheFolderError, CalibrationError
+from scoutattention.models.calibration import default_cache_dir as CACHE_DIR
 from scoutattention.models.calibration import default_path, find, store
 from scoutattention.models.loader import load
 from scoutattention.runtime.ranks import Alone
@@ -108,3 +109,11 @@ def test_a_path_must_exist_and_a_folder_be_writable(tmp_path, decoder, correctio
     (tmp_path / "file").touch()
     with pytest.raises(CacheFolderError, match="XDG_CACHE_HOME"):
         store(tmp_path / "file" / "calibration", decoder, 1, corrections)
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert CACHE_DIR() == tmp_path / "scoutattention"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CACHE_DIR() == tmp_path / ".cache" / "scoutattention"

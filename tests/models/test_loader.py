@@ -79,7 +79,7 @@ def test_tied_embeddings_are_stored_once(tmp_path):
 
 def test_name_and_directory_are_kept(folder):
     model = load(str(folder))
-    assert (model.name, model.directory) == (str(folder), folder)
+    assert (model.name, model.path) == (str(folder), folder)
     assert model.tokenizer.eos_token_ids == {255}
 
 

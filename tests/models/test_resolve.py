@@ -8,8 +8,9 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from huggingface_hub.utils import filter_repo_objects
 
 from scoutattention.errors import ModelNotFoundError
+from scoutattention.models import hub
 from scoutattention.models import resolve as module
-from scoutattention.models.resolve import default_cache_dir, resolve
+from scoutattention.models.resolve import resolve
 
 REQUEST = httpx.Request("GET", "https://hub.example")
 ANSWER = httpx.Response(404, request=REQUEST)
@@ -49,8 +50,7 @@ def test_a_pipe_is_refused(name, tmp_path, monkeypatch):
         resolve("/dev/zero")
 
 
-def test_the_suffix_of_a_gguf_file_may_be_in_capitals(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: path)
+def test_the_suffix_of_a_gguf_file_may_be_in_capitals(tmp_path):
     (tmp_path / "MODEL.GGUF").touch()
     assert resolve(str(tmp_path / "MODEL.GGUF")) == module.gguf_file(str(tmp_path / "MODEL.GGUF"))
 
@@ -61,13 +61,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         resolve(str(tmp_path / "model.bin"))
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
-def test_the_bundled_model_is_found_in_its_distribution(asked, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "converted", lambda path, dtype, cache: (path, dtype, cache))
-    path, dtype, cache = resolve("smollm2", asked, tmp_path)
+def test_the_bundled_model_is_found_in_its_distribution():
+    path = resolve("smollm2")
     assert path.is_file()
     assert path.suffix == ".gguf"
-    assert (dtype, cache) == (expected, tmp_path)
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -89,7 +86,7 @@ def test_a_hub_name_is_downloaded_without_what_is_not_needed(tmp_path, monkeypat
         asked[name] = allow_patterns
         return str(tmp_path)
 
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert resolve("owner/model-1.5B") == tmp_path
     assert set(asked) == {"owner/model-1.5B"}
     here = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
@@ -120,7 +117,7 @@ def test_what_the_hub_refuses_is_one_sentence(error, monkeypatch):
     def download(name, allow_patterns):
         raise error
 
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     with pytest.raises(ModelNotFoundError, match=r"owner/model.*reason") as caught:
         resolve("owner/model")
     assert "\n" not in str(caught.value)
@@ -131,11 +128,3 @@ def test_an_unknown_hub_name_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="owner/absent"):
         resolve("owner/absent")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "scoutattention"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "scoutattention"

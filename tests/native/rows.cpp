@@ -10,7 +10,8 @@ void check_linear(const Kernels& kernels, WorkerThreads& workers, int64_t M, int
     const Array<float> x = dice.numbers(M * B * I);
     const Stored weight(dtype, M * O * I, dice);
     Array<float> out(M * B * O);
-    const LinearCall call{x.data(), weight.bytes.data(), O * I, M, B, I, O, dtype, out.data()};
+    const int64_t line = I * (dtype == kFloat32 ? 4 : 2);
+    const LinearCall call{x.data(), M, B, I, O, {{dtype, weight.bytes.data(), O * line, line, O}}, out.data()};
     finish(workers, make_linear_work(kernels, call, workers.count()));
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t row = i / O, line = row / B * O + i % O;

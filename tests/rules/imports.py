@@ -23,9 +23,12 @@ FLOORS = {
 }
 DOORS = {
     "scoutattention._native": ("runtime/workers.py", "hardware/doctor.py"),
-    "transformers": ("bench/decode/transformers.py", "bench/gpu/transformers.py"),
+    "transformers": (
+        "bench/common/transformers_model.py",
+        "bench/decode/transformers.py",
+        "bench/gpu/transformers.py",
+    ),
     "llama_cpp": ("bench/decode/llama_cpp.py",),
-    "gguf": ("models/formats/gguf_file.py",),
     "tokenizers": (
         "models/text.py",
         "models/formats/gguf_tokenizer.py",
@@ -33,11 +36,10 @@ DOORS = {
         "models/formats/gguf_splits.py",
     ),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
-    "huggingface_hub": ("models/resolve.py",),
-    "httpx": ("models/resolve.py", "bench/serve/load.py"),
+    "huggingface_hub": ("models/hub.py",),
+    "httpx": ("models/hub.py", "bench/serve/load.py"),
     "safetensors": (
         "models/formats/safetensors.py",
-        "models/formats/gguf.py",
         "models/calibration.py",
         "models/recording.py",
         "engine/prefix/files.py",
@@ -56,7 +58,7 @@ DOORS = {
     "lm_eval": ("integrations/lm_eval.py",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
-ENVIRONMENT = ("cli/", "models/cache_folder.py")  # the command's settings, and where the cache folder is
+ENVIRONMENT = ("cli/", "models/calibration.py")  # the command's settings, and where calibrations are stored
 
 
 def imported(source: Source, node: ast.stmt) -> list[str]:

@@ -93,7 +93,7 @@ class FakeEngine:
         return self.answers[-1]
 
     def stats(self):
-        return Stats(2, 2, 2.0, 2.0, 4, 2.0, 1, 4096, 1024, StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+        return Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
 
     def memory(self):
         return Memory(4096, 0.5, 1024, 0.25)

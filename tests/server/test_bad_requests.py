@@ -61,7 +61,13 @@ def test_bodies_that_are_no_request(client, path, body):
         *(("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", 10**30), ("max_tokens", "5")),
         *(("max_tokens", 500), ("stop", 5), ("stop", [5]), ("stop", [""]), ("stop", ["a"] * 65), ("stop", {})),
         *(("logprobs", -1), ("logprobs", 21), ("logprobs", True), ("echo", "yes"), ("stream", 1), ("ignore_eos", 0)),
-        *(("stream_options", 5), ("stream_options", {"include_usage": True}), ("model", 5)),
+        *(
+            ("cache_salt", ""),
+            ("cache_salt", 5),
+            ("stream_options", 5),
+            ("stream_options", {"include_usage": True}),
+            ("model", 5),
+        ),
     ],
 )
 def test_values_that_cannot_be(client, field, value):

@@ -61,6 +61,7 @@ def test_prompts_are_texts_or_tokens_and_one_or_many(client, prompt, read):
         ({"stop": []}, {"stop": ()}),
         ({"stop": "a"}, {"stop": ("a",)}),
         ({"stop": ["a", "b"], "ignore_eos": True}, {"stop": ("a", "b"), "ignore_eos": True}),
+        ({"cache_salt": "me"}, {"cache_salt": "me"}),
         ({"max_tokens": 2, "logprobs": 0}, {"max_tokens": 2, "logprobs": 0}),
         ({"temperature": None, "top_p": None, "max_tokens": None, "n": None}, {"temperature": 1.0, "max_tokens": 16}),
     ],
@@ -163,3 +164,59 @@ def test_tools_and_variables_reach_the_template(client):
     assert client.engine.prompt() == '[[{"type": "function", "function": {"name": "f"}}]]!<user>Hello<assistant>'
     assert client.post_json("/v1/chat/completions", **asked, tool_choice="none").status_code == 200
     assert client.engine.prompt() == "!<user>Hello<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "/v1/chat/completions",  # guidellm
+            {
+                "model": "fake",
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+                "max_completion_tokens": 3,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            },
+        ),
+        (
+            "/v1/chat/completions",  # vllm bench serve
+            {
+                "model": "fake",
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+                "temperature": 0.0,
+                "repetition_penalty": 1.0,
+                "max_completion_tokens": 3,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            },
+        ),
+        (
+            "/v1/completions",  # RULER's client
+            {
+                "model": "fake",
+                "prompt": "Hello",
+                "max_tokens": 3,
+                "stop": [],
+                "seed": 0,
+                "top_p": 1.0,
+                "temperature": 0.0,
+            },
+        ),
+        (
+            "/v1/completions",  # lm-evaluation-harness
+            {
+                "model": "fake",
+                "prompt": ["Hello"],
+                "max_tokens": 3,
+                "temperature": 0,
+                "stop": ["\n\n"],
+                "seed": 1234,
+            },
+        ),
+    ],
+)
+def test_what_clients_send_is_answered(client, path, body):
+    assert client.post(path, json=body).status_code == 200

@@ -1,5 +1,7 @@
 """The server over a real engine."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -75,6 +77,22 @@ def test_a_client_that_vanishes_frees_its_pages(client, llm):
         next(response.iter_lines())
     until(lambda: client.server.places.taken == 0)
     until(lambda: llm.engine.store.pages.available() == free, 20)
+
+
+def test_a_prompt_that_was_read_before_is_kept(client):
+    prompt = "a long document about many things " * 6
+    usages = [client.post_json("/v1/completions", prompt=prompt, max_tokens=2).json()["usage"] for _ in range(2)]
+    first, second = (usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+    assert (first, second) == (0, 192)  # whole blocks of 204 tokens
+
+
+def test_an_answer_ends_with_the_server(llm):
+    with serving(LocalEngine(llm)) as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post_json, "/v1/completions", prompt="One", max_tokens=250, ignore_eos=True)
+        until(lambda: client.server.replies)
+        client.server.end_all()
+        said = asked.result()
+        assert (said.status_code, "the server is closing" in said.text) == (503, True)
 
 
 def test_a_prompt_that_is_kept_is_told_of_and_salt_keeps_prompts_apart(client):

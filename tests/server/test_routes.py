@@ -53,6 +53,7 @@ def test_metrics_have_the_names_that_dashboards_read():
     assert found["vllm:request_generation_tokens_sum"] == 8
     assert found["vllm:kv_cache_usage_perc"] == found["scout:host_pool_usage_perc"] == 0.5
     assert found["scout:device_pool_usage_perc"] == 0.25
+    assert found["vllm:prefix_cache_hits_total"] == 4
     assert found["scout:blocks_far_total"] == 1
     assert found["scout:cpu_share"] == 0.25
     assert found["scout:cpu_wait_seconds_total"] == 2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..cache.batch import Batch
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
 from ..kernels.ops import CallRequest, JoinRequest, Ops, PartialRequest
@@ -19,7 +20,7 @@ from .observer import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
 from .recall import Recall
 from .share_limit import CpuShareLimit
-from .step import Attend, Attention, ScoutStep, StepMemory, StepStats, Work, sort_sequences
+from .step import Attend, Attention, Decision, ScoutStep, StepMemory, StepStats, Work, sort_sequences
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class ScoutAttention(Attention[ScoutStep]):
         self._has_scouts = torch.tensor([source != layer for layer, source in enumerate(sources)])
         self._targets = [[t for t in range(layers) if sources[t] == layer != t] for layer in range(layers)]
         self._memory = StepMemory(store)
+        self._decision: Decision | None = None
         self.exchange = store.exchange
 
     @override
@@ -64,22 +66,33 @@ class ScoutAttention(Attention[ScoutStep]):
         batch = parts.store.prepare(rows, real)
         parts.far.transport.reset()
         parts.chooser.prepare(batch)
-        slots, budget = parts.store.slots, self._budget
+        decision = self._decide(batch)
+        self.exchange.send()
+        work = Work(batch.size, batch.consecutive, batch.width, batch.near, bool(batch.full), *decision[2:])
+        return ScoutStep(batch, work, work, decision.masks, self._memory.tally(batch.size))
+
+    def _decide(self, batch: Batch) -> Decision:
+        """What the sequences need of each layer; most steps decide as the one before."""
+        slots, budget, rows = self.parts.store.slots, self._budget, list(batch.numbers)
         assert slots is not None
-        has_absent = ~torch.tensor(slots.complete(batch), dtype=torch.bool)
-        counts = torch.tensor(batch.counts)
-        within_budget = torch.ones(batch.size, dtype=torch.bool) if budget is None else counts <= budget
-        trusted = self.trusted[:, list(batch.numbers)] & self._has_scouts[:, None]
-        masks = sort_sequences(has_absent, within_budget, trusted, guarded=parts.guard is not None)
+        complete = slots.complete(batch)
+        within = [budget is None or count <= budget for count in batch.counts]
+        trusted = self.trusted[:, rows]
+        follows_from = (batch.numbers, *complete, *within, trusted.numpy().tobytes())
+        known = self.exchange.masks_of
+        if isinstance(known, Decision) and known is self._decision and known.follows_from == follows_from:
+            return known
+        has_absent, within_budget = ~torch.tensor(complete, dtype=torch.bool), torch.tensor(within, dtype=torch.bool)
+        trusted &= self._has_scouts[:, None]
+        masks = sort_sequences(has_absent, within_budget, trusted, guarded=self.parts.guard is not None)
         by_layer = (masks.scouted, masks.true_query, masks.asked, masks.scanning)
         scouted, true_query, asked, scanning = (tuple(of.any(1).tolist()) for of in by_layer)
         some_resident = bool(masks.all_resident.any())
-        work = Work(
-            *(batch.size, batch.consecutive, batch.width, batch.near, bool(batch.full)),
-            *(scouted, true_query, asked, scanning, some_resident),
+        self._decision = Decision(
+            *(follows_from, self._memory.put(masks), scouted, true_query, asked, scanning), all_resident=some_resident
         )
-        tally = self._memory.tally(batch.size)
-        return ScoutStep(batch, work, work, self._memory.put(masks), tally)
+        self.exchange.masks_of = self._decision
+        return self._decision
 
     @override
     def begin(self, step: ScoutStep, rope: Rope) -> Attend:
@@ -130,15 +143,19 @@ class ScoutLayers:
         """Attend in one layer; see `Attend`."""
         parts, store, step = self._parts, self._parts.store, self._step
         assert store.transfers is not None
-        self._look_ahead(layer, x)  # first of all: the CPU has the longer, the sooner it is called
+        called_now = step.work.true_query[layer]
+        if not called_now:  # the CPU has the longer, the sooner it is called
+            self._look_ahead(layer, x)
         store.append(layer, k, v, step.batch)
-        store.transfers.wait_for_copies(layer)
         wanted = self._true_choice(layer, q)
         ahead = self._ahead.pop(layer, None)
         if ahead is not None and self._waits_for_true_query:
             self._start(layer, "scout", q, ahead, predicted=False)
-        if wanted is not None and step.work.true_query[layer]:
+        if wanted is not None and called_now:
             self._serve(layer, q, wanted.of(step.masks.true_query[layer]))
+        if called_now:  # while the CPU attends to what this layer will wait for
+            self._look_ahead(layer, x)
+        store.transfers.wait_for_copies(layer)
         pool = store.near_pool
         request = PartialRequest(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
         near, far = parts.far.take(self._calls.pop(layer, ()), request)

@@ -119,6 +119,22 @@ class Masks(NamedTuple):
     all_resident: Tensor
 
 
+class Decision(NamedTuple):
+    """What every layer of a step does for which sequences, and what that follows from.
+
+    follows_from: equal where the decision is.   masks: on the device.
+    scouted, true_query, asked, scanning, all_resident: see `Work`.
+    """
+
+    follows_from: tuple[object, ...]
+    masks: Masks
+    scouted: tuple[bool, ...]
+    true_query: tuple[bool, ...]
+    asked: tuple[bool, ...]
+    scanning: tuple[bool, ...]
+    all_resident: bool
+
+
 @dataclass(frozen=True)
 class Work:
     """What a step's work is made of: two steps of equal work queue the same kernels.
@@ -185,15 +201,15 @@ class StepMemory:
         layers, self._heads = store.num_layers, store.heads
         self._exchange = store.exchange
         self._sizes = [layers, layers, layers, layers, layers, 1, 1]
+        self._tallies: dict[int, Tally] = {}  # views, made once
         self._counts = torch.zeros(
             (3, layers, 2 * store.num_rows * self._heads), dtype=torch.int64, device=store.device
         )
 
     def put(self, masks: Masks) -> Masks:
-        """Send what was decided on the host to the device, with what else the host has to say of the step."""
+        """Write what was decided on the host to where it is sent from; returns where it will be on the device."""
         exchange, size = self._exchange, masks.within_budget.shape[1]
         torch.cat(masks, out=exchange.host.masks[:, :size])
-        exchange.send()
         return Masks(*torch.split(exchange.device.masks[:, :size], self._sizes))
 
     def clear(self) -> None:
@@ -203,8 +219,9 @@ class StepMemory:
 
     def tally(self, sequences: int) -> Tally:
         """The tally of a step, with the numbers of the last one until they are set to zero."""
-        shape = (2, sequences, self._heads)
-        used = self._counts[:, :, : 2 * sequences * self._heads]
-        counts = used.view(*used.shape[:2], *shape)
-        scouted, asked, guarded = counts
-        return Tally(scouted, asked, guarded, counts)
+        if sequences not in self._tallies:
+            used = self._counts[:, :, : 2 * sequences * self._heads]
+            counts = used.view(*used.shape[:2], 2, sequences, self._heads)
+            scouted, asked, guarded = counts
+            self._tallies[sequences] = Tally(scouted, asked, guarded, counts)
+        return self._tallies[sequences]

@@ -32,6 +32,7 @@ class StepExchange:
 
     host: for the host to write; `send` brings it to the device.   device: the same, there.
     counts: int64 [COUNTS], on the device.   drawn: int64 [R], on the device, the next token of each sequence.
+    masks_of: what the masks there follow from, or None: whoever finds it unchanged need not write them again.
     """
 
     def __init__(self, rows: int, masks: int, ops: Ops) -> None:
@@ -41,16 +42,29 @@ class StepExchange:
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
         self._device = torch.zeros(size, dtype=torch.uint8, device=ops.device) if ops.deferred else self._host
         self.host, self.device = _parts(self._host, rows), _parts(self._device, rows)
+        self._numbers, self._draws = self.host.numbers.numpy(), self.host.draws.numpy()
+        self._rows: dict[int, tuple[Tensor, ...]] = {}
+        self.masks_of: object = None
         self._results = torch.zeros(COUNTS + rows, dtype=torch.int64, device=ops.device)
         self.counts, self.drawn = self._results[:COUNTS], self._results[COUNTS:]
 
+    def rows(self, size: int) -> tuple[Tensor, ...]:
+        """What the device is told of `size` sequences: int64 [size] each, see NUMBERS; views, made once."""
+        if size not in self._rows:
+            self._rows[size] = self.device.numbers[:, :size].unbind()
+        return self._rows[size]
+
+    def set_rows(self, rows: Sequence[int], closed: Sequence[int], fill: Sequence[int], entry: Sequence[int]) -> None:
+        """Say which sequences the next step is of; see NUMBERS."""
+        self._numbers[:4, : len(rows)] = (rows, closed, fill, entry)
+
     def set_tokens(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
         """Say which token of each sequence the next step is fed, and where it stands."""
-        self.host.numbers[4:, : len(token_ids)] = torch.tensor([list(token_ids), list(positions)])
+        self._numbers[4:, : len(token_ids)] = (token_ids, positions)
 
     def set_draws(self, draws: Sequence[tuple[float, ...]]) -> None:
         """Say how the next token of each sequence is drawn: DRAW numbers, as `engine.sampler` takes them."""
-        self.host.draws[:, : len(draws)] = torch.tensor(draws).T
+        self._draws[:, : len(draws)] = tuple(zip(*draws, strict=True))
 
     def send(self) -> None:
         """Bring what the host has written to the device."""

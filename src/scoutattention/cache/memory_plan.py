@@ -84,7 +84,7 @@ def plan_memory(
         raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
     block_bytes = shape.block_bytes(scout.block_size)
     page_bytes = shape.page_bytes(scout.block_size, engine_config.kv_dtype)
-    digest_bytes = 0 if free_device is None else _digest_bytes(shape, scout)
+    beside_bytes = 0 if free_device is None else digest_bytes(shape, scout)
     blocks = -(-max_len // scout.block_size)
     wanted = engine_config.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if engine_config.host_memory is None else engine_config.host_memory
@@ -93,12 +93,12 @@ def plan_memory(
     everything = device_memory(engine_config, scout) == "all"
     if everything and free_device is not None:
         host_bytes = max(0, free_device - own) * 9 // 10  # for pages; the rest is for a step's own tensors
-        page_bytes += digest_bytes
+        page_bytes += beside_bytes
     pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     blocks = min(blocks, pages)  # a model's own limit is just a number
-    beside = pages * digest_bytes
+    beside = pages * beside_bytes
     slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
     if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
         raise CapacityError(
@@ -173,7 +173,7 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
     return "exact" if scout.budget is None else scout.ablation.digest
 
 
-def _digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
+def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
     kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
     if kind == "exact":

@@ -199,8 +199,8 @@ class KVStore:
         fills = [*(self.fill[row] for row in rows[:real]), *padding]
         entries = [self._open_entry(row, self.closed[row]) for row in rows[:real]]
         entries += [self.near_pool.capacity for _ in padding]  # the scratch entry
-        self.exchange.host.numbers[:4, :size] = torch.tensor([list(rows), list(counts), fills, entries])
-        index, closed, fill, entry = self.exchange.device.numbers[:4, :size]
+        self.exchange.set_rows(rows, counts, fills, entries)
+        index, closed, fill, entry, *_ = self.exchange.rows(size)
         selected = _slice_of(rows)
         width = max(counts, default=0)
         if self._ops.deferred:  # room for the next block too, or a graph would last no longer than the open one

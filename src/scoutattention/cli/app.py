@@ -15,9 +15,9 @@ from ..errors import ScoutError
 from ..hardware.doctor import examine
 from ..hardware.host import Host
 from .bench import decode, gpu, kernels
-from .cache import cache
 from .calibrate import calibrate
 from .chat import chat
+from .command import load_action
 from .fidelity import fidelity
 from .generate import generate
 from .output import PlainTable, show
@@ -52,7 +52,6 @@ for _name, (_help, _commands) in GROUPS.items():
     for _command in _commands:
         _group.command()(_command)
     app.add_typer(_group, name=_name)
-app.add_typer(cache, name="cache", context_settings=HELP_FLAGS)
 
 
 @dataclass
@@ -78,9 +77,14 @@ def _common(
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False) -> None:
-    """Show what this machine offers and what follows from it. Exit code 1 if something keeps models from running."""
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A model, to see what memory it takes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Show what this machine offers, and what memory a model takes. Exit code 1 if something keeps it from running."""
     checks = examine(Host(), os.environ)
+    if model is not None:
+        checks += load_action("doctor").check_model(model, Host())
     if as_json:
         print(json.dumps({check.name: asdict(check) for check in checks}, indent=2), flush=True)
     else:

@@ -46,9 +46,10 @@ class KernelsFlags:
 def kernels(call: Call[KernelsFlags]) -> None:
     """Check the native kernels against plain PyTorch, then time them.
 
-    Each round times a kernel, a plain read of the same memory by the same threads, and PyTorch's attention over the
-    same keys. "Vs SDPA" says how many times as fast the kernel is as `scaled_dot_product_attention` with
-    `enable_gqa=True`; "Vs grouped", as the same function with the query heads that share a key as rows of one head.
+    The first table is of attention and scores, the second of products with weights in GGUF's blocks. Each round times
+    a kernel, a plain read of the same memory by the same threads, and, of attention, PyTorch's over the same keys. "Vs
+    SDPA" says how many times as fast the kernel is as `scaled_dot_product_attention` with `enable_gqa=True`; "Vs
+    grouped", as the same function with the query heads that share a key as rows of one head.
     Exit code 1 if a kernel is wrong.
     """
     size = parse_size(call.flags.size)

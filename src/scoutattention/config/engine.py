@@ -54,7 +54,8 @@ class EngineConfig(Checked):
     dtype: DTypeName = setting(
         "auto",
         "Number format of weights and KV cache: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
-        change="Choose 'bfloat16' for speed; 'float32' to compare numbers.",
+        change="Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU the weights of a .gguf file stay "
+        "as they are: it is then the format of the KV cache and of a prompt's own numbers, and 'auto' is 'float32'.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",

@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the first prompt that were kept of earlier prompts; known with the first chunk."""
+        """Tokens of the first prompt that were kept of earlier prompts; known once it begins to be read."""
         return self.requests[0].prefix.tokens
 
     def cancel(self) -> None:

@@ -23,7 +23,7 @@ READY = b"ready\n"
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank starts with.   folder: where ranks meet.   model: the directory of a model."""
+    """What a rank starts with.   folder: where ranks meet.   model: its directory or file."""
 
     folder: Path
     index: int

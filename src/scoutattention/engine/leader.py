@@ -133,21 +133,19 @@ class LeadingEngine(Engine):
         self._followers.close()
 
 
-def lead(
-    name: str, cache_dir: Path | None, scout: ScoutConfig, engine_config: EngineConfig
-) -> tuple[LoadedModel, LeadingEngine]:
+def lead(name: str, scout: ScoutConfig, engine_config: EngineConfig) -> tuple[LoadedModel, LeadingEngine]:
     """Load a model with as many ranks as the configuration says, and make the engine of rank 0.
 
     Raises what `load` raises, and RankError where a rank ends.
     """
-    directory = resolve(name, engine_config.dtype, cache_dir)
+    path = resolve(name)
     size = engine_config.tensor_parallel_size
     dtype, scaling = engine_config.dtype, engine_config.rope_scaling
-    read_config(directory, dtype, scaling).shape.split(size)  # before anything is started
+    read_config(path, dtype, scaling).shape.split(size)  # before anything is started
     device = find_device(engine_config.device, 0, size)
-    followers = Followers(directory, scout, engine_config, device)
+    followers = Followers(path, scout, engine_config, device)
     with followers.together():
-        loaded = load(name, dtype, cache_dir, device, followers.ranks, scaling)
+        loaded = load(name, dtype, device, followers.ranks, scaling)
         return loaded, LeadingEngine(loaded.decoder, scout, engine_config, followers)
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, get_args
 
 from ..config import (
@@ -88,7 +87,6 @@ class LLM:
         model: str,
         *,
         scout: ScoutConfig | None = None,
-        cache_dir: Path | None = None,
         **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
@@ -97,10 +95,10 @@ class LLM:
         self.engine: Engine
         with named_memory():
             if self.engine_config.tensor_parallel_size > 1:
-                loaded, self.engine = lead(model, cache_dir, self.scout, self.engine_config)
+                loaded, self.engine = lead(model, self.scout, self.engine_config)
             else:
                 device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
-                loaded = load(model, self.engine_config.dtype, cache_dir, device, rope_scaling=rope_scaling)
+                loaded = load(model, self.engine_config.dtype, device, rope_scaling=rope_scaling)
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len

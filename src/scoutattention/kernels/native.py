@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..errors import KernelError
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
+from ..runtime.stored import StoredMatrix, StoredRows
 from ..runtime.workers import Workers
 from ..types import (
     BlockList,
@@ -22,8 +24,12 @@ from ..types import (
     SplitRequest,
     TopBlocks,
 )
+from . import reference_rows, reference_stored
 from .plain import PlainOps, left_out
-from .reference_rows import HeadPlacing, RowCorrection
+from .reference_rows import HeadPlacing, RowCorrection, unpaired
+
+MOST_ROWS = 16
+"""Rows up to which stored blocks are multiplied as they are; of more rows PyTorch's products are as fast."""
 
 
 class NativeOps(PlainOps):
@@ -98,9 +104,36 @@ class RowKernels:
     def __init__(self, workers: Workers) -> None:
         self._native = workers.native
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous."""
+    def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
+        """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous.
+
+        With a stored matrix, at most MOST_ROWS rows are rounded to 16 bits in each 256 columns, and multiplied with
+        the blocks as they are. Of more rows the product is PyTorch's, in the dtype of x, with tiles that are expanded.
+        """
+        if isinstance(weight, StoredMatrix):
+            if x.dim() == 2 and x.shape[0] > MOST_ROWS:
+                return self._linear_of_many(x, weight)
+            parts = [(part.data, part.kind.number) for part in weight.parts]
+            return self._native.linear_stored(_floats(x), parts)
         return self._native.linear(_floats(x), weight)
+
+    def _linear_of_many(self, x: Tensor, weight: StoredMatrix) -> Tensor:
+        if x.shape[1] != weight.columns or not x.is_floating_point():
+            raise KernelError(
+                f"x is {x.dtype} {list(x.shape)}, and the stored matrix is {list(weight.shape)}: x must have floats, "
+                "and as many columns"
+            )
+        return reference_rows.linear(x, weight, self._fill)
+
+    def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of a stored matrix as numbers; see `reference_stored.expand`."""
+        return reference_stored.expand(weight, rows, dtype, self._fill)
+
+    def _fill(self, out: Tensor, part: StoredRows) -> None:
+        if part.kind.dtype is None and out.dtype in (torch.float32, torch.bfloat16):
+            self._native.expand(part.data, part.kind.number, out)
+        else:
+            reference_stored.fill_plainly(out, part)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Rows x [T, A] over their root mean squares, times weight [A]; or x [T, N, A], weight [N, A]."""
@@ -127,7 +160,7 @@ class RowKernels:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
         rotated = (x.shape[1] + how.queries) // 2
         x = x if how.bias is None else x + how.bias.view(x.shape[1:])
-        heads = x[:, :rotated]
+        heads = unpaired(x[:, :rotated]) if how.paired else x[:, :rotated]
         if how.norm is not None:
             heads = self.rms_norm(heads, how.norm[:rotated], how.eps)
         heads = self.rotate(heads, how.rope)

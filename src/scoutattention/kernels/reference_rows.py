@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runtime.stored import StoredMatrix
 from ..types import Rope
+from . import reference_stored
+from .reference_stored import TILE, Fill
+
+expand = reference_stored.expand
 
 
 class HeadPlacing(NamedTuple):
@@ -15,6 +20,7 @@ class HeadPlacing(NamedTuple):
 
     queries: Q.   bias: [(Q + 2 H) * D], added to all of them, or None.   norm: float32 [Q + H, D], the weights of the
     norms of queries and keys, or None; eps: of these norms.   rope: of the tokens, for queries and keys.
+    paired: of queries and keys, and of their bias, the two channels that rotate together follow one another.
     """
 
     queries: int
@@ -22,6 +28,7 @@ class HeadPlacing(NamedTuple):
     norm: Tensor | None
     eps: float
     rope: Rope
+    paired: bool = False
 
 
 class RowCorrection(NamedTuple):
@@ -36,8 +43,15 @@ class RowCorrection(NamedTuple):
     used: Tensor | None = None
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x."""
+def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None) -> Tensor:
+    """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x.
+
+    Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.   fill: see `expand`.
+    """
+    if isinstance(weight, StoredMatrix):
+        lines = max(1, TILE // max(weight.columns, 1))
+        tiles = (slice(first, first + lines) for first in range(0, max(weight.shape[0], 1), lines))
+        return torch.cat([F.linear(x, expand(weight, tile, x.dtype, fill)) for tile in tiles], dim=-1)
     return F.linear(x, weight) if weight.dim() == 2 else (weight @ x[..., None])[..., 0]
 
 
@@ -71,6 +85,11 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     return torch.addcmul(wide * rope.cos[:, None], turned, rope.sin[:, None]).to(x.dtype)
 
 
+def unpaired(x: Tensor) -> Tensor:
+    """Heads x [..., D] of channels in pairs that rotate together: all first channels, then all second ones."""
+    return x.view(*x.shape[:-1], -1, 2).mT.flatten(-2)
+
+
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""
     gate, up = x.chunk(2, dim=-1)
@@ -91,7 +110,7 @@ def place_heads(x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
     rotated = (x.shape[1] + how.queries) // 2
     if how.bias is not None:
         x = x + how.bias.view(x.shape[1:])
-    heads = x[:, :rotated]
+    heads = unpaired(x[:, :rotated]) if how.paired else x[:, :rotated]
     if how.norm is not None:
         heads = rms_norm(heads, how.norm[:rotated], how.eps)
     return rotate(heads[:, : how.queries], how.rope), rotate(heads[:, how.queries :], how.rope), x[:, rotated:]

@@ -1,6 +1,7 @@
 """Stored calibrations: a model's corrections for one lookahead, in one safetensors file of the user's cache folder."""
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,6 @@ from safetensors.torch import save
 
 from ..attention.prompt.correction import Correction
 from ..errors import CacheFolderError, CalibrationError
-from .cache_folder import CALIBRATIONS, default_cache_dir
 from .decoder import Decoder
 
 FORMAT = "2"
@@ -26,9 +26,14 @@ class Calibration(NamedTuple):
     name: str
 
 
+def default_cache_dir() -> Path:
+    """The user's folder: $XDG_CACHE_HOME/scoutattention, or ~/.cache/scoutattention."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoutattention"
+
+
 def default_path(decoder: Decoder, lookahead: int) -> Path:
     """Where a model's calibration for a lookahead is stored, and looked for."""
-    return default_cache_dir() / CALIBRATIONS / f"{decoder.fingerprint}-ahead{lookahead}.safetensors"
+    return default_cache_dir() / "calibrations" / f"{decoder.fingerprint}-ahead{lookahead}.safetensors"
 
 
 def store(path: Path, decoder: Decoder, lookahead: int, corrections: Correction) -> None:

@@ -78,6 +78,15 @@ class ModelConfig:
     qk_norm: bool
     tie_word_embeddings: bool
 
+    @property
+    def weights(self) -> int:
+        """Numbers in all matrices; norms and biases are few beside them."""
+        shape = self.shape
+        heads = 2 * shape.num_query_heads + 2 * shape.num_kv_heads
+        layer = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)
+        tables = (1 if self.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
+        return shape.num_layers * layer + tables
+
     @classmethod
     def from_hf(
         cls,

@@ -13,9 +13,11 @@ from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
+from ..runtime.stored import StoredMatrix
+from ..runtime.stored_file import StoredFile
 from ..types import Rope
 from .config import ModelConfig
-from .layers import LayerWeights, RowOps
+from .layers import LayerWeights, RowOps, Weight
 from .rope import RopeConfig, inverse_frequencies, rope_steps
 
 FEW_ROWS = 16
@@ -28,13 +30,15 @@ class DecoderWeights:
 
     Of a model that ranks share, the layers' matrices are one rank's part.
     fingerprint: names the whole model, see `fingerprint.py`.
+    files: that hold matrices in blocks; they must not change while the decoder is in use.
     """
 
-    embedding: Tensor
+    embedding: Weight
     layers: tuple[LayerWeights, ...]
     norm: Tensor
-    head: Tensor
+    head: Weight
     fingerprint: str
+    files: tuple[StoredFile, ...] = ()
 
 
 class Rotary:
@@ -78,6 +82,7 @@ class Decoder(QueryModel):
     """A stack of layers, stateless between calls: the same code runs a prompt and a batch of single tokens.
 
     config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
+    dtype: of the KV cache, of all weights but norms and those in a file's own blocks, and of what a prompt computes.
     few_rows: the kernels that compute few rows.
     """
 
@@ -95,6 +100,7 @@ class Decoder(QueryModel):
         self.weights = weights
         self.ranks = ranks
         self.few_rows = few_rows
+        self.dtype: torch.dtype = getattr(torch, config.shape.dtype)
         self._most = most
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
@@ -128,8 +134,9 @@ class Decoder(QueryModel):
         """Run tokens, int64 [T], through all layers at once; returns final-normed hidden states [T, E].
 
         T is a batch of sequences with one token each, or a prompt: only `attend` knows which. See `read`, too.
+        Raises ModelFileError where a file that holds weights was changed.
         """
-        x = F.embedding(token_ids, self.weights.embedding)
+        x = self._embedded(token_ids)
         normed = self.normed_input(0, x)
         for layer in range(self.shape.num_layers):
             q, k, v = (part.contiguous() for part in self.project(layer, normed, rope))
@@ -143,7 +150,7 @@ class Decoder(QueryModel):
         It yields how much of the work is done, in tokens. A layer reads all pieces before the next layer reads the
         first one, and `attend` gets them in this order. Returns the last token's final-normed hidden state [1, E].
         """
-        x, count = F.embedding(token_ids, self.weights.embedding), len(token_ids)
+        x, count = self._embedded(token_ids), len(token_ids)
         for layer in range(self.shape.num_layers):
             for start in range(0, count, size):
                 piece = slice(start, start + size)
@@ -160,7 +167,7 @@ class Decoder(QueryModel):
         weights, shape = self.weights.layers[layer], self.shape
         q, k, v = self._placed(weights, normed, rope, shape.num_query_heads + 2 * shape.num_kv_heads)
         q = q.reshape(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
-        return q, k.to(weights.qkv.dtype), v.to(weights.qkv.dtype)
+        return q, k.to(self.dtype), v.to(self.dtype)
 
     def update(self, layer: int, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """The residual stream after a layer's attention, [T, E], and what its feed-forward part adds.
@@ -168,15 +175,15 @@ class Decoder(QueryModel):
         x: the layer's input [T, E].   out: [T, H, G, D], what was attended to.
         """
         weights, ops = self.weights.layers[layer], self._ops(x)
-        attended = self.ranks.sum(ops.linear(out.flatten(1), weights.output))
+        attended = self.ranks.sum(self._product(out.flatten(1), weights.output))
         if weights.output_bias is not None:
             attended += weights.output_bias
         x, normed = ops.add_norm(x, attended, weights.post_norm, self.config.rms_norm_eps)
-        return x, self.ranks.sum(ops.linear(ops.swiglu(ops.linear(normed, weights.gate_up)), weights.down))
+        return x, self.ranks.sum(self._product(ops.swiglu(self._product(normed, weights.gate_up)), weights.down))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
-        return self._ops(hidden).linear(hidden, self.weights.head).float()
+        return self._product(hidden, self.weights.head).float()
 
     @override
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
@@ -184,7 +191,12 @@ class Decoder(QueryModel):
 
     @override
     def query_weight(self, layer: int) -> Tensor:
-        mine = self.weights.layers[layer].qkv[: self.shape.num_query_heads * self.shape.head_dim]
+        weights, shape = self.weights.layers[layer], self.shape
+        mine = weights.qkv[: shape.num_query_heads * shape.head_dim]
+        if isinstance(mine, StoredMatrix):
+            mine = self.few_rows.expand(mine, slice(None), torch.float32)
+        if weights.paired:
+            mine = mine.view(shape.num_query_heads, -1, 2, shape.hidden_size).transpose(1, 2).reshape(mine.shape)
         return gathered(self.ranks, mine).flatten(0, 1)
 
     @override
@@ -207,8 +219,10 @@ class Decoder(QueryModel):
         shape, ops = self.shape, self._ops(normed)
         rows = count * shape.head_dim
         bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
-        heads = ops.linear(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
-        how = HeadPlacing(shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope)
+        heads = self._product(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
+        how = HeadPlacing(
+            shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope, paired=weights.paired
+        )
         return ops.place_heads(heads, how)
 
     def _norm_after(self, layer: int) -> Tensor:
@@ -216,5 +230,20 @@ class Decoder(QueryModel):
         last = layer == self.shape.num_layers - 1
         return self.weights.norm if last else self.weights.layers[layer + 1].input_norm
 
+    def _embedded(self, token_ids: Tensor) -> Tensor:
+        """The embeddings of tokens, int64 [T]: [T, E]. Raises ModelFileError where a file of weights was changed."""
+        for file in self.weights.files:
+            file.check()
+        return rows_of(self.weights.embedding, token_ids, self.dtype, self.few_rows)
+
+    def _product(self, x: Tensor, weight: Weight) -> Tensor:
+        """Rows x [T, A] times the transpose of weight [B, A]; the kernels for few rows expand blocks for many, too."""
+        return (self.few_rows if isinstance(weight, StoredMatrix) else self._ops(x)).linear(x, weight)
+
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else reference_rows
+
+
+def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype, ops: RowOps = reference_rows) -> Tensor:
+    """Rows, int64 [T], of a table [N, E]: [T, E].   dtype: of the result where the table is stored in blocks."""
+    return ops.expand(table, rows, dtype) if isinstance(table, StoredMatrix) else F.embedding(rows, table)

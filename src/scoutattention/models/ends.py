@@ -50,9 +50,9 @@ def end_of_turn_ids(names: Iterable[tuple[int, str]], declared: Iterable[int] = 
     names: each token's id and text; where two have the same text, the last one counts.
     declared: the ids that the file's metadata gives (eos, eot, eom).
     """
-    ids = {name: token_id for token_id, name in names}
-    ends = {ids[name] for name in END_NAMES & ids.keys()} | set(declared)
-    if "<|end|>" in ids and _channels(ids.keys() & END_NAMES):
+    ids = {name: token_id for token_id, name in names if name in END_NAMES}
+    ends = set(ids.values()) | set(declared)
+    if "<|end|>" in ids and _channels(set(ids)):
         ends.discard(ids["<|end|>"])  # it ends a message, after which another one of the same answer follows
     if "</s>" in ids and "<|tool_response>" in ids:
         ends.discard(ids["</s>"])  # it is text

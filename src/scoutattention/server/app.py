@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from ..errors import ScoutError
+from .answer.calls import OPEN
 from .answer.forms import ChatForm, CompletionForm, Form
 from .answer.reply import Reply
 from .answer.sending import EventStream, unless_gone
@@ -98,10 +98,16 @@ class Server:
         self.app.add_exception_handler(Exception, _bug)  # the outermost handler: the log has the traceback
 
     async def _chat(self, request: Request, body: ChatRequest) -> Response:
-        def read() -> list[_Prompt]:
-            return [_Prompt(encode_conversation(self.engine, body["messages"], _variables(body)))]
+        form, variables = (
+            ChatForm(self.options.model, self.engine.tokenizer, body.get("top_logprobs") or 0),
+            _variables(body),
+        )
 
-        form = ChatForm(self.options.model, self.engine.tokenizer, body.get("top_logprobs") or 0)
+        def read() -> list[_Prompt]:
+            ids, text = encode_conversation(self.engine, body["messages"], variables)
+            form.calls = "tools" in variables and OPEN in text
+            return [_Prompt(ids)]
+
         return await self._answer(request, body, form, 1, read)
 
     async def _complete(self, request: Request, body: CompletionRequest) -> Response:
@@ -168,11 +174,13 @@ class Server:
 
     async def _tokenize(self, request: Request, body: TokenizeRequest) -> Response:
         self._check_model(body.get("model"))
-        if "messages" in body:
-            work = partial(encode_conversation, self.engine, body["messages"], _variables(body))
-        else:
+
+        def work() -> list[int]:
+            if "messages" in body:
+                return encode_conversation(self.engine, body["messages"], _variables(body))[0]
             special = body.get("add_special_tokens") is not False
-            work = partial(encode, self.engine, body["prompt"], add_special_tokens=special)
+            return encode(self.engine, body["prompt"], add_special_tokens=special)
+
         ids = await asyncio.to_thread(work)
         return JSONResponse({"count": len(ids), "max_model_len": self.engine.max_len, "tokens": ids})
 

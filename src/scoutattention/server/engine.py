@@ -47,7 +47,7 @@ class Answer(Protocol):
 
     @property
     def cached_tokens(self) -> int:
-        """Those of them that the prefix cache had; known with the first chunk."""
+        """Those of them that were kept of earlier prompts; known with the first chunk."""
         ...
 
     def cancel(self) -> None:

@@ -93,7 +93,7 @@ class _Totals(Collector):
         yield self._gauge("vllm:num_requests_waiting", "Answers that have no token yet.", self._metrics.waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
         yield self._counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for.", stats.prompt_tokens)
-        yield self._counter("vllm:prefix_cache_hits", "Those of them that were kept already.", stats.cached_tokens)
+        yield self._counter("vllm:prefix_cache_hits", "Those of them that were kept.", stats.cached_tokens)
         yield self._gauge("scout:host_pool_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
         yield self._gauge("scout:device_pool_usage_perc", "Slots in use, 1 for all.", memory.slots_used)
         yield self._gauge("scout:host_pool_bytes", "Size of the pool of pages.", memory.pages_bytes)

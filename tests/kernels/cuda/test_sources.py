@@ -28,8 +28,9 @@ def launches() -> Iterator[CudaLaunch]:
         closed = some(2, dtype=torch.int64)
         yield scores.score_launch(q, (words, bounds), pages, closed, made, 0.1)
         yield scores.project_launch(q, some(2, 8, D // 2, D), some(2, 8, G, D // 2))
-        result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, 300))
-        yield choice.top_launch(made, some(2, dtype=torch.int64), result, (1, 1), largest=False)
+        for blocks in (100, 300, 3000):
+            result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, blocks))
+            yield choice.top_launch(some(2, 8, G, blocks), closed, result, (1, 1), largest=False)
 
 
 def test_every_source_compiles_for_every_gpu():
@@ -81,6 +82,24 @@ def test_without_cuda_core_the_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, base.__name__)
     with pytest.raises(KernelError, match=r"pip install 'scout-attention\[cuda\]'"):
         __import__(base.__name__)
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(64, 34), (32, 10), (64, 4), (700, 34), (1, 1), (8, 400)])
+def test_programs_of_scores_end_together(rows, parts):
+    """No other number of programs that share a row would end sooner, by whole rounds of what a device holds."""
+    places = 528
+
+    def time(count):
+        return -(-rows * count // places) * (1 + -(-parts // count))
+
+    count = scores.programs(rows, parts, places)
+    assert 1 <= count <= parts
+    assert time(count) == min(time(-(-parts // each)) for each in range(1, scores.LONGEST + 1))
+    assert scores.programs(rows, 0, places) == 0
+
+
+def test_few_programs_read_far_ahead():
+    assert scores.reading(128, 2000, 132).ahead < scores.reading(128, 256, 132).ahead
 
 
 def test_sizes_without_a_kernel_are_known():

@@ -2,15 +2,16 @@
 
 import gguf
 import numpy as np
+import torch
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789Ġ"
 TOKENS = [*LETTERS, "ab", *(f"<{number}>" for number in range(256 - len(LETTERS) - 1))]
 
 
-def write(path, model, *, quantized=(), only=lambda name: True, names=(), tensors=(), **fields):
+def write(path, model, *, kinds=(), only=lambda name: True, names=(), tensors=(), **fields):
     """Save a model of transformers.
 
-    quantized: names of GGUF tensors to store as Q8_0.   only: which GGUF tensors to store.
+    kinds: of GGUF tensors by name, other than F32.   only: which GGUF tensors to store.
     names: of tokens by id, other than the usual ones.   tensors: to store besides, by GGUF name.
     fields: override metadata.
     """
@@ -32,7 +33,7 @@ def write(path, model, *, quantized=(), only=lambda name: True, names=(), tensor
         add[type(value)](key.replace("ARCH", name), value)
     for key, values in dict(tensors).items():
         writer.add_tensor(key, np.array(values, dtype=np.float32))
-    add_tensors(writer, model, quantized, only)
+    add_tensors(writer, model, dict(kinds), only)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -50,10 +51,9 @@ def add_tokenizer(writer, fields, names):
     writer.add_token_merges(["a b"])
 
 
-def add_tensors(writer, model, quantized, only):
+def add_tensors(writer, model, kinds, only):
     config = model.config
-    architecture = gguf.MODEL_ARCH[config.model_type.upper()]
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    names = names_of(model)
     if config.rope_parameters["rope_type"] == "llama3":
         plain = 1.0 / 10_000.0 ** (np.arange(0, config.head_dim, 2) / config.head_dim)
         writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
@@ -64,14 +64,33 @@ def add_tensors(writer, model, quantized, only):
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
         if heads and config.model_type == "llama":
             weight = weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        name = names[key]
         if not only(name):
             continue
-        if name in quantized:
-            kind = gguf.GGMLQuantizationType.Q8_0
+        if name in kinds:
+            kind = gguf.GGMLQuantizationType[kinds[name]]
             writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, np.ascontiguousarray(weight))
+
+
+def names_of(model):
+    """The GGUF name of each tensor of a model."""
+    config = model.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config.model_type.upper()], config.num_hidden_layers)
+    return {key: names.get_name(key, try_suffixes=(".weight", ".bias")) for key in model.state_dict()}
+
+
+def rounded(model, kinds):
+    """The same model, with the numbers that its matrices are when they are stored in these kinds."""
+    names = names_of(model)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if names[key] in kinds:
+                kind = gguf.GGMLQuantizationType[kinds[names[key]]]
+                blocks = gguf.quants.quantize(value.numpy(), kind)
+                value.copy_(torch.from_numpy(gguf.quants.dequantize(blocks, kind)))
+    return model
 
 
 def write_parts(folder, model, first, **fields):

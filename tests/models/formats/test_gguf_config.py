@@ -1,11 +1,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
 from scoutattention.models.config import ModelConfig
-from scoutattention.models.formats.gguf_config import expected_shapes, hf_config, tensor_name, uninterleave
+from scoutattention.models.formats.gguf_config import expected_shapes, hf_config, tensor_name
 from scoutattention.models.formats.gguf_metadata import Metadata
 from scoutattention.models.rope import RopeConfig
 
@@ -145,9 +144,3 @@ def test_tensor_names():
     for stranger in ("blk.0.ffn_gate_inp.weight", "position_embd.weight", "blk.x.attn_q.weight"):
         with pytest.raises(UnsupportedModelError, match=stranger):
             tensor_name(stranger)
-
-
-def test_uninterleave_puts_the_firsts_of_all_pairs_before_the_seconds():
-    rows = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
-    assert uninterleave(torch.cat((rows, rows + 8)), 2).tolist() == list(range(16))
-    assert uninterleave(rows[:, None].expand(8, 3), 1)[:, 2].tolist() == list(range(8))

@@ -40,7 +40,7 @@ TENSORS = {"rope_factors_short.weight": SHORT, "rope_factors_long.weight": LONG}
 )
 def test_a_stretched_context_is_the_models(family, rope, fields, tensors, tmp_path):
     model = families.make(family, rope_parameters=rope)
-    loaded = load(str(write(tmp_path / "tiny.gguf", model, tensors=tensors, **fields)), cache_dir=tmp_path)
+    loaded = load(str(write(tmp_path / "tiny.gguf", model, tensors=tensors, **fields)))
     with torch.no_grad():
         expected = model(torch.tensor([PROMPT])).logits[0]
     torch.testing.assert_close(prompt_logits(loaded.decoder, PROMPT), expected, atol=1e-4, rtol=0)

@@ -9,7 +9,7 @@ from transformers import LlamaTokenizer
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
 from scoutattention.models.formats.gguf_metadata import Metadata
-from scoutattention.models.formats.gguf_tokenizer import tokenizer_config, tokenizer_of
+from scoutattention.models.formats.gguf_tokenizer import tokenizer_files, tokenizer_of
 
 LETTERS = "abcdeé日▁"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -108,8 +108,8 @@ def test_texts_begin_and_end_as_the_file_says(changes, expected):
 
 
 def test_parts_that_the_file_does_not_give_are_llama_cpps():
-    config = tokenizer_config(metadata())
-    assert (config["bos_token"], config["eos_token"], config["unk_token"]) == ("<s>", "</s>", "<unk>")
+    named = {name: entry.content for name, entry in tokenizer_files(metadata()).named.items()}
+    assert named == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def test_what_no_token_spells_is_bytes():

@@ -6,7 +6,7 @@ from tokenizers import pre_tokenizers
 from scoutattention.errors import ModelFileError, UnsupportedModelError
 from scoutattention.models.formats.gguf_metadata import Metadata
 from scoutattention.models.formats.gguf_splits import RULES
-from scoutattention.models.formats.gguf_tokenizer import tokenizer_config, tokenizer_of
+from scoutattention.models.formats.gguf_tokenizer import tokenizer_files, tokenizer_of
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 ADDED = {"<s>": 3, "</s>": 3, "<tool>": 4, "[GAP]": 5}
@@ -131,11 +131,11 @@ def test_a_text_ends_with_eos_where_the_file_says_so():
     assert read(pre="llama-bpe", add_eos_token=True).encode("hi").tokens == ["<s>", "hi", "</s>"]
 
 
-def test_tokenizer_config():
-    config = tokenizer_config(Metadata(Path("tiny.gguf"), FIELDS | {"tokenizer.chat_template": "{{ x }}"}))
-    assert (config["bos_token"], config["eos_token"], config["chat_template"]) == ("<s>", "</s>", "{{ x }}")
-    assert "chat_template" not in tokenizer_config(metadata())
-    assert "pad_token" not in tokenizer_config(metadata())
+def test_special_tokens_and_the_template_are_those_of_the_file():
+    files = tokenizer_files(Metadata(Path("tiny.gguf"), FIELDS | {"tokenizer.chat_template": "{{ x }}"}))
+    assert {name: entry.content for name, entry in files.named.items()} == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert files.template == ("{{ x }}", "tiny.gguf")
+    assert tokenizer_files(metadata()).template is None
 
 
 @pytest.mark.parametrize(
@@ -164,4 +164,4 @@ def test_tokenizer_config():
 )
 def test_what_cannot_be_read_is_named(changes, error, named):
     with pytest.raises(error, match=named):
-        tokenizer_config(metadata(changes)), read(**changes)
+        tokenizer_files(metadata(changes)), read(**changes)

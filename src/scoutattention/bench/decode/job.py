@@ -11,13 +11,13 @@ from ...config import DTypeName
 class DecodeJob:
     """Prompts to read and to continue, one for each sequence.
 
-    directory: the model in the layout of Hugging Face.   gguf: the file that the model came from, or None.
-    dtype: of weights and KV cache, except in engines that keep the file's; not "auto".
+    model: its directory in the layout of Hugging Face, or its .gguf file; gguf: the latter, or None.
+    dtype: of weights and KV cache, except of weights in engines that keep the file's; not "auto".
     prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
     budget: of the engines that have one.   threads: that may be used.
     """
 
-    directory: Path
+    model: Path
     gguf: Path | None
     dtype: DTypeName
     prompts: tuple[tuple[int, ...], ...]

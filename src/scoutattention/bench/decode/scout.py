@@ -17,7 +17,7 @@ class OurDecoding(Decoding):
     def __init__(self, job: DecodeJob) -> None:
         self._job = job
         self._llm = LLM(
-            str(job.directory),
+            str(job.model),
             scout=ScoutConfig(budget=job.budget),
             device_memory=self.device_memory,
             max_model_len=job.max_len,
@@ -35,7 +35,8 @@ class OurDecoding(Decoding):
 
     @override
     def setup(self) -> Setup:
-        return Setup(self._job.dtype, self._job.dtype, self._llm.engine.calibration)
+        weights = self._job.dtype if self._job.gguf is None else "stored"
+        return Setup(weights, self._job.dtype, self._llm.engine.calibration)
 
     @override
     def read(self) -> None:

@@ -1,11 +1,15 @@
 """Hugging Face transformers in the decode benchmark, with SDPA and either of its caches."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 from transformers.utils import logging
 from typing_extensions import override
 
 from ...cache.pool import TORCH_DTYPES
+from ...models.loader import load, open_files
+from ..common.transformers_model import make_model
 from .job import DecodeJob, Decoding, Setup
 
 
@@ -18,9 +22,7 @@ class TransformersDecoding(Decoding):
         torch.set_grad_enabled(False)
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._prompts = torch.tensor(job.prompts)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            job.directory, dtype=TORCH_DTYPES[job.dtype], attn_implementation="sdpa"
-        )
+        self._model = _model(job)
         self._cache = self._make_cache(job)
         self._tokens: list[torch.Tensor] = []
 
@@ -46,6 +48,15 @@ class TransformersDecoding(Decoding):
     def _forward(self, ids: torch.Tensor) -> None:
         out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._tokens.append(out.logits[:, -1].argmax(-1))
+
+
+def _model(job: DecodeJob) -> Any:  # noqa: ANN401  # of no one type
+    if job.gguf is None:
+        return AutoModelForCausalLM.from_pretrained(
+            job.model, dtype=TORCH_DTYPES[job.dtype], attn_implementation="sdpa"
+        )
+    decoder = load(str(job.gguf), job.dtype, in_place=False).decoder
+    return make_model(decoder, open_files(job.gguf).config)
 
 
 class StaticTransformersDecoding(TransformersDecoding):

@@ -98,7 +98,8 @@ class Result(NamedTuple):
     """One engine in one case.
 
     steps: counted decode steps.   ms_per_step: the median step.   tokens_per_s: by the mean step.
-    device_idle_share: part of a median step in which no kernel ran; None where the profiler saw no GPU.
+    device_idle_share: part of a median step in which no kernel ran, not even one that waits for the CPU; None where the
+        profiler saw no GPU.
     hidden_ms, unhidden_ms: CPU attention in a mean step that ran behind other work, and that was waited for.
     link_bytes: bytes that a mean step copied from host pages to the device.
     share: chosen blocks that the device did not hold, as a part of all chosen blocks.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from typing_extensions import override
@@ -149,9 +149,28 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
     return to_result(rival, case, *time_steps(bench, rival, case, engine))
 
 
-def to_result(rival: Rival, case: Case, timed: list[Taken], events: list[Event]) -> Result:
+class Trace(NamedTuple):
+    """What the device ran in TRACED steps; both are empty where nobody could see."""
+
+    steps: list[Taken]
+    events: list[Event]
+
+    def idle_share(self, timed: list[Taken]) -> float | None:
+        """Part of a median step in which the device had nothing to do, from the same steps as they ran untraced.
+
+        Kernels that wait for the CPU do something. They wait longer in some steps than in others, so that waiting is
+        left out of both sides.
+        """
+        busy = busy_seconds(self.events, TRACED)
+        if busy is None:
+            return None
+        worked = busy - statistics.fmean(stats.unhidden_s for _, stats in self.steps)
+        whole = statistics.median(seconds - stats.unhidden_s for seconds, stats in timed)
+        return max(0.0, whole - worked) / statistics.median(seconds for seconds, _ in timed)
+
+
+def to_result(rival: Rival, case: Case, timed: list[Taken], trace: Trace) -> Result:
     """The result that follows from steps, and from what the device ran in TRACED steps after them."""
-    busy = busy_seconds(events, TRACED)
     total = sum((stats for _, stats in timed), StepStats())
     median, mean = (of(seconds for seconds, _ in timed) for of in (statistics.median, statistics.fmean))
     return Result(
@@ -161,16 +180,16 @@ def to_result(rival: Rival, case: Case, timed: list[Taken], events: list[Event])
         steps=len(timed),
         ms_per_step=median * 1e3,
         tokens_per_s=case[1] / mean,
-        device_idle_share=None if busy is None else max(0.0, 1 - busy / median),
+        device_idle_share=trace.idle_share(timed),
         hidden_ms=total.hidden_s / len(timed) * 1e3,
         unhidden_ms=total.unhidden_s / len(timed) * 1e3,
         link_bytes=total.recalled_bytes / len(timed),
         share=total.far_blocks / max(1, total.chosen_blocks),
-        kernels=by_name(events, TRACED),
+        kernels=by_name(trace.events, TRACED),
     )
 
 
-def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], list[Event]]:
+def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], Trace]:
     """The counted steps of an engine, and what the device ran in TRACED steps after them."""
     (context, batch), store = case, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
@@ -200,11 +219,13 @@ class Stepper(Protocol):
         return taken
 
 
-def time_steps_of(steps: Stepper, bench: Bench) -> tuple[list[Taken], list[Event]]:
+def time_steps_of(steps: Stepper, bench: Bench) -> tuple[list[Taken], Trace]:
     """The counted steps, and what the device ran in TRACED steps after them."""
     steps.take_some(LEAST_WARM_UP, bench.workload.warm_up)
     timed = steps.take_some(LEAST_TIMED, bench.workload.steps)
-    return timed, traced(steps.take, TRACED) if bench.decoder.device.type == "cuda" else []
+    seen: list[Taken] = []
+    events = traced(lambda: seen.append(steps.take()), TRACED) if bench.decoder.device.type == "cuda" else []
+    return timed, Trace(seen, events)
 
 
 class Steps(Stepper):

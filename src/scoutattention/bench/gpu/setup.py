@@ -9,8 +9,7 @@ from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_config, dummy_decoder, shape_config
-from ...models.formats.safetensors import read_json
-from ...models.loader import load, read_config
+from ...models.loader import load, open_files, read_config
 from ...models.recording import Recording
 from ...models.resolve import resolve
 from .limit import limit_device
@@ -82,10 +81,10 @@ def real_setup(model: str, text: str, longest: int, device: torch.device, limit:
     Raises ConfigError where it cannot take `longest` tokens.
     """
     if limit is not None:
-        limit_device(device, limit, read_config(resolve(model, "auto", None), "auto"))
+        limit_device(device, limit, read_config(resolve(model), "auto"))
     loaded = load(model, device=device)
     limit = loaded.decoder.shape.max_positions
     if longest > limit:
         raise ConfigError(f"--contexts: with steps {longest} tokens, above the model's own limit of {limit}")
     prompts = RealPrompts(loaded.tokenizer.encode(text))
-    return Setup(loaded.decoder, prompts, model, "its own", read_json(loaded.directory / "config.json"))
+    return Setup(loaded.decoder, prompts, model, "its own", open_files(loaded.path).config)

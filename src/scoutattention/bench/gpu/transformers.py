@@ -1,69 +1,23 @@
 """Hugging Face's transformers in the GPU benchmark: the same weights in its own model, with either of its caches."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
-from transformers.utils import logging
+from transformers import DynamicCache, PreTrainedModel
 from typing_extensions import override
 
 from ...attention.step import StepStats
 from ...engine.device import free_memory
 from ...errors import CapacityError
-from ...models.decoder import Decoder
+from ..common.transformers_model import make_model
 from .cases import LeftOut, Result, Rival
 from .decode import Bench, Case, Stepper, Taken, free, time_steps_of, to_result, tried
 
 SPARE_LAYERS = 3
 """Layers of the cache that are on the device beside it: what one grows by is copied, and the next is fetched."""
-
-
-def make_model(decoder: Decoder, config_json: Mapping[str, Any]) -> PreTrainedModel:
-    """The model of a config.json over the decoder's own weights: only its norms take memory."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    family = getattr(transformers, decoder.config.architecture)
-    longest = decoder.shape.max_positions
-    config = family.config_class.from_dict({**config_json, "max_position_embeddings": longest})
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
-        model: PreTrainedModel = made.eval()
-    model.load_state_dict(dict(_state(decoder)), assign=True)
-    inner = model.model
-    with decoder.device:
-        inner.rotary_emb = type(inner.rotary_emb)(config)  # no checkpoint has its tables
-    return model
-
-
-def _state(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """The decoder's weights by the names of a checkpoint, most of them views."""
-    weights, shape = decoder.weights, decoder.shape
-    queries, kv = shape.num_query_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    dtype = weights.embedding.dtype
-    yield "model.embed_tokens.weight", weights.embedding
-    yield "lm_head.weight", weights.head
-    yield "model.norm.weight", weights.norm.to(dtype)
-    for number, layer in enumerate(weights.layers):
-        prefix = f"model.layers.{number}."
-        yield f"{prefix}input_layernorm.weight", layer.input_norm.to(dtype)
-        yield f"{prefix}post_attention_layernorm.weight", layer.post_norm.to(dtype)
-        for kind, whole in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
-            if whole is not None:
-                for name, part in zip("qkv", torch.split(whole, [queries, kv, kv]), strict=True):
-                    yield f"{prefix}self_attn.{name}_proj.{kind}", part
-        if layer.qk_norm is not None:
-            yield f"{prefix}self_attn.q_norm.weight", layer.qk_norm[0].to(dtype)
-            yield f"{prefix}self_attn.k_norm.weight", layer.qk_norm[-1].to(dtype)
-        yield f"{prefix}self_attn.o_proj.weight", layer.output
-        if layer.output_bias is not None:
-            yield f"{prefix}self_attn.o_proj.bias", layer.output_bias
-        for name, part in zip(("gate", "up"), layer.gate_up.chunk(2), strict=True):
-            yield f"{prefix}mlp.{name}_proj.weight", part
-        yield f"{prefix}mlp.down_proj.weight", layer.down
 
 
 def make_cache(model: PreTrainedModel, rival: Rival) -> DynamicCache:
@@ -110,7 +64,7 @@ class TransformersSteps(Stepper):
         self._link_bytes = shape.kv_bytes(batch * context) if rival.cache == "offloaded" else 0
         generator = torch.Generator(device).manual_seed(0)
         size = (1, shape.num_kv_heads, context, shape.head_dim)
-        numbers = torch.randn(size, generator=generator, device=device).to(bench.decoder.weights.embedding.dtype)
+        numbers = torch.randn(size, generator=generator, device=device).to(bench.decoder.dtype)
         for layer in range(shape.num_layers):
             every = numbers.expand(batch, -1, -1, -1)
             self._cache.update(every, every, layer)

@@ -69,7 +69,7 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     moves = some(64, dtype=torch.int64)
     token = some(B, H, D, dtype=dtype)
     places = some(B, dtype=torch.int64)
-    tile = default_tile(D, dtype, hip=hip)
+    tile = default_tile(D, dtype, N * P, hip=hip)
     for taking in (None, Taking(TakeRequest(some(2 * q.numel()), some_flags(), B * H * G, 10.0), some(2 * q.numel()))):
         what = PartialRequest(q, k, v, BlockList(index, length), 0.1)
         yield from partial_launches(what, near, tile, PROCESSORS, taking, ptx=not hip)
@@ -135,7 +135,7 @@ def call_launches(q: torch.Tensor, listing: PageSelection, *, ptx: bool) -> Iter
 def some_flags() -> CallFlags:
     """The flags of a call."""
     word = some(1, dtype=torch.int32)
-    return CallFlags(word, word, some(1, dtype=torch.int64), some(3, dtype=torch.int32), word, word, 1)
+    return CallFlags(word, word, some(1, dtype=torch.int64), some(4, dtype=torch.int32), word, word, 1)
 
 
 def end_launches(L: int, B: int, H: int, N: int) -> Iterator[Launch]:

@@ -14,9 +14,8 @@ from ...config import DTypeName
 from ...errors import ConfigError
 from ...eval.text import Text, code, first_tokens, prose
 from ...hardware.host import usable_cores
-from ...models.loader import stored_dtype
+from ...models.loader import open_files
 from ...models.resolve import gguf_file, resolve
-from ...models.text import Tokenizer
 from ..bench import DecodeFlags
 from ..command import load_action
 from ..output import PlainTable, busy, show, write_file
@@ -54,14 +53,15 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
 
 def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:
     """A job for each case; every sequence of a batch reads another part of the text."""
-    directory = resolve(flags.model, flags.dtype)
-    dtype = cast(DTypeName, stored_dtype(directory)) if flags.dtype == "auto" else flags.dtype
+    path = resolve(flags.model)
+    files = open_files(path)
+    dtype = cast(DTypeName, files.stored_dtype()) if flags.dtype == "auto" else flags.dtype
     text = Text("of Python's topics and sources", prose().text + code().text)
     needed = max(context * batch for context, batch in workload.cases())
-    ids = first_tokens(Tokenizer.from_directory(directory), text, needed)
+    ids = first_tokens(files.tokenizer(), text, needed)
     return [
         DecodeJob(
-            directory=directory,
+            model=path,
             gguf=gguf_file(flags.model),
             dtype=dtype,
             prompts=tuple(tuple(ids[row * context : (row + 1) * context]) for row in range(batch)),

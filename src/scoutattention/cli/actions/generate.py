@@ -11,9 +11,11 @@ from typing import Any
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
 from ...config import SamplingParams
+from ...config.fields import format_bytes
 from ...engine.llm import LLM
 from ...engine.prompts import of_each_answer
 from ...engine.stats import Stats
+from ...hardware.host import peak_memory
 from ..generate import GenerateFlags
 from ..inputs import Message
 from ..output import PlainTable, busy, show, write_file
@@ -38,9 +40,11 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
                 print(f"--- answer {number} of {len(each)} ---", flush=True)
             answers.append(_answer(llm, prompt, params, flags))
     if not flags.as_json:
-        show(stats_table(llm.stats()), stderr=not sys.stdout.isatty())
+        table = stats_table(llm.stats())
+        table.add_row("Memory", f"{format_bytes(peak_memory())} at most{_of_the_file(llm)}")
+        show(table, stderr=not sys.stdout.isatty())
         return
-    numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS}
+    numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS} | {"peak_memory": peak_memory()}
     config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
     about = {"calibration": llm.engine.calibration, "config": config}
     said = answers[0] if len(answers) == 1 else {"answers": answers}
@@ -64,6 +68,12 @@ def _answer(llm: LLM, prompt: str | list[Message], params: SamplingParams, flags
     if params.logprobs is not None:
         answer["logprobs"] = [one for part in parts for one in part.logprobs or ()]
     return answer
+
+
+def _of_the_file(llm: LLM) -> str:
+    """What of the memory the system can take back, if anything."""
+    size = sum(file.size for file in llm.engine.runner.decoder.weights.files)
+    return f", {format_bytes(size)} of it the model's file" if size else ""
 
 
 @contextmanager

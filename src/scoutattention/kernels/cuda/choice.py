@@ -8,7 +8,7 @@ from ...types import TopBlocks
 from ..triton.base import ceil_div, check, padded
 from .base import CudaLaunch
 
-THREADS = 512
+LEAST, THREADS = 128, 512  # of a program: one for each block, within these limits
 LONG = 2048  # blocks from which on a program has twice the threads
 MOST_EACH = 16  # blocks of a thread
 MOST_TAKEN = 2048
@@ -24,10 +24,12 @@ def top_launch(
 ) -> CudaLaunch:
     """The launch of `top_blocks`, which fills `result`."""
     B, H, G, N = scores.shape
-    count, threads = result.blocks.shape[2], THREADS if N < LONG else 2 * THREADS
+    count, threads = result.blocks.shape[2], max(LEAST, min(THREADS, padded(N))) if N < LONG else 2 * THREADS
+    each = padded(ceil_div(N, threads))
     arguments = (scores, closed, *result, count, *always, int(largest), H, N)
-    defines = {"G": G, "THREADS": threads, "EACH": padded(ceil_div(N, threads))}
-    return CudaLaunch("top", "top_blocks", (B * H,), threads, arguments, defines, shared=12 * count)
+    defines = {"G": G, "THREADS": threads, "EACH": each}
+    shared = 4 * threads if each == 1 else 12 * count
+    return CudaLaunch("top", "top_blocks", (B * H,), threads, arguments, defines, shared)
 
 
 def top_blocks(scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool) -> TopBlocks:

@@ -1,5 +1,7 @@
 """Digest scores on an NVIDIA GPU: keys in 2 bits a channel, of listed pages."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,16 +11,36 @@ from .base import QUERY_TYPES, Argument, CudaLaunch
 BATCH = 8  # pages that a warp scores at a time
 WARPS = 4
 HEADS = 8  # query heads of a program
-AHEAD = 2  # pages that a warp reads ahead, where a key has 32 channels or fewer; else 1
-RESIDENT, RESIDENT_WIDE = 5, 3  # programs that a processor holds at a time, and where a key has more than 64 channels
 LONGEST = 16  # batches of a warp
 MOST_HEADS = 16  # query heads of a KV head that are projected
-PARTS = 4  # programs that project the queries of a KV head
+PARTS = 16  # programs that project the queries of a KV head
 
 
 def has_kernel(D: int, P: int) -> bool:
     """Whether there is a kernel that scores D channels, and pages of P positions."""
     return D % 16 == 0 and P in (16, 32)
+
+
+class Reading(NamedTuple):
+    """How many pages a warp reads ahead, and how many programs a processor holds at a time, for want of registers."""
+
+    ahead: int
+    resident: int
+
+
+NARROW = Reading(2, 5), Reading(2, 5)
+MIDDLE = Reading(4, 3), Reading(4, 3)
+BROAD = Reading(1, 3), Reading(2, 2)
+"""Keys of at most 32, of at most 64, and of more channels: where programs are many, and where they are few.
+
+The best of a sweep on an H100.
+"""
+
+
+def reading(D: int, programs: int, processors: int) -> Reading:
+    """How programs read that score a batch with each of their warps: few of them wait less if they read far ahead."""
+    many, few = NARROW if D <= 32 else MIDDLE if D <= 64 else BROAD
+    return few if programs <= few.resident * processors else many
 
 
 def score_launch(
@@ -29,10 +51,11 @@ def score_launch(
     codes, bounds = digests
     N, P = pages.shape[2], codes.shape[3]
     strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
-    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS, "AHEAD": AHEAD if D <= 32 else 1}
-    parts = ceil_div(N, BATCH * WARPS)
-    places = processors(q.device) * (RESIDENT if D <= 64 else RESIDENT_WIDE) if q.is_cuda else 1
-    grid = (B * H, programs(B * H * ceil_div(G, HEADS), parts, places), ceil_div(G, HEADS))
+    rows, parts = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH * WARPS)
+    available = processors(q.device) if q.is_cuda else 1
+    ahead, resident = reading(D, rows * parts, available)
+    grid = (B * H, programs(rows, parts, available * resident), ceil_div(G, HEADS))
+    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS, "AHEAD": ahead}
     arguments: tuple[Argument, ...] = (q, codes, bounds, pages, closed, scores, scale, *strides, H, N)
     return CudaLaunch("score", "score_pages", grid, 32 * WARPS, arguments, defines)
 

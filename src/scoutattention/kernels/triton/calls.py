@@ -110,14 +110,19 @@ def raise_flag(called: tl.tensor, counts: tl.tensor, PTX: tl.constexpr) -> None:
 def _wait(
     answered: tl.tensor,
     waited: tl.tensor,
-    number: tl.tensor,
+    counts: tl.tensor,
     late: tl.tensor,
     gave_up: tl.tensor,
     line: int,
     patience: int,
+    BESIDE: tl.constexpr,
     PTX: tl.constexpr,
 ) -> tl.tensor:
-    """Wait for the answer to a call, so many milliseconds at most; says whether it is there."""
+    """Wait for the answer to a call, so many milliseconds at most; says whether it is there.
+
+    What is waited BESIDE attention counts from where that has ended.
+    """
+    number = tl.load(counts + 1)
     given_up = tl.load(gave_up) != 0
     begin = now_ns(PTX)
     end = begin + tl.where(given_up, 0, patience).to(tl.int64) * 1_000_000
@@ -127,6 +132,8 @@ def _wait(
         pause(PTX)
         answer = load_acquire(answered, PTX)
         now = now_ns(PTX)
+        if BESIDE:
+            begin = tl.where(load_acquire(counts + 3, PTX) == number, begin, now)
     tl.store(waited, now - begin)
     if (answer != number) & (given_up == 0):
         tl.store(late, line)
@@ -157,7 +164,7 @@ def take_part(
     """
     number = tl.load(counts + 1)
     if tl.program_id(0) == 0:
-        there = _wait(answered, waited, number, late, gave_up, line, patience, PTX)
+        there = _wait(answered, waited, counts, late, gave_up, line, patience, True, PTX)
         tl.atomic_xchg(counts + 2, tl.where(there, number, -number), sem="release", scope="gpu")
     ended = load_acquire(counts + 2, PTX)
     while (ended != number) & (ended != -number):
@@ -188,7 +195,7 @@ def _take_kernel(
     PTX: tl.constexpr,
 ) -> None:
     """One program: waits, so many milliseconds at most, and writes the result of no keys where there is none."""
-    there = _wait(answered, waited, tl.load(counts + 1), late, gave_up, line, patience, PTX)
+    there = _wait(answered, waited, counts, late, gave_up, line, patience, False, PTX)
     if there == 0:
         for start in range(0, size, CHUNK):
             n = start + tl.arange(0, CHUNK)
@@ -226,7 +233,7 @@ def taking_arguments(
 
 def check_flags(flags: CallFlags) -> None:
     """Refuse flags that a kernel cannot use.   Raises KernelError."""
-    for name, size, dtype in (("called", 1, torch.int32), ("answered", 1, torch.int32), ("counts", 3, torch.int32)):
+    for name, size, dtype in (("called", 1, torch.int32), ("answered", 1, torch.int32), ("counts", 4, torch.int32)):
         check(f"flags.{name}", getattr(flags, name), (size,), dtype)
     for name in ("late", "gave_up"):
         check(f"flags.{name}", getattr(flags, name), (1,), torch.int32)

@@ -21,16 +21,25 @@ class PartialTile:
     least: int = 256
 
 
-def default_tile(head_dim: int, dtype: torch.dtype, *, hip: bool = torch.version.hip is not None) -> PartialTile:
-    """The tile for a pool; on AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere.
+SHORT = 2048
+"""Tokens of a list up to which its splits are short: else so few programs would take so long as one."""
 
-    float32 products are no matrix instructions and need the registers of more warps. The 16-bit tile was among the best
-    of a sweep on an H100 at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`).
+
+def default_tile(
+    head_dim: int, dtype: torch.dtype, tokens: int, *, hip: bool = torch.version.hip is not None
+) -> PartialTile:
+    """The tile for lists of so many tokens of a pool.
+
+    On AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere. float32 products are no
+    matrix instructions and need the registers of more warps. The 16-bit tiles were among the best of sweeps on an H100,
+    at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`), and of 8 and 4 lists of 33 blocks.
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)
     if hip or head_dim > 128:
         return PartialTile(tokens=32)
+    if tokens <= SHORT:
+        return PartialTile(warps=4, stages=2, least=128)
     return PartialTile()
 
 

@@ -18,6 +18,7 @@ __all__ = ["add_norm", "corrected_norm", "linear", "place_heads", "rms_norm", "s
 CHANNELS = 1024  # of a gated unit that a program computes
 
 linear = reference_rows.linear
+expand = reference_rows.expand
 
 
 @triton.jit

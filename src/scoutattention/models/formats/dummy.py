@@ -53,7 +53,7 @@ def dummy_decoder(raw: Mapping[str, Any], longest: int, device: torch.device) ->
 class RandomCheckpoint(Tensors):
     """A checkpoint that has every tensor: norms of ones, biases of zeros, and normal numbers that keep their size."""
 
-    directory = Path("dummy")
+    path = Path("dummy")
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.unread: set[str] = set()

@@ -93,9 +93,10 @@ def hf_config(
     return config
 
 
-def uninterleave(weight: Tensor, heads: int) -> Tensor:
-    """Rows [heads * D, ...] with each rotated pair side by side, reordered to all firsts, then all seconds."""
-    return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+def paired_rows(config: Mapping[str, Any], name: str) -> int:
+    """The size of a head where a GGUF tensor's rows have the two channels that turn together side by side; else 0."""
+    paired = config["model_type"] == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
+    return int(config["head_dim"]) if paired else 0
 
 
 def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

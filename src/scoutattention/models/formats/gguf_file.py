@@ -4,7 +4,7 @@ The format is described in ggml's docs/gguf.md. Versions 2 and 3 are read, littl
 read as llama.cpp reads it: the first part has the metadata, and all parts have tensors.
 """
 
-import mmap
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelFileError, UnsupportedModelError
+from ...kernels.reference_stored import expand, finite
+from ...runtime.stored import KINDS, StoredKind, StoredMatrix, stored
+from ...runtime.stored_file import StoredFile
 from .gguf_metadata import Metadata
-
-try:
-    import gguf
-except ModuleNotFoundError:  # an optional dependency: `open_gguf` says how to install it
-    gguf = None  # type: ignore[assignment]
 
 _VERSIONS = (2, 3)
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -30,36 +28,62 @@ _LEAST_FIELD, _LEAST_TENSOR = 8 + 1 + 4 + 1, 8 + 1 + 4 + 8 + 4 + 8
 """Bytes that the shortest metadata entry and tensor entry take: more entries than fit are not believed."""
 _MOST_DIMENSIONS, _LONGEST_NAME = 4, 63
 _ALIGNMENT = 32
+_LENGTH = struct.Struct("<Q")
+_OTHER_KINDS = {
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+}
+"""Names of types that are not supported."""
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as the file has it.   shape: rows first.   data: uint8 [..., bytes of a row], a view of the file."""
+    """A tensor as the file has it.   shape: rows first.   data: uint8 [rows, bytes of a row], a view of the file."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
-    kind: int
-    data: np.ndarray
+    kind: StoredKind
+    data: Tensor
 
-    def dequantized(self) -> Tensor:
-        """The tensor in float32; UnsupportedModelError for a way of quantising that is not known."""
-        kind = gguf.GGMLQuantizationType(self.kind)
-        try:
-            with np.errstate(all="ignore"):  # whoever reads weights looks for numbers that are not finite
-                values = gguf.quants.dequantize(self.data, kind)
-        except NotImplementedError as error:
-            raise UnsupportedModelError(
-                f"{self.path}: the tensor {self.name} is quantised as {kind.name}, which is not supported"
-            ) from error
-        return torch.from_numpy(np.array(values, dtype=np.float32)).reshape(self.shape)
+    def matrix(self) -> StoredMatrix:
+        """The tensor as a matrix of its rows; ModelFileError where it has numbers that are not finite."""
+        matrix = stored(self.data, self.kind, self.shape[-1])
+        if not finite(matrix):
+            raise ModelFileError(
+                f"{self.path}: the tensor {self.name} has numbers that are infinite or not numbers, so the file is "
+                "damaged: get it again"
+            )
+        return matrix
+
+    def values(self) -> Tensor:
+        """The tensor in float32; see `matrix`."""
+        return expand(self.matrix(), slice(None), torch.float32).reshape(self.shape)
 
 
 class GGUF(NamedTuple):
-    """An open model: its metadata, and its tensors, still quantised, by name."""
+    """An open model: its metadata, its tensors by name, and the files that hold them, one for each part."""
 
     metadata: Metadata
     tensors: Mapping[str, StoredTensor]
+    files: tuple[StoredFile, ...]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -72,32 +96,20 @@ def open_gguf(path: Path) -> GGUF:
 
     Raises ModelFileError where a file is truncated, malformed or not GGUF at all, or where a part is missing.
     """
-    if gguf is None:
-        raise ModelFileError(f"reading {path.name} needs the gguf package: run pip install 'scout-attention[gguf]'")
-    metadata, stored = _read(path)
-    parts = part_paths(path, metadata)
-    tensors: dict[str, StoredTensor] = {}
-    for number, part in enumerate(parts):
-        if number:
-            others, stored = _read(part)
-            _check_part(part, others, number, len(parts))
-        for tensor in stored:
-            if tensor.name in tensors:
-                raise ModelFileError(f"{part} has the tensor {tensor.name} a second time")
-            tensors[tensor.name] = tensor
+    metadata, tensors, first = _read(path)
+    parts, files = part_paths(path, metadata), [first]
+    for number, part in enumerate(parts[1:], start=1):
+        others, more, file = _read(part)
+        _check_part(part, others, number, len(parts))
+        twice = next((name for name in more if name in tensors), None)
+        if twice is not None:
+            raise ModelFileError(f"{part} has the tensor {twice} a second time")
+        tensors |= more
+        files.append(file)
     expected = metadata.count("split.tensors.count", len(tensors)) if len(parts) > 1 else len(tensors)
     if expected != len(tensors):
         raise ModelFileError(f"the parts of {path} have {len(tensors)} tensors together, where it promises {expected}")
-    return GGUF(metadata, tensors)
-
-
-def parts_beside(path: Path) -> tuple[Path, ...]:
-    """The files that are parts of the same model by their names, in order; the file alone where it is no part."""
-    match = _PART.fullmatch(path.name)
-    if match is None:
-        return (path,)
-    beside = ((_PART.fullmatch(other.name), other) for other in path.parent.iterdir())
-    return tuple(sorted(other for its, other in beside if its and (its["stem"], its["count"]) == match.group(1, 3)))
+    return GGUF(metadata, tensors, tuple(files))
 
 
 def part_paths(path: Path, metadata: Metadata) -> tuple[Path, ...]:
@@ -130,9 +142,10 @@ def _check_part(part: Path, metadata: Metadata, number: int, count: int) -> None
         )
 
 
-def _read(path: Path) -> tuple[Metadata, list[StoredTensor]]:
+def _read(path: Path) -> tuple[Metadata, dict[str, StoredTensor], StoredFile]:
     """One file's metadata and tensors."""
-    cursor = _Cursor(path)
+    file = StoredFile(path)
+    cursor = _Cursor(file)
     if cursor.bytes(4) != b"GGUF":
         raise cursor.broken("it does not begin with GGUF")
     (version,) = cursor.unpack("I")
@@ -144,7 +157,7 @@ def _read(path: Path) -> tuple[Metadata, list[StoredTensor]]:
     if num_fields * _LEAST_FIELD + num_tensors * _LEAST_TENSOR > cursor.left:
         raise cursor.broken(f"it promises {num_fields} entries and {num_tensors} tensors in {cursor.left} bytes")
     metadata = Metadata(path, dict(_fields(cursor, num_fields)))
-    return metadata, list(_tensors(cursor, metadata, num_tensors))
+    return metadata, _tensors(cursor, metadata, num_tensors), file
 
 
 def _fields(cursor: "_Cursor", count: int) -> Iterator[tuple[str, Any]]:
@@ -169,9 +182,7 @@ def _scalar(cursor: "_Cursor", key: str, kind: int) -> Any:  # noqa: ANN401  (me
 def _array(cursor: "_Cursor", key: str) -> list[Any]:
     kind, length = cursor.unpack("IQ")
     if kind == _TEXT:
-        if length * 8 > cursor.left:
-            raise cursor.broken(f"{key} promises {length} texts in {cursor.left} bytes")
-        return [cursor.text(key) for _ in range(length)]
+        return cursor.texts(key, length)
     if kind not in _FORMATS:
         raise cursor.broken(f"{key} is a list of the type {kind}, which is not supported")
     form = f"<{_FORMATS[kind]}"
@@ -179,24 +190,28 @@ def _array(cursor: "_Cursor", key: str) -> list[Any]:
     return values
 
 
-def _tensors(cursor: "_Cursor", metadata: Metadata, count: int) -> Iterator[StoredTensor]:
+def _tensors(cursor: "_Cursor", metadata: Metadata, count: int) -> dict[str, StoredTensor]:
     entries = [_entry(cursor) for _ in range(count)]
     alignment = metadata.count("general.alignment", _ALIGNMENT)
-    if alignment & (alignment - 1):
-        raise cursor.broken(f"general.alignment is {alignment}, which is not a power of 2")
+    if alignment < 8 or alignment & (alignment - 1):
+        raise cursor.broken(f"general.alignment is {alignment}, which is not a power of 2 from 8 on")
     start, end = _padded(cursor.offset, alignment), 0
-    for name, shape, kind, offset in entries:
+    tensors: dict[str, StoredTensor] = {}
+    for name, shape, number, offset in entries:
         if offset != _padded(end, alignment):
             raise cursor.broken(
                 f"the tensor {name} is {offset} bytes after the header, where {_padded(end, alignment)} is its place"
             )
-        width = _row_bytes(cursor, name, shape, kind)
-        size = int(np.prod(shape[:-1], dtype=object)) * width
-        end = offset + size
+        if name in tensors:
+            raise ModelFileError(f"{cursor.path} has the tensor {name} a second time")
+        kind = _kind(cursor, name, shape, number)
+        rows, width = math.prod(shape[:-1]), shape[-1] // kind.length * kind.size
+        end = offset + rows * width
         if start + end > cursor.size:
             raise cursor.broken(f"the tensor {name} ends at byte {start + end}, and the file at {cursor.size}")
-        data = np.frombuffer(cursor.memory, np.uint8, size, start + offset)
-        yield StoredTensor(cursor.path, name, shape, kind, data.reshape(*shape[:-1], width))
+        data = cursor.view(start + offset, rows * width).view(rows, width)
+        tensors[name] = StoredTensor(cursor.path, name, shape, kind, data)
+    return tensors
 
 
 def _entry(cursor: "_Cursor") -> tuple[str, tuple[int, ...], int, int]:
@@ -211,14 +226,19 @@ def _entry(cursor: "_Cursor") -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, *cursor.unpack("IQ")
 
 
-def _row_bytes(cursor: "_Cursor", name: str, shape: tuple[int, ...], kind: int) -> int:
-    sizes = {int(known): size for known, size in gguf.GGML_QUANT_SIZES.items()}
-    if kind not in sizes:
-        raise UnsupportedModelError(f"{cursor.path}: the tensor {name} has the type {kind}, which is not supported")
-    block, width = sizes[kind]
-    if shape[-1] % block:
-        raise cursor.broken(f"the tensor {name} has rows of {shape[-1]}, which blocks of {block} do not fill")
-    return shape[-1] // block * width
+def _kind(cursor: "_Cursor", name: str, shape: tuple[int, ...], number: int) -> StoredKind:
+    kind = KINDS.get(number)
+    if kind is None:
+        known = f"{_OTHER_KINDS[number]}, number {number}" if number in _OTHER_KINDS else f"number {number}"
+        raise UnsupportedModelError(
+            f"{cursor.path}: the tensor {name} has the type {known}, which is not supported: supported are "
+            f"{', '.join(kind.name for kind in StoredKind)}"
+        )
+    if shape[-1] % kind.length:
+        raise cursor.broken(
+            f"the tensor {name} has rows of {shape[-1]}, which blocks of {kind.length} in {kind.name} do not fill"
+        )
+    return kind
 
 
 def _padded(offset: int, alignment: int) -> int:
@@ -228,15 +248,10 @@ def _padded(offset: int, alignment: int) -> int:
 class _Cursor:
     """A place in a mapped file, which moves as the file is read and never leaves it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: StoredFile) -> None:
+        self.path, self.size = file.path, file.size
         self.offset = 0
-        try:
-            with path.open("rb") as file:
-                self.size = path.stat().st_size
-                self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error}") from error
+        self._file = file
 
     @property
     def left(self) -> int:
@@ -252,7 +267,11 @@ class _Cursor:
         if count > self.left:
             raise self.broken(f"{count} bytes are expected at byte {self.offset}, and {self.left} are left")
         self.offset += count
-        return self.memory[self.offset - count : self.offset]
+        return self._file.bytes[self.offset - count : self.offset]
+
+    def view(self, start: int, count: int) -> Tensor:
+        """Bytes of the file where they are mapped, uint8 [count]."""
+        return self._file.data[start : start + count]
 
     def unpack(self, form: str) -> tuple[Any, ...]:
         """The next values, by a format of the module struct."""
@@ -260,8 +279,21 @@ class _Cursor:
 
     def text(self, what: str) -> str:
         """The next string, which its length precedes."""
-        (length,) = self.unpack("Q")
-        try:
-            return self.bytes(length).decode()
-        except UnicodeDecodeError:
-            raise self.broken(f"a text of {what} before byte {self.offset} is not UTF-8") from None
+        return self.texts(what, 1)[0]
+
+    def texts(self, what: str, count: int) -> list[str]:
+        """The next strings; in one loop, since a vocabulary has hundreds of thousands."""
+        if count * _LENGTH.size > self.left:
+            raise self.broken(f"{what} promises {count} texts in {self.left} bytes")
+        memory, at, texts = self._file.bytes, self.offset, []
+        for _ in range(count):
+            begin = at + _LENGTH.size
+            at = begin + _LENGTH.unpack_from(memory, at)[0] if begin <= self.size else begin
+            if at > self.size:
+                raise self.broken(f"{at - begin} bytes are expected at byte {begin}, and {self.size - begin} are left")
+            try:
+                texts.append(memory[begin:at].decode())
+            except UnicodeDecodeError:
+                raise self.broken(f"a text of {what} before byte {at} is not UTF-8") from None
+        self.offset = at
+        return texts

@@ -65,15 +65,15 @@ class Metadata:
 
     def texts(self, key: str) -> list[str]:
         """A list of texts."""
-        return self._list(key, str, "a list of texts")
+        return self._list(key, {str}, "a list of texts")
 
     def whole_numbers(self, key: str) -> list[int]:
         """A list of whole numbers."""
-        return self._list(key, int, "a list of whole numbers")
+        return self._list(key, {int}, "a list of whole numbers")
 
     def numbers(self, key: str) -> list[float]:
         """A list of finite numbers."""
-        values = self._list(key, (int, float), "a list of numbers")
+        values = self._list(key, {int, float}, "a list of numbers")
         if not all(math.isfinite(value) for value in values):
             raise self.wrong(key, values, "a list of finite numbers")
         return values
@@ -84,9 +84,9 @@ class Metadata:
         short = found if len(found) <= 60 else f"{found[:60]}..."
         return ModelFileError(f"{self.path}: {key} is {short}, where {expected} is expected")
 
-    def _list(self, key: str, kind: type | tuple[type, ...], expected: str) -> list[Any]:
+    def _list(self, key: str, kinds: set[type], expected: str) -> list[Any]:
         value = self._value(key, None)
-        if not isinstance(value, list) or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+        if not isinstance(value, list) or not set(map(type, value)) <= kinds:
             raise self.wrong(key, value, expected)
         return value
 

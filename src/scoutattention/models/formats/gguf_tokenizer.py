@@ -1,7 +1,6 @@
 """A tokenizer from a GGUF file's metadata: the vocabulary is there, how text is split is only named."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
@@ -11,8 +10,11 @@ from .gguf_metadata import Metadata
 from .gguf_sentencepiece import sentencepiece_tokenizer
 from .gguf_splits import RULES
 from .gguf_vocabulary import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+from .tokenizer_files import TokenEntry, TokenizerFiles
 
 _PARTS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+_ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""Parts of tokens that end an answer: of a turn, of a text, or of a file in models that fill in code."""
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
 """What llama.cpp takes where a file with a SentencePiece vocabulary does not say."""
 
@@ -45,19 +47,20 @@ def tokenizer_of(metadata: Metadata) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_config(metadata: Metadata) -> dict[str, Any]:
-    """The contents of tokenizer_config.json."""
-    names = Vocabulary.read(metadata).names
-    ids = special_ids(metadata, _PARTS)
-    template = (
-        {"chat_template": metadata.text("tokenizer.chat_template")} if metadata.has("tokenizer.chat_template") else {}
+def tokenizer_files(metadata: Metadata) -> TokenizerFiles:
+    """What the files beside a tokenizer.json would say of it."""
+    names = metadata.texts("tokenizer.ggml.tokens")
+    special = {f"{_PARTS[part]}_token": names[token_id] for part, token_id in special_ids(metadata, _PARTS).items()}
+    template = metadata.text("tokenizer.chat_template") if metadata.has("tokenizer.chat_template") else None
+    return TokenizerFiles(
+        named={name: TokenEntry(content, {"special": True}) for name, content in special.items()},
+        extra=(),
+        added={},
+        ends=end_of_turn_ids(enumerate(names), special_ids(metadata, _ENDS).values()),
+        template=None if template is None else (template, str(metadata.path)),
+        split_special_tokens=False,
+        clean_up=False,
     )
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        **{f"{_PARTS[part]}_token": names[token_id] for part, token_id in ids.items()},
-        **template,
-    }
 
 
 def special_ids(metadata: Metadata, parts: Iterable[str]) -> Mapping[str, int]:
@@ -99,13 +102,13 @@ def _merges(metadata: Metadata, ids: Mapping[str, int]) -> list[tuple[str, str]]
     for number, merge in enumerate(metadata.texts("tokenizer.ggml.merges")):
         space = merge.find(" ", 1)
         left, right = merge[:space], merge[space + 1 :]
-        strangers = [name for name in (left, right, left + right) if name not in ids]
-        if space < 0 or strangers:
+        if space < 0 or left not in ids or right not in ids or left + right not in ids:
+            strangers = [name for name in (left, right, left + right) if name not in ids]
             raise ModelFileError(
                 f"{metadata.path}: entry {number} of tokenizer.ggml.merges is {merge[:60]!r}, "
                 + ("which has no space" if space < 0 else f"and {strangers[0][:60]!r} is not a token")
             )
-        pairs.setdefault((left, right))
+        pairs[left, right] = None
     return list(pairs)
 
 

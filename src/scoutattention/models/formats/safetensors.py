@@ -13,11 +13,14 @@ from typing_extensions import override
 from ...config.fields import format_bytes
 from ...errors import ModelFileError, UnsupportedModelError
 from ...hardware.memory_error import named_memory
+from ...runtime.stored_file import StoredFile
 from ..file_fields import refuse_pipe, shown
+from ..layers import Weight
 
 _NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
 _OUTER = ("model.", "lm_head.")
 _FLOATS = ("F16", "BF16", "F32", "F64")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -40,14 +43,20 @@ def read_json(path: Path) -> dict[str, Any]:
 class Tensors(Protocol):
     """What weights are read from."""
 
-    directory: Path
+    path: Path
     """What errors call it."""
+    files: tuple[StoredFile, ...] = ()
+    """What stays mapped as long as the tensors that were read."""
     unread: set[str]
     """Names of tensors that nobody has read."""
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def read(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The tensor of that name as it is stored.   Raises ModelFileError where it is absent or of another shape."""
         ...
+
+    def paired(self, name: str) -> int:
+        """The size of a head where each two rows that rotate together follow one another; 0 where they do not."""
+        return 0
 
 
 class Checkpoint(Tensors):
@@ -57,7 +66,7 @@ class Checkpoint(Tensors):
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.path = directory
         self._home: dict[str, tuple[Any, str]] = {}
         for shard in _shards(directory):
             file = _open(directory / shard)
@@ -78,12 +87,12 @@ class Checkpoint(Tensors):
         stored = self._stored(name)
         if tuple(stored.get_shape()) != shape:
             raise ModelFileError(
-                f"{self.directory}: tensor {name} has shape {list(stored.get_shape())}, "
+                f"{self.path}: tensor {name} has shape {list(stored.get_shape())}, "
                 f"where config.json implies {list(shape)}"
             )
         if stored.get_dtype() not in _FLOATS:
             raise UnsupportedModelError(
-                f"{self.directory}: tensor {name} holds {stored.get_dtype()}, which is not supported: use a checkpoint "
+                f"{self.path}: tensor {name} holds {stored.get_dtype()}, which is not supported: use a checkpoint "
                 "that is not quantised"
             )
         self.unread.discard(name)
@@ -93,7 +102,7 @@ class Checkpoint(Tensors):
 
     def _stored(self, name: str) -> Any:  # noqa: ANN401  (safetensors does not type its slices)
         if name not in self._home:
-            raise ModelFileError(f"{self.directory} has no tensor {name}, which config.json implies")
+            raise ModelFileError(f"{self.path} has no tensor {name}, which config.json implies")
         file, stored_name = self._home[name]
         return file.get_slice(stored_name)
 

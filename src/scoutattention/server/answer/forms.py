@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ...models.text import Tokenizer
 from ..engine import Chunk
+from .calls import CallReader, Said
 
 IMPOSSIBLE = -9999.0
 """Sent for a log-probability of minus infinity, which JSON cannot hold."""
@@ -102,12 +103,17 @@ class CompletionForm:
 
 
 class ChatForm:
-    """The answers of /v1/chat/completions.   top: likeliest tokens that are listed beside each token."""
+    """The answers of /v1/chat/completions.
+
+    top: likeliest tokens that are listed beside each token.   calls: whether calls of tools are taken out of the text.
+    """
 
     def __init__(self, model: str, tokenizer: Tokenizer, top: int) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
         self._top = top
+        self.calls = False
+        self._readers: dict[int, CallReader] = {}
 
     def head(self, *, streamed: bool) -> dict[str, Any]:
         """Pieces are objects of their own kind."""
@@ -115,22 +121,32 @@ class ChatForm:
 
     def piece(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
         """The role comes with the first piece."""
-        delta = {"role": "assistant", "content": chunk.text} if len(choice.texts) == 1 else {"content": chunk.text}
-        return {
-            "index": choice.index,
-            "delta": delta,
-            "logprobs": self._logprobs(chunk.logprobs),
-            "finish_reason": choice.finish_reason,
-        }
+        said, reason = self._said(choice, chunk.text)
+        delta: dict[str, Any] = {"role": "assistant"} if len(choice.texts) == 1 else {}
+        delta["content"] = said.text
+        if said.calls:
+            delta["tool_calls"] = said.calls
+        logprobs = self._logprobs(chunk.logprobs)
+        return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         """The text as a message."""
-        return {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
-        }
+        said, reason = self._said(choice, choice.text)
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            calls = [{name: call[name] for name in ("id", "type", "function")} for call in said.calls]
+            message |= {"content": said.text.strip() or None, "tool_calls": calls}
+        logprobs = self._logprobs(choice.logprobs)
+        return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+    def _said(self, choice: Choice, text: str) -> tuple[Said, str | None]:
+        """What a piece of an answer says, and why the answer has ended, if it has."""
+        reason = choice.finish_reason
+        if not self.calls:
+            return Said(text, []), reason
+        reader = self._readers.setdefault(choice.index, CallReader())
+        said = reader.take(text, last=reason is not None)
+        return said, "tool_calls" if reason == "stop" and reader.count else reason
 
     def _logprobs(self, logprobs: TopLogprobs | None) -> dict[str, Any] | None:
         if logprobs is None:

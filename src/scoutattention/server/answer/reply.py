@@ -1,7 +1,7 @@
 """The answers to one request, while they are made."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -24,14 +24,13 @@ class Reply:
         self._answers = answers
         self._n = n
         self._watch = watch
-        self._stopped: asyncio.Future[ScoutError] = asyncio.get_running_loop().create_future()
+        self._coming: asyncio.Queue[tuple[int, Chunk] | asyncio.Future[None] | ScoutError] = asyncio.Queue()
         self.failed = False
         self.choices = [Choice(place, echoes[place // n]) for place in range(n * len(answers))]
 
     def fail(self, error: ScoutError) -> None:
         """End all answers that are under way with an error."""
-        if not self._stopped.done():
-            self._stopped.set_result(error)
+        self._coming.put_nowait(error)
 
     def cancel(self) -> None:
         """End all answers that are under way."""
@@ -43,33 +42,37 @@ class Reply:
 
         Raises ScoutError where an answer fails; then the others end as well.
         """
-        pieces = [aiter(answer) for answer in self._answers]
-        waiting = {asyncio.ensure_future(_next(one)): place for place, one in enumerate(pieces)}
+        tasks = [asyncio.ensure_future(self._read(place)) for place in range(len(self._answers))]
+        for task in tasks:
+            task.add_done_callback(self._coming.put_nowait)
+        left = len(tasks)
         try:
-            while waiting:
-                watched: set[asyncio.Future[Any]] = {*waiting, self._stopped}
-                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                if self._stopped.done():
-                    raise self._stopped.result()
-                for task in [task for task in waiting if task in done]:
-                    place = waiting.pop(task)
-                    if (chunk := task.result()) is None:
-                        continue
-                    waiting[asyncio.ensure_future(_next(pieces[place]))] = place
-                    number = place * self._n + chunk.index
-                    choice = self.choices[number]
-                    choice.add(chunk)
-                    self._watch(number, chunk)
-                    yield choice, chunk
+            while left:
+                came = await self._coming.get()
+                if isinstance(came, ScoutError):
+                    raise came
+                if isinstance(came, asyncio.Future):
+                    came.result()
+                    left -= 1
+                    continue
+                number, chunk = came
+                self.choices[number].add(chunk)
+                self._watch(number, chunk)
+                yield self.choices[number], chunk
             if any(choice.finish_reason is None for choice in self.choices):
                 raise ApiError(503, "the answer ended before it was whole: ask again")
         except ScoutError:
             self.failed = True
             raise
         finally:
-            for task in waiting:
+            for task in tasks:
                 task.cancel()
             self.cancel()
+
+    async def _read(self, place: int) -> None:
+        """Take in the pieces of the answers to one prompt, as they come."""
+        async for chunk in self._answers[place]:
+            self._coming.put_nowait((place * self._n + chunk.index, chunk))
 
     def usage(self) -> dict[str, Any]:
         """Tokens of all prompts and answers so far."""
@@ -110,7 +113,3 @@ class Reply:
             if at_end:
                 yield event({**head, "choices": [], "usage": self.usage()})
         yield DONE
-
-
-async def _next(pieces: AsyncIterator[Chunk]) -> Chunk | None:
-    return await anext(pieces, None)

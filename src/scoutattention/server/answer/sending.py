@@ -1,7 +1,9 @@
 """Responses that end when the client has left."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -57,34 +59,45 @@ class EventStream(Response):
             self._ended()
 
     async def _send(self, send: Send) -> ApiError | None:
-        """Send the events; an error that came before any of them is returned."""
-        begun = False
-        coming = asyncio.ensure_future(_next(self._events))
+        """Send the events; an error that came before anything was sent is returned."""
+        line = _Line(send, self.raw_headers)
+        alive = asyncio.ensure_future(line.keep_alive())
         try:
-            while True:
-                done, _ = await asyncio.wait((coming,), timeout=SILENT_S)
-                data = ALIVE
-                if done:
-                    try:
-                        data = coming.result()
-                    except ApiError as error:
-                        if not begun:
-                            return error
-                        data = event(error_body(error)) + DONE
-                if not begun:
-                    begun = True
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await send({"type": "http.response.body", "body": data, "more_body": bool(data)})
-                if not data:
-                    return None
-                if done:
-                    coming = asyncio.ensure_future(_next(self._events))
+            async with aclosing(self._events) as events:
+                async for data in events:
+                    await line.send(data)
+        except ApiError as error:
+            if not line.begun:
+                return error
+            await line.send(event(error_body(error)) + DONE)
         finally:
-            coming.cancel()
-            await asyncio.wait((coming,))
-            await self._events.aclose()
+            alive.cancel()
+        await line.send(b"")
+        return None
 
 
-async def _next(events: AsyncGenerator[bytes, None]) -> bytes:
-    """The next event; nothing at the end."""
-    return await anext(events, b"")
+class _Line:
+    """The connection to a client.   begun: whether the head of the response was sent, or is about to be."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self._lock = asyncio.Lock()  # the head comes first
+        self._last = time.monotonic()
+        self.begun = False
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the body, and the head before the first one; nothing ends the body."""
+        self._last = time.monotonic()
+        async with self._lock:
+            if not self.begun:
+                self.begun = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await self._send({"type": "http.response.body", "body": data, "more_body": bool(data)})
+
+    async def keep_alive(self) -> None:
+        """Show that the answer goes on, where it is silent."""
+        while True:
+            await asyncio.sleep(max(0.0, self._last + SILENT_S - time.monotonic()))
+            if time.monotonic() >= self._last + SILENT_S:
+                await self.send(ALIVE)

@@ -47,7 +47,7 @@ class Sampling(TypedDict, total=False):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None
     stop: str | Stops | None
     ignore_eos: bool | None
-    cache_salt: Annotated[str, Field(max_length=1024)] | None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None
     max_tokens: Count | None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None
 

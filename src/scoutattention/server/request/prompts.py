@@ -1,5 +1,6 @@
 """Prompts of requests as token ids. All of this takes time, and is for a thread of its own."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,8 @@ def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> lis
 
 def encode_conversation(
     engine: Engine, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-) -> list[int]:
-    """The token ids of a conversation, in the model's chat template.
+) -> tuple[list[int], str]:
+    """The token ids of a conversation, in the model's chat template, and the text that they are.
 
     variables: of the template, beside the messages, as `tools`.
     Raises PromptError, and ApiError where the template has no such variable.
@@ -48,7 +49,8 @@ def encode_conversation(
             raise refused(f"the model's chat template does not read {name!r}: leave it out", name)
     if any(isinstance(message.get("content"), list) for message in messages) and not _reads_parts(tokenizer):
         messages = [_joined(message) for message in messages]
-    return encode(engine, tokenizer.chat(messages, variables=variables), add_special_tokens=False)
+    text = tokenizer.chat([_with_arguments(message) for message in messages], variables=variables)
+    return encode(engine, text, add_special_tokens=False), text
 
 
 def _reads_parts(tokenizer: Tokenizer) -> bool:
@@ -68,3 +70,25 @@ def _joined(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if any(part.get("type") != "text" for part in content):
         return message
     return {**message, "content": "\n".join(part["text"] for part in content)}
+
+
+def _with_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose calls of tools have their arguments as data: clients send JSON as text, and templates write it.
+
+    Raises ApiError where the text is no JSON.
+    """
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_with_data(call) for call in calls]}
+
+
+def _with_data(call: object) -> object:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        data = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        raise refused("the arguments of a tool call are no JSON: send them as a JSON text", "messages") from None
+    return {**call, "function": {**function, "arguments": data}}

@@ -29,7 +29,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
             const int d = 128 * chunk + 4 * lane;
             if (d >= D) break;
             const float* place = own + static_cast<i64>(c) * D + d;
-            const float part[4] = {place[0], place[1], place[2], place[3]};
+            const Four four = *reinterpret_cast<const Four*>(place);
+            const float part[4] = {__uint_as_float(four.x), __uint_as_float(four.y), __uint_as_float(four.z),
+                                   __uint_as_float(four.w)};
 #pragma unroll
             for (int g = 0; g < G; ++g) {
 #pragma unroll

@@ -2,15 +2,12 @@
 #include "top.cuh"
 
 // scores: float32 [B, H, G, N].   closed: int64 [B].   blocks: int64 [B, H, count].   wishes: float32 [B, H, count].
-// all_wishes: float32 [B, H, N].   Dynamic memory: 3 count words.
+// all_wishes: float32 [B, H, N].   Dynamic memory: 3 count words; where a thread has one block, THREADS words.
 extern "C" __global__ void __launch_bounds__(THREADS)
     top_blocks(const float* scores, const i64* closed, i64* blocks, float* wishes, float* all_wishes, int count,
                int sink, int recent, int largest, int H, int N) {
-    extern __shared__ u32 memory[];
+    extern __shared__ __align__(16) u32 memory[];
     __shared__ TopScratch scratch;
-    u32* keys = memory;
-    int* taken = reinterpret_cast<int*>(memory + count);
-    float* wished = reinterpret_cast<float*>(memory + 2 * count);
     const i64 row = blockIdx.x;
     const float* own = scores + row * G * N;
     const int end = min(N, static_cast<int>(closed[row / H]));
@@ -21,9 +18,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int n = threadIdx.x + i * THREADS;
         if (n < N) all_wishes[row * N + n] = all.wish[i];
     }
-    all.take(N, count, scratch, keys, taken, wished);
-    rank_taken(keys, taken, count, [&](int rank, int i) {
-        blocks[row * count + rank] = taken[i];
-        wishes[row * count + rank] = wished[i];
-    });
+    const auto put = [&](int rank, int block, float wish) {
+        blocks[row * count + rank] = block;
+        wishes[row * count + rank] = wish;
+    };
+    if constexpr (EACH == 1) {
+        const int n = threadIdx.x;
+        memory[n] = n < N ? all.order[0] : 0;
+        __syncthreads();
+        const int rank = n < N ? rank_among(memory, N, n, all.order[0]) : count;
+        if (rank < count) put(rank, n, all.wish[0]);
+    } else {
+        int* taken = reinterpret_cast<int*>(memory + count);
+        float* wished = reinterpret_cast<float*>(memory + 2 * count);
+        all.take(N, count, scratch, memory, taken, wished);
+        rank_taken(memory, taken, count, [&](int rank, int i) { put(rank, taken[i], wished[i]); });
+    }
 }

@@ -155,6 +155,21 @@ struct Wishes {
     }
 };
 
+// The rank of block n, of a key, among N whose keys are listed: the highest key first, of equals the first block.
+// The list goes on, with keys of 0, to a multiple of four.
+__device__ inline int rank_among(const u32* keys, int N, int n, u32 key) {
+    int rank = 0;
+#pragma unroll 4
+    for (int j = 0; j < N; j += 4) {
+        const Four four = *reinterpret_cast<const Four*>(keys + j);
+        rank += four.x + (j < n) > key;  // an earlier block that is equal comes first, and no key is the largest number
+        rank += four.y + (j + 1 < n) > key;
+        rank += four.z + (j + 2 < n) > key;
+        rank += four.w + (j + 3 < n) > key;
+    }
+    return rank;
+}
+
 // Calls put(rank, i) for each of `count` taken blocks i: the highest key first, of equals the first block.
 template <class Put>
 __device__ inline void rank_taken(const u32* keys, const int* blocks, int count, Put put) {

@@ -1,0 +1,59 @@
+"""What `scout doctor MODEL` adds: what a model takes, from its headers alone."""
+
+from ...cache.memory_plan import digest_bytes, plan_memory
+from ...config import EngineConfig, ScoutConfig
+from ...config.fields import format_bytes
+from ...errors import CapacityError
+from ...hardware.doctor import Check
+from ...hardware.host import Host, read_memory
+from ...models.config import ModelConfig
+from ...models.loader import config_of, open_files
+from ...models.resolve import gguf_file, resolve
+
+PROGRAM = 350 << 20
+"""Bytes of PyTorch, this package and a tokenizer, about."""
+CONTEXTS = (1024, 8192, 32_768, 131_072)
+
+
+def check_model(name: str, host: Host) -> list[Check]:
+    """What a model takes on a CPU with the default settings.   Raises what opening a model raises."""
+    files = open_files(resolve(name))
+    config = config_of(files, "auto")
+    weights, dtype = files.weight_bytes(config), config.shape.dtype
+    where = f"in {dtype}" if gguf_file(name) is None else "of the file, mapped"
+    halves = "; --dtype bfloat16 halves that" if dtype == "float32" else ""
+    advice = f"on a GPU {format_bytes(config.weights * config.shape.dtype_bytes)} in {dtype}{halves}"
+    return [
+        Check("weights", f"{format_bytes(weights)} {where}", advice),
+        Check("program", f"about {format_bytes(PROGRAM)}", "PyTorch, kernels and the tokenizer"),
+        _check_cache(config),
+        _check_room(config, weights, read_memory(host).usable),
+    ]
+
+
+def _check_cache(config: ModelConfig) -> Check:
+    each, longest = _token_bytes(config), config.shape.max_positions
+    lengths = [length for length in CONTEXTS if length < longest] + [longest]
+    advice = ", ".join(f"{length:,} tokens {format_bytes(length * each)}" for length in lengths)
+    return Check("KV cache", f"{format_bytes(each)} a token in {config.shape.dtype}, with digests", advice)
+
+
+def _check_room(config: ModelConfig, weights: int, free: int) -> Check:
+    """How long a sequence may be: half of what the weights leave is for the cache."""
+    left, scout = free - weights - PROGRAM, ScoutConfig()
+    value = f"{format_bytes(max(0, left))} of {format_bytes(free)} are left beside weights and program"
+    try:
+        plan = plan_memory(config.shape, scout, EngineConfig(max_num_seqs=1), max(0, left))
+    except CapacityError:
+        return Check("room", value, "too little for one block of the KV cache: use a smaller model", "problem")
+    tokens = min(plan.pages * plan.block_size, config.shape.max_positions)
+    if tokens < config.shape.max_positions:
+        return Check(
+            "room", value, f"one sequence of {tokens:,} tokens fits; --host-memory gives the cache more", "note"
+        )
+    return Check("room", value, f"one sequence of the model's {tokens:,} tokens fits")
+
+
+def _token_bytes(config: ModelConfig) -> float:
+    size = ScoutConfig().block_size
+    return config.shape.kv_bytes_per_token + digest_bytes(config.shape, ScoutConfig()) / size

@@ -1,0 +1,83 @@
+"""What a model is read from: a directory in the layout of Hugging Face here, a GGUF file in `gguf.py`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from ..config import ModelConfig, checkpoint_dtype
+from ..text import Tokenizer
+from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
+
+
+class ModelFiles(Protocol):
+    """A model's files. Every method raises ModelFileError or UnsupportedModelError for what is wrong with them."""
+
+    path: Path
+    """The directory or the file."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration in the words of config.json."""
+        ...
+
+    @property
+    def config_name(self) -> str:
+        """What messages call the file that the configuration is from."""
+        ...
+
+    def stored_dtype(self) -> str:
+        """The dtype that `dtype="auto"` is."""
+        ...
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, its chat template, and the tokens that end an answer."""
+        ...
+
+    def tensors(self) -> Tensors:
+        """The weights."""
+        ...
+
+    def weight_bytes(self, config: ModelConfig) -> int:
+        """Bytes that the weights take on a CPU, in a file that is mapped or in memory."""
+        ...
+
+
+class Directory(ModelFiles):
+    """A directory with config.json, safetensors and tokenizer.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    @override
+    def config(self) -> Mapping[str, Any]:
+        return read_json(self.path / "config.json")
+
+    @property
+    @override
+    def config_name(self) -> str:
+        return str(self.path / "config.json")
+
+    @override
+    def stored_dtype(self) -> str:
+        """The dtype in config.json, or of the embedding where that says nothing."""
+        dtype = checkpoint_dtype(self.config)
+        if dtype is not None:
+            return dtype
+        checkpoint = self.tensors()
+        name = EMBEDDING if EMBEDDING in checkpoint.unread else HEAD
+        return str(checkpoint.dtype(name)).removeprefix("torch.")
+
+    @override
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_directory(self.path)
+
+    @override
+    def tensors(self) -> Checkpoint:
+        return Checkpoint(self.path)
+
+    @override
+    def weight_bytes(self, config: ModelConfig) -> int:
+        return config.weights * config.shape.dtype_bytes
