@@ -11,7 +11,7 @@
 namespace {
 
 constexpr float kMostInteger = 127 * 256;  // of an integer whose high byte is 127
-constexpr int64_t kStoredAhead = 4096;     // bytes of weights that are prefetched before they are read
+constexpr int64_t kStoredAhead = 8192;     // bytes of weights that are prefetched before they are read
 
 // A panel of a row: in each vector of codes, the high bytes that belong to it, then the low ones.
 struct RowPanel {
