@@ -45,6 +45,16 @@ def test_a_long_matrix_is_expanded_in_tiles(monkeypatch):
     assert torch.equal(expand(weight, slice(None), torch.float32).double(), exact(weight))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_go_through_tiles(dtype, monkeypatch):
+    torch.manual_seed(0)
+    weight, x = random_blocks(StoredKind.Q5_1, 23, 64), torch.randn(5, 64).to(dtype)
+    whole = x @ exact(weight).to(dtype).T
+    for lines in (1, 4, 22, 23, 100):
+        monkeypatch.setattr(reference_rows, "PRODUCT_TILE", lines * 64)
+        torch.testing.assert_close(reference_rows.linear(x, weight), whole, rtol=2e-2, atol=1e-2)
+
+
 def test_products_with_stored_rows():
     torch.manual_seed(0)
     weight, x = (

@@ -11,7 +11,6 @@ from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing
-from ..kernels.reference_stored import expand
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..runtime.stored import StoredMatrix
 from ..runtime.stored_file import StoredFile
@@ -183,7 +182,7 @@ class Decoder(QueryModel):
         weights, shape = self.weights.layers[layer], self.shape
         mine = weights.qkv[: shape.num_query_heads * shape.head_dim]
         if isinstance(mine, StoredMatrix):
-            mine = expand(mine, slice(None), torch.float32)
+            mine = self.few_rows.expand(mine, slice(None), torch.float32)
         if weights.paired:
             mine = mine.view(shape.num_query_heads, -1, 2, shape.hidden_size).transpose(1, 2).reshape(mine.shape)
         return gathered(self.ranks, mine).flatten(0, 1)
