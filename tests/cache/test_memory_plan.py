@@ -107,7 +107,7 @@ def test_what_is_kept_of_prompts_beside_their_pages_is_bounded():
         assert made.lineages == max(100, 3200 * BLOCK // 8 // state)
         assert made.least_kept == -(-state // BLOCK)
         assert plan(max_num_seqs=1, device_memory=memory).lineages == max(1, 32 * BLOCK // 8 // state)
-    assert plan(prefix_caching=False).lineages == 0
+    assert plan(prefix_cache=False).lineages == 0
     assert plan(ScoutConfig(budget=None)).least_kept == 1
 
 

@@ -123,7 +123,7 @@ def plan_memory(
         slots=slots,
         most_slots=most,
         least_slots=min(most, least[scout.ablation.on_miss]),
-        lineages=max(engine_config.max_num_seqs, kept) if engine_config.prefix_caching else 0,
+        lineages=max(engine_config.max_num_seqs, kept) if engine_config.prefix_cache else 0,
         least_kept=max(1, -(-state // block_bytes)),
     )
 

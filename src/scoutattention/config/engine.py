@@ -63,7 +63,7 @@ class EngineConfig(Checked):
         change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
         advanced=True,
     )
-    prefix_caching: bool = setting(
+    prefix_cache: bool = setting(
         True,
         "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
         change="Turn it off to read every prompt whole. Kept prompts make room for running ones. Beside their pages, "

@@ -43,7 +43,7 @@ class EngineOptions(TypedDict, total=False):
     dtype: DTypeName
     rope_scaling: RopeScaling
     kv_dtype: KVDTypeName
-    prefix_caching: bool
+    prefix_cache: bool
     prefix_cache_dir: str | None
     prefix_cache_size: int | str
     device: DeviceName

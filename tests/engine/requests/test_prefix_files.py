@@ -178,8 +178,8 @@ def test_a_restart_answers_as_if_it_had_not_ended(tiny_models, tmp_path, memory,
 
 def test_settings_that_rule_out_a_directory_are_named(tiny_models, tmp_path):
     path, folder = str(tiny_models["llama"]), str(tmp_path / "kept")
-    with pytest.raises(ConfigError, match="prefix_caching=False stores no prompts, and prefix_cache_dir="):
-        LLM(path, prefix_caching=False, prefix_cache_dir=folder)
+    with pytest.raises(ConfigError, match="prefix_cache=False stores no prompts, and prefix_cache_dir="):
+        LLM(path, prefix_cache=False, prefix_cache_dir=folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheFolderError, match="cannot use prefix_cache_dir="):
         LLM(path, prefix_cache_dir=str(tmp_path / "file"))

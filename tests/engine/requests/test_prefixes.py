@@ -57,7 +57,7 @@ def assert_free(llm: LLM) -> None:
 def test_answers_are_those_of_prompts_that_are_read_whole(tiny_models, memory):
     """Where all blocks are chosen. Packed pages give what was packed, and so they answer nearly the same."""
     path = str(tiny_models["llama"])
-    with LLM(path, scout=WITHIN, prefix_caching=False, **memory) as llm:
+    with LLM(path, scout=WITHIN, prefix_cache=False, **memory) as llm:
         expected = answers(llm, PROMPTS)
         assert llm.stats().cached_tokens == 0
     with LLM(path, scout=WITHIN, **memory) as llm:
@@ -73,7 +73,7 @@ def test_answers_are_those_of_prompts_that_are_read_whole(tiny_models, memory):
 def test_full_attention_finds_prompts_too(tiny_models):
     path = str(tiny_models["qwen3"])
     dense = ScoutConfig(budget=None, block_size=8)
-    with LLM(path, scout=dense, prefix_caching=False) as llm:
+    with LLM(path, scout=dense, prefix_cache=False) as llm:
         expected = answers(llm, PROMPTS)
     with LLM(path, scout=dense) as llm:
         assert answers(llm, PROMPTS) == expected
@@ -133,7 +133,7 @@ def test_the_first_residents_are_chosen_among_all_blocks(tiny_models):
     """The blocks that are read again decide with the same queries as those that are not."""
     found = []
     for caching in (False, True):
-        with LLM(str(tiny_models["llama"]), scout=WITHIN, device_memory=15 * 6144, prefix_caching=caching) as llm:
+        with LLM(str(tiny_models["llama"]), scout=WITHIN, device_memory=15 * 6144, prefix_cache=caching) as llm:
             llm.generate(PROMPTS[0], SamplingParams(max_tokens=1))
             settled(llm)
             begin(llm, DOCUMENT + [7] * 40)
@@ -174,10 +174,10 @@ def test_positions_that_depend_on_the_length_are_not_found(tmp_path):
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
     path = str(save(families.make("llama", rope_parameters=scaling, max_position_embeddings=250), tmp_path / "model"))
     prompts = [DOCUMENT[:length] for length in (100, 200, 260, 280, 280)]
-    with LLM(path, scout=WITHIN, prefix_caching=False, max_model_len=250) as llm:
+    with LLM(path, scout=WITHIN, prefix_cache=False, max_model_len=250) as llm:
         assert llm.engine.plan.lineages == 0
     longer = {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 250}}
-    with LLM(path, scout=WITHIN, prefix_caching=False, **longer) as llm:
+    with LLM(path, scout=WITHIN, prefix_cache=False, **longer) as llm:
         expected = answers(llm, prompts)
     with LLM(path, scout=WITHIN, **longer) as llm:
         outs = [llm.generate(prompt, PARAMS)[0] for prompt in prompts]

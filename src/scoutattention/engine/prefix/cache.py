@@ -116,8 +116,8 @@ def make_prefix_cache(
     Raises ConfigError where other settings rule out `prefix_cache_dir`, CacheFolderError where it cannot be used.
     """
     files, directory, ranks = None, engine_config.prefix_cache_dir, engine_config.tensor_parallel_size
-    if directory is not None and (ranks > 1 or not engine_config.prefix_caching):
-        other = f"tensor_parallel_size={ranks}" if ranks > 1 else "prefix_caching=False"
+    if directory is not None and (ranks > 1 or not engine_config.prefix_cache):
+        other = f"tensor_parallel_size={ranks}" if ranks > 1 else "prefix_cache=False"
         raise ConfigError(f"{other} stores no prompts, and prefix_cache_dir={directory!r} asks for it: leave one out")
     if directory is not None and plan.lineages:
         content = [*cache.store.pages.pool.content, *cache.digests.content()]
