@@ -144,7 +144,8 @@ def test_the_cache_takes_the_device_memory_that_it_may(make_engine, digest, want
     held = [*kinds, *(vars(part) for part in (store, store.slots, store.slots.pool, store.pages))]
     tensors = [value for part in held for value in part.values() if isinstance(value, torch.Tensor)]
     taken = sum(tensor.nbytes for tensor in tensors if tensor.device == META)
-    assert wanted * 0.98 - store.slots.pool.entry_bytes < taken < wanted * 1.02
+    entry = store.slots.pool.entry_bytes  # there is one more, for the rows that pad a batch
+    assert wanted * 0.98 - entry < taken - entry < wanted * 1.02
 
 
 def test_what_does_not_fit_the_device_is_refused_before_it_is_taken(make_engine, monkeypatch):
