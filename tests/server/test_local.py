@@ -95,6 +95,17 @@ def test_an_answer_ends_with_the_server(llm):
         assert (said.status_code, "the server is closing" in said.text) == (503, True)
 
 
+def test_metrics_tell_of_answers_that_are_made_and_wait(client):
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.post_json, "/v1/completions", prompt="One", max_tokens=250) for _ in range(4)]
+        until(lambda: client.server.engine.queue() == (2, 2))
+        text = client.get("/metrics").text
+        assert 'vllm:num_requests_running{engine="0",model_name="fake"} ' in text
+        client.server.end_all()
+        assert all(one.result().status_code in (200, 503) for one in asked)
+    until(lambda: client.server.engine.queue() == (0, 0))
+
+
 def test_a_prompt_that_is_kept_is_told_of_and_salt_keeps_prompts_apart(client):
     def cached(salt: str) -> int:
         asked = {"prompt": "Three lamps burned in the tower. " * 6, "max_tokens": 1, "cache_salt": salt}
