@@ -213,3 +213,20 @@ def test_nothing_is_taken_where_too_little_is_free():
         pages.admit(1, 7)
     assert pages.pool.available == 5
     assert pages.prefixes.find(names([1, 2])).pages
+
+
+def test_a_block_that_two_sequences_read_is_kept_once():
+    pages, lineage, chain = pages_of(1), Lineage([], 1), names([1, 2, 3, 4, 5, 6])
+    pages.admit(0, 1)
+    pages.keep(0, lineage, chain[:1])
+    pages.release(0)
+    found = pages.prefixes.find(chain).pages
+    for row in range(2):
+        pages.admit(row, 3, found)
+    pages.keep(0, lineage, chain[:2])
+    pages.keep(1, lineage, chain)
+    assert pages.prefixes.find(chain).pages == (*found, pages.page(0, 1)), "the third block follows the other's second"
+    pages.release(1)
+    assert pages.pool.available == 3
+    pages.release(0)
+    assert (pages.pool.available, pages.available()) == (4, 6)

@@ -7,7 +7,18 @@ from types import SimpleNamespace
 from scoutattention.attention.step import StepStats
 from scoutattention.engine.stats import Stats
 
-STATS = Stats(2, 2, 2.0, 2.0, 4, 2.0, 1, 4096, 1024, StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+STATS = Stats(
+    prompt_tokens=2,
+    new_tokens=2,
+    prefill_s=2.0,
+    decode_s=2.0,
+    decode_tokens=4,
+    first_token_s=2.0,
+    requests=1,
+    kv_bytes_total=4096,
+    kv_bytes_device=1024,
+    steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2),
+)
 
 
 class FakeLLM:

@@ -117,7 +117,8 @@ def test_every_flag_reaches_its_setting():
     engine = {"max_model_len": 4096, "dtype": "bfloat16", "kv_dtype": "int8", "workers": 1}
     engine |= {"torch_threads": 2, "max_num_seqs": 1, "device": "cpu", "kernels": "plain", "graphs": False}
     engine |= {"tensor_parallel_size": 3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
-    assert llm.options == {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **engine}
+    defaults = {field.name: field.default for field in fields(EngineConfig)}
+    assert llm.options == defaults | {"scout": scout, "device_memory": 64 << 20, "host_memory": 1 << 30, **engine}
     assert llm.params == SamplingParams(7, 0.5, 0.9, seed=3, stop=("a b", "c"), ignore_eos=True)
     assert llm.chat is False
 

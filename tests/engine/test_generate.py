@@ -3,6 +3,8 @@
 Tests of generation run on every device that is there.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -11,6 +13,7 @@ from scoutattention import LLM, CapacityError, ConfigError, PromptError, Samplin
 from scoutattention.bench.common.transformers_model import make_model
 from scoutattention.cache.memory_plan import plan_memory
 from scoutattention.config import EngineConfig
+from scoutattention.engine import llm as llm_module
 from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.models.loader import load, open_files
 from scoutattention.shape import ModelShape
@@ -80,7 +83,9 @@ def test_half_precision_runs_prompts_of_few_and_many_tokens(tiny_models, budget,
     assert [len(out.token_ids) for out in outs] == [20, 20]
 
 
-def test_dense_equals_transformers_on_a_real_model():
+def test_dense_equals_transformers_on_a_real_model(monkeypatch):
+    """With expanded weights; tests/models has the distance that stored blocks have from these."""
+    monkeypatch.setattr(llm_module, "load", partial(load, in_place=False))
     llm = LLM("smollm2", scout=DENSE, max_num_seqs=1)
     prompt = llm.tokenizer.encode("The lighthouse keeper wrote in his diary: " * 12)
     loaded = load("smollm2", in_place=False)

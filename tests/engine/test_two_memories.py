@@ -13,7 +13,7 @@ from scoutattention.attention.far import Pending
 from scoutattention.attention.far_stream import StreamTransport
 from scoutattention.cache.prefix import NOTHING, Lineage, Prefix
 from scoutattention.config import EngineConfig, ScoutConfig
-from scoutattention.engine import engine, runner
+from scoutattention.engine import engine
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
@@ -58,7 +58,6 @@ def make_engine(monkeypatch):
     """Engines whose device is `meta`."""
     monkeypatch.setattr(engine, "find_device", lambda *which: META)
     monkeypatch.setattr(engine, "free_memory", lambda where: 1 << 40)
-    monkeypatch.setitem(runner.PIECE, "meta", CONTEXT)
     partial = PlainOps.partial
 
     def start(self, layer, kind, q, what, *, with_mean_key):

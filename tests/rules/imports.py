@@ -28,6 +28,7 @@ DOORS = {
         "bench/decode/transformers.py",
         "bench/gpu/transformers.py",
     ),
+    "gguf": (),  # tests alone compare with it
     "llama_cpp": ("bench/decode/llama_cpp.py",),
     "tokenizers": (
         "models/text.py",

@@ -95,6 +95,9 @@ class FakeEngine:
     def stats(self):
         return Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
 
+    def queue(self):
+        return 2, 1
+
     def memory(self):
         return Memory(4096, 0.5, 1024, 0.25)
 

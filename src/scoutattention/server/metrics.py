@@ -25,11 +25,10 @@ REASONS = ("stop", "length", "abort", "error")
 
 
 class Metrics:
-    """What `/metrics` tells.   waiting, running: answers before and after their first token.   began: Unix time."""
+    """What `/metrics` tells.   began: Unix time."""
 
     def __init__(self, engine: Engine, model: str) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self.waiting = self.running = 0
         self.began = int(time.time())
         self._labels = {"model_name": model, "engine": "0"}
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
@@ -43,7 +42,7 @@ class Metrics:
         )
         for reason in REASONS:
             self._finished.labels(*self._labels.values(), reason)
-        self.registry.register(_Totals(engine, self, self._labels))
+        self.registry.register(_Totals(engine, self._labels))
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
@@ -81,16 +80,16 @@ class Metrics:
 class _Totals(Collector):
     """Reads the engine's totals when somebody asks."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, labels: dict[str, str]) -> None:
+    def __init__(self, engine: Engine, labels: dict[str, str]) -> None:
         self._engine = engine
-        self._metrics = metrics
         self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""
         stats, memory = self._engine.stats(), self._engine.memory()
-        yield self._gauge("vllm:num_requests_running", "Answers that have a token.", self._metrics.running)
-        yield self._gauge("vllm:num_requests_waiting", "Answers that have no token yet.", self._metrics.waiting)
+        running, waiting = self._engine.queue()
+        yield self._gauge("vllm:num_requests_running", "Answers that are made.", running)
+        yield self._gauge("vllm:num_requests_waiting", "Answers that wait.", waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
         yield self._counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for.", stats.prompt_tokens)
         yield self._counter("vllm:prefix_cache_hits", "Those of them that were kept.", stats.cached_tokens)

@@ -59,7 +59,7 @@ def file(tmp_path_factory):
     return write(tmp_path_factory.mktemp("gguf") / "tiny.gguf", families.make("llama"))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_files_model_is_the_model(name, dtype, tmp_path):
     family, changes = MODELS[name]
@@ -69,7 +69,7 @@ def test_a_files_model_is_the_model(name, dtype, tmp_path):
     assert all(isinstance(matrix, StoredMatrix) for matrix in matrices(loaded.decoder))
     with torch.no_grad():
         expected = rounded(model, kinds)(torch.tensor([PROMPT])).logits[0]
-    atol = 1e-4 if dtype == "float32" else 0.3
+    atol = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.03}[dtype]
     torch.testing.assert_close(prompt_logits(loaded.decoder, PROMPT).float(), expected, atol=atol, rtol=0)
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("ab a1")) == "ab a1"
     assert loaded.tokenizer.eos_token_ids == {255}

@@ -34,15 +34,17 @@ def serve(flags: ServeFlags, settings: Settings) -> None:
         with llm:
             engine = LocalEngine(llm)
             server = Server(engine, Options(name, max_waiting=flags.max_waiting, api_key=flags.api_key))
-            Process(server, lambda: tell(_started(name, url_of(bound), engine))).run([bound])
+            Process(server, lambda: tell(_started(name, url_of(bound), engine, llm))).run([bound])
     tell("the server has ended")
 
 
-def _started(name: str, url: str, engine: LocalEngine) -> str:
-    """What the server is, in a line."""
-    memory = engine.memory()
+def _started(name: str, url: str, engine: LocalEngine, llm: LLM) -> str:
+    """What the server is, and what was decided, in a line."""
+    memory, config = engine.memory(), llm.engine_config
+    budget = "all tokens" if llm.scout.budget is None else f"a budget of {llm.scout.budget:,} tokens"
     slots = f", slots of {format_bytes(memory.slots_bytes)}" if memory.slots_bytes else ""
     return (
         f"{name} is served at {url}/v1, with a dashboard at {url}/: sequences of up to {engine.capacity:,} tokens, "
-        f"{engine.max_running} at once, pages of {format_bytes(memory.pages_bytes)}{slots}; Ctrl-C ends it"
+        f"{engine.max_running} at once, {budget}, {llm.engine.runner.decoder.shape.dtype} on {config.device}, pages of "
+        f"{format_bytes(memory.pages_bytes)}{slots}; Ctrl-C ends it"
     )

@@ -102,7 +102,7 @@ class PrefixCache:
         """Of the full blocks of a sequence's first tokens."""
         size, names = self._plan.block_size, self._named.get(sequence)
         if names is None or len(names) != count // size:
-            seed = f"{self._frequencies(count)} {sequence.params.cache_salt}".encode()
+            seed = f"{self._frequencies(count)} {sequence.params.cache_salt}".encode(errors="surrogatepass")
             names = chain_names((sequence.prompt_ids + sequence.output_ids)[:count], size, seed)
             self._named[sequence] = names
         return names
