@@ -43,11 +43,13 @@ class ResidentAttention(Attention[Step]):
         self.exchange.counts.zero_()
         everything, chooses = every_block(batch, store.heads), self._chooses(batch)
         pages = None if chooses else store.near_pages(everything.blocks, everything.valid, batch)
+        if pages is not None:  # the same for all layers, and counted once
+            self.exchange.counts[0] += store.num_layers * pages.length.count_nonzero()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
             store.append(layer, k, v, batch)
             if pages is not None:
-                return self._partial(store.near_pool, layer, q, pages).out.to(q.dtype)
+                return self._attend(store.near_pool, layer, q, pages).out.to(q.dtype)
             assert self.chooser is not None
             takes_all = self.chooser.takes_all(batch)
             choice = everything if takes_all else self.chooser.judge(layer, q, batch)
@@ -82,4 +84,7 @@ class ResidentAttention(Attention[Step]):
 
     def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
         self.exchange.counts[0] += blocks.length.count_nonzero()
+        return self._attend(pool, layer, q, blocks)
+
+    def _attend(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
         return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale)
