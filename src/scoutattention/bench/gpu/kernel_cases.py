@@ -213,7 +213,7 @@ def time_host_copy(moves: int, timer: Timer) -> Row:
 @cache
 def packed_pools(bits: int) -> tuple[Packed, Packed]:
     """The pages of `host_pools` in codes, in pinned host memory."""
-    k, v = host_pools(PAGES)
+    k, v = (pool[0] for pool in host_pools(PAGES))
     keys, values = (
         replace(packed, words=packed.words.pin_memory(), bounds=packed.bounds.pin_memory())
         for packed in (pack(k, bits, by_token=False), pack(v, bits, by_token=True))
@@ -246,7 +246,7 @@ def time_packing(blocks: int, bits: int, timer: Timer) -> Row:
     """Blocks of all KV heads, packed on their way to pinned host memory."""
     source, target = host_pools(PAGES), packed_pools(bits)
     pages = torch.randperm(PAGES)[:blocks]
-    k, v = (pool[pages].cuda() for pool in source)  # what the pages hold already
+    k, v = (pool[0, pages].cuda() for pool in source)  # what the pages hold already
     wanted = target[0][pages].float(), target[1][pages].float()
     call = bind(triton_write.write_packed_blocks, k, v, target, pages.cuda())
     call()
