@@ -81,7 +81,7 @@ def retrieval_tables():
 
 def generate_table():
     steps = StepStats(chosen_blocks=1000, far_blocks=85, hidden_s=12.3, unhidden_s=4.5, recalled_bytes=10**10)
-    stats = Stats(131072, 256, 99.5, 12.5, 255, 99.5, 1, 10**11, 10**10, steps)
+    stats = Stats(131072, 256, 99.5, 12.5, 255, 99.5, 1, 0, 10**11, 10**10, steps)
     for device in ("cuda", "cpu"):
         show(generate.stats_table(replace(stats, device=device)))
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from scoutattention import LLM, CapacityError, EngineConfig, KernelError, SamplingParams, ScoutConfig
-from scoutattention.attention.prompt import trial
+from scoutattention.attention.prompt import prefill, trial
 from scoutattention.engine.engine import Engine
+from scoutattention.engine.prefix import cache
 from scoutattention.engine.scheduler import Sequence
 from scoutattention.models.loader import load
 
@@ -34,6 +35,12 @@ def memory(request) -> dict:
     return chosen
 
 
+@pytest.fixture(autouse=True)
+def one_voter(monkeypatch):
+    """Prompts of a few blocks are found but for their last token."""
+    monkeypatch.setattr(cache, "VOTERS", 1)
+
+
 @pytest.fixture
 def fitted(monkeypatch):
     """Corrections are fitted on short prompts too."""
@@ -52,6 +59,18 @@ def assert_free(llm: LLM) -> None:
     assert store.pages.pool.available == store.pages.pool.capacity
     if store.slots is not None:
         assert store.slots.pool.available == store.slots.pool.capacity
+
+
+@pytest.mark.parametrize("fits", [False, True])
+def test_a_prompt_that_comes_again_is_answered_as_it_was(tiny_models, monkeypatch, fits):
+    """Far blocks and all: its last tokens choose the same first blocks of slots."""
+    monkeypatch.setattr(cache, "VOTERS", prefill.VOTERS)
+    memory = {} if fits else {"device_memory": "slots"}
+    with LLM(str(tiny_models["llama"]), scout=BEYOND, **memory) as llm:
+        first, again = (llm.generate(DOCUMENT + [7] * 9, PARAMS)[0] for _ in range(2))
+        assert (first.cached_tokens, again.cached_tokens) == (0, 272)
+        assert again.token_ids == first.token_ids
+        assert fits or llm.stats().far_blocks > 0
 
 
 def test_answers_are_those_of_prompts_that_are_read_whole(tiny_models, memory):

@@ -6,6 +6,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from ...attention.build import Cache
+from ...attention.prompt.prefill import VOTERS
 from ...cache.memory_plan import MemoryPlan
 from ...cache.prefix import NOTHING, Lineage, Prefix, chain_names
 from ...cache.store import KVStore
@@ -48,7 +49,9 @@ class PrefixCache:
         self._named: WeakKeyDictionary[Request, list[bytes]] = WeakKeyDictionary()
 
     def find(self, sequence: Request) -> Prefix:
-        """What is kept of a sequence's beginning: whole blocks, and never its last token, whose logits are wanted.
+        """What is kept of a sequence's beginning: whole blocks, without its last VOTERS tokens.
+
+        These choose the first blocks of slots. So a prompt that comes again is answered as it was the first time.
 
         Bases and corrections of a lineage are its first prompt's; see LONGER and LEAST_PART. They do not matter to a
         sequence that is so short that all its blocks are chosen.
@@ -56,7 +59,7 @@ class PrefixCache:
         if not self._plan.lineages:
             return NOTHING
         names, blocks = self._names(sequence, sequence.num_tokens), self._plan.blocks(sequence.limit)
-        may_be_found = names[: (sequence.num_tokens - 1) // self._plan.block_size]
+        may_be_found = names[: max(0, sequence.num_tokens - VOTERS) // self._plan.block_size]
         least, first = ceil(LEAST_PART * len(names)), ceil(len(names) / LONGER)
         if self._budget_blocks is None or blocks <= self._budget_blocks:
             least = first = 0
