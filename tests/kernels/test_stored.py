@@ -1,4 +1,4 @@
-"""Stored matrices against the package gguf: what blocks stand for, rows, finite scales, and rounding to blocks."""
+"""Stored matrices against the package gguf: what blocks stand for, rows, and finite scales."""
 
 import gguf
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
-from scoutattention.kernels.quantise import BLOCKS, quantised
 from scoutattention.kernels.reference_stored import expand, finite
 from scoutattention.runtime.stored import KINDS, StoredKind, stacked, stored
 
@@ -93,53 +92,3 @@ def test_what_does_not_fit_is_named():
     ]:
         with pytest.raises(KernelError, match=message):
             call()
-
-
-def squared_error(weight, numbers):
-    return float((numbers.double() - weight.double()).square().mean())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("bits", BLOCKS)
-def test_weights_are_as_near_as_gguf_brings_them(bits, dtype):
-    torch.manual_seed(0)
-    weight = (torch.randn(50, 96) * torch.rand(50, 1)).to(dtype)
-    theirs = gguf.GGMLQuantizationType(BLOCKS[bits].number)
-    blocks = gguf.quants.quantize(weight.float().numpy(), theirs)
-    mine = quantised(weight, bits)
-    assert mine.shape == weight.shape
-    dequantised = torch.from_numpy(gguf.quants.dequantize(blocks, theirs))
-    assert squared_error(weight, exact(mine)) <= 1.001 * squared_error(weight, dequantised)
-
-
-def test_four_bits_search_for_a_scale():
-    torch.manual_seed(0)
-    weight = torch.randn(50, 256)
-    kind = gguf.GGMLQuantizationType.Q4_0
-    plain = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind))
-    assert squared_error(weight, exact(quantised(weight, 4))) < 0.95 * squared_error(weight, plain)
-
-
-@pytest.mark.parametrize("bits", BLOCKS)
-def test_what_codes_hold_is_kept(bits):
-    least, most = (-127, 128) if bits == 8 else (-8, 8)
-    weight = (torch.arange(64) % (most - least) + least).view(1, 64).float() * 0.25
-    weight[:, 0], weight[:, 32] = least * 0.25, least * 0.25
-    assert torch.equal(expand(quantised(weight, bits), slice(None), torch.float32), weight)
-    zeros = torch.zeros(3, 32)
-    assert torch.equal(expand(quantised(zeros, bits), slice(None), torch.float32), zeros)
-
-
-def test_rows_are_rounded_in_tiles(monkeypatch):
-    torch.manual_seed(0)
-    weight = torch.randn(7, 64)
-    whole = quantised(weight, 4).parts[0].data
-    monkeypatch.setattr("scoutattention.kernels.quantise.TILE", 130)
-    assert torch.equal(quantised(weight, 4).parts[0].data, whole)
-
-
-def test_what_cannot_be_quantised_is_named():
-    with pytest.raises(KernelError, match="rows of 40 weights do not fill blocks of 32"):
-        quantised(torch.zeros(2, 40), 8)
-    with pytest.raises(KernelError, match=r"needs the scale 7\.87e\+05"):
-        quantised(torch.full((1, 32), 1e8), 8)

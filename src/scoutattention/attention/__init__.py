@@ -2,6 +2,7 @@
 
 scout.py is a decode step. It makes scouts (predict.py), chooses blocks (choose.py), hands the absent ones to the CPU
 (far.py) and moves drifted ones back between steps (recall.py). dense.py attends to blocks that are all resident, and
-prefill.py is a prompt's exact attention, on whose way scouts are tried (rehearse.py) and corrected (calibrate.py).
-base.py is what the rest of the project knows of all this, and observe.py lets an evaluation look on.
+prompt/prefill.py is a prompt's exact attention, which also tries scouts (prompt/trial.py) and corrects them
+(prompt/correction.py). step.py is what the rest of the project knows of all this, and observer.py lets an evaluation
+look on.
 """
