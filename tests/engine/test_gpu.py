@@ -9,6 +9,8 @@ from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.attention.prompt.prefill import causal
 from scoutattention.runtime.streams import SideStream
 
+from ..models import families
+from ..models.formats.gguf_files import mixed, write
 from ..runtime.test_graphs import FAR, METHODS, answers
 from .test_generate import DENSE, GREEDY, PROMPT, far_llm
 
@@ -79,6 +81,15 @@ def test_the_cpu_and_the_gpu_give_the_same_tokens(tiny_models):
         llm = far_llm(path, scout, 5, device="cuda", kernels=kernels)
         assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
         assert llm.stats().cpu_share > 0
+
+
+def test_a_gguf_file_answers_on_a_gpu_as_on_a_cpu(tmp_path):
+    model = families.make("llama")
+    path = str(write(tmp_path / "tiny.gguf", model, kinds=mixed(model)))
+    expected = LLM(path, scout=DENSE).generate(PROMPT, GREEDY)[0].token_ids
+    scout = ScoutConfig().changed(budget=160, block_size=8, true_query_layers=())
+    llm = far_llm(path, scout, 5, device="cuda")
+    assert llm.generate(PROMPT, GREEDY)[0].token_ids == expected
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,10 @@ def write_parts(folder, model, first, **fields):
     write(parts[0], model, only=first, **{"split.no": 0, **about})
     write(parts[1], model, only=lambda name: not first(name), **{"split.no": 1, **about})
     return parts
+
+
+def mixed(model):
+    """A kind for every matrix: others within one layer, and within the matrices that are multiplied together."""
+    turn = ("Q8_0", "Q4_0", "F16", "Q5_1", "Q4_1", "BF16", "Q5_0")
+    matrices = [name for name in names_of(model).values() if name.endswith("weight") and "norm" not in name]
+    return {name: turn[number % len(turn)] for number, name in enumerate(matrices)}

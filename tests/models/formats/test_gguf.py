@@ -26,7 +26,7 @@ from ...runtime.test_ranks import on_ranks
 from ...tiny import save
 from .. import families
 from ..dense import prompt_logits
-from .gguf_files import names_of, rounded, write
+from .gguf_files import mixed, rounded, write
 
 PROMPT = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(2)).tolist()
 LLAMA3 = families.LLAMA3 | {"original_max_position_embeddings": 8192}
@@ -39,13 +39,6 @@ MODELS = {
     "qwen3": ("qwen3", {}),
 }
 ANSWER = SamplingParams(max_tokens=12, ignore_eos=True)
-
-
-def mixed(model):
-    """A kind for every matrix: others within one layer, and within the matrices that are multiplied together."""
-    turn = ("Q8_0", "Q4_0", "F16", "Q5_1", "Q4_1", "BF16", "Q5_0")
-    matrices = [name for name in names_of(model).values() if name.endswith("weight") and "norm" not in name]
-    return {name: turn[number % len(turn)] for number, name in enumerate(matrices)}
 
 
 def matrices(decoder):
