@@ -53,6 +53,8 @@ class Workers {
     nb::object scout_error(const PartialArgument& far, const PartialArgument& near, const Tensor& q,
                            const Tensor& scout);
 
+    // Writes causal attention of q [n, H, G, D] to k and v [T, H, D] to out, float32.
+    void causal(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Tensor& out);
     nb::object linear(const Tensor& x, const Tensor& weight);
     // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
     nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);

@@ -44,6 +44,12 @@ class NativeOps(PlainOps):
         self._native = workers.native
 
     @override
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        out = torch.empty(q.shape)
+        self._native.causal(q.to(k.dtype), k, v, scale, out)
+        return out.to(k.dtype)
+
+    @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
         return self._workers.partial(q, k, v, blocks, scale)
 
