@@ -2,6 +2,7 @@
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
 # make test-gpu  the tests that need a GPU: every kernel, and the engine
+# make site    the docs as a site, in build/site
 # make clean   remove everything that make made
 #
 # Each sets up all it needs in .venv first, once; the native extension is built again when its sources change.
@@ -27,7 +28,7 @@ SHARED := -n $(TEST_PROCESSES) --dist worksteal
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-gpu check clean
+.PHONY: help demo test test-all test-gpu site check clean
 
 help:
 	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
@@ -47,6 +48,9 @@ test-all: check $(VENV)/.model $(VENV)/.harness
 # Here Triton compiles the kernels: other tests have its interpreter run them.
 test-gpu: $(VENV)/.package
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(SHARED) tests/kernels tests/engine tests/runtime
+
+site: $(VENV)/.package
+	$(BIN)/sphinx-build -W --keep-going -q docs build/site
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)
