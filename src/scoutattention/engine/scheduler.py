@@ -45,7 +45,7 @@ class Sequence:
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
     prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
-    times: when it came, and when its first token came.
+    times: when it came, when it was admitted first, and when its first token came, as far as that is so.
     reader: who waits for it.   steering: how its tokens are drawn.
     """
 
@@ -208,6 +208,7 @@ class Scheduler:
                 self._store.shrink(row, self._plan.quota(sharing, running.limit))
         self._store.admit(self._last, blocks, quota, prefix)
         self.reading, sequence.prefix = self.waiting.popleft(), prefix
+        sequence.times += [time.perf_counter()] * (len(sequence.times) == 1)
         return sequence
 
     @property

@@ -42,9 +42,9 @@ def _started(name: str, url: str, engine: LocalEngine, llm: LLM) -> str:
     """What the server is, and what was decided, in a line."""
     memory, config = engine.memory(), llm.engine_config
     budget = "all tokens" if llm.scout.budget is None else f"a budget of {llm.scout.budget:,} tokens"
-    slots = f", slots of {format_bytes(memory.slots_bytes)}" if memory.slots_bytes else ""
+    slots = f", slots of {format_bytes(memory.slots.bytes)}" if memory.slots.bytes else ""
     return (
         f"{name} is served at {url}/v1, with a dashboard at {url}/: sequences of up to {engine.capacity:,} tokens, "
         f"{engine.max_running} at once, {budget}, {llm.engine.runner.decoder.shape.dtype} on {config.device}, pages of "
-        f"{format_bytes(memory.pages_bytes)}{slots}; Ctrl-C ends it"
+        f"{format_bytes(memory.pages.bytes)}{slots}; Ctrl-C ends it"
     )
