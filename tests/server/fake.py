@@ -104,6 +104,9 @@ class FakeEngine:
     def memory(self):
         return Memory(32, Tier(4, 2, 4096), Tier(8, 2, 1024))
 
+    def reading(self):
+        return None
+
     def residency(self):
         return 1.0, 0.25, 0.5
 

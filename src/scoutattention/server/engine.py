@@ -63,6 +63,14 @@ class Answer(Protocol):
         ...
 
 
+class Reading(NamedTuple):
+    """A prompt that is being read.   number: of its request.   done, total: tokens."""
+
+    number: int
+    done: int
+    total: int
+
+
 class Tier(NamedTuple):
     """A pool of blocks.   blocks: that it has room for.   used: that are in use.   bytes: its size."""
 
@@ -116,6 +124,10 @@ class Engine(Protocol):
 
     def queue(self) -> tuple[int, int]:
         """Answers that are made, the one whose prompt is being read among them, and answers that wait."""
+        ...
+
+    def reading(self) -> Reading | None:
+        """The prompt that is being read, if one is."""
         ...
 
     def residency(self) -> Sequence[float]:

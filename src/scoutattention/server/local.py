@@ -7,7 +7,7 @@ from ..engine.answer import Answer
 from ..engine.llm import LLM
 from ..engine.prompts import PromptReader
 from ..engine.stats import Stats
-from .engine import Memory, Tier
+from .engine import Memory, Reading, Tier
 
 
 class LocalEngine:
@@ -38,6 +38,11 @@ class LocalEngine:
         """Answers that are made, the one whose prompt is being read among them, and answers that wait."""
         scheduler = self._llm.engine.scheduler
         return len(scheduler.running) + (scheduler.reading is not None), len(scheduler.waiting)
+
+    def reading(self) -> Reading | None:
+        """The prompt that is being read, if one is."""
+        sequence = self._llm.engine.scheduler.reading
+        return None if sequence is None else Reading(sequence.id, sequence.ready.read, len(sequence.prompt_ids))
 
     def residency(self) -> Sequence[float]:
         """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
