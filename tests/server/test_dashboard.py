@@ -20,8 +20,7 @@ from .conftest import serving, until
 
 MOST_BYTES = 150_000
 TEXT = "document.getElementById('{}')?.textContent"
-ANSWER = """document.getElementById('kind').value = 'text';
-document.getElementById('most').value = 5; document.getElementById('send').click()"""
+ANSWER = "document.getElementById('most').value = 12; document.getElementById('send').click()"
 
 
 @pytest.mark.slow
@@ -45,7 +44,7 @@ def test_the_dashboard_shows_what_the_server_does(tmp_path):
         for asker in askers:
             asker.start()
         try:
-            page.open(str(client.base_url), 1000, 1240)
+            page.open(str(client.base_url), 1000, 1090)
             until(lambda: page.value(TEXT.format("layers-text")) not in (None, "No step yet."), 200)
             time.sleep(float(os.environ.get("DASHBOARD_SECONDS", "5")))
             page.value(ANSWER)
@@ -61,12 +60,12 @@ def test_the_dashboard_shows_what_the_server_does(tmp_path):
             client.server.end_all()
             for asker in askers:
                 asker.join()
-    assert statuses <= {200}
+    assert statuses <= {200, 503}  # those that had not begun when the server was ended
     assert shown["trouble"] == ""
     assert not key_is_asked_for
     assert shown["running"] in ("0", "1", "2", "3")
     assert "of 30 layers' blocks" in shown["layers-text"]
-    assert "% of 2" in shown["slots-text"]
+    assert " % of " in shown["slots-text"]
     assert "first token after" in shown["told"]
     assert picture[:4] == b"\x89PNG"
     assert len(picture) < MOST_BYTES

@@ -1,4 +1,4 @@
-"""The routes."""
+"""The routes of the HTTP server, and what each does with a request."""
 
 import asyncio
 from collections.abc import Callable, Mapping

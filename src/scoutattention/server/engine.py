@@ -1,4 +1,4 @@
-"""What the server asks of a model, and how an `LLM` does it."""
+"""The interface between the server and an engine."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol

@@ -1,4 +1,4 @@
-"""What is measured of each request."""
+"""Measures one request: its latencies and its tokens."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: under vLLM's names where the meaning is the same, and under ours beside them."""
+"""Metrics for Prometheus. Those that mean the same as a metric of vLLM have its name."""
 
 import time
 from collections.abc import Iterator

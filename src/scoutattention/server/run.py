@@ -1,4 +1,4 @@
-"""The process around the server: its address, its signals, and its end."""
+"""The server's process: its socket, its signals, and its shutdown."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What requests hold."""
+"""The fields of requests, with their types and limits."""
 
 from typing import Annotated, Any, Literal, Required
 
