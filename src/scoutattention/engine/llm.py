@@ -196,11 +196,14 @@ class LLM:
             )
         self._thread.check()
         prompt_ids = self._reader.read(prompts, chat)
+        wanted = paired(params, len(prompt_ids))
+        for of_prompt in wanted:
+            self._reader.check(of_prompt)
         requests = [
             Request(
                 next(self._numbers), ids, one, min(self.engine.plan.max_len, len(ids) + one.max_tokens), self.tokenizer
             )
-            for ids, of_prompt in zip(prompt_ids, paired(params, len(prompt_ids)), strict=True)
+            for ids, of_prompt in zip(prompt_ids, wanted, strict=True)
             for one in of_each_answer(of_prompt)
         ]
         for request in requests:
