@@ -130,8 +130,11 @@ class RowKernels:
         return reference_stored.expand(weight, rows, dtype, self._fill)
 
     def _fill(self, out: Tensor, part: StoredRows) -> None:
-        if part.kind.dtype is None and out.dtype in (torch.float32, torch.bfloat16):
-            self._native.expand(part.data, part.kind.number, out)
+        if part.kind.dtype is None:
+            wide = out if out.dtype in (torch.float32, torch.bfloat16) else torch.empty(out.shape)
+            self._native.expand(part.data, part.kind.number, wide)
+            if wide is not out:
+                out.copy_(wide)
         else:
             reference_stored.fill_plainly(out, part)
 

@@ -42,8 +42,8 @@ def _measure(flags: FidelityFlags, texts: list[Text], settings: Settings) -> lis
     variants = [Variant("scout", scout, engine_config.device_memory)]
     if record is not None:
         variants = recorded_variants(variants[0], flags.context)
-    device, rope_scaling = find_device(engine_config.device), engine_config.rope_scaling
-    loaded = load(flags.model, engine_config.dtype, device=device, rope_scaling=rope_scaling)
+    device, scaling = find_device(engine_config.device), engine_config.rope_scaling
+    loaded = load(flags.model, engine_config.dtype, device, rope_scaling=scaling, weights=engine_config.weights)
     if flags.ablate:
         variants = ablation(scout, loaded.decoder.shape)
     recorders = {variant.name: Recorder() for variant in variants if record is not None}

@@ -67,6 +67,8 @@ class GGUFTensors(Tensors):
         self._config = config
         self._tensors = {tensor_name(name): stored for name, stored in gguf.tensors.items() if name not in ROPE_TENSORS}
         self.unread = set(self._tensors)
+        kinds = {stored.kind for stored in self._tensors.values() if stored.kind.dtype is None}
+        self.quantised = ", ".join(sorted(kind.name for kind in kinds)) or None
 
     @override
     def read(self, name: str, shape: tuple[int, ...]) -> Weight:

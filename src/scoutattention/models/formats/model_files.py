@@ -7,7 +7,10 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from ..config import ModelConfig, checkpoint_dtype
+from ..file_fields import Entries
 from ..text import Tokenizer
+from .quantised.scheme import read_scheme
+from .quantised.tensors import QuantisedTensors
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
 
 
@@ -66,7 +69,7 @@ class Directory(ModelFiles):
         dtype = checkpoint_dtype(self.config)
         if dtype is not None:
             return dtype
-        checkpoint = self.tensors()
+        checkpoint = Checkpoint(self.path)
         name = EMBEDDING if EMBEDDING in checkpoint.unread else HEAD
         return str(checkpoint.dtype(name)).removeprefix("torch.")
 
@@ -75,9 +78,13 @@ class Directory(ModelFiles):
         return Tokenizer.from_directory(self.path)
 
     @override
-    def tensors(self) -> Checkpoint:
-        return Checkpoint(self.path)
+    def tensors(self) -> Tensors:
+        scheme = read_scheme(Entries(self.config, self.config_name))
+        checkpoint = Checkpoint(self.path)
+        return checkpoint if scheme is None else QuantisedTensors(checkpoint, scheme)
 
     @override
     def weight_bytes(self, config: ModelConfig) -> int:
-        return config.weights * config.shape.dtype_bytes
+        tensors = self.tensors()
+        numbers, size = tensors.packed() if isinstance(tensors, QuantisedTensors) else (0, 0)
+        return size + (config.weights - numbers) * config.shape.dtype_bytes
