@@ -30,14 +30,14 @@ def blocks_of_codes(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> 
     return _stored(StoredKind.Q4_1, codes, scale.view(torch.uint8), least.view(torch.uint8), halves)
 
 
-def quantised(numbers: Tensor, bits: int) -> StoredMatrix:
+def quantised(numbers: Tensor, kind: StoredKind) -> StoredMatrix:
     """Numbers [rows, columns] rounded to the nearest codes, each 32 columns with a scale of their own.
 
-    In 8 bits the codes are from -127 to 127 (Q8_0), in 4 bits they reach from the least number to the largest (Q4_1).
+    kind: Q8_0, whose codes are from -127 to 127, or Q4_1, whose codes reach from the least number to the largest.
     Numbers must be finite; columns are a multiple of 32.
     """
     blocks = numbers.float().view(len(numbers), -1, COLUMNS)
-    if bits == 8:
+    if kind is StoredKind.Q8_0:
         scale = (blocks.abs().amax(-1) / 127).half()
         codes = _divided(blocks, scale).round_().clamp_(-127, 127).to(torch.int8).view(torch.uint8) ^ 128
         return blocks_of_codes(codes.flatten(1), scale.float(), torch.full_like(scale, 128, dtype=torch.int32), 8)
@@ -47,11 +47,6 @@ def quantised(numbers: Tensor, bits: int) -> StoredMatrix:
     halves = codes[..., :16] | codes[..., 16:] << 4
     parts = (part[..., None].view(torch.uint8) for part in (scale, least))
     return _stored(StoredKind.Q4_1, numbers, *parts, halves)
-
-
-def quantised_kind(bits: int) -> StoredKind:
-    """Of the blocks that `quantised` makes of 8 or 4 bits."""
-    return StoredKind.Q8_0 if bits == 8 else StoredKind.Q4_1
 
 
 def _divided(blocks: Tensor, scale: Tensor) -> Tensor:

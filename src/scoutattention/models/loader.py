@@ -10,6 +10,7 @@ from ..config import DTypeName, RopeScaling, WeightsName
 from ..errors import ConfigError, ModelFileError, UnsupportedModelError
 from ..runtime.memory import PIECE, Arena
 from ..runtime.ranks import ALONE, Ranks
+from ..runtime.stored import StoredKind
 from .config import ModelConfig
 from .decoder import Decoder, DecoderWeights
 from .fingerprint import Fingerprint
@@ -21,8 +22,8 @@ from .layers import LayerWeights, Weight
 from .resolve import resolve
 from .text import Tokenizer
 
-QUANTISED = {"int8": 8, "int4": 4}
-"""Bits of a weight, by the values of `EngineConfig.weights` that quantise."""
+QUANTISED = {"int8": StoredKind.Q8_0, "int4": StoredKind.Q4_1}
+"""What weights are rounded to, by the values of `EngineConfig.weights` that quantise."""
 _RECOMPUTED = ".rotary_emb."  # stored by old checkpoints; follows from config.json
 
 
@@ -64,14 +65,13 @@ def load(
     files = open_files(path)
     tokenizer = files.tokenizer()
     config = config_of(files, "bfloat16" if weights == "bf16" and dtype == "auto" else dtype, rope_scaling)
-    tensors = files.tensors()
-    bits = QUANTISED.get(weights)
-    if bits is not None and tensors.quantised is not None:
+    kind = QUANTISED.get(weights)
+    if kind is not None and files.quantised is not None:
         raise ConfigError(
-            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {tensors.quantised}: "
+            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {files.quantised}: "
             "set weights (--weights) to 'auto'"
         )
-    read = read_weights(tensors, config, device, ranks, in_place=in_place and weights != "bf16", bits=bits)
+    read = read_weights(files.tensors(), config, device, ranks, in_place=in_place and weights != "bf16", kind=kind)
     return LoadedModel(name, path, Decoder(config, read, ranks=ranks), tokenizer)
 
 
@@ -107,13 +107,13 @@ def read_weights(
     ranks: Ranks = ALONE,
     *,
     in_place: bool = True,
-    bits: int | None = None,
+    kind: StoredKind | None = None,
 ) -> DecoderWeights:
     """Every weight of the decoder, in the config's dtype, the norms' in float32; of the layers' matrices a rank's part.
 
-    Matrices in blocks stay so on a CPU, unless `in_place` is False.   bits: of blocks that other matrices are rounded
-    to. Refuses a checkpoint that has more than the config implies, and numbers that are not finite in the config's
-    dtype.
+    Matrices in blocks stay so on a CPU, unless `in_place` is False.   kind: of the blocks that other matrices are
+    rounded to. Refuses a checkpoint that has more than the config implies, and numbers that are not finite in the
+    config's dtype.
     """
     shape = config.shape
     reader = Reader(
@@ -123,7 +123,7 @@ def read_weights(
         Fingerprint(config),
         Arena(device, PIECE if device.type == "cpu" else 0),
         in_place=in_place and device.type == "cpu",
-        bits=bits,
+        kind=kind,
     )
     table = (shape.vocab_size, shape.hidden_size)
     only_head = config.tie_word_embeddings and HEAD in checkpoint.unread and EMBEDDING not in checkpoint.unread

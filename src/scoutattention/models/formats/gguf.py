@@ -52,6 +52,12 @@ class GGUFModel(ModelFiles):
     def tensors(self) -> "GGUFTensors":
         return GGUFTensors(self._gguf, self.config)
 
+    @property
+    @override
+    def quantised(self) -> str | None:
+        kinds = {tensor.kind for tensor in self._gguf.tensors.values() if tensor.kind.dtype is None}
+        return ", ".join(sorted(kind.name for kind in kinds)) or None
+
     @override
     def weight_bytes(self, config: ModelConfig) -> int:
         return sum(file.size for file in self._gguf.files)
@@ -67,8 +73,6 @@ class GGUFTensors(Tensors):
         self._config = config
         self._tensors = {tensor_name(name): stored for name, stored in gguf.tensors.items() if name not in ROPE_TENSORS}
         self.unread = set(self._tensors)
-        kinds = {stored.kind for stored in self._tensors.values() if stored.kind.dtype is None}
-        self.quantised = ", ".join(sorted(kind.name for kind in kinds)) or None
 
     @override
     def read(self, name: str, shape: tuple[int, ...]) -> Weight:

@@ -9,7 +9,7 @@ from typing_extensions import override
 from ..config import ModelConfig, checkpoint_dtype
 from ..file_fields import Entries
 from ..text import Tokenizer
-from .quantised.scheme import read_scheme
+from .quantised.scheme import Scheme, read_scheme
 from .quantised.tensors import QuantisedTensors
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
 
@@ -36,6 +36,11 @@ class ModelFiles(Protocol):
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, its chat template, and the tokens that end an answer."""
+        ...
+
+    @property
+    def quantised(self) -> str | None:
+        """What the weights are quantised with, if they are."""
         ...
 
     def tensors(self) -> Tensors:
@@ -77,11 +82,18 @@ class Directory(ModelFiles):
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_directory(self.path)
 
+    @property
+    @override
+    def quantised(self) -> str | None:
+        return None if (scheme := self._scheme()) is None else scheme.method
+
     @override
     def tensors(self) -> Tensors:
-        scheme = read_scheme(Entries(self.config, self.config_name))
-        checkpoint = Checkpoint(self.path)
+        scheme, checkpoint = self._scheme(), Checkpoint(self.path)
         return checkpoint if scheme is None else QuantisedTensors(checkpoint, scheme)
+
+    def _scheme(self) -> Scheme | None:
+        return read_scheme(Entries(self.config, self.config_name))
 
     @override
     def weight_bytes(self, config: ModelConfig) -> int:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, KernelError, ModelError, ModelFileError, UnsupportedModelError
-from ...kernels.quantise import COLUMNS, MOST_SCALE, quantised, quantised_kind
+from ...kernels.quantise import COLUMNS, MOST_SCALE, quantised
 from ...kernels.reference_stored import expand
 from ...runtime.memory import Arena
 from ...runtime.ranks import Ranks
-from ...runtime.stored import StoredMatrix, columns_of, stacked, stored
+from ...runtime.stored import StoredKind, StoredMatrix, columns_of, stacked, stored
 from ..fingerprint import Fingerprint
 from ..layers import Weight
 from .safetensors import Tensors
@@ -26,7 +26,7 @@ class Reader(NamedTuple):
     """Reads the tensors of a checkpoint.
 
     dtype: of numbers, but those of norms.   fingerprint: of all that was read.   arena: where the weights go.
-    in_place: whether matrices in blocks stay so.   bits: of blocks that numbers are rounded to; None for none.
+    in_place: whether matrices in blocks stay so.   kind: of blocks that numbers are rounded to; None for none.
     """
 
     checkpoint: Tensors
@@ -35,7 +35,7 @@ class Reader(NamedTuple):
     fingerprint: Fingerprint
     arena: Arena
     in_place: bool
-    bits: int | None = None
+    kind: StoredKind | None = None
 
     def matrix(self, name: str, *shape: int) -> Weight:
         """A whole matrix."""
@@ -87,30 +87,29 @@ class Reader(NamedTuple):
     def _kept(self, name: str, weight: Weight) -> Weight:
         """A part of a matrix as it stays, where it stays in blocks.
 
-        Numbers are rounded to blocks where `bits` says so. Blocks that are in no file get their place in the arena.
+        Numbers are rounded to blocks where there is a `kind`. Blocks that are in no file get their place in the arena.
         """
         if not self.in_place:
             return weight
-        if self.bits is not None:
-            return self._quantised(name, weight, self.bits)
+        if self.kind is not None:
+            return self._quantised(name, weight, self.kind)
         if isinstance(weight, Tensor) or self.checkpoint.files:
             return weight
         return replace(weight, parts=tuple(replace(part, data=self._copied(part.data)) for part in weight.parts))
 
-    def _quantised(self, name: str, weight: Weight, bits: int) -> StoredMatrix:
+    def _quantised(self, name: str, weight: Weight, kind: StoredKind) -> StoredMatrix:
         rows, columns = weight.shape
         if columns % COLUMNS:
             mine, other = ("", "") if self.ranks.size == 1 else (" on each rank", ", or tensor_parallel_size to less")
             raise UnsupportedModelError(
-                f"{self.checkpoint.path}: tensor {name} has {columns} columns{mine}, which {bits}-bit blocks of "
-                f"{COLUMNS} do not fill: set weights (--weights) to 'auto'{other}"
+                f"{self.checkpoint.path}: tensor {name} has {columns} columns{mine}, which blocks of {COLUMNS} do "
+                f"not fill: set weights (--weights) to 'auto'{other}"
             )
-        kind = quantised_kind(bits)
         data = self.arena.take((rows, columns // kind.length * kind.size), torch.uint8)
         for start, piece in _pieces(weight, 1, whole=False):
             if not piece.isfinite().all() or piece.abs().max() > MOST_SCALE:
                 raise _not_finite(self.checkpoint.path, name, piece, torch.float16)
-            (part,) = quantised(piece, bits).parts
+            (part,) = quantised(piece, kind).parts
             data[start : start + len(piece)] = part.data
         return stored(data, kind, columns)
 

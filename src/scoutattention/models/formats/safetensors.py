@@ -49,8 +49,6 @@ class Tensors(Protocol):
     """What stays mapped as long as the tensors that were read."""
     unread: set[str]
     """Names of tensors that nobody has read."""
-    quantised: str | None = None
-    """What the matrices are quantised with, if they are."""
 
     def read(self, name: str, shape: tuple[int, ...]) -> Weight:
         """The tensor of that name as it is stored.   Raises ModelFileError where it is absent or of another shape."""

@@ -21,7 +21,6 @@ class QuantisedTensors(Tensors):
     def __init__(self, checkpoint: Checkpoint, scheme: Scheme) -> None:
         """Raises ModelFileError where no module is quantised, or one that the scheme keeps as it is."""
         self.path = checkpoint.path
-        self.quantised = scheme.method
         self.unread = set(checkpoint.unread)
         self._checkpoint, self._scheme = checkpoint, scheme
         mark, formats = MARKS[scheme.layout]
