@@ -12,7 +12,7 @@ from typing_extensions import override
 from ..errors import KernelError
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
-from ..runtime.stored import StoredMatrix, StoredRows
+from ..runtime.stored import StoredMatrix, StoredRows, in_order
 from ..runtime.workers import Workers
 from ..types import (
     BlockList,
@@ -113,6 +113,7 @@ class RowKernels:
         if isinstance(weight, StoredMatrix):
             if x.dim() == 2 and x.shape[0] > MOST_ROWS:
                 return self._linear_of_many(x, weight)
+            x, weight = in_order(x, weight)
             parts = [(part.data, part.kind.number) for part in weight.parts]
             return self._native.linear_stored(_floats(x), parts)
         return self._native.linear(_floats(x), weight)

@@ -62,7 +62,7 @@ class Reader(NamedTuple):
         """One matrix of several, given as name and rows, that lie below each other: this rank's rows of each."""
         mine = {name: self._kept(name, self._rows(self._read(name, (rows, width)))) for name, rows in parts}
         if self.in_place and all(isinstance(part, StoredMatrix) for part in mine.values()):
-            return stacked(tuple(part for part in mine.values() if isinstance(part, StoredMatrix)))
+            return self._stacked(mine)
         return self._joined(mine, (width,))
 
     def norm(self, name: str, width: int) -> Tensor:
@@ -83,6 +83,12 @@ class Reader(NamedTuple):
         for (name, part), target in zip(parts.items(), torch.split(result, lengths), strict=True):
             self._fill(name, target, part)
         return result
+
+    def _stacked(self, parts: Mapping[str, Weight]) -> StoredMatrix:
+        try:
+            return stacked(tuple(part for part in parts.values() if isinstance(part, StoredMatrix)))
+        except KernelError as error:
+            raise UnsupportedModelError(f"{self.checkpoint.path}: of {', '.join(parts)}, {error}") from error
 
     def _kept(self, name: str, weight: Weight) -> Weight:
         """A part of a matrix as it stays, where it stays in blocks.

@@ -57,6 +57,16 @@ def gptq(weight, bits=4, group=32, zeros=False, added=1):
     }, numbers
 
 
+def act_order(weight, bits=4, group=32, zeros=False):
+    """Columns are in groups in an order of their own, which goes by how many columns there are."""
+    columns = weight.shape[1]
+    order = torch.randperm(columns, generator=torch.Generator().manual_seed(columns))
+    parts, numbers = gptq(weight[:, order], bits, group, zeros)
+    places = order.argsort()
+    codes = rounded(weight[:, order], bits, group, zeros=zeros)[0][:, places]
+    return parts | {"qweight": packed(codes.T, bits, 0), "g_idx": parts["g_idx"][places]}, numbers[:, places]
+
+
 def awq(weight, group=32):
     codes, scale, zero, numbers = rounded(weight, 4, group, zeros=True)
     ordered = [part.T.unflatten(1, (-1, 8))[..., AWQ_ORDER].flatten(1) for part in (codes, zero)]
@@ -113,6 +123,8 @@ CASES = {
     "gptq-v2-zeros": (GPTQ | {"sym": False, "checkpoint_format": "gptq_v2"}, lambda w: gptq(w, zeros=True, added=0)),
     "gptq-64": (GPTQ | {"group_size": 64}, lambda w: gptq(w, group=64)),
     "gptq-rows": (GPTQ | {"group_size": -1}, lambda w: gptq(w, group=0)),
+    "gptq-order": (GPTQ | {"desc_act": True}, act_order),
+    "gptq-order-zeros": (GPTQ | {"desc_act": True, "sym": False}, lambda w: act_order(w, zeros=True)),
     "gptq-8": (GPTQ | {"bits": 8}, lambda w: gptq(w, bits=8)),
     "awq": (AWQ, awq),
     "awq-64": ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "zero_point": True}, lambda w: awq(w, 64)),

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
@@ -5,6 +7,9 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
+from scoutattention import EngineConfig, ScoutConfig
+from scoutattention.engine.engine import Engine
+from scoutattention.engine.teacher_forcing import teacher_forced
 from scoutattention.kernels.reference_stored import expand
 from scoutattention.models.loader import load
 from scoutattention.runtime.stored import StoredKind, StoredMatrix
@@ -48,6 +53,29 @@ def test_next_tokens_are_as_likely_as_with_the_weights_expanded(name, tmp_path):
     true = prompt_logits(expanded, tokens).log_softmax(-1)
     found = prompt_logits(load(str(tmp_path / "a"), "float32").decoder, tokens).log_softmax(-1)
     assert (true.exp() * (true - found)).sum(-1).max() <= 1e-5
+
+
+@pytest.mark.parametrize("kernels", ["native", "plain"])
+@pytest.mark.parametrize("name", ["awq", "gptq-order", "gptq-8"])
+def test_an_engine_predicts_what_it_does_with_the_weights_expanded(name, kernels, tmp_path):
+    numbers = write(tmp_path / "a", name)
+    paths = (write_expanded(tmp_path / "b", numbers), tmp_path / "a")
+    true, found = (next_tokens(load(str(path), "float32").decoder, kernels) for path in paths)
+    assert (true.exp() * (true - found)).sum(-1).max() <= 1e-4
+
+
+def next_tokens(decoder, kernels):
+    settings = EngineConfig(max_num_seqs=1, kernels=kernels)
+    with closing(Engine(decoder, ScoutConfig(budget=None, block_size=8), settings)) as engine:
+        tokens = [(7 * number) % 250 for number in range(60)]
+        return torch.stack([step for step, _ in teacher_forced(engine, tokens, 40)]).log_softmax(-1)
+
+
+def test_weights_in_float16_are_expanded_for_prompts(tmp_path):
+    numbers = write(tmp_path / "a", "awq")
+    paths = (write_expanded(tmp_path / "b", numbers), tmp_path / "a")
+    true, found = (next_tokens(load(str(path), "float16").decoder, "native") for path in paths)
+    assert (true.exp() * (true - found)).sum(-1).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("packed", "int8", "float8"))])

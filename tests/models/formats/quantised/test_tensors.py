@@ -5,9 +5,10 @@ import torch
 
 from scoutattention.errors import ScoutError
 from scoutattention.models.loader import load
+from scoutattention.runtime.ranks import Alone
 from scoutattention.runtime.stored import StoredMatrix
 
-from .checkpoints import edit_tensors, write
+from .checkpoints import edit_tensors, gptq, write, write_expanded
 
 MODULE = "model.layers.1.mlp.down_proj"
 
@@ -22,8 +23,6 @@ def test_a_head_may_be_quantised(tmp_path):
     numbers = write(tmp_path, "gptq")
 
     def quantise_head(tensors):
-        from .checkpoints import gptq  # noqa: PLC0415
-
         parts, _ = gptq(tensors.pop("lm_head.weight"))
         tensors |= {f"lm_head.{part}": tensor.contiguous() for part, tensor in parts.items()}
 
@@ -71,7 +70,7 @@ def filled(value):
         ("awq", put("scales", lambda t: t[:-1]), r"{}.scales has shape \[2, 64\], .* implies \[3, 64\]"),
         ("packed", put("weight_shape", lambda t: t + 1), r"{}.weight_shape says \[65, 97\], .* implies \[64, 96\]"),
         ("gptq", put("scales", lambda t: t.int()), "{}.scales holds I32"),
-        ("gptq", put("g_idx", lambda t: t.flip(0)), "{}.g_idx .*act-order"),
+        ("gptq", put("g_idx", lambda t: t * 0), "{}.g_idx does not put 32 columns into each group"),
         ("gptq-8", put("qzeros", lambda t: t + 1), "{}.qzeros has zero points in 8 bits"),
         ("packed", lambda t: t.update({f"{MODULE}.more": torch.zeros(1)}), "has 1 tensors .* the first is {}.more"),
     ],
@@ -101,3 +100,23 @@ def test_a_checkpoint_without_a_quantised_matrix_is_named(tmp_path):
     write(tmp_path, "gptq", kept=["proj"])
     with pytest.raises(ScoutError, match=r"no tensor of the name MODULE\.qweight that holds I32, .* with gptq"):
         load(str(tmp_path))
+
+
+def test_an_order_of_columns_cannot_be_shared_by_ranks(tmp_path):
+    write(tmp_path, "gptq-order")
+    with pytest.raises(ScoutError, match=r"2 ranks cannot share .*o_proj.* in another order: set tensor_parallel_size"):
+        load(str(tmp_path), ranks=Alone(1, 2))
+
+
+def test_matrices_that_are_multiplied_together_have_one_order(tmp_path):
+    write(tmp_path, "gptq-order")
+    name = "model.layers.0.self_attn.k_proj.g_idx"
+    edit_tensors(tmp_path, lambda tensors: tensors.update({name: tensors[name].flip(0)}))
+    with pytest.raises(ScoutError, match=r"k_proj\.weight, .* in different orders cannot be stacked"):
+        load(str(tmp_path))
+
+
+def test_a_fingerprint_does_not_depend_on_the_order(tmp_path):
+    numbers = write(tmp_path / "a", "gptq-order")
+    expanded = write_expanded(tmp_path / "b", numbers)
+    assert load(str(tmp_path / "a"), "float32").decoder.fingerprint == load(str(expanded)).decoder.fingerprint

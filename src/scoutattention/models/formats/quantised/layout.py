@@ -8,6 +8,7 @@ rest, and transformers (integrations/finegrained_fp8.py) for 8-bit floats in blo
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -88,9 +89,8 @@ def _gptq(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> StoredMatrix:
     words = parts.take("qweight", (-(-columns // per), rows), "I32").T.contiguous()
     codes = _codes(words, scheme.bits)[:, :columns]
     zeros = parts.words("qzeros", (groups, rows), scheme.bits).int() + scheme.added
-    if "g_idx" in parts:
-        _check_order(parts, parts.take("g_idx", (columns,), "I32", "I64"), scheme.group)
-    return _blocks(parts, _Grid(codes, parts.scales("scales", (groups, rows)).T, zeros.T), scheme)
+    grid = _Grid(codes, parts.scales("scales", (groups, rows)).T, zeros.T)
+    return _blocks(parts, grid, scheme, "g_idx")
 
 
 def _awq(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> StoredMatrix:
@@ -123,9 +123,7 @@ def _packed(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> StoredMatri
         per = 32 // scheme.bits
         words = parts.take("weight_zero_point", (-(-rows // per), groups), "I32").T.contiguous()
         half = _codes(words, scheme.bits)[:, :rows].T.int()
-    if "weight_g_idx" in parts:
-        _check_order(parts, parts.take("weight_g_idx", (columns,), "I32", "I64"), scheme.group)
-    return _blocks(parts, _Grid(codes, _of_rows(parts, rows, groups), half), scheme)
+    return _blocks(parts, _Grid(codes, _of_rows(parts, rows, groups), half), scheme, "weight_g_idx")
 
 
 def _int8(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> StoredMatrix:
@@ -186,17 +184,28 @@ def _of_rows(parts: Parts, rows: int, groups: int, part: str = "weight_scale", m
     return scales.reshape(-1, 1).expand(rows, 1)
 
 
-def _check_order(parts: Parts, groups: Tensor, size: int) -> None:
-    expected = torch.arange(len(groups)) // size if size else torch.zeros(len(groups))
-    if not torch.equal(groups.long(), expected.long()):
-        raise UnsupportedModelError(
-            f"{parts.named('g_idx')} puts columns into groups in an order of their own (act-order), which is not "
-            "supported: use a checkpoint quantised with desc_act=false"
+def _order(parts: Parts, part: str, columns: int, size: int) -> Tensor | None:
+    """The columns of one group after the other, where a tensor says which group each is in; None for those in a row."""
+    if part not in parts:
+        return None
+    groups = parts.take(part, (columns,), "I32", "I64").long()
+    expected = torch.arange(columns) // (size or columns)
+    if torch.equal(groups, expected):
+        return None
+    order = groups.argsort(stable=True)
+    if not torch.equal(groups[order], expected):
+        raise ModelFileError(
+            f"{parts.named(part)} does not put {size or columns} columns into each group, but the last"
         )
+    return order
 
 
-def _blocks(parts: Parts, grid: _Grid, scheme: Scheme) -> StoredMatrix:
-    blocks = torch.arange(0, grid.codes.shape[1], COLUMNS)
+def _blocks(parts: Parts, grid: _Grid, scheme: Scheme, order_part: str = "") -> StoredMatrix:
+    """Blocks of a grid whose columns are in groups in a row, or as the tensor `order_part` says (act-order)."""
+    columns = grid.codes.shape[1]
+    order = _order(parts, order_part, columns, scheme.group)
+    codes = grid.codes.contiguous() if order is None else grid.codes[:, order]
+    blocks = torch.arange(0, columns, COLUMNS)
     group = blocks // scheme.group if scheme.group else torch.zeros_like(blocks)
     zeros = grid.zeros[:, group]
     if scheme.bits == 8 and not bool((zeros == 128).all()):
@@ -204,4 +213,4 @@ def _blocks(parts: Parts, grid: _Grid, scheme: Scheme) -> StoredMatrix:
             f"{parts.named('qzeros')} has zero points in 8 bits other than 128, which are not supported: use a "
             "checkpoint that is quantised symmetrically"
         )
-    return blocks_of_codes(grid.codes.contiguous(), grid.scales[:, group], zeros, scheme.bits)
+    return replace(blocks_of_codes(codes, grid.scales[:, group], zeros, scheme.bits), order=order)
