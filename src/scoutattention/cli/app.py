@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings=HELP_FLAGS,
 )
 GROUPS = {
-    "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval, weights)),
+    "eval": ("Measure what the method and few bits cost in accuracy.", (fidelity, retrieval, weights)),
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)

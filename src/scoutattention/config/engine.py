@@ -60,7 +60,7 @@ class EngineConfig(Checked):
     )
     weights: WeightsName = setting(
         "auto",
-        "How matrices of weights are kept in memory: 'auto' (as the file has them), 'bf16', 'int8' or 'int4'.",
+        "Weights in memory: 'auto' (as stored), 'bf16', 'int8' or 'int4'.",
         change="Choose 'int8' to halve the memory of a 16-bit checkpoint and to decode faster on a CPU. 'int4' takes "
         "less than a third, and costs accuracy. 'bf16' expands what is quantised, so that prompts are read faster.",
     )
