@@ -18,7 +18,7 @@ from .bench import decode, gpu, kernels
 from .calibrate import calibrate
 from .chat import chat
 from .command import load_action
-from .fidelity import fidelity
+from .fidelity import fidelity, weights
 from .generate import generate
 from .output import PlainTable, show
 from .retrieval import retrieval
@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings=HELP_FLAGS,
 )
 GROUPS = {
-    "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval)),
+    "eval": ("Measure what the method and few bits cost in accuracy.", (fidelity, retrieval, weights)),
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)

@@ -17,6 +17,7 @@ from ..config import (
     RopeScaling,
     SamplingParams,
     ScoutConfig,
+    WeightsName,
     parse_size,
 )
 from ..errors import ConfigError, ScoutError
@@ -42,6 +43,7 @@ class EngineOptions(TypedDict, total=False):
     max_num_seqs: int
     dtype: DTypeName
     rope_scaling: RopeScaling
+    weights: WeightsName
     kv_dtype: KVDTypeName
     prefix_cache: bool
     prefix_cache_dir: str | None
@@ -97,8 +99,9 @@ class LLM:
             if self.engine_config.tensor_parallel_size > 1:
                 loaded, self.engine = lead(model, self.scout, self.engine_config)
             else:
-                device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
-                loaded = load(model, self.engine_config.dtype, device, rope_scaling=rope_scaling)
+                settings = self.engine_config
+                device, scaling = find_device(settings.device), settings.rope_scaling
+                loaded = load(model, settings.dtype, device, rope_scaling=scaling, weights=settings.weights)
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
