@@ -2,8 +2,9 @@ import pytest
 from transformers import AutoConfig
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
-from scoutattention.models.config import ModelConfig, checkpoint_dtype
+from scoutattention.models.config import ModelConfig
 from scoutattention.models.rope import RopeConfig
+from scoutattention.models.sizes import checkpoint_dtype
 
 BASE = {
     "architectures": ["LlamaForCausalLM"],

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from ..config import ModelConfig, checkpoint_dtype
+from ..config import ModelConfig
+from ..file_fields import read_json
+from ..sizes import checkpoint_dtype
 from ..text import Tokenizer
-from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
+from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
 
 
 class ModelFiles(Protocol):
