@@ -20,13 +20,13 @@ BILLIONS = {
     "qwen2.5-0.5b": 0.494, "qwen2.5-1.5b": 1.54, "qwen2.5-7b": 7.62, "qwen2.5-14b": 14.77, "qwen2.5-32b": 32.76,
     "qwen2.5-72b": 72.71, "llama-3.2-1b": 1.236, "llama-3.2-3b": 3.21, "llama-3.1-8b": 8.03, "llama-3.1-70b": 70.55,
     "mistral-7b-v0.3": 7.25, "mistral-nemo-12b": 12.25, "mistral-small-24b": 23.57, "smollm2-135m": 0.1345,
-    "smollm2-1.7b": 1.711, "tiny": 0.00023,
+    "smollm2-1.7b": 1.711,
 }  # fmt: skip
 
 
 def test_known_shapes_are_the_models():
     """The parameter counts are those that the models' pages give."""
-    counts = {name: read_model(name) for name in KNOWN_SHAPES}
+    counts = {name: read_model(name) for name in KNOWN_SHAPES if name != "tiny"}
     billions = {name: model.shape.matrix_numbers(tied=model.tied) / 1e9 for name, model in counts.items()}
     assert billions == pytest.approx(BILLIONS, rel=3e-3)
 
