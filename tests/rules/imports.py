@@ -13,6 +13,7 @@ FLOORS = {
     "kernels": 3,
     "cache": 4,
     "attention": 5,
+    "planner": 5,
     "models": 6,
     "engine": 7,
     "bench": 8,
