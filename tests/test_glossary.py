@@ -52,11 +52,9 @@ RETIRED = {
     "crowded": "has_absent",
     "machine": "engine_config, or host",
     "rank": "dims, unless it is a process",
-    "plan": "another word, unless it is the memory plan",
 }
 """Words that have gone, and what to say instead."""
 KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group"}  # processes
-KEPT |= {"MemoryPlan", "memory_plan", "plan_memory", "make_plan", "plan", "_plan"}  # the memory plan
 KEPT |= {"fit_low_rank"}  # the field's word for a matrix
 
 

@@ -14,10 +14,9 @@ from ..errors import ConfigError
 from ..hardware.doctor import cache_folder
 from ..hardware.gpu import read_driver
 from ..hardware.host import Host
-from ..hardware.measured import stored
+from ..hardware.measure import stored
 from ..models.formats.known_shapes import read_model
-from ..planner.computers import Computer, find_computer
-from ..planner.here import this_computer
+from ..planner.computers import Computer, find_computer, this_computer
 from ..planner.planner import Model, Plan, Recommended, Row, make_plan
 from .command import Call, load_action, takes
 from .flags import AsJson, Plot, flag

@@ -10,9 +10,9 @@ from typing import Any
 from ..errors import UnsupportedModelError
 from ..shape import ModelShape
 from .file_fields import Entries, shown
+from .formats.sizes import Family, family_of, read_shape
 from .rope import RopeConfig
 from .rope_settings import longest, read_rope
-from .sizes import Family, family_of, read_shape
 
 EPSILON_MOST = 1.0
 _WINDOW, _FIRST_WITH_WINDOW = 4096, 28

@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ..errors import ConfigError, nearest
+from ..hardware.gpu import Driver
+from ..hardware.host import Host, read_cores, read_cpu, read_memory
+from ..hardware.measure import Measured
 
 GB, GIB, TERA = 1e9, 1 << 30, 1e12
 PCIE3, PCIE4, PCIE5 = 15.8 * GB, 31.5 * GB, 63.0 * GB
 """Bytes per second in one direction of 16 lanes (PCI-SIG)."""
+CORE_READS = 10e9
+"""Bytes per second that one core reads: an assumption, for hosts with few cores, and where nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,24 @@ def card_named(device: str) -> Card | None:
     """The card that a driver calls `device`, as "NVIDIA GeForce RTX 4090"; None where the table has no such name."""
     name = device.lower().removeprefix("nvidia ").removeprefix("geforce ").removesuffix(" gpu").replace(" ", "-")
     return CARDS.get(DEVICES.get(name, name))
+
+
+def this_computer(host: Host, driver: Driver | None, measured: Measured | None) -> Computer:
+    """What this computer has: its free memory, its cores, and its GPU as the table has it.
+
+    measured: what its threads read; without, an estimate by their number.
+    Raises ConfigError where the GPU is in no row of the table.
+    """
+    cores, memory = read_cores(host).usable, read_memory(host).usable
+    reads = cores * CORE_READS if measured is None else measured.reads
+    source = "an estimate by the number of cores" if measured is None else f"measured on {measured.date}"
+    processor = Processor(cores, memory, reads, f"{read_cpu(host)[0]}: {source}", measured=True)
+    gpus = () if driver is None else driver.gpus
+    if not gpus:
+        return Computer("this computer", processor)
+    card = card_named(gpus[0].name)
+    if card is None:
+        raise ConfigError(
+            f"the planner has no data of the GPU {gpus[0].name}: give the name of a card like it as --hardware"
+        )
+    return Computer(f"this computer ({gpus[0].name})", processor, card)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from ..cache.memory_plan import SLOTS_PER_BUDGET, correction_dims, key_code_bytes, scan_dims
 from ..config import KVDTypeName, ScoutConfig
 from ..shape import ModelShape
-from .computers import Card, Computer, Processor
+from .computers import CORE_READS, Card, Computer, Processor
 
 Design = Literal["full", "compute", "fetch-ahead", "scout"]
 DESIGNS: tuple[Design, ...] = ("full", "compute", "fetch-ahead", "scout")
@@ -35,7 +35,6 @@ FETCH_S = 30e-6  # between a choice and its copies, where nothing is ahead: an a
 
 # The host of a GPU.
 SHEET = 0.8  # of a data sheet's bandwidth, that threads reach when they only read: an assumption
-CORE_READS = 10e9  # bytes per second that one core reads: an assumption, for hosts with few cores
 SCATTERED = 0.56  # of what threads read, in blocks of 8 KiB: one H100's host, 44 of 78 GB/s
 FAR_CALL_S = 150e-6  # from a flag to its answer, beside the bytes: one H100, hidden and waited time of its two cases
 

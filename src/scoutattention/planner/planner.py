@@ -9,7 +9,7 @@ from ..errors import CapacityError
 from ..shape import ModelShape
 from .computers import GIB, Computer
 from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
-from .needs import largest_batch, missing, needs_of, room_of
+from .memory import largest_batch, missing, needs_of, room_of
 from .simulator import Drift, Simulated, schedule_of, simulate
 
 SHARE = 0.085

@@ -12,7 +12,7 @@ from ...config.fields import format_bytes
 from ...errors import CapacityError
 from ...hardware.doctor import Check
 from ...hardware.host import Host, available_memory, read_cpu, read_memory
-from ...hardware.measured import Measured, store
+from ...hardware.measure import Measured, store
 from ...models.config import ModelConfig
 from ...models.loader import config_of, open_files
 from ...models.resolve import gguf_file, resolve

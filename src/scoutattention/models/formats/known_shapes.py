@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ...errors import ModelNotFoundError, nearest
 from ...shape import ModelShape
 from ..file_fields import Entries, read_json
-from ..sizes import checkpoint_dtype, family_of, read_shape
+from .sizes import checkpoint_dtype, family_of, read_shape
 
 Raw = Mapping[str, Any]
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")

@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from ..config import ModelConfig
 from ..file_fields import read_json
-from ..sizes import checkpoint_dtype
 from ..text import Tokenizer
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
+from .sizes import checkpoint_dtype
 
 
 class ModelFiles(Protocol):

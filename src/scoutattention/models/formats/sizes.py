@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModelFileError, UnsupportedModelError
-from ..shape import DTYPE_BYTES, ModelShape
-from .file_fields import Entries, shown
+from ...errors import ModelFileError, UnsupportedModelError
+from ...shape import DTYPE_BYTES, ModelShape
+from ..file_fields import Entries, shown
 
 HEAD_DIM_MOST = 1024
 
