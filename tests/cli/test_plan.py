@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from scoutattention import EngineConfig, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
@@ -134,3 +135,22 @@ def test_a_plot_is_drawn(tmp_path):
     file = tmp_path / "plan.png"
     assert main([*ON_A_CARD, "--batch", "1", "--plot", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_auto_reaches_the_engine_and_says_what_it_chose(capsys, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "scout", ScoutConfig(budget=None), raising=False)
+    monkeypatch.setattr(FakeLLM, "engine_config", EngineConfig(device_memory="all"), raising=False)
+    assert main(["generate", "m", "--prompt", "x", "--auto"]) == 0
+    assert FakeLLM.made.options["scout"] == "auto"
+    assert "full attention: it is faster here" in capsys.readouterr().err
+    assert main(["generate", "m", "--prompt", "x", "--auto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["budget"] is None
+
+
+@pytest.mark.parametrize(
+    "args", [("--dense",), ("--budget", "2048"), ("--device-memory", "8GiB"), ("--lookahead", "2"), ("--guard", "off")]
+)
+@pytest.mark.parametrize("command", [("generate", "m", "--prompt", "x"), ("serve", "m")])
+def test_auto_excludes_what_it_chooses(args, command, capsys, monkeypatch):
+    monkeypatch.setattr(serve, "refuse_without_server", lambda: None)
+    assert f"so it excludes {args[0]}" in the_error(capsys, *command, "--auto", *args)

@@ -19,6 +19,9 @@ Messages = Annotated[
     Path | None,
     flag("--messages", 'A conversation, as JSON: [{"role": ..., "content": ...}, ...].', metavar="FILE"),
 ]
+Auto = Annotated[
+    bool, flag("--auto", "Let the planner choose: full attention, or scout with its settings; see docs/planning.md.")
+]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]
 Plot = Annotated[Path | None, flag("--plot", "Draw the results into this PNG file.", metavar="FILE")]
 Trace = Annotated[Path | None, flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE")]

@@ -150,10 +150,15 @@ def check_weights(model: Model, computer: Computer) -> None:
         )
 
 
-def recommend(work: Work, computer: Computer, batch: int | None = None) -> Recommended | None:
-    """What decodes most tokens per second: by the largest batch, or with `batch` sequences. None where nothing fits."""
+def recommend(
+    work: Work, computer: Computer, batch: int | None = None, kinds: Sequence[KVDTypeName] = KV_DTYPES
+) -> Recommended | None:
+    """What decodes most tokens per second: by the largest batch, or with `batch` sequences. None where nothing fits.
+
+    kinds: number formats of pages that scout may have; those of full attention are `work`'s.
+    """
     rows = [_row("full", work, computer, batch)]
-    rows += [_row("scout", work._replace(kv_dtype=kind), computer, batch) for kind in _kv_dtypes(computer, "scout")]
+    rows += [_row("scout", work._replace(kv_dtype=kind), computer, batch) for kind in kinds]
     best: Row | None = None
     for row in rows:
         if row.batch and row.kv_dtype != "int4" and (best is None or row.tokens_per_s > _gain(row) * best.tokens_per_s):
