@@ -45,6 +45,7 @@ DOORS = {
         "models/formats/safetensors.py",
         "models/calibration.py",
         "models/recording.py",
+        "planner/residency.py",
         "engine/prefix/files.py",
     ),
     "torch.distributed": ("runtime/ranks.py",),

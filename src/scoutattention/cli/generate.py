@@ -42,7 +42,7 @@ class GenerateFlags:
 
 @takes(GenerateFlags, *PANELS)
 def generate(call: Call[GenerateFlags]) -> None:
-    """Answer a prompt, writing the text as it is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
+    """Answer a prompt, as the text is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
     flags = call.flags
     for name in ("budget", "device_memory"):
         if flags.dense and name in call.given:

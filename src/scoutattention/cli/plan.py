@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from ..models.formats.known_shapes import read_model
 from ..planner.computers import Computer, find_computer, this_computer
 from ..planner.planner import Model, Plan, Recommended, Row, make_plan
 from .command import Call, load_action, takes
-from .flags import AsJson, Plot, flag
+from .flags import Ablations, AsJson, Plot, flag
 from .inputs import read_numbers
 from .output import PlainTable, check_drawing, show, write_file
 from .settings import flag_of, read_settings, settings_of
@@ -50,6 +51,11 @@ class PlanFlags:
     host_memory: Annotated[
         str | None, flag("--host-memory", "Host memory, instead of the hardware's usual one.", metavar="SIZE")
     ] = None
+    drift: Annotated[
+        Path | None,
+        flag("--drift", "Take the CPU share from what `scout eval fidelity --record` wrote.", metavar="FILE"),
+    ] = None
+    ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
 
@@ -65,13 +71,14 @@ def plan(call: Call[PlanFlags]) -> None:
     check_drawing("--plot", flags.plot)
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
-    settings = read_settings(call.settings)
+    settings = read_settings(call.settings, ablation=flags.ablation or ())
     known = read_model(flags.shape)
     model = Model(known.name, known.shape, known.tied)
     computer = computer_of(flags.hardware)
     if flags.host_memory is not None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
-    made = make_plan(model, computer, settings.scout, contexts, batches)
+    drift = None if flags.drift is None else load_action("drift").mean_share(flags.drift, settings.scout)
+    made = make_plan(model, computer, settings.scout, contexts, batches, drift)
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
         write_file(flags.plot, load_action("drawings").gpu_png([row for row in made.rows if row.batch], about))

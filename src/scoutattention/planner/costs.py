@@ -33,6 +33,8 @@ LATE = 0.02  # of the chosen blocks, that a scout missed and the device reads ov
 MOVED = 0.022  # of the chosen blocks, that recall moves in a step: one H100, bytes over the link
 FETCH_S = 30e-6  # between a choice and its copies, where nothing is ahead: an assumption
 
+SHARE = 0.085  # CPU share where nothing limits it: the default limit; recorded choices came to 0.093 to 0.099
+
 # The host of a GPU.
 SHEET = 0.8  # of a data sheet's bandwidth, that threads reach when they only read: an assumption
 SCATTERED = 0.56  # of what threads read, in blocks of 8 KiB: one H100's host, 44 of 78 GB/s
@@ -44,7 +46,10 @@ CPU_LAYER_S, CPU_CHOICE_S = 100e-6, 150e-6  # of a layer, and of its choice, bes
 
 
 class Work(NamedTuple):
-    """What a step decodes.   kv_dtype: of pages in host memory, or of all where the CPU is the device."""
+    """What a step decodes.   kv_dtype: of pages in host memory, or of all where the CPU is the device.
+
+    drift: CPU share without a limit; None where only the limit is known.
+    """
 
     shape: ModelShape
     tied: bool
@@ -52,6 +57,15 @@ class Work(NamedTuple):
     batch: int
     scout: ScoutConfig
     kv_dtype: KVDTypeName = "auto"
+    drift: float | None = None
+
+    @property
+    def share(self) -> float:
+        """The CPU share to reckon with: the drift, and no more than the settings allow."""
+        most = self.scout.max_cpu_share
+        if self.drift is None:
+            return most or SHARE
+        return self.drift if most is None else min(self.drift, most)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
 from .memory import largest_batch, missing, needs_of, room_of
 from .simulator import Drift, Simulated, schedule_of, simulate
 
-SHARE = 0.085
-"""CPU share where the settings limit none; it is the default limit, and recorded choices came to 0.093 to 0.099."""
 GAIN = 1.1
 """How many times as fast packed pages must make a plan to be recommended: they cost some accuracy."""
 AHEAD_GAIN = 1.05
@@ -117,14 +115,19 @@ class Plan:
 
 
 def make_plan(
-    model: Model, computer: Computer, scout: ScoutConfig, contexts: Sequence[int], batches: Sequence[int] = ()
+    model: Model,
+    computer: Computer,
+    scout: ScoutConfig,
+    contexts: Sequence[int],
+    batches: Sequence[int] = (),
+    drift: float | None = None,
 ) -> Plan:
-    """A plan for a model.   batches: to predict; without, each design's largest.
+    """A plan for a model.   batches: to predict; without, each design's largest.   drift: see `Work`.
 
     Raises CapacityError where the weights alone do not fit.
     """
     check_weights(model, computer)
-    cases = [work_of(model, scout, context) for context in contexts]
+    cases = [work_of(model, scout, context)._replace(drift=drift) for context in contexts]
     rows = tuple(row for work in cases for batch in batches or (None,) for row in _rows(work, computer, batch))
     return Plan(
         model=model,
@@ -132,7 +135,7 @@ def make_plan(
         scout=scout,
         rows=rows,
         break_even=tuple(_break_even(work, computer) for work in cases),
-        pays_from=_pays_from(model, computer, scout),
+        pays_from=_pays_from(cases[0], computer),
         recommended=tuple(best for work in cases if (best := recommend(work, computer)) is not None),
         alone=tuple(best for work in cases if (best := recommend(work, computer, batch=1)) is not None),
     )
@@ -193,9 +196,8 @@ def _lookahead(work: Work, computer: Computer, speed: float) -> tuple[int, float
 def predict(design: Design, work: Work, computer: Computer) -> Simulated:
     """A mean step of a design."""
     layers = work.shape.num_layers
-    share = work.scout.max_cpu_share or SHARE
     schedule = schedule_of(design, layers, work.scout)
-    return simulate(costs_of(design, work, computer), schedule, Drift(share, spread=0.0).steps(1, layers))
+    return simulate(costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers))
 
 
 def work_of(model: Model, scout: ScoutConfig, context: int) -> Work:
@@ -226,7 +228,6 @@ def _row(design: Design, work: Work, computer: Computer, batch: int | None) -> R
     needs = needs_of(design, work, computer)
     step = predict(design, work, computer)
     far = design in ("compute", "scout") and computer.card is not None
-    share = work.scout.max_cpu_share or SHARE
     costs = costs_of(design, work, computer).layer
     return Row(
         design=design,
@@ -236,9 +237,9 @@ def _row(design: Design, work: Work, computer: Computer, batch: int | None) -> R
         largest=largest,
         step_s=step.step_s,
         idle=step.idle,
-        cpu_share=share if far else 0.0,
+        cpu_share=work.share if far else 0.0,
         window_s=step.step_s / work.shape.num_layers * (work.scout.lookahead if design == "scout" else 0) * far,
-        far_s=(costs.far_call + share * costs.far) * far,
+        far_s=(costs.far_call + work.share * costs.far) * far,
         device=needs.device,
         host=needs.host,
         missing_device=lacks.device,
@@ -264,9 +265,9 @@ def _break_even(work: Work, computer: Computer) -> BreakEven:
     return BreakEven(work.context, batch, *one)
 
 
-def _pays_from(model: Model, computer: Computer, scout: ScoutConfig) -> int | None:
+def _pays_from(work: Work, computer: Computer) -> int | None:
     for context in CONTEXTS:
-        work = work_of(model, scout, context)
+        work = work._replace(context=context)
         full, ours = (_row(design, work, computer, None).tokens_per_s for design in ("full", "scout"))
         if ours > full:
             return context
