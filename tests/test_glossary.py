@@ -48,16 +48,13 @@ RETIRED = {
     "sift": "split_choice",
     "blend": "update_interest",
     "doubt": "scout_error",
-    "lane": "max_running or buffer",
     "roomy": "all_resident",
     "crowded": "has_absent",
     "machine": "engine_config, or host",
     "rank": "dims, unless it is a process",
-    "plan": "another word, unless it is the memory plan",
 }
 """Words that have gone, and what to say instead."""
 KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group"}  # processes
-KEPT |= {"MemoryPlan", "memory_plan", "plan_memory", "make_plan", "plan", "_plan"}  # the memory plan
 KEPT |= {"fit_low_rank"}  # the field's word for a matrix
 
 
@@ -130,7 +127,7 @@ def test_a_name_with_an_unknown_word_is_found():
 
 
 @pytest.mark.parametrize(
-    "text", ["thrift = 1", "def f(doubts): ...", "class LaneTable: ...", "low_rank = 1", "ranked = 1", "x.sifted()"]
+    "text", ["thrift = 1", "def f(doubts): ...", "class SeatTable: ...", "low_rank = 1", "ranked = 1", "x.sifted()"]
 )
 def test_a_retired_word_is_found_wherever_it_stands(text, tmp_path):
     (tmp_path / "a.py").write_text(f"\n{text}\n")

@@ -16,6 +16,9 @@ ScoutError
 Every message is one sentence with the number, the limit and the knob. The command line prints it and exits with code 2.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ScoutError(Exception):
     """Base of every error this package raises on purpose."""
@@ -63,3 +66,10 @@ class RankError(ScoutError):
 
 class CacheFolderError(ScoutError):
     """The user's cache folder cannot be written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name adds: the known name that is most like it, if any is, and all of them."""
+    names = list(known)
+    close = get_close_matches(name.lower(), names, 1)
+    return (f"{close[0]!r} is the nearest; " if close else "") + f"give one of {', '.join(names)}"

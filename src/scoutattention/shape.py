@@ -63,6 +63,13 @@ class ModelShape:
         """Bytes of keys and values of one token over all layers and KV heads."""
         return self.num_layers * self.num_kv_heads * 2 * self.head_dim * self.dtype_bytes
 
+    def matrix_numbers(self, *, tied: bool) -> int:
+        """Numbers in all matrices of weights.   tied: whether embedding and head are one table."""
+        heads = 2 * self.num_query_heads + 2 * self.num_kv_heads
+        layer = self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
+        tables = (1 if tied else 2) * self.vocab_size * self.hidden_size
+        return self.num_layers * layer + tables
+
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of keys and values of `tokens` tokens over all layers."""
         return tokens * self.kv_bytes_per_token

@@ -12,7 +12,8 @@ from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import fetch_all
 from scoutattention.bench.gpu.cases import rivals
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention, copy_layer
-from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.models.formats.dummy import dummy_decoder
+from scoutattention.models.formats.known_shapes import shape_config
 from scoutattention.runtime.graphs import Graphs
 
 from ..engine.test_two_memories import META

@@ -28,7 +28,8 @@ from scoutattention.eval.fidelity.recorder import Recorder, recorded_variants, r
 from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import Text
 from scoutattention.kernels.triton.base import TritonError
-from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.models.formats.dummy import dummy_decoder
+from scoutattention.models.formats.known_shapes import shape_config
 from scoutattention.models.loader import load
 from scoutattention.models.recording import Recording
 

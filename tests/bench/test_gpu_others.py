@@ -20,7 +20,8 @@ from scoutattention.bench.plot import gpu_png
 from scoutattention.config import EngineConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
-from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.models.formats.dummy import dummy_decoder
+from scoutattention.models.formats.known_shapes import shape_config
 
 from .test_gpu_decode import BASE, CPU, ENGINE_CONFIG, NAMES, make_bench
 

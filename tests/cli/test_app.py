@@ -185,6 +185,7 @@ COMMANDS = [
     "chat",
     "serve",
     "calibrate",
+    "plan",
     "eval fidelity",
     "eval retrieval",
     "bench decode",

@@ -18,7 +18,8 @@ from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.models.decoder import Decoder, DecoderWeights
-from scoutattention.models.formats.dummy import dummy_decoder, shape_config
+from scoutattention.models.formats.dummy import dummy_decoder
+from scoutattention.models.formats.known_shapes import shape_config
 from scoutattention.types import PageSelection, Partial
 
 META = torch.device("meta")

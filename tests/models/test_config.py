@@ -2,7 +2,8 @@ import pytest
 from transformers import AutoConfig
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
-from scoutattention.models.config import ModelConfig, checkpoint_dtype
+from scoutattention.models.config import ModelConfig
+from scoutattention.models.formats.sizes import checkpoint_dtype
 from scoutattention.models.rope import RopeConfig
 
 BASE = {

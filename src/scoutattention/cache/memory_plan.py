@@ -88,7 +88,7 @@ def plan_memory(
     blocks = -(-max_len // scout.block_size)
     wanted = engine_config.max_num_seqs * blocks
     host_bytes = free_bytes // 2 if engine_config.host_memory is None else engine_config.host_memory
-    state = _state_bytes(shape, scout, engine_config)
+    state = state_bytes(shape, scout, engine_config)
     own = state * engine_config.max_num_seqs
     everything = device_memory(engine_config, scout) == "all"
     if everything and free_device is not None:
@@ -217,7 +217,7 @@ def _correction_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     return shape.num_layers * 2 * shape.hidden_size * correction_dims(shape, scout) * shape.dtype_bytes
 
 
-def _state_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig) -> int:
+def state_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig) -> int:
     """Bytes of one sequence's basis, and of what corrects its scouts on every rank."""
     corrections = 0 if device_memory(engine_config, scout) == "all" else _correction_bytes(shape, scout)
     return _basis_bytes(shape, scout) + corrections * engine_config.tensor_parallel_size

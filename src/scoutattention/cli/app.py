@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from ..errors import ScoutError
-from ..hardware.doctor import examine
+from ..hardware.doctor import cache_folder, examine
 from ..hardware.host import Host
 from .bench import decode, gpu, kernels
 from .calibrate import calibrate
@@ -21,6 +21,7 @@ from .command import load_action
 from .fidelity import fidelity, weights
 from .generate import generate
 from .output import PlainTable, show
+from .plan import plan
 from .retrieval import retrieval
 from .server.load import serve as bench_serve
 from .server.serve import serve
@@ -47,6 +48,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(serve)
 app.command()(calibrate)
+app.command()(plan)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)
     for _command in _commands:
@@ -79,10 +81,18 @@ def _common(
 @app.command()
 def doctor(
     model: Annotated[str | None, typer.Argument(help="A model, to see what memory it takes.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time how fast this machine reads its memory, and keep that.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what this machine offers, and what memory a model takes. Exit code 1 if something keeps it from running."""
+    """Show what this machine offers, and what memory a model takes. Exit code 1 if something keeps it from running.
+
+    What --measure finds is kept in the cache folder, for `scout plan`.
+    """
     checks = examine(Host(), os.environ)
+    if measure:
+        checks.append(load_action("doctor").measure_reads(cache_folder(os.environ)))
     if model is not None:
         checks += load_action("doctor").check_model(model, Host())
     if as_json:

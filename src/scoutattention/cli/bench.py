@@ -124,7 +124,7 @@ class GpuFlags:
         Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape, no model.")
     ] = "auto"
     shape: Annotated[
-        str, flag("--shape", "llama-3.1-8b, qwen3-8b, qwen3-14b, tiny, or the path of a config.json.", metavar="NAME")
+        str, flag("--shape", "A known shape (a wrong name lists them), or the path of a config.json.", metavar="NAME")
     ] = "llama-3.1-8b"
     replay: Annotated[
         Path | None,

@@ -8,10 +8,10 @@ import typer
 
 from ..errors import ConfigError, PromptError
 from .command import Call, load_action, takes
-from .flags import AsJson, Messages, Model, System, flag
+from .flags import AsJson, Auto, Messages, Model, System, flag
 from .inputs import Message, read_messages, read_prompt, with_system
 from .output import check_writable
-from .settings import PANELS, flag_of, read_settings
+from .settings import PANELS, flag_of, read_settings, refuse_with_auto
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class GenerateFlags:
     dense: Annotated[
         bool, flag("--dense", "Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False)
     ] = False
+    auto: Auto = False
     trace: Annotated[
         Path | None,
         flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE", hidden=True),
@@ -41,13 +42,14 @@ class GenerateFlags:
 
 @takes(GenerateFlags, *PANELS)
 def generate(call: Call[GenerateFlags]) -> None:
-    """Answer a prompt, writing the text as it is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
+    """Answer a prompt, as the text is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
     flags = call.flags
     for name in ("budget", "device_memory"):
         if flags.dense and name in call.given:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
     check_writable("--trace", flags.trace)
     settings = read_settings(call.settings, dense=flags.dense)
+    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
     if settings.params.logprobs is not None and not flags.as_json:
         raise ConfigError("--logprobs are a part of the JSON output: add --json")
     prompt = _prompt(flags)

@@ -178,6 +178,19 @@ def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return picked
 
 
+def refuse_with_auto(settings: Settings, *, auto: bool, dense: bool) -> None:
+    """Raises ConfigError where --auto is to choose what something else says already, on the line or around it."""
+    if not auto:
+        return
+    own = ScoutConfig()
+    said = [flag_of(name) for name in settings_of(ScoutConfig) if getattr(settings.scout, name) != getattr(own, name)]
+    said += [] if settings.engine.device_memory is None else [flag_of("device_memory")]
+    if dense or said:
+        raise ConfigError(
+            f"--auto chooses the settings of the method, so it excludes {'--dense' if dense else said[0]}"
+        )
+
+
 def read_ablation(pairs: Sequence[str]) -> Ablation:
     """An ablation from texts as digest=minmax. Raises ConfigError where one is no setting of it, or no value."""
     known, hints = settings_of(Ablation), get_type_hints(Ablation)

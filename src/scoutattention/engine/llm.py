@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Self, TypedDict, Unpack, get_args
+from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 
 from ..config import (
     DeviceName,
@@ -22,11 +22,14 @@ from ..config import (
 )
 from ..errors import ConfigError, ScoutError
 from ..hardware.memory_error import named_memory
-from ..models.loader import load
+from ..models.calibration import default_cache_dir
+from ..models.loader import load, read_config
+from ..models.resolve import resolve
 from .answer import Answer, Chunk
 from .device import find_device
 from .engine import Engine
 from .leader import lead
+from .plan import choose
 from .prompts import Prompt, PromptReader, of_each_answer, paired
 from .runner import Progress
 from .scheduler import Sequence as Request
@@ -79,7 +82,8 @@ class LLM:
     """A model with its cache, its worker threads, and the processes of its other ranks.
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
-    scout: the method.   engine_config: fields of `EngineConfig`; sizes may be text, as in device_memory="8GiB".
+    scout: the method; "auto" has the planner choose it, or full attention, for this computer (docs/planning.md).
+    engine_config: fields of `EngineConfig`; sizes may be text, as in device_memory="8GiB".
     Any number of threads may use it, and streams may be read in turn: all share the engine. `with LLM(...) as llm`
     closes it at the end. Raises a ScoutError (errors.py) for anything wrong with the model or the settings.
     """
@@ -88,12 +92,11 @@ class LLM:
         self,
         model: str,
         *,
-        scout: ScoutConfig | None = None,
+        scout: ScoutConfig | Literal["auto"] | None = None,
         **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
-        self.scout = scout or ScoutConfig()
-        self.engine_config = _engine_config(engine_config)
+        self.scout, self.engine_config = _settings(model, scout, _engine_config(engine_config))
         self.engine: Engine
         with named_memory():
             if self.engine_config.tensor_parallel_size > 1:
@@ -212,6 +215,16 @@ class LLM:
         for request in requests:
             self.engine.check(request)
         return requests
+
+
+def _settings(
+    model: str, scout: ScoutConfig | Literal["auto"] | None, engine_config: EngineConfig
+) -> tuple[ScoutConfig, EngineConfig]:
+    """The method's settings and the engine's, chosen where they are to be."""
+    if scout != "auto":
+        return scout or ScoutConfig(), engine_config
+    config = read_config(resolve(model), engine_config.dtype, engine_config.rope_scaling)
+    return choose(model, config, engine_config, default_cache_dir())
 
 
 def _engine_config(options: EngineOptions) -> EngineConfig:

@@ -200,9 +200,14 @@ def check_demo_model() -> Check:
     return Check("demo model", f"{DEMO_MODEL} {found}", "scout generate smollm2 --prompt Hello")
 
 
+def cache_folder(env: Mapping[str, str]) -> Path:
+    """The user's folder: $XDG_CACHE_HOME/scoutattention, or ~/.cache/scoutattention."""
+    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scoutattention"
+
+
 def check_cache_folder(env: Mapping[str, str]) -> Check:
     """Whether calibrations can be stored, and what earlier versions left there."""
-    folder = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scoutattention"
+    folder = cache_folder(env)
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         return Check(

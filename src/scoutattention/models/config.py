@@ -7,51 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import ModelFileError, UnsupportedModelError
-from ..shape import DTYPE_BYTES, ModelShape
+from ..errors import UnsupportedModelError
+from ..shape import ModelShape
 from .file_fields import Entries, shown
 from .formats.quantised.scheme import read_scheme
+from .formats.sizes import Family, family_of, read_shape
 from .rope import RopeConfig
 from .rope_settings import longest, read_rope
 
-HEAD_DIM_MOST = 1024
 EPSILON_MOST = 1.0
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models of one class of transformers, and what differs from those of others.
-
-    sizes: what config.json may leave out.
-    qkv_bias: "yes", "no", or "asked" where `attention_bias` says so, for the projection out as well.
-    mlp_bias: whether it looks at the entry of that name.
-    window: of attention, whether "all" layers have one, "some" do where config.json switches it on, or "none" do.
-    """
-
-    architecture: str
-    sizes: Mapping[str, int]
-    qkv_bias: str
-    window: str
-    mlp_bias: bool = False
-    qk_norm: bool = False
-
-
-_SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
-_LLAMA = _SEVEN_B | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048}
-_MISTRAL = _LLAMA | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
-_QWEN = _SEVEN_B | {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32768,
-}
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family("LlamaForCausalLM", _LLAMA, qkv_bias="asked", window="none", mlp_bias=True),
-    "mistral": Family("MistralForCausalLM", _MISTRAL, qkv_bias="no", window="all"),
-    "qwen2": Family("Qwen2ForCausalLM", _QWEN, qkv_bias="yes", window="some"),
-    "qwen3": Family("Qwen3ForCausalLM", _QWEN | {"head_dim": 128}, qkv_bias="asked", window="some", qk_norm=True),
-}
-"""The families that are supported, by `model_type`."""
 _WINDOW, _FIRST_WITH_WINDOW = 4096, 28
 """Keys that attention sees where config.json gives no `sliding_window`, and the first layer of "some" that has one."""
 _ELSEWHERE = {
@@ -82,11 +46,7 @@ class ModelConfig:
     @property
     def weights(self) -> int:
         """Numbers in all matrices; norms and biases are few beside them."""
-        shape = self.shape
-        heads = 2 * shape.num_query_heads + 2 * shape.num_kv_heads
-        layer = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)
-        tables = (1 if self.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
-        return shape.num_layers * layer + tables
+        return self.shape.matrix_numbers(tied=self.tie_word_embeddings)
 
     @classmethod
     def from_hf(
@@ -105,8 +65,8 @@ class ModelConfig:
         ConfigError for a `rope_scaling` that is at fault.
         """
         entries = Entries(raw, source)
-        family = _family(entries)
-        shape = _shape(entries, family, dtype)
+        family = family_of(entries)
+        shape = read_shape(entries, family, dtype)
         rope = read_rope(entries, shape.head_dim, shape.max_positions, rope_scaling)
         shape = replace(shape, max_positions=longest(rope, shape.max_positions))
         _refuse_unsupported(entries, family)
@@ -122,70 +82,6 @@ class ModelConfig:
             qk_norm=family.qk_norm,
             tie_word_embeddings=entries.switch("tie_word_embeddings", False),
         )
-
-
-def checkpoint_dtype(raw: Mapping[str, Any]) -> str | None:
-    """The dtype config.json gives for the weights, or None where it gives none."""
-    entries = Entries(raw, "config.json")
-    dtype = entries.optional_word("dtype") or entries.optional_word("torch_dtype")
-    return None if dtype is None else dtype.removeprefix("torch.")
-
-
-def _family(config: Entries) -> Family:
-    """By `model_type`, as in transformers; by `architectures` in a file without it.
-
-    Both must agree; beside a `model_type` any class of the family will do, such as LlamaModel.
-    """
-    names, kind = config.optional_words("architectures") or [], config.optional_word("model_type")
-    named = names[0] if names else None
-    for name, family in FAMILIES.items():
-        if (named or kind) and kind in (None, name) and _belongs(named, family, kind):
-            return family
-    given = ", ".join(
-        f"{key}={shown(value)}" for key, value in (("architecture", named), ("model_type", kind)) if value
-    )
-    raise UnsupportedModelError(
-        f"{config.source} gives {given or 'neither architectures nor model_type'}, which is not supported: supported "
-        f"are {', '.join(f'{family.architecture} ({name})' for name, family in FAMILIES.items())}"
-    )
-
-
-def _belongs(named: str | None, family: Family, kind: str | None) -> bool:
-    return named in (None, family.architecture) or (
-        named is not None and kind is not None and named.lower().startswith(kind)
-    )
-
-
-def _shape(config: Entries, family: Family, dtype: str) -> ModelShape:
-    if dtype not in DTYPE_BYTES:
-        raise UnsupportedModelError(f"the dtype {dtype} is not supported: choose {', '.join(DTYPE_BYTES)} as dtype")
-    sizes = {key: config.count(key, family.sizes[key]) for key in _LLAMA}
-    heads, hidden = sizes["num_attention_heads"], sizes["hidden_size"]
-    kv_heads = heads
-    if config.raw.get("num_key_value_heads", 0) is not None:
-        kv_heads = config.count("num_key_value_heads", family.sizes.get("num_key_value_heads", heads))
-    if heads % kv_heads:
-        raise ModelFileError(
-            f"{config.source} gives {heads} query heads, which {kv_heads} KV heads cannot share evenly"
-        )
-    head_dim = hidden // heads
-    if config.raw.get("head_dim", 0) is not None:
-        head_dim = config.count("head_dim", family.sizes.get("head_dim", head_dim))
-    if head_dim % 2 or not 0 < head_dim <= HEAD_DIM_MOST:
-        raise UnsupportedModelError(
-            f"head_dim={head_dim} of {config.source} is not supported: it must be even, from 2 to {HEAD_DIM_MOST}"
-        )
-    return ModelShape(
-        num_layers=sizes["num_hidden_layers"],
-        num_query_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden_size=hidden,
-        intermediate_size=sizes["intermediate_size"],
-        vocab_size=sizes["vocab_size"],
-        max_positions=sizes["max_position_embeddings"],
-        dtype=dtype,
-    )
 
 
 def _refuse_unsupported(config: Entries, family: Family) -> None:

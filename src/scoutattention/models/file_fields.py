@@ -1,5 +1,6 @@
 """Entries of a model's JSON files, taken with the type they must have."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,6 +115,22 @@ def refuse_pipe(path: Path) -> None:
     """Raises ModelFileError for what is there and is no file: a pipe would be waited for, and a device has no end."""
     if path.exists() and not path.is_file():
         raise ModelFileError(f"{path} is not a file")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ModelFileError if the file is missing, unreadable or holds anything else."""
+    refuse_pipe(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path.parent} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is not readable as JSON: {error}") from error
+    except RecursionError:
+        raise ModelFileError(f"{path} is not readable as JSON: it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
+    return value
 
 
 def shown(value: object) -> str:

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scoutattention.errors import ModelFileError, PromptError
 from scoutattention.models import text
-from scoutattention.models.formats.safetensors import read_json
+from scoutattention.models.file_fields import read_json
 
 from .backends import byte_backend, write
 from .styles import STYLES

@@ -1,18 +1,41 @@
-"""What `scout doctor MODEL` adds: what a model takes, from its headers alone."""
+"""What `scout doctor` adds: of MODEL, what it takes, from its headers alone; of --measure, how fast memory is read."""
 
+import time
+from pathlib import Path
+
+import torch
+
+from ...bench.common.measure import interleaved
 from ...cache.memory_plan import digest_bytes, plan_memory
 from ...config import EngineConfig, ScoutConfig
 from ...config.fields import format_bytes
 from ...errors import CapacityError
 from ...hardware.doctor import Check
-from ...hardware.host import Host, read_memory
+from ...hardware.host import Host, available_memory, read_cpu, read_memory
+from ...hardware.measure import Measured, store
 from ...models.config import ModelConfig
 from ...models.loader import QUANTISED, config_of, open_files
 from ...models.resolve import gguf_file, resolve
+from ...runtime.workers import Workers
 
 PROGRAM = 350 << 20
 """Bytes of PyTorch, this package and a tokenizer, about."""
 CONTEXTS = (1024, 8192, 32_768, 131_072)
+
+
+READ_BYTES, ROUNDS = 512 << 20, 15
+"""What a round reads, or a quarter of the free memory where that is less; and rounds, of which the median counts."""
+
+
+def measure_reads(folder: Path) -> Check:
+    """How fast the worker threads read memory; kept in `folder`.   Raises CacheFolderError where it cannot be."""
+    data = torch.ones(min(READ_BYTES, available_memory() // 4) // 8, dtype=torch.int64)
+    with Workers() as workers:
+        (seconds,) = interleaved([lambda: workers.read(data)], ROUNDS)
+        threads = workers.threads
+    measured = Measured(read_cpu(Host())[0], threads, data.nbytes / seconds, time.strftime("%Y-%m-%d"))
+    value = f"{threads} threads read {measured.reads / 1e9:.0f} GB/s"
+    return Check("memory speed", value, f"kept in {store(folder, measured)}, for `scout plan --hardware measured`")
 
 
 def check_model(name: str, host: Host) -> list[Check]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...bench.decode.stages import watch_engine
 from ...bench.decode.trace import trace
-from ...config import SamplingParams
+from ...config import SamplingParams, ScoutConfig
 from ...config.fields import format_bytes
 from ...engine.llm import LLM
 from ...engine.prompts import of_each_answer
@@ -31,7 +31,7 @@ JSON_STATS = (
 def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settings) -> None:
     """Answer a prompt or a conversation, once or several times, and print the numbers of the run."""
     with busy(f"Loading {flags.model}"):
-        llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
+        llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(settings.engine))
     each = of_each_answer(settings.params)
     with llm, _traced(llm, flags.trace):
         answers = []
@@ -41,11 +41,14 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
             answers.append(_answer(llm, prompt, params, flags))
     if not flags.as_json:
         table = stats_table(llm.stats())
+        if flags.auto:
+            table.add_row("Chosen", _chosen(llm.scout))
         table.add_row("Memory", f"{format_bytes(peak_memory())} at most{_of_the_file(llm)}")
         show(table, stderr=not sys.stdout.isatty())
         return
     numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS} | {"peak_memory": peak_memory()}
-    config = {"model": llm.model, **asdict(settings.scout), **asdict(settings.engine)}
+    scout, engine = (llm.scout, llm.engine_config) if flags.auto else (settings.scout, settings.engine)
+    config = {"model": llm.model, **asdict(scout), **asdict(engine)}
     about = {"calibration": llm.engine.calibration, "config": config}
     said = answers[0] if len(answers) == 1 else {"answers": answers}
     print(json.dumps(said | numbers | about), flush=True)
@@ -68,6 +71,13 @@ def _answer(llm: LLM, prompt: str | list[Message], params: SamplingParams, flags
     if params.logprobs is not None:
         answer["logprobs"] = [one for part in parts for one in part.logprobs or ()]
     return answer
+
+
+def _chosen(scout: ScoutConfig) -> str:
+    """What --auto chose."""
+    if scout.budget is None:
+        return "full attention: it is faster here, or all that is needed"
+    return f"scout, with a budget of {scout.budget:,} tokens and lookahead {scout.lookahead}"
 
 
 def _of_the_file(llm: LLM) -> str:

@@ -39,7 +39,7 @@ def serve(flags: ServeFlags, settings: Settings) -> None:
     with closing(bind(flags.host, flags.port)) as bound:
         LOG.info("loading %s", flags.model)
         with busy(f"Loading {flags.model}"):
-            llm = LLM(flags.model, scout=settings.scout, **asdict(engine_config))
+            llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(engine_config))
         with llm:
             engine = LocalEngine(llm)
             server = Server(engine, Options(name, max_waiting=flags.max_waiting, api_key=flags.api_key))

@@ -7,8 +7,8 @@ from typing import Annotated
 from ...config import EngineConfig, ScoutConfig
 from ...errors import ConfigError
 from ..command import Call, load_action, takes
-from ..flags import Model, flag
-from ..settings import read_settings, settings_of, variable_of
+from ..flags import Auto, Model, flag
+from ..settings import read_settings, refuse_with_auto, settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MaxNumSeqs = Annotated[
@@ -53,6 +53,7 @@ class ServeFlags:
         int, flag("--max-waiting", "Answers that wait for others to end; more get status 429.", min=0, hidden=True)
     ] = 256
     dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)] = False
+    auto: Auto = False
 
 
 @takes(ServeFlags, ScoutConfig, EngineConfig)
@@ -68,7 +69,9 @@ def serve(call: Call[ServeFlags]) -> None:
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
     refuse_without_server()
-    load_action("serve").serve(flags, read_settings(call.settings, dense=flags.dense))
+    settings = read_settings(call.settings, dense=flags.dense)
+    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
+    load_action("serve").serve(flags, settings)
 
 
 def refuse_without_server() -> None:

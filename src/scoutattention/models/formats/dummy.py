@@ -10,28 +10,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...errors import ModelNotFoundError
-from ..config import ModelConfig, checkpoint_dtype
+from ..config import ModelConfig
 from ..decoder import Decoder
 from ..loader import read_weights
-from .known_shapes import KNOWN_SHAPES
-from .safetensors import Tensors, read_json
+from .safetensors import Tensors
+from .sizes import checkpoint_dtype
 
 CHANGE = 0.4
 """What scales the two projections back into the residual stream: with it a layer changes the stream by about a sixth,
 so that scouts are about as far from true queries as calibrated ones of real models are."""
-
-
-def shape_config(name: str) -> Mapping[str, Any]:
-    """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
-    if name in KNOWN_SHAPES:
-        return KNOWN_SHAPES[name]
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ModelNotFoundError(
-            f"there is no shape {name!r}: give one of {', '.join(KNOWN_SHAPES)}, or the path of a config.json"
-        )
-    return read_json(path)
 
 
 def dummy_config(raw: Mapping[str, Any], longest: int) -> ModelConfig:

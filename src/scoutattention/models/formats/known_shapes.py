@@ -1,56 +1,115 @@
-"""Shapes to measure speed on without weights: of the models' public config.json, what shape and cost depend on.
+"""Shapes of well-known models, to plan for and to measure speed on without weights. No PyTorch.
 
-Sources: the config.json of Qwen/Qwen3-8B, Qwen/Qwen3-14B and meta-llama/Llama-3.1-8B. "tiny" is nobody's, for tests.
+Source of each: what shape and cost depend on of the config.json that its makers publish on the Hugging Face hub.
+"tiny" is nobody's, for tests.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-_QWEN3: dict[str, Any] = {
-    "architectures": ["Qwen3ForCausalLM"],
+from ...errors import ModelNotFoundError, nearest
+from ...shape import ModelShape
+from ..file_fields import Entries, read_json
+from .sizes import checkpoint_dtype, family_of, read_shape
+
+Raw = Mapping[str, Any]
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+_LLAMA: Raw = {"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5, "dtype": "bfloat16"}
+_LLAMA3 = {**_LLAMA, "vocab_size": 128256, "max_position_embeddings": 131072, "rope_theta": 500_000}
+_MISTRAL = {
+    **_LLAMA,
+    "architectures": ["MistralForCausalLM"],
     "head_dim": 128,
-    "num_key_value_heads": 8,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
+    "vocab_size": 131072,
+    "rope_theta": 1_000_000,
+    "sliding_window": None,
+}
+_QWEN2: Raw = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
     "rope_theta": 1_000_000,
     "rms_norm_eps": 1e-6,
     "dtype": "bfloat16",
 }
-
-KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "qwen3-8b": _QWEN3
-    | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
-    "qwen3-14b": _QWEN3
-    | {"hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40, "num_attention_heads": 40},
-    "llama-3.1-8b": {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-        "rope_theta": 500_000,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-        "rms_norm_eps": 1e-5,
-        "dtype": "bfloat16",
-    },
-    "tiny": {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 256,
-        "max_position_embeddings": 4096,
-        "dtype": "float32",
-    },
+_QWEN3 = {
+    **_QWEN2,
+    "architectures": ["Qwen3ForCausalLM"],
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
 }
+_TIED: Raw = {"tie_word_embeddings": True}
+_SMALL_QWEN2 = {**_TIED, "vocab_size": 151936}
+
+
+def _llama3(factor: float) -> Raw:
+    ends = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    return {**_LLAMA3, "rope_scaling": {"rope_type": "llama3", "factor": factor, **ends}}
+
+
+def _sized(base: Raw, *sizes: int, **more: object) -> Raw:
+    """sizes: hidden, intermediate, layers, query heads, KV heads."""
+    return {**base, **dict(zip(_SIZES, sizes, strict=True)), **more}
+
+
+KNOWN_SHAPES: Mapping[str, Raw] = {
+    "qwen3-0.6b": _sized(_QWEN3, 1024, 3072, 28, 16, 8, **_TIED),
+    "qwen3-1.7b": _sized(_QWEN3, 2048, 6144, 28, 16, 8, **_TIED),
+    "qwen3-4b": _sized(_QWEN3, 2560, 9728, 36, 32, 8, **_TIED),
+    "qwen3-8b": _sized(_QWEN3, 4096, 12288, 36, 32, 8),
+    "qwen3-14b": _sized(_QWEN3, 5120, 17408, 40, 40, 8),
+    "qwen3-32b": _sized(_QWEN3, 5120, 25600, 64, 64, 8),
+    "qwen2.5-0.5b": _sized(_QWEN2, 896, 4864, 24, 14, 2, **_SMALL_QWEN2),
+    "qwen2.5-1.5b": _sized(_QWEN2, 1536, 8960, 28, 12, 2, **_SMALL_QWEN2),
+    "qwen2.5-7b": _sized(_QWEN2, 3584, 18944, 28, 28, 4),
+    "qwen2.5-14b": _sized(_QWEN2, 5120, 13824, 48, 40, 8),
+    "qwen2.5-32b": _sized(_QWEN2, 5120, 27648, 64, 40, 8),
+    "qwen2.5-72b": _sized(_QWEN2, 8192, 29568, 80, 64, 8),
+    "llama-3.2-1b": _sized(_llama3(32.0), 2048, 8192, 16, 32, 8, head_dim=64, **_TIED),
+    "llama-3.2-3b": _sized(_llama3(32.0), 3072, 8192, 28, 24, 8, head_dim=128, **_TIED),
+    "llama-3.1-8b": _sized(_llama3(8.0), 4096, 14336, 32, 32, 8),
+    "llama-3.1-70b": _sized(_llama3(8.0), 8192, 28672, 80, 64, 8),
+    "mistral-7b-v0.3": _sized(_MISTRAL, 4096, 14336, 32, 32, 8, vocab_size=32768, max_position_embeddings=32768),
+    "mistral-nemo-12b": _sized(_MISTRAL, 5120, 14336, 40, 32, 8, max_position_embeddings=131072),
+    "mistral-small-24b": _sized(
+        _MISTRAL, 5120, 32768, 40, 32, 8, max_position_embeddings=32768, rope_theta=100_000_000
+    ),
+    "smollm2-135m": _sized(_LLAMA, 576, 1536, 30, 9, 3, vocab_size=49152, max_position_embeddings=8192, **_TIED),
+    "smollm2-1.7b": _sized(_LLAMA, 2048, 8192, 24, 32, 32, vocab_size=49152, max_position_embeddings=8192, **_TIED),
+    "tiny": _sized(_LLAMA, 64, 128, 4, 4, 2, vocab_size=256, max_position_embeddings=4096, dtype="float32"),
+}
+
+
+class KnownModel(NamedTuple):
+    """A model as a planner sees it.   tied: whether embedding and head are one table."""
+
+    name: str
+    shape: ModelShape
+    tied: bool
+
+
+def shape_config(name: str) -> Raw:
+    """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
+    if name.lower() in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name.lower()]
+    path = Path(name).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"there is no shape {name!r}: {nearest(name, KNOWN_SHAPES)}, or the path of a config.json"
+        )
+    return read_json(path)
+
+
+def read_model(name: str) -> KnownModel:
+    """The shape of a known model, or at a path, in the dtype that its config.json gives, or bfloat16.
+
+    Raises ModelNotFoundError, ModelFileError or UnsupportedModelError.
+    """
+    raw = shape_config(name)
+    entries = Entries(raw, "config.json")
+    shape = read_shape(entries, family_of(entries), checkpoint_dtype(raw) or "bfloat16")
+    tied = entries.switch("tie_word_embeddings", False)
+    return KnownModel(name, shape, tied)

@@ -6,12 +6,13 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from ..config import ModelConfig, checkpoint_dtype
-from ..file_fields import Entries
+from ..config import ModelConfig
+from ..file_fields import Entries, read_json
 from ..text import Tokenizer
 from .quantised.scheme import Scheme, read_scheme
 from .quantised.tensors import QuantisedTensors
-from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors, read_json
+from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
+from .sizes import checkpoint_dtype
 
 
 class ModelFiles(Protocol):

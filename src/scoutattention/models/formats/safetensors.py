@@ -1,6 +1,5 @@
 """A model directory's safetensors: tensors by name, whichever file holds them, read through memory maps."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from ...config.fields import format_bytes
 from ...errors import ModelFileError, UnsupportedModelError
 from ...hardware.memory_error import named_memory
 from ...runtime.stored_file import StoredFile
-from ..file_fields import refuse_pipe, shown
+from ..file_fields import read_json, refuse_pipe, shown
 from ..layers import Weight
 
 _NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
@@ -22,22 +21,6 @@ _OUTER = ("model.", "lm_head.")
 FLOATS = ("F16", "BF16", "F32", "F64")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ModelFileError if the file is missing, unreadable or holds anything else."""
-    refuse_pipe(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not readable as JSON: {error}") from error
-    except RecursionError:
-        raise ModelFileError(f"{path} is not readable as JSON: it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
-    return value
 
 
 class Tensors(Protocol):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelFileError
-from ..file_fields import refuse_pipe, shown
-from .safetensors import read_json
+from ..file_fields import read_json, refuse_pipe, shown
 
 CONFIG = "tokenizer_config.json"
 _LEGACY_MAP, _LEGACY_ADDED = "special_tokens_map.json", "added_tokens.json"

@@ -1,0 +1,204 @@
+"""Decode steps on three clocks, the device's, the CPU's and the link's, in the order of the engine's own layers.
+
+A layer goes as `attention/scout.py` has it: projections; the scouts of later layers, each of which calls the CPU; the
+true query's choice; waiting for recall's copies; attention on the device; waiting for the CPU; feed-forward. A layer
+that calls with its true query does so before it looks ahead. What is far differs from step to step and layer to layer.
+"""
+
+import math
+import random
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..config import ScoutConfig
+from ..trace.span import Span
+from .costs import FETCH_S, Costs, Design
+
+QUARTERS = 4
+"""Groups of layers that wait for recall's copies each by itself."""
+SPREAD = 0.5
+"""Deviation of the logarithm of a layer's CPU share in a step: an assumption."""
+TRUE_QUERY_PART = 1 / 9
+"""Layers whose scouts a prompt does not trust: 4 of 36 in the H100's runs, the first ones."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the chosen blocks run away from the slots.
+
+    share: mean part of the chosen blocks that is absent.   spread: see `SPREAD`.   seed: of the random shares.
+    """
+
+    share: float
+    spread: float = SPREAD
+    seed: int = 0
+
+    def steps(self, count: int, layers: int) -> Iterator[list[float]]:
+        """The share of each layer in each of `count` steps."""
+        draw = random.Random(self.seed).lognormvariate
+        mean = math.log(self.share) - self.spread**2 / 2 if self.share else -math.inf
+        for _ in range(count):
+            yield [min(1.0, draw(mean, self.spread)) if self.share else 0.0 for _ in range(layers)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Who does what when.   lookahead: layers.   own: layers that call the CPU with their true query.
+
+    beside: whether fetched blocks are copied beside the device's work; the engine copies them between its kernels.
+    """
+
+    design: Design
+    layers: int
+    lookahead: int
+    own: frozenset[int]
+    beside: bool = False
+
+    def targets(self, layer: int) -> list[int]:
+        """The later layers whose scouts are made from a layer's input."""
+        if self.design in ("full", "compute") or self.lookahead == 0:
+            return []
+        last = layer + self.lookahead
+        return [t for t in range(1 if layer == 0 else last, last + 1) if t < self.layers and t not in self.own]
+
+
+@dataclass
+class Simulated:
+    """Seconds of steps, and what they spent: lists with an entry for each step.
+
+    waited: of the device, for the CPU or for copies.   hidden: of the CPU, behind other work.
+    far, link: of the CPU and of the link at work.   spans: of the last step.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+    hidden: list[float] = field(default_factory=list)
+    far: list[float] = field(default_factory=list)
+    link: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def step_s(self) -> float:
+        """The median step."""
+        return statistics.median(self.steps)
+
+    @property
+    def idle(self) -> float:
+        """The part of the steps in which the device waits for the CPU or the link."""
+        return sum(self.waited) / sum(self.steps)
+
+
+def schedule_of(design: Design, layers: int, scout: ScoutConfig) -> Schedule:
+    """The schedule of a design with the settings of the method."""
+    wanted = scout.ablation.true_query_layers
+    own = range(layers if design == "compute" else math.ceil(layers * TRUE_QUERY_PART))
+    lookahead = max(1, scout.lookahead) if design == "fetch-ahead" else scout.lookahead
+    known = frozenset(own if wanted is None or design == "compute" else wanted) | {0}
+    return Schedule(design, layers, lookahead, known if lookahead or design == "compute" else frozenset(range(layers)))
+
+
+def simulate(costs: Costs, schedule: Schedule, shares: Iterable[Sequence[float]], *, traced: bool = False) -> Simulated:
+    """Run a step for each list of the layers' CPU shares.   traced: whether the last step is kept as spans."""
+    found = Simulated()
+    for of_layers in shares:
+        step = _Step(costs, schedule, of_layers, [] if traced else None)
+        step.run()
+        waited = step.waited
+        found.steps.append(step.device)
+        found.waited.append(waited)
+        found.far.append(step.far)
+        found.hidden.append(max(0.0, step.far - waited))
+        found.link.append(step.moved)
+        found.shares.append(statistics.fmean(of_layers))
+        found.spans = step.spans or []
+    return found
+
+
+class _Step:
+    """One step.   device, cpu, link: the three clocks.   ready: when each layer's far part is there."""
+
+    def __init__(self, costs: Costs, schedule: Schedule, shares: Sequence[float], spans: list[Span] | None) -> None:
+        self._costs, self._schedule, self._shares = costs, schedule, shares
+        self.device = self._cpu = self._link = self.waited = self.far = self.moved = 0.0
+        self._ready: dict[int, float] = {}
+        self.spans = spans
+
+    def run(self) -> None:
+        """Every layer, then the head."""
+        layer_costs, schedule = self._costs.layer, self._schedule
+        fetches, full = schedule.design == "fetch-ahead", schedule.design == "full"
+        copies = [] if fetches or full or not layer_costs.recall else self._recall()
+        for layer in range(schedule.layers):
+            self._work("before", layer, layer_costs.before)
+            own = layer in schedule.own and not full
+            if not own:
+                self._look_ahead(layer)
+            elif schedule.design != "fetch-ahead" or schedule.lookahead:
+                self._work("choose", layer, layer_costs.ahead)  # no scout's candidates: the true query scans
+            self._work("choose", layer, layer_costs.judge)
+            if own:
+                self._call(layer)
+                self._look_ahead(layer)
+            if copies:
+                self._wait("wait for copies", layer, copies[layer * QUARTERS // schedule.layers])
+            if fetches and layer in self._ready:
+                self._wait("wait for copies", layer, self._ready[layer])
+            self._work("near attention", layer, layer_costs.near)
+            if not fetches and layer in self._ready:
+                self._wait("wait for the CPU", layer, self._ready[layer])
+            self._work("late blocks", layer, layer_costs.late)
+            self._work("feed-forward", layer, layer_costs.after)
+        self._work("head", None, self._costs.head)
+
+    def _look_ahead(self, layer: int) -> None:
+        for target in self._schedule.targets(layer):
+            self._work("scout", target, self._costs.layer.ahead)
+            self._call(target)
+
+    def _call(self, layer: int) -> None:
+        """Have the CPU attend to a layer's far blocks, or the link fetch them."""
+        costs, share = self._costs.layer, self._shares[layer]
+        if self._schedule.design == "fetch-ahead":
+            start = max(self.device, self._link)
+            self._link = start + FETCH_S + share * costs.fetch
+            self.moved += self._link - start
+            self._note("link", "fetch", layer, start, self._link)
+            if self._schedule.beside:
+                self._ready[layer] = self._link
+            else:
+                self._wait("wait for copies", layer, self._link)
+        elif costs.far_call or costs.far:
+            start = max(self.device, self._cpu)
+            self._cpu = start + costs.far_call + share * costs.far
+            self.far += self._cpu - start
+            self._note("worker 1", "far attention", layer, start, self._cpu)
+            self._ready[layer] = self._cpu
+
+    def _recall(self) -> list[float]:
+        """When the copies of each quarter of the layers are done, which begin with the step."""
+        layers, each = self._schedule.layers, self._costs.layer.recall
+        ends = []
+        for quarter in range(QUARTERS):
+            count = -(-(quarter + 1) * layers // QUARTERS) - -(-quarter * layers // QUARTERS)
+            start, self._link = self._link, self._link + count * each
+            self.moved += self._link - start
+            self._note("link", "recall", None, start, self._link)
+            ends.append(self._link)
+        return ends
+
+    def _work(self, name: str, layer: int | None, seconds: float) -> None:
+        if seconds > 0:
+            start, self.device = self.device, self.device + seconds
+            self._note("device", name, layer, start, self.device)
+
+    def _wait(self, name: str, layer: int, until: float) -> None:
+        if until > self.device:
+            self.waited += until - self.device
+            self._note("device", name, layer, self.device, until)
+            self.device = until
+
+    def _note(self, who: str, name: str, layer: int | None, start: float, end: float) -> None:
+        if self.spans is not None:
+            self.spans.append(Span(who, name, layer, start, end))

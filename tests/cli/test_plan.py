@@ -1,0 +1,156 @@
+"""`scout plan`, and `scout doctor --measure`, which it may go by."""
+
+import json
+import shlex
+
+import pytest
+
+from scoutattention import EngineConfig, ScoutConfig
+from scoutattention.cli import main
+from scoutattention.cli.actions import doctor
+from scoutattention.cli.server import serve
+from scoutattention.hardware.measure import FILE, Measured, store, stored
+
+from .fake import FakeLLM
+
+pytestmark = pytest.mark.usefixtures("fake_engine")
+ON_A_CARD = ("plan", "qwen3-8b", "--hardware", "rtx-4090", "--context", "8192,65536")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "scoutattention"
+
+
+def planned(capsys, *args):
+    """The JSON of a plan."""
+    assert main([*args, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def the_error(capsys, *args):
+    """The one line on stderr of a command that fails with exit code 2."""
+    assert main(list(args)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def test_a_plan_is_a_table_and_sentences(capsys):
+    assert main(list(ON_A_CARD)) == 0
+    out = capsys.readouterr().out
+    assert (
+        "qwen3-8b in bfloat16, 15.3 GiB of weights, on rtx-4090: 24.0 GiB of GPU memory at 1,008 GB/s, 8 cores" in out
+    )
+    assert "1.9 GiB of GPU memory missing" in out
+    assert "Scout pays from batch" in out
+    assert "scout is faster from contexts of about 4,096 tokens on" in out
+    assert "The model itself takes 40,960 tokens" in out
+    assert "scout generate MODEL --prompt-file FILE --device cuda --max-model-len 8192 --dense" in out
+
+
+def test_json_has_what_the_table_has(capsys):
+    plan = planned(capsys, *ON_A_CARD, "--batch", "2,4", "--budget", "2048")
+    assert plan["scout"]["budget"] == 2048
+    assert {(row["context"], row["batch"]) for row in plan["rows"] if row["design"] == "full"} == {
+        *((8192, 2), (8192, 4)),
+        (65536, 0),
+    }
+    assert plan["break_even"][1]["context"] == 65536
+    assert len(plan["recommended"]) == len(plan["alone"]) == 2
+
+
+def test_what_is_recommended_can_be_pasted(capsys, tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr(serve, "load_action", lambda _: type("Action", (), {"serve": lambda *a: served.append(a)}))
+    monkeypatch.setattr(serve, "refuse_without_server", lambda: None)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Hello")
+    plan = planned(capsys, *ON_A_CARD, "--budget", "2048", "--guard", "off")
+    commands = [one["command"] for one in (*plan["recommended"], *plan["alone"])]
+    for command in commands:
+        words = shlex.split(command.replace("FILE", str(prompt)))
+        assert words[0] == "scout"
+        assert main(words[1:]) == 0
+    assert len(served) == len([command for command in commands if " serve " in command]) == 2
+    assert served[1][1].scout.budget == 2048
+    assert FakeLLM.made.options["scout"].guard is None
+    assert FakeLLM.made.options["rope_scaling"]["factor"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("qwen3-9b", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
+        (("qwen3-8b", "--hardware", "h101-sxm"), "'h100-sxm' is the nearest; give one of"),
+        (("llama-3.1-70b", "--hardware", "rtx-4090"), "108.0 GiB are missing"),
+        (("qwen3-8b", "--hardware", "l4", "--context", "0"), "--context='0': 0 is below the least value 1"),
+        (("qwen3-8b", "--hardware", "l4", "--budget", "32"), "budget=32 tokens is below 96"),
+        (("qwen3-8b",), "this computer was not measured yet: run `scout doctor --measure`"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(args, message, capsys, folder):
+    assert message in the_error(capsys, "plan", *args)
+
+
+def test_a_config_json_is_a_shape(capsys, tmp_path, tiny_models):
+    plan = planned(capsys, "plan", str(tiny_models["qwen3"]), "--hardware", "desktop", "--context", "64")
+    assert (
+        plan["model"]["shape"]["num_layers"]
+        == json.loads((tiny_models["qwen3"] / "config.json").read_text())["num_hidden_layers"]
+    )
+    (tmp_path / "config.json").write_text('{"architectures": ["MixtralForCausalLM"]}')
+    assert "architecture='MixtralForCausalLM', which is not supported" in the_error(
+        capsys, "plan", str(tmp_path / "config.json")
+    )
+
+
+def test_what_was_measured_is_planned_with(capsys, folder, monkeypatch):
+    monkeypatch.setattr(doctor, "READ_BYTES", 1 << 20)
+    main(["doctor", "--measure", "--json"])
+    check = json.loads(capsys.readouterr().out)["memory speed"]
+    assert str(folder / FILE) in check["advice"]
+    kept = stored(folder)
+    assert f"{kept.cores} threads read {kept.reads / 1e9:.0f} GB/s" == check["value"]
+    assert planned(capsys, "plan", "smollm2-135m")["computer"]["host"]["bandwidth"] == kept.reads
+
+
+def test_a_measurement_that_is_none_is_refused(capsys, folder):
+    store(folder, Measured("x", 2, -1.0, ""))
+    assert "is no measurement: it says that 2 cores read -1.0 bytes" in the_error(capsys, "plan", "qwen3-8b")
+    (folder / FILE).write_text("{}")
+    assert "run `scout doctor --measure` again" in the_error(capsys, "plan", "qwen3-8b")
+
+
+def test_a_measurement_that_cannot_be_kept_says_so(capsys, tmp_path, monkeypatch):
+    (tmp_path / "scoutattention").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "READ_BYTES", 1 << 20)
+    assert "make room there, or set XDG_CACHE_HOME" in the_error(capsys, "doctor", "--measure")
+
+
+def test_a_plot_is_drawn(tmp_path):
+    file = tmp_path / "plan.png"
+    assert main([*ON_A_CARD, "--batch", "1", "--plot", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_auto_reaches_the_engine_and_says_what_it_chose(capsys, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "scout", ScoutConfig(budget=None), raising=False)
+    monkeypatch.setattr(FakeLLM, "engine_config", EngineConfig(device_memory="all"), raising=False)
+    assert main(["generate", "m", "--prompt", "x", "--auto"]) == 0
+    assert FakeLLM.made.options["scout"] == "auto"
+    assert "full attention: it is faster here" in capsys.readouterr().err
+    assert main(["generate", "m", "--prompt", "x", "--auto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["budget"] is None
+
+
+@pytest.mark.parametrize(
+    "args", [("--dense",), ("--budget", "2048"), ("--device-memory", "8GiB"), ("--lookahead", "2"), ("--guard", "off")]
+)
+@pytest.mark.parametrize("command", [("generate", "m", "--prompt", "x"), ("serve", "m")])
+def test_auto_excludes_what_it_chooses(args, command, capsys, monkeypatch):
+    monkeypatch.setattr(serve, "refuse_without_server", lambda: None)
+    assert f"so it excludes {args[0]}" in the_error(capsys, *command, "--auto", *args)
