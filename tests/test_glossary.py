@@ -48,7 +48,6 @@ RETIRED = {
     "sift": "split_choice",
     "blend": "update_interest",
     "doubt": "scout_error",
-    "lane": "max_running or buffer",
     "roomy": "all_resident",
     "crowded": "has_absent",
     "machine": "engine_config, or host",
@@ -130,7 +129,7 @@ def test_a_name_with_an_unknown_word_is_found():
 
 
 @pytest.mark.parametrize(
-    "text", ["thrift = 1", "def f(doubts): ...", "class LaneTable: ...", "low_rank = 1", "ranked = 1", "x.sifted()"]
+    "text", ["thrift = 1", "def f(doubts): ...", "class SeatTable: ...", "low_rank = 1", "ranked = 1", "x.sifted()"]
 )
 def test_a_retired_word_is_found_wherever_it_stands(text, tmp_path):
     (tmp_path / "a.py").write_text(f"\n{text}\n")

@@ -9,6 +9,7 @@ from .sources import Source
 FLOORS = {
     **dict.fromkeys(("errors", "shape", "config", "types"), 0),
     "hardware": 1,
+    "trace": 1,
     "runtime": 2,
     "kernels": 3,
     "cache": 4,

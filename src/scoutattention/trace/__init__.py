@@ -1,0 +1,1 @@
+"""Timelines of decode steps: spans of lanes, their files, and their pictures. No PyTorch is needed."""
