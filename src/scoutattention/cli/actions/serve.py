@@ -16,6 +16,7 @@ from ..output import busy
 from ..server.serve import ServeFlags
 from ..settings import Settings
 from ..shell import tell
+from .traced import traced
 
 
 def serve(flags: ServeFlags, settings: Settings) -> None:
@@ -31,7 +32,7 @@ def serve(flags: ServeFlags, settings: Settings) -> None:
     with closing(bind(flags.host, flags.port)) as bound:
         with busy(f"Loading {flags.model}"):
             llm = LLM(flags.model, scout=settings.scout, **asdict(engine_config))
-        with llm:
+        with traced(llm, flags.trace), llm:
             engine = LocalEngine(llm)
             server = Server(engine, Options(name, max_waiting=flags.max_waiting, api_key=flags.api_key))
             Process(server, lambda: tell(_started(name, url_of(bound), engine, llm))).run([bound])

@@ -7,7 +7,8 @@ from typing import Annotated
 from ...config import EngineConfig, ScoutConfig
 from ...errors import ConfigError
 from ..command import Call, load_action, takes
-from ..flags import Model, flag
+from ..flags import HiddenTrace, Model, flag
+from ..output import check_writable
 from ..settings import read_settings, settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -53,6 +54,7 @@ class ServeFlags:
         int, flag("--max-waiting", "Answers that wait for others to end; more get status 429.", min=0, hidden=True)
     ] = 256
     dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)] = False
+    trace: HiddenTrace = None
 
 
 @takes(ServeFlags, ScoutConfig, EngineConfig)
@@ -67,6 +69,7 @@ def serve(call: Call[ServeFlags]) -> None:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
+    check_writable("--trace", flags.trace)
     refuse_without_server()
     load_action("serve").serve(flags, read_settings(call.settings, dense=flags.dense))
 
