@@ -51,6 +51,8 @@ void bind_workers(nb::module_& m) {
         .def("rotate", &Workers::rotate, "x"_a, "cos"_a, "sin"_a)
         .def("swiglu", &Workers::swiglu, "x"_a)
         .def("read", &Workers::read, "data"_a)
+        .def("set_recording", &Workers::set_recording, "on"_a)
+        .def("take_tasks", &Workers::take_tasks)
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);

@@ -67,6 +67,10 @@ class Workers {
     nb::object swiglu(const Tensor& x);
 
     uint64_t read(const Tensor& data);
+    // Whether tasks of jobs that come are noted, and what was: (job, thread, start, end), in seconds of the steady clock.
+    void set_recording(bool on) { threads_.set_recording(on); }
+    std::vector<std::tuple<int64_t, int, double, double>> take_tasks();
+
     void close();
     int threads() const { return threads_.count(); }
     std::string isa() const { return kernels_.name; }

@@ -17,6 +17,7 @@ from scoutattention.cli.actions import serve
 from scoutattention.config import EngineConfig
 from scoutattention.server.engine import Reading
 from scoutattention.server.local import LocalEngine
+from scoutattention.trace.chrome import from_json
 
 from .fake import FakeLLM
 
@@ -103,8 +104,9 @@ def test_a_port_that_is_taken(options, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_model_is_served_until_a_signal_comes(tiny_models, number):
-    command = [sys.executable, "-c", CODE, "serve", str(tiny_models["llama"]), "--port", "0"]
+def test_a_model_is_served_until_a_signal_comes(tiny_models, number, tmp_path):
+    file = tmp_path / "t.json"
+    command = [sys.executable, "-c", CODE, "serve", str(tiny_models["llama"]), "--port", "0", "--trace", str(file)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         loading, decided, started = (process.stderr.readline() for _ in range(3))
         assert loading.endswith(f"loading {tiny_models['llama']}\n")
@@ -121,7 +123,10 @@ def test_a_model_is_served_until_a_signal_comes(tiny_models, number):
         assert rest[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in rest[-2]
         assert process.wait(30) == 0
-        assert process.stderr.read() == "scout: the server has ended\n"
+        told = process.stderr.read().splitlines()
+        assert told[0].startswith(f"scout: 64 decode steps are in {file}: ")
+        assert told[1:] == ["scout: the server has ended"]
+    assert len(from_json(file.read_bytes())["scout"].steps()) == 64
 
 
 def test_what_was_decided_is_told_with_its_reason(tiny_models):

@@ -27,6 +27,7 @@ from .server.load import serve as bench_serve
 from .server.serve import serve
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
+from .trace import trace
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -49,6 +50,7 @@ app.command()(chat)
 app.command()(serve)
 app.command()(calibrate)
 app.command()(plan)
+app.command()(trace)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)
     for _command in _commands:

@@ -19,6 +19,7 @@ from ..output import busy, moving, progress
 from ..server.serve import ServeFlags
 from ..settings import Settings
 from ..shell import tell
+from .traced import traced
 
 LOG = logging.getLogger("scoutattention.serve")
 SHOWN_S, TOLD_S = 2.0, 10.0
@@ -40,7 +41,7 @@ def serve(flags: ServeFlags, settings: Settings) -> None:
         LOG.info("loading %s", flags.model)
         with busy(f"Loading {flags.model}"):
             llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(engine_config))
-        with llm:
+        with traced(llm, flags.trace), llm:
             engine = LocalEngine(llm)
             server = Server(engine, Options(name, max_waiting=flags.max_waiting, api_key=flags.api_key))
             LOG.info("%s", decided(engine, llm))
