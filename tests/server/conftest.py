@@ -33,10 +33,10 @@ class Client(httpx.Client):
 
 
 @contextmanager
-def serving(engine, options=None, **about):
+def serving(engine, options=None, look=lambda: None, **about):
     """A client of a server on a free port of this computer."""
     server, started = Server(engine, options or Options(**{"model": "fake", **about})), threading.Event()
-    process, bound = Process(server, started.set), bind("127.0.0.1", 0)
+    process, bound = Process(server, started.set, look), bind("127.0.0.1", 0)
     thread = threading.Thread(target=process.run, args=([bound],))
     thread.start()
     assert started.wait(10)

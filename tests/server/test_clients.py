@@ -1,11 +1,13 @@
 """Clients that have no key, vanish, come in crowds, or are still there when the server ends."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 
 from scoutattention.server import run
 from scoutattention.server.answer import sending
@@ -177,3 +179,19 @@ def test_the_clients_of_openai_understand_all_of_it():
         client.engine.raises, client.engine.raises_at = run.ConfigError("it broke"), 1
         with pytest.raises(openai.APIError, match="it broke"):
             list(asking.completions.create(model="fake", prompt="a", stream=True))
+
+
+def test_the_client_of_openai_asks_for_a_model_of_its_answer():
+    class Found(BaseModel):
+        a: bool
+
+    with (
+        serving(FakeEngine(pieces=('{"a":', " true}"))) as client,
+        openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as asking,
+    ):
+        messages = [{"role": "user", "content": "Hello"}]
+        said = asking.chat.completions.parse(model="fake", messages=messages, response_format=Found, logit_bias={5: 1})
+        assert said.choices[0].message.parsed == Found(a=True)
+        params = client.engine.answers[0].params
+        assert json.loads(params.json_schema)["required"] == ["a"]
+        assert params.logit_bias == {5: 1.0}

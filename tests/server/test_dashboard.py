@@ -44,7 +44,7 @@ def test_the_dashboard_shows_what_the_server_does(tmp_path):
         for asker in askers:
             asker.start()
         try:
-            page.open(str(client.base_url), 1000, 1090)
+            page.open(str(client.base_url), 1000, 1125)
             until(lambda: page.value(TEXT.format("layers-text")) not in (None, "No step yet."), 200)
             time.sleep(float(os.environ.get("DASHBOARD_SECONDS", "5")))
             page.value(ANSWER)
@@ -64,7 +64,7 @@ def test_the_dashboard_shows_what_the_server_does(tmp_path):
     assert shown["trouble"] == ""
     assert not key_is_asked_for
     assert shown["running"] in ("0", "1", "2", "3")
-    assert "of 30 layers' blocks" in shown["layers-text"]
+    assert "the mean of 30 layers" in shown["layers-text"]
     assert " % of " in shown["slots-text"]
     assert "first token after" in shown["told"]
     assert picture[:4] == b"\x89PNG"

@@ -1,6 +1,7 @@
 """The routes beside the answers."""
 
 import re
+import threading
 from importlib.metadata import version
 
 from .conftest import serving
@@ -12,6 +13,12 @@ def test_health_version_and_models(client):
     assert client.get("/version").json() == {"version": version("scout-attention")}
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("fake", "model", 500)
+
+
+def test_the_process_looks_around_every_second():
+    looked = threading.Semaphore(0)
+    with serving(FakeEngine(), look=looked.release):
+        assert all(looked.acquire(timeout=5) for _ in range(2))
 
 
 def test_texts_to_tokens_and_back(client):

@@ -168,8 +168,9 @@ class Seen:
         if bias.allowed is not None:
             added.fill_(-torch.inf)
             added[: len(bias.allowed)].masked_fill_(bias.allowed[: self._vocab], 0)
-        if bias.values:
-            added[list(bias.values)] += torch.tensor(list(bias.values.values()))
+        values = {token: value for token, value in bias.values.items() if token < self._vocab}  # an end may not be
+        if values:
+            added[list(values)] += torch.tensor(list(values.values()))
         self._all[2][0, row] = added.to(self.store.device)
 
     def feed(self, rows: Tensor, tokens: Tensor) -> None:

@@ -1,12 +1,14 @@
 """An `LLM` as the server's engine."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..config import SamplingParams
 from ..engine.answer import Answer
 from ..engine.llm import LLM
 from ..engine.prompts import PromptReader
 from ..engine.stats import Stats
+from ..errors import ConfigError
 from .engine import Memory, Reading, Tier
 
 
@@ -20,6 +22,8 @@ class LocalEngine:
         self.max_len = plan.max_len
         self.capacity = min(plan.max_len, plan.pages * plan.block_size)
         self.max_running = plan.max_running(llm.engine_config.max_num_seqs)
+        with suppress(ConfigError):  # not in the first request for JSON: it holds up all others, for a second or so
+            llm.tokenizer.json_answer("{}")
         self._reader = PromptReader(llm.tokenizer, shape.vocab_size, self.max_len, llm.model)
 
     def check_ids(self, ids: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scoutattention import LLM, ConfigError, SamplingParams, ScoutConfig
+from scoutattention.engine.sampler import Steering
 from scoutattention.models import text
 from scoutattention.models.structured.json_schema import JsonSchemas
 from scoutattention.runtime.graphs import Graphs
@@ -99,6 +100,16 @@ def test_white_space_in_json_is_bounded(llm):
     (out,) = llm.generate(PROMPT, params)
     assert json.loads(out.text)
     assert 40 < len(out.text) < 300
+
+
+def test_an_end_that_the_model_cannot_say_needs_no_bias(llm):
+    steering = Steering(SamplingParams(min_tokens=3), frozenset((END, 300)), llm.tokenizer)
+    llm.generate(PROMPT, SamplingParams(max_tokens=2, logit_bias={1: 1}))  # takes memory for biases
+    llm.engine.runner.seen.go_on(0, steering, 3)
+    llm.engine.runner.seen.begin(0, [1], [], steering)
+    kept = llm.engine.runner.seen._kept[2][0, 0]
+    assert kept.isinf().nonzero().flatten().tolist() == [END]
+    kept.zero_()
 
 
 def test_others_in_the_batch_change_nothing(llm):

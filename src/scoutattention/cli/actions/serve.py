@@ -66,12 +66,16 @@ def decided(engine: LocalEngine, llm: LLM) -> str:
     budget = "all tokens are attended to"
     if llm.scout.budget is not None:
         budget = f"each layer and KV head attends to a budget of {llm.scout.budget:,} tokens"
-    if config.host_memory is not None and not plan.resident:
-        why = f"host_memory={format_bytes(config.host_memory)}"
-    elif memory.pages.blocks >= config.max_num_seqs * plan.blocks(plan.max_len):
+    if memory.pages.blocks >= config.max_num_seqs * plan.blocks(plan.max_len):
         why = f"enough for {config.max_num_seqs} sequences of {plan.max_len:,} tokens"
+    elif plan.resident and device.type != "cpu":
+        why = "what the device has left"
     else:
-        why = "what memory there is room for"
+        why = (
+            "half of the free memory"
+            if config.host_memory is None
+            else f"host_memory={format_bytes(config.host_memory)}"
+        )
     where = "the device" if plan.resident else "the host"
     pages = f"{memory.pages.blocks:,} pages of {plan.block_size} tokens on {where}, {format_bytes(memory.pages.bytes)}"
     slots = "no slots, because the device holds every page"

@@ -64,7 +64,7 @@ class JsonSchemas:
         if not known:  # the library wants an end: it gets one that the model cannot say
             known, tokenizer = [vocab], _with_end(tokenizer, vocab)
         try:
-            self._tokenizer = LLTokenizer(tokenizer, eos_token=known)
+            self._tokenizer = LLTokenizer(tokenizer, eos_token=known, slices=LLTokenizer.json_slices())
         except ValueError as error:
             raise ConfigError(
                 f"json_schema cannot be followed with this model's tokenizer: {str(error).splitlines()[0]}"
