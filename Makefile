@@ -50,7 +50,7 @@ test-gpu: $(VENV)/.package
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(SHARED) tests/kernels tests/engine tests/runtime
 
 site: $(VENV)/.package
-	$(BIN)/sphinx-build -W --keep-going -q docs build/site
+	$(BIN)/sphinx-build -W --keep-going -q -c docs/site docs build/site
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def build(docs: Path, to: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(docs), str(to)]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", str(docs / "site"), str(docs), str(to)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
