@@ -60,8 +60,8 @@ class EngineConfig(Checked):
     )
     weights: WeightsName = setting(
         "auto",
-        "Weights in memory: 'auto' (as stored), 'bf16', 'int8' or 'int4'.",
-        change="Choose 'int8' to halve the memory of a 16-bit checkpoint and to decode faster on a CPU. 'int4' takes "
+        "Weights: 'auto' (stored), 'bf16', 'int8', 'int4'.",
+        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. 'int4' takes "
         "less than a third, and costs accuracy. 'bf16' expands what is quantised, so that prompts are read faster.",
     )
     kv_dtype: KVDTypeName = setting(
