@@ -54,15 +54,15 @@ class EngineConfig(Checked):
     )
     dtype: DTypeName = setting(
         "auto",
-        "Number format of weights and KV cache: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
-        change="Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU the weights of a .gguf file stay "
-        "as they are: it is then the format of the KV cache and of a prompt's own numbers, and 'auto' is 'float32'.",
+        "Number format: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
+        change="It is that of weights and KV cache. Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU "
+        "quantised weights stay so: it is then the format of cache and prompts. With a .gguf file 'auto' is 'float32'.",
     )
     weights: WeightsName = setting(
         "auto",
         "Weights: 'auto' (stored), 'bf16', 'int8', 'int4'.",
-        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. 'int4' takes "
-        "less than a third, and costs accuracy. 'bf16' expands what is quantised, so that prompts are read faster.",
+        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. "
+        "'int4' takes less than a third, and costs accuracy. 'bf16' expands what is quantised.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",
