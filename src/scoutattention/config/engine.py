@@ -54,9 +54,10 @@ class EngineConfig(Checked):
     )
     dtype: DTypeName = setting(
         "auto",
-        "Number format: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
-        change="It is that of weights and KV cache. Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU "
-        "quantised weights stay so: it is then the format of cache and prompts. With a .gguf file 'auto' is 'float32'.",
+        "Numbers: 'auto', 'float32', 'bfloat16', 'float16'.",
+        change="The number format of weights and KV cache; 'auto' is the checkpoint's, and float32 for a .gguf file. "
+        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay so: it is then "
+        "the format of the KV cache and of a prompt's own numbers.",
     )
     weights: WeightsName = setting(
         "auto",
