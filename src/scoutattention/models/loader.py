@@ -135,6 +135,7 @@ def read_weights(
         head=_head(reader, config, embedding),
         fingerprint=str(reader.fingerprint),
         files=checkpoint.files if reader.in_place else (),
+        rounded=kind,
     )
     _refuse_leftovers(checkpoint, config)
     return weights

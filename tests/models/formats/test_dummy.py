@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from scoutattention.errors import ModelNotFoundError
+from scoutattention.errors import ModelNotFoundError, UnsupportedModelError
 from scoutattention.models.config import ModelConfig
 from scoutattention.models.formats.dummy import dummy_decoder, shape_config
 from scoutattention.models.formats.known_shapes import KNOWN_SHAPES
@@ -29,6 +29,12 @@ def test_known_shapes_are_the_models(name, billions, kv_bytes):
     assert (2 * shape.vocab_size * hidden + shape.num_layers * layer) / 1e9 == pytest.approx(billions, abs=0.01)
     assert shape.kv_bytes_per_token == kv_bytes
     assert set(KNOWN_SHAPES) == {"qwen3-8b", "qwen3-14b", "llama-3.1-8b", "tiny"}
+
+
+def test_random_weights_are_not_quantised():
+    raw = {**shape_config("tiny"), "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    with pytest.raises(UnsupportedModelError, match=r"random weights are not quantised.*: take it out"):
+        dummy_decoder(raw, 10, CPU)
 
 
 def test_a_shape_can_be_any_config(tiny_models):

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...errors import ModelNotFoundError
+from ...errors import ModelNotFoundError, UnsupportedModelError
 from ..config import ModelConfig, checkpoint_dtype
 from ..decoder import Decoder
+from ..file_fields import Entries
 from ..loader import read_weights
 from .known_shapes import KNOWN_SHAPES
+from .quantised.scheme import read_scheme
 from .safetensors import Tensors, read_json
 
 CHANGE = 0.4
@@ -35,7 +37,11 @@ def shape_config(name: str) -> Mapping[str, Any]:
 
 
 def dummy_config(raw: Mapping[str, Any], longest: int) -> ModelConfig:
-    """What `dummy_decoder` is made of."""
+    """What `dummy_decoder` is made of.   Raises UnsupportedModelError for a config.json of quantised weights."""
+    if read_scheme(Entries(raw, "config.json")) is not None:
+        raise UnsupportedModelError(
+            "random weights are not quantised, and config.json has a quantization_config: take it out"
+        )
     config = ModelConfig.from_hf(raw, checkpoint_dtype(raw) or "float32")
     return replace(config, shape=replace(config.shape, max_positions=max(longest, config.shape.max_positions)))
 
