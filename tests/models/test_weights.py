@@ -137,6 +137,14 @@ def test_ranks_answer_as_one_with_rounded_weights(tmp_path):
         assert shared.generate([TOKENS], ANSWER)[0].token_ids == expected
 
 
+def test_8_bit_floats_may_be_rounded_to_blocks(tmp_path):
+    numbers = write(tmp_path, "fp8-blocks")
+    down = load(str(tmp_path), weights="int8").decoder.weights.layers[0].down
+    exact = numbers["model.layers.0.mlp.down_proj.weight"]
+    assert {part.kind for part in down.parts} == {StoredKind.Q8_0}
+    assert (expand(down, slice(None), torch.float32) - exact).abs().max() <= exact.abs().max() / 250
+
+
 def test_what_is_quantised_already_stays(tmp_path):
     write(tmp_path / "gptq", "gptq")
     with pytest.raises(ConfigError, match=r"weights='int8' .* in gptq: set weights \(--weights\) to 'auto'"):

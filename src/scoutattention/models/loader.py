@@ -66,10 +66,11 @@ def load(
     tokenizer = files.tokenizer()
     config = config_of(files, "bfloat16" if weights == "bf16" and dtype == "auto" else dtype, rope_scaling)
     kind = QUANTISED.get(weights)
-    if kind is not None and files.quantised is not None:
+    stored = files.quantised
+    if kind is not None and stored is not None and stored.in_blocks:
         raise ConfigError(
-            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {files.quantised}: "
-            "set weights (--weights) to 'auto'"
+            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {stored.name}: set "
+            "weights (--weights) to 'auto'"
         )
     read = read_weights(files.tensors(), config, device, ranks, in_place=in_place and weights != "bf16", kind=kind)
     return LoadedModel(name, path, Decoder(config, read, ranks=ranks), tokenizer)
