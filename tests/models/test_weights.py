@@ -1,8 +1,12 @@
+import re
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from scoutattention import LLM, SamplingParams
+from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.errors import ConfigError, ScoutError, UnsupportedModelError
 from scoutattention.kernels.reference_stored import expand
 from scoutattention.models.loader import load
@@ -64,6 +68,38 @@ def test_a_calibration_of_the_checkpoint_is_that_of_its_rounded_weights(folder):
     assert load(str(folder)).decoder.fingerprint == load(str(folder), weights="int4").decoder.fingerprint
 
 
+def test_stored_prompts_are_those_of_the_rounded_weights(folder, tmp_path):
+    options = {"prefix_cache_dir": str(tmp_path / "kept")}
+    prompt = [number % 250 for number in range(100)]
+    for weights, cached in (("auto", False), ("auto", True), ("int8", False), ("int8", True)):
+        with LLM(str(folder), weights=weights, scout=ScoutConfig(block_size=8, budget=64), **options) as llm:
+            assert bool(llm.generate([prompt], ANSWER)[0].cached_tokens) == cached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_loading_takes_the_memory_of_the_result(weights, tmp_path):
+    save(families.make("llama", hidden_size=1024, intermediate_size=2816, num_hidden_layers=8), tmp_path)
+    done, most, before = threading.Event(), [0], own_memory()
+
+    def watch():
+        while not done.wait(0.002):
+            most[0] = max(most[0], own_memory())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    decoder = load(str(tmp_path), weights=weights).decoder
+    done.set()
+    watching.join()
+    size = sum(matrix.nbytes for matrix in matrices(decoder))
+    assert most[0] - before < size + 40 * 2**20, "of some numbers at once, and of the last piece of the arena"
+
+
+def own_memory():
+    """Bytes of this process that no file holds."""
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
 def test_bf16_expands_what_is_quantised(tmp_path):
     write(tmp_path, "awq")
     decoder = load(str(tmp_path), weights="bf16").decoder
@@ -99,6 +135,14 @@ def test_ranks_answer_as_one_with_rounded_weights(tmp_path):
         expected = alone.generate([TOKENS], ANSWER)[0].token_ids
     with LLM(str(tmp_path), weights="int8", tensor_parallel_size=2, workers=1) as shared:
         assert shared.generate([TOKENS], ANSWER)[0].token_ids == expected
+
+
+def test_8_bit_floats_may_be_rounded_to_blocks(tmp_path):
+    numbers = write(tmp_path, "fp8-blocks")
+    down = load(str(tmp_path), weights="int8").decoder.weights.layers[0].down
+    exact = numbers["model.layers.0.mlp.down_proj.weight"]
+    assert {part.kind for part in down.parts} == {StoredKind.Q8_0}
+    assert (expand(down, slice(None), torch.float32) - exact).abs().max() <= exact.abs().max() / 250
 
 
 def test_what_is_quantised_already_stays(tmp_path):

@@ -54,15 +54,16 @@ class EngineConfig(Checked):
     )
     dtype: DTypeName = setting(
         "auto",
-        "Number format of weights and KV cache: 'auto' (the checkpoint's), 'float32', 'bfloat16' or 'float16'.",
-        change="Choose 'bfloat16' for speed; 'float32' to compare numbers. On a CPU the weights of a .gguf file stay "
-        "as they are: it is then the format of the KV cache and of a prompt's own numbers, and 'auto' is 'float32'.",
+        "Numbers: 'auto', 'float32', 'bfloat16', 'float16'.",
+        change="The number format of weights and KV cache; 'auto' is the checkpoint's, and float32 for a .gguf file. "
+        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay so: it is then "
+        "the format of the KV cache and of a prompt's own numbers.",
     )
     weights: WeightsName = setting(
         "auto",
-        "Weights in memory: 'auto' (as stored), 'bf16', 'int8' or 'int4'.",
-        change="Choose 'int8' to halve the memory of a 16-bit checkpoint and to decode faster on a CPU. 'int4' takes "
-        "less than a third, and costs accuracy. 'bf16' expands what is quantised, so that prompts are read faster.",
+        "Weights: 'auto' (stored), 'bf16', 'int8', 'int4'.",
+        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. "
+        "'int4' takes less than a third, and costs accuracy. 'bf16' expands what is quantised.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",

@@ -13,7 +13,7 @@ from ..attention.step import Attend
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
-from ..runtime.stored import StoredMatrix
+from ..runtime.stored import StoredKind, StoredMatrix
 from ..runtime.stored_file import StoredFile
 from ..types import Rope
 from .config import ModelConfig
@@ -31,6 +31,7 @@ class DecoderWeights:
     Of a model that ranks share, the layers' matrices are one rank's part.
     fingerprint: names the whole model, see `fingerprint.py`.
     files: that hold matrices in blocks; they must not change while the decoder is in use.
+    rounded: what matrices were rounded to as they were read, which the fingerprint does not tell; None where not.
     """
 
     embedding: Weight
@@ -39,6 +40,7 @@ class DecoderWeights:
     head: Weight
     fingerprint: str
     files: tuple[StoredFile, ...] = ()
+    rounded: StoredKind | None = None
 
     @property
     def in_blocks(self) -> bool:

@@ -66,10 +66,11 @@ def load(
     tokenizer = files.tokenizer()
     config = config_of(files, "bfloat16" if weights == "bf16" and dtype == "auto" else dtype, rope_scaling)
     kind = QUANTISED.get(weights)
-    if kind is not None and files.quantised is not None:
+    stored = files.quantised
+    if kind is not None and stored is not None and stored.in_blocks:
         raise ConfigError(
-            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {files.quantised}: "
-            "set weights (--weights) to 'auto'"
+            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {stored.name}: set "
+            "weights (--weights) to 'auto'"
         )
     read = read_weights(files.tensors(), config, device, ranks, in_place=in_place and weights != "bf16", kind=kind)
     return LoadedModel(name, path, Decoder(config, read, ranks=ranks), tokenizer)
@@ -135,6 +136,7 @@ def read_weights(
         head=_head(reader, config, embedding),
         fingerprint=str(reader.fingerprint),
         files=checkpoint.files if reader.in_place else (),
+        rounded=kind,
     )
     _refuse_leftovers(checkpoint, config)
     return weights

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from scoutattention.errors import ModelNotFoundError
+from scoutattention.errors import ModelNotFoundError, UnsupportedModelError
 from scoutattention.models.config import ModelConfig
 from scoutattention.models.formats.dummy import dummy_decoder
 from scoutattention.models.formats.known_shapes import KNOWN_SHAPES, read_model, shape_config
@@ -44,6 +44,12 @@ def test_known_shapes_can_be_loaded(name):
 )
 def test_known_shapes_have_the_cache_of_their_models(name, kv_bytes):
     assert read_model(name).shape.kv_bytes_per_token == kv_bytes
+
+
+def test_random_weights_are_not_quantised():
+    raw = {**shape_config("tiny"), "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    with pytest.raises(UnsupportedModelError, match=r"random weights are not quantised.*: take it out"):
+        dummy_decoder(raw, 10, CPU)
 
 
 def test_a_shape_can_be_any_config(tiny_models):

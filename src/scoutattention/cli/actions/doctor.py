@@ -47,11 +47,12 @@ def check_model(name: str, host: Host) -> list[Check]:
     if gguf_file(name) is not None:
         where = "of the file, mapped"
     elif scheme is not None:
-        expanded = weights == config.weights * config.shape.dtype_bytes
-        where += f", expanded from {scheme}" if expanded else f" and, quantised with {scheme}, in blocks"
+        where += (
+            f" and, quantised with {scheme.name}, in blocks" if scheme.in_blocks else f", expanded from {scheme.name}"
+        )
     halves = "; --dtype bfloat16 halves that" if dtype == "float32" else ""
     advice = f"on a GPU {format_bytes(config.weights * config.shape.dtype_bytes)} in {dtype}{halves}"
-    if scheme is None:
+    if scheme is None or not scheme.in_blocks:
         sizes = {key: config.weights // kind.length * kind.size for key, kind in QUANTISED.items()}
         advice += "; on a CPU " + ", ".join(f"{format_bytes(size)} with --weights {key}" for key, size in sizes.items())
     return [

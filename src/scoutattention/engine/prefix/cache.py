@@ -125,7 +125,7 @@ def make_prefix_cache(
     if directory is not None and plan.lineages:
         content = [*cache.store.pages.pool.content, *cache.digests.content()]
         kept = [(part.dtype, tuple(part.shape[2:])) for part in content]
-        model = (decoder.fingerprint, decoder.config, calibration)
+        model = (decoder.fingerprint, decoder.weights.rounded, decoder.config, calibration)
         method = (scout.lookahead, scout.ablation, cache.store.resident)
         key = repr((FORMAT, model, method, kept))
         files = PrefixFiles(Path(directory).expanduser(), engine_config.prefix_cache_size, key, content)

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ...errors import UnsupportedModelError
 from ..config import ModelConfig
 from ..decoder import Decoder
+from ..file_fields import Entries
 from ..loader import read_weights
+from .quantised.scheme import read_scheme
 from .safetensors import Tensors
 from .sizes import checkpoint_dtype
 
@@ -22,7 +25,11 @@ so that scouts are about as far from true queries as calibrated ones of real mod
 
 
 def dummy_config(raw: Mapping[str, Any], longest: int) -> ModelConfig:
-    """What `dummy_decoder` is made of."""
+    """What `dummy_decoder` is made of.   Raises UnsupportedModelError for a config.json of quantised weights."""
+    if read_scheme(Entries(raw, "config.json")) is not None:
+        raise UnsupportedModelError(
+            "random weights are not quantised, and config.json has a quantization_config: take it out"
+        )
     config = ModelConfig.from_hf(raw, checkpoint_dtype(raw) or "float32")
     return replace(config, shape=replace(config.shape, max_positions=max(longest, config.shape.max_positions)))
 

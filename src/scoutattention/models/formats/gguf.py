@@ -14,7 +14,7 @@ from .gguf_config import hf_config, paired_rows, tensor_name
 from .gguf_file import GGUF, open_gguf
 from .gguf_rope import ROPE_TENSORS
 from .gguf_tokenizer import tokenizer_files, tokenizer_of
-from .model_files import ModelFiles
+from .model_files import ModelFiles, Quantised
 from .safetensors import Tensors
 
 
@@ -54,9 +54,9 @@ class GGUFModel(ModelFiles):
 
     @property
     @override
-    def quantised(self) -> str | None:
-        kinds = {tensor.kind for tensor in self._gguf.tensors.values() if tensor.kind.dtype is None}
-        return ", ".join(sorted(kind.name for kind in kinds)) or None
+    def quantised(self) -> Quantised | None:
+        kinds = {tensor.kind.name for tensor in self._gguf.tensors.values() if tensor.kind.dtype is None}
+        return Quantised(", ".join(sorted(kinds)), in_blocks=True) if kinds else None
 
     @override
     def weight_bytes(self, config: ModelConfig) -> int:

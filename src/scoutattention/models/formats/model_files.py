@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -13,6 +13,13 @@ from .quantised.scheme import Scheme, read_scheme
 from .quantised.tensors import QuantisedTensors
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
 from .sizes import checkpoint_dtype
+
+
+class Quantised(NamedTuple):
+    """What weights are quantised with: a method or kinds, by name.   in_blocks: whether they stay so on a CPU."""
+
+    name: str
+    in_blocks: bool
 
 
 class ModelFiles(Protocol):
@@ -40,7 +47,7 @@ class ModelFiles(Protocol):
         ...
 
     @property
-    def quantised(self) -> str | None:
+    def quantised(self) -> Quantised | None:
         """What the weights are quantised with, if they are."""
         ...
 
@@ -85,8 +92,9 @@ class Directory(ModelFiles):
 
     @property
     @override
-    def quantised(self) -> str | None:
-        return None if (scheme := self._scheme()) is None else scheme.method
+    def quantised(self) -> Quantised | None:
+        scheme = self._scheme()
+        return None if scheme is None else Quantised(scheme.method, in_blocks=scheme.kind is not None)
 
     @override
     def tensors(self) -> Tensors:

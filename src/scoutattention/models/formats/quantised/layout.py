@@ -178,9 +178,9 @@ def _groups(parts: Parts, part: str, columns: int, scheme: Scheme) -> int:
 def _of_rows(parts: Parts, rows: int, groups: int, part: str = "weight_scale", most: float = MOST_SCALE) -> Tensor:
     """Scales [rows, groups]; those of rows may be given as [rows], and one of the whole matrix as [1] or []."""
     shape = parts.shape(part)
-    if groups > 1 or len(shape) == 2:
-        return parts.scales(part, (rows, groups) if shape != (1, 1) else shape, most).expand(rows, groups)
-    scales = parts.scales(part, shape if shape in ((), (1,)) else (rows,), most)
+    if groups > 1 or shape == (rows, 1):
+        return parts.scales(part, (rows, groups), most)
+    scales = parts.scales(part, shape if shape in ((), (1,), (1, 1)) else (rows,), most)
     return scales.reshape(-1, 1).expand(rows, 1)
 
 
