@@ -88,6 +88,8 @@ def test_what_is_recommended_can_be_pasted(capsys, tmp_path, monkeypatch):
         (("llama-3.1-70b", "--hardware", "rtx-4090"), "108.0 GiB are missing"),
         (("qwen3-8b", "--hardware", "l4", "--context", "0"), "--context='0': 0 is below the least value 1"),
         (("qwen3-8b", "--hardware", "l4", "--budget", "32"), "budget=32 tokens is below 96"),
+        (("qwen3-8b", "--hardware", "l4", "--budget", "all"), "--budget all is full attention"),
+        (("qwen3-8b", "--hardware", "l4", "--ablation", "digest=minmax"), "the planner knows the costs of candidates"),
         (("qwen3-8b",), "this computer was not measured yet: run `scout doctor --measure`"),
     ],
 )

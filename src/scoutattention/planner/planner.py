@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..config import KVDTypeName, ScoutConfig
 from ..errors import CapacityError
-from ..shape import ModelShape
+from ..shape import NamedShape
 from .computers import GIB, Computer
 from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
 from .memory import largest_batch, missing, needs_of, room_of
@@ -20,15 +20,6 @@ LOOKAHEADS = (1, 2, 3, 4)
 CONTEXTS = tuple(1 << power for power in range(11, 21))
 """Contexts that are tried for a break-even: 2,048 to 1,048,576 tokens."""
 KV_DTYPES: tuple[KVDTypeName, ...] = ("auto", "int8", "int4")
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is planned for.   tied: whether embedding and head are one table."""
-
-    name: str
-    shape: ModelShape
-    tied: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class Plan:
     recommended: for each context what decodes most tokens per second; alone: the same for one sequence at a time.
     """
 
-    model: Model
+    model: NamedShape
     computer: Computer
     scout: ScoutConfig
     rows: tuple[Row, ...]
@@ -115,7 +106,7 @@ class Plan:
 
 
 def make_plan(
-    model: Model,
+    model: NamedShape,
     computer: Computer,
     scout: ScoutConfig,
     contexts: Sequence[int],
@@ -141,7 +132,7 @@ def make_plan(
     )
 
 
-def check_weights(model: Model, computer: Computer) -> None:
+def check_weights(model: NamedShape, computer: Computer) -> None:
     """Raises CapacityError, with what is missing, where a computer cannot hold a model's weights."""
     weights, room = weight_bytes(model.shape, tied=model.tied), room_of(computer)
     has = room.host if computer.card is None else room.device
@@ -200,7 +191,7 @@ def predict(design: Design, work: Work, computer: Computer) -> Simulated:
     return simulate(costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers))
 
 
-def work_of(model: Model, scout: ScoutConfig, context: int) -> Work:
+def work_of(model: NamedShape, scout: ScoutConfig, context: int) -> Work:
     """One sequence of a context, even if it is longer than the model allows."""
     shape = replace(model.shape, max_positions=max(context, model.shape.max_positions))
     return Work(shape, model.tied, context, 1, scout)
