@@ -10,7 +10,7 @@ import pytest
 from scoutattention import ScoutConfig
 from scoutattention.models.formats.known_shapes import read_model
 from scoutattention.planner.computers import Computer, Processor, find_computer
-from scoutattention.planner.costs import Costs, LayerCosts, Work, costs_of
+from scoutattention.planner.costs import CPU_LAYER_S, Costs, LayerCosts, Work, costs_of
 from scoutattention.planner.planner import predict
 from scoutattention.planner.simulator import Drift, Schedule, schedule_of, simulate
 
@@ -148,6 +148,15 @@ CPU_STEPS = [
     ("bfloat16", "full", 4, 1024, 13.9),
 ]
 TWO_CORES = Computer("two cores", Processor(2, 16 << 30, 50e9, "docs/lab/2026-11-23-cpu-decode-step.md", measured=True))
+
+
+def test_products_of_many_rows_are_bound_by_computing():
+    """23.6 and 27.1 ms of products at 32 rows: docs/lab/2026-11-23-matrix-products.md, bfloat16, both ways."""
+    known = read_model("smollm2-135m")
+    work = Work(known.shape, known.tied, 128, 32, SCOUT)
+    costs = costs_of("full", work, TWO_CORES)
+    products = 30 * (costs.layer.before + costs.layer.after - CPU_LAYER_S) + costs.head
+    assert products == pytest.approx(25e-3, rel=0.2)
 
 
 def test_steps_that_were_measured_on_a_cpu():

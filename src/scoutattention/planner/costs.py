@@ -42,6 +42,7 @@ FAR_CALL_S = 150e-6  # from a flag to its answer, beside the bytes: one H100, hi
 
 # A CPU that is the device too: docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s.
 CPU_PRODUCTS, CPU_ATTENTION = 0.68, 0.63  # of what threads read: products of few rows; full attention at two lengths
+CORE_FLOPS = 150e9  # of a core, where products are bound by computing: docs/lab/2026-11-23-matrix-products.md, 16 rows
 CPU_LAYER_S, CPU_CHOICE_S = 100e-6, 150e-6  # of a layer, and of its choice, beside the bytes
 
 
@@ -195,7 +196,11 @@ def _products(numbers: int, work: Work, card: Card) -> float:
 def _on_cpu(design: Design, work: Work, host: Processor) -> Costs:
     """Everything in one memory: nothing is far, and a budget saves reading."""
     shape, scout, rate = work.shape, work.scout, read_rate(host)
-    before, after, head = (numbers * shape.dtype_bytes / (CPU_PRODUCTS * rate) for numbers in _parts(shape))
+    computes = CORE_FLOPS * host.cores
+    before, after, head = (
+        max(numbers * shape.dtype_bytes / (CPU_PRODUCTS * rate), 2 * numbers * work.batch / computes)
+        for numbers in _parts(shape)
+    )
     tokens: float = work.context if design == "full" else min(work.context, scout.budget or work.context)
     near = layer_bytes(work, tokens) * _page_part(work) / (CPU_ATTENTION * rate)
     judge = 0.0
