@@ -2,6 +2,7 @@
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
 # make test-gpu  the tests that need a GPU: every kernel, and the engine
+# make site    the docs as a site, in build/site
 # make clean   remove everything that make made
 #
 # Each sets up all it needs in .venv first, once; the native extension is built again when its sources change.
@@ -10,21 +11,24 @@
 # TORCH_PIP_ARGS   more arguments for installing PyTorch where there is no NVIDIA GPU. On Linux x86-64 the default build
 #                  of PyTorch brings CUDA along, several gigabytes; to leave it out, pass the index of the CPU builds that
 #                  the installation page of pytorch.org shows: make demo TORCH_PIP_ARGS="--index-url URL"
+# TEST_PROCESSES   processes that share the tests; 2, unless it is set
 
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
+TEST_PROCESSES ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
 GPU := $(wildcard /dev/nvidia0 /proc/driver/nvidia)$(shell command -v nvidia-smi)
 BUILT_FROM := pyproject.toml CMakeLists.txt $(shell find csrc -type f) $(shell find src -name __init__.py)
 CHECKED := src tests examples
+SHARED := -n $(TEST_PROCESSES) --dist worksteal
 
 # Waiting OpenMP threads must sleep, or they take the cores of the native workers.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-gpu check clean
+.PHONY: help demo test test-all test-gpu site check clean
 
 help:
 	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
@@ -32,15 +36,21 @@ help:
 demo: $(VENV)/.model
 	$(BIN)/python examples/demo.py
 
+# Tests of threads compare times, and have the cores to themselves.
 test: check $(VENV)/.model $(VENV)/.harness
-	$(BIN)/pytest
+	$(BIN)/pytest tests/runtime
+	$(BIN)/pytest $(SHARED) --ignore tests/runtime
 
 test-all: check $(VENV)/.model $(VENV)/.harness
-	$(BIN)/pytest -m 'not gpu'
+	$(BIN)/pytest -m 'not gpu' tests/runtime
+	$(BIN)/pytest -m 'not gpu' $(SHARED) --ignore tests/runtime
 
 # Here Triton compiles the kernels: other tests have its interpreter run them.
 test-gpu: $(VENV)/.package
-	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu tests/kernels tests/engine tests/runtime
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(SHARED) tests/kernels tests/engine tests/runtime
+
+site: $(VENV)/.package
+	$(BIN)/sphinx-build -W --keep-going -q docs build/site
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)

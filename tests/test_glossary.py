@@ -29,14 +29,14 @@ stop store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
-attention bench cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch fidelity
-field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logprob
-metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
-recorder reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq serve server shell
-size stream temperature template tensor token tokenizer unsupported vocabulary worker
+attention bench bias cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch
+fidelity field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logit
+logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
+recorder reference resolve rope runner runtime sampler sandbox scaling scheduler schema sentencepiece seq serve server
+shell size stream structured temperature template tensor token tokenizer unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
-PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton"
+PROJECTS = "cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton"
 """Other projects, formats and devices."""
 
 RETIRED = {

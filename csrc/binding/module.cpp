@@ -42,6 +42,7 @@ void bind_workers(nb::module_& m) {
         .def("merge", &Workers::merge, "a"_a, "b"_a)
         .def("corrected_lse", &Workers::corrected_lse, "far"_a, "q"_a, "q_hat"_a, "scale"_a)
         .def("scout_error", &Workers::scout_error, "far"_a, "near"_a, "q"_a, "q_hat"_a)
+        .def("causal", &Workers::causal, "q"_a, "k"_a, "v"_a, "scale"_a, "out"_a)
         .def("linear", &Workers::linear, "x"_a, "weight"_a)
         .def("linear_stored", &Workers::linear_stored, "x"_a, "parts"_a)
         .def("expand", &Workers::expand, "data"_a, "kind"_a, "out"_a)
@@ -50,6 +51,8 @@ void bind_workers(nb::module_& m) {
         .def("rotate", &Workers::rotate, "x"_a, "cos"_a, "sin"_a)
         .def("swiglu", &Workers::swiglu, "x"_a)
         .def("read", &Workers::read, "data"_a)
+        .def("set_recording", &Workers::set_recording, "on"_a)
+        .def("take_tasks", &Workers::take_tasks)
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);

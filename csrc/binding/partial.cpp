@@ -65,7 +65,7 @@ nb::tuple report(const BoundHandover& handover) {
         nb::gil_scoped_release released;
         report = handover.report();
     }
-    return nb::make_tuple(report.started_s, report.ran_s, report.waited_s, report.failure);
+    return nb::make_tuple(report.started_s, report.ran_s, report.waited_s, report.failure, report.job);
 }
 
 }  // namespace
@@ -112,6 +112,7 @@ void bind_partial(nb::module_& m) {
     nb::class_<BoundJob>(m, "Job")
         .def("wait", &BoundJob::wait)
         .def_prop_ro("result", &BoundJob::result)
+        .def_prop_ro("number", &BoundJob::number)
         .def_prop_ro("ran_s", &BoundJob::ran_s)
         .def_prop_ro("started_s", &BoundJob::started_s)
         .def_prop_ro("waited_s", &BoundJob::waited_s);

@@ -46,6 +46,7 @@ class BoundJob {
 
     void wait();
     nb::object result() const { return result_; }
+    int64_t number() const { return job_->number(); }
     double ran_s() const { return job_->ran_s(); }
     double started_s() const { return job_->started_s(); }
     double waited_s() const { return waited_s_; }

@@ -6,11 +6,11 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
 
-DType weight_dtype(const Tensor& weight) {
+DType dtype_of(const std::string& name, const Tensor& tensor) {
     const Element elements[] = {kElement<float>, kBFloat16Element, kElement<uint16_t>};
     for (int i = kFloat32; i <= kFloat16; ++i)
-        if (is_on_cpu(weight) && has(weight, elements[i])) return static_cast<DType>(i);
-    refuse("weight is " + text(weight, "dtype") + " on " + text(weight, "device") +
+        if (is_on_cpu(tensor) && has(tensor, elements[i])) return static_cast<DType>(i);
+    refuse(name + " is " + text(tensor, "dtype") + " on " + text(tensor, "device") +
            ": it must be float32, bfloat16 or float16 on the CPU");
 }
 
@@ -47,9 +47,32 @@ LinearPart stored_lines(const Tensor& data, int number, int64_t width) {
 
 }  // namespace
 
+void Workers::causal(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Tensor& out) {
+    const auto [n, H, G, D] = shape<4>("q", q, "[n, H, G, D]");
+    const auto [T, heads, width] = shape<3>("k", k, "[T, H, D]");
+    check_dims("v", v, 3, "[T, H, D]");
+    const DType dtype = dtype_of("q", q);
+    const char* from[3];
+    int i = 0;
+    for (const Tensor* tensor : {&q, &k, &v}) {
+        const bool fits = dtype_of("k or v", *tensor) == dtype && is_contiguous(*tensor, 0);
+        if (!fits || (tensor == &v && !std::equal(k.memory.shape, k.memory.shape + 3, v.memory.shape)))
+            refuse("q, k and v are " + text(q, "dtype") + " " + text(q, "shape") + ", " + text(k, "dtype") + " " +
+                   text(k, "shape") + " and " + text(v, "dtype") + " " + text(v, "shape") +
+                   ": they must be contiguous and of one dtype, [n, H, G, D] and [T, H, D] twice");
+        from[i++] = address<char>(*tensor);
+    }
+    if (heads != H || width != D || n > T || G < 1 || D < 1)
+        refuse("q is " + text(q, "shape") + " and k " + text(k, "shape") +
+               ": they must be [n, H, G, D] and [T, H, D], n at most T, no G or D of 0");
+    const CausalCall call{dtype, from[0], from[1], from[2], n, T, H, G, D, float(scale),
+                          exact<float>("out", out, {n, H, G, D})};
+    if (n * H > 0) run([&] { return make_causal_work(kernels_, call, threads_.count()); });
+}
+
 nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
     const float* from = rows("x", x);
-    const DType dtype = weight_dtype(weight);
+    const DType dtype = dtype_of("weight", weight);
     const int dims = weight.memory.ndim;
     bool fits = x.memory.ndim == 2 && (dims == 2 || dims == 3);
     fits = fits && weight.size(dims - 1) == x.size(1) && (dims == 2 || weight.size(0) == x.size(0));
@@ -93,7 +116,7 @@ void Workers::expand(const Tensor& data, int number, const Tensor& out) {
 
 nb::object Workers::project(const Tensor& x, const Tensor& basis) {
     const float* from = rows("x", x);
-    const DType dtype = weight_dtype(basis);
+    const DType dtype = dtype_of("basis", basis);
     bool fits = x.memory.ndim == 3 && basis.memory.ndim == 3;
     fits = fits && basis.size(2) == x.size(2) && basis.size(0) == x.size(0);
     if (!fits || !is_contiguous(basis, 1))

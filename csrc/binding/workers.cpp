@@ -229,6 +229,16 @@ uint64_t Workers::read(const Tensor& data) {
     return sum;
 }
 
+std::vector<std::tuple<int64_t, int, double, double>> Workers::take_tasks() {
+    const auto seconds = [](TaskTimes::Time time) {
+        return std::chrono::duration<double>(time.time_since_epoch()).count();
+    };
+    std::vector<std::tuple<int64_t, int, double, double>> tasks;
+    for (const TaskTimes& one : threads_.take_tasks())
+        tasks.emplace_back(one.job, one.thread, seconds(one.start), seconds(one.end));
+    return tasks;
+}
+
 void Workers::close() { threads_.close(); }
 
 }  // namespace scout

@@ -53,6 +53,8 @@ class Workers {
     nb::object scout_error(const PartialArgument& far, const PartialArgument& near, const Tensor& q,
                            const Tensor& scout);
 
+    // Writes causal attention of q [n, H, G, D] to k and v [T, H, D] to out, float32.
+    void causal(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Tensor& out);
     nb::object linear(const Tensor& x, const Tensor& weight);
     // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
     nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
@@ -65,6 +67,10 @@ class Workers {
     nb::object swiglu(const Tensor& x);
 
     uint64_t read(const Tensor& data);
+    // Whether tasks of jobs that come are noted, and what was: (job, thread, start, end), in seconds of the steady clock.
+    void set_recording(bool on) { threads_.set_recording(on); }
+    std::vector<std::tuple<int64_t, int, double, double>> take_tasks();
+
     void close();
     int threads() const { return threads_.count(); }
     std::string isa() const { return kernels_.name; }

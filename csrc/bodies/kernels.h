@@ -110,6 +110,19 @@ struct LinearRun {
     int64_t out_stride;
 };
 
+// Causal attention of positions first, first + 1, ... of a prompt, for the G query heads of one KV head. A position is
+// `token` elements after the one before in k and v, and `row` in q and out.
+struct CausalRun {
+    const void* q;      // [positions, G, D]
+    const void* k;      // [first + positions, D]
+    const void* v;
+    int64_t row, token;
+    int64_t first, positions, heads, dim;
+    float scale;
+    float* scratch;     // at least causal_scratch_floats(positions * heads, dim), 64-byte aligned
+    float* out;         // [positions, G, D]
+};
+
 // Attention of some queries over some keys.
 struct PartialView {
     const float* out;  // [rows, width]
@@ -119,6 +132,7 @@ struct PartialView {
 struct Kernels {
     const char* name;
     void (*partial[kPageTypes])(const PartialRun&);
+    void (*causal[kDTypes])(const CausalRun&);
     void (*score_min_max)(const MinMaxRun&);
     void (*score_key_codes)(const KeyCodeRun&);
     void (*wishes)(const WishRun&);
@@ -152,6 +166,16 @@ constexpr int64_t packed_row_bytes(int kind, int64_t width) {
 // Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per
 // head the running sum and maximum.
 constexpr int64_t scratch_floats(int64_t heads, int64_t dim) { return heads * (3 * padded(dim) + 2 * 32 + 17); }
+
+// Keys of a prompt that are laid out together, and rows that share them at once.
+constexpr int kCausalKeys = 64, kCausalRows = 6;
+
+// Floats of scratch memory of `causal`: queries, sums of values and of weights, and maxima of all rows; a tile of keys,
+// one of values, and scores.
+constexpr int64_t causal_scratch_floats(int64_t rows, int64_t dim) {
+    rows = (rows + kCausalRows - 1) / kCausalRows * kCausalRows;
+    return rows * (dim + padded(dim) + 17) + kCausalKeys * (dim + padded(dim) + kCausalRows);
+}
 
 // Words of 16 channels that hold a key of 2-bit codes.
 constexpr int64_t code_words(int64_t dim) { return (dim + 15) / 16; }

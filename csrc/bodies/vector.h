@@ -40,6 +40,15 @@ SCOUT_INLINE void store(float* p, Vec x) { __builtin_memcpy(p, &x, sizeof x); }
 
 SCOUT_INLINE Vec splat(float x) { return x - Vec{}; }
 
+// The same 32 bits in every lane.
+SCOUT_INLINE Vec splat_word(const float* p) {
+#if defined(__AVX512F__)
+    return _mm512_castsi512_ps(_mm512_set1_epi32(*(const int32_t*)p));
+#else
+    return splat(*p);
+#endif
+}
+
 // x, kept in a register. The compiler would load it again for each use, and the loads would take longer than the
 // products.
 SCOUT_INLINE Vec in_register(Vec x) {

@@ -9,6 +9,7 @@ extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512vnni;
+extern const Kernels kernels_avx512bf16;
 #endif
 
 std::vector<const Kernels*> supported_kernels() {
@@ -20,7 +21,10 @@ std::vector<const Kernels*> supported_kernels() {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             found.push_back(&kernels_avx512);
-            if (__builtin_cpu_supports("avx512vnni")) found.push_back(&kernels_avx512vnni);
+            if (__builtin_cpu_supports("avx512vnni")) {
+                found.push_back(&kernels_avx512vnni);
+                if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kernels_avx512bf16);
+            }
         }
     }
 #endif

@@ -2,6 +2,7 @@
 // is compiled with its own flags and sets SCOUT_VECTOR_FLOATS, the floats of its vectors.
 #pragma once
 
+#include "bodies/causal.h"
 #include "bodies/linear.h"
 #include "bodies/merge.h"
 #include "bodies/partial.h"
@@ -29,7 +30,7 @@
     extern const Kernels kernels_##isa;                                                                            \
     const Kernels kernels_##isa = {                                                                                \
         #isa, {partial<float>, partial<BFloat16>, partial<Float16>, packed_partial<8>, packed_partial<4>},         \
-        score_min_max, score_key_codes, wishes,                                                                    \
+        {SCOUT_EVERY_DTYPE(causal)}, score_min_max, score_key_codes, wishes,                                       \
         {SCOUT_EVERY_DTYPE(pack_rows), SCOUT_EVERY_STORED_KIND(SCOUT_PACK)},                                       \
         {SCOUT_EVERY_DTYPE(linear), SCOUT_EVERY_STORED_KIND(SCOUT_MULTIPLY)},                                      \
         {SCOUT_EVERY_STORED_KIND(SCOUT_EXPAND)},                                                                   \

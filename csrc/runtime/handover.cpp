@@ -107,7 +107,7 @@ HandoverReport Handover::report() const {
     report.failure = failure_;
     const bool answered = __atomic_load_n(flags_.answered, __ATOMIC_ACQUIRE) == number_;
     if (!job_ || !answered) return report;  // else the job's times are there
-    report.started_s = job_->started_s(), report.ran_s = job_->ran_s();
+    report.job = job_->number(), report.started_s = job_->started_s(), report.ran_s = job_->ran_s();
     return report;
 }
 

@@ -21,9 +21,10 @@ struct Flags {
     const int64_t* waited_ns;
 };
 
-// Of the last call. started_s is on the steady clock; it and ran_s are 0 without keys. `failure` is the first one since
-// it was last forgotten, and empty where there is none.
+// Of the last call. started_s is on the steady clock; it and ran_s are 0 without keys, and `job` is -1. `failure` is the
+// first one since it was last forgotten, and empty where there is none.
 struct HandoverReport {
+    int64_t job = -1;
     double started_s = 0, ran_s = 0, waited_s = 0;
     std::string failure;
 };

@@ -19,18 +19,26 @@ void poll(Ready ready) {
 
 }  // namespace
 
-Job::Job(std::unique_ptr<Work> work, double delay_s)
-    : work_(std::move(work)), tasks_(work_->tasks()), delay_s_(delay_s), left_(tasks_), done_(tasks_ == 0) {}
+Job::Job(std::unique_ptr<Work> work, double delay_s, int64_t number, std::shared_ptr<TaskLog> log)
+    : work_(std::move(work)),
+      tasks_(work_->tasks()),
+      delay_s_(delay_s),
+      number_(number),
+      log_(std::move(log)),
+      left_(tasks_),
+      done_(tasks_ == 0) {}
 
-bool Job::run_one() {
+bool Job::run_one(int thread) {
     if (next_.load(std::memory_order_relaxed) >= tasks_) return false;
     const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
     if (task >= tasks_) return false;
+    const auto start = log_ ? Clock::now() : Clock::time_point{};
     if (task == 0) {
         started_ = Clock::now();
         if (delay_s_ > 0) std::this_thread::sleep_for(std::chrono::duration<double>(delay_s_));
     }
     work_->run(task);
+    if (log_) log_->note({number_, thread, start, Clock::now()});
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         ended_ = Clock::now();
         work_->end();
@@ -61,9 +69,10 @@ double Job::started_s() const { return std::chrono::duration<double>(started_.ti
 
 double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
 
-WorkerThreads::WorkerThreads(int count, double delay_s) : count_(count), delay_s_(delay_s) {
+WorkerThreads::WorkerThreads(int count, double delay_s)
+    : count_(count), delay_s_(delay_s), log_(std::make_shared<TaskLog>(count)) {
     try {
-        for (int i = 0; i < count; ++i) threads_.emplace_back([this] { serve(); });
+        for (int i = 0; i < count; ++i) threads_.emplace_back([this, i] { serve(i); });
     } catch (...) {
         close();
         throw;
@@ -72,7 +81,9 @@ WorkerThreads::WorkerThreads(int count, double delay_s) : count_(count), delay_s
 
 std::shared_ptr<Job> WorkerThreads::submit(std::unique_ptr<Work> work, bool helped) {
     const int64_t wanted = std::min({work->tasks(), work->threads(), int64_t(count_)}) - helped;
-    auto job = std::make_shared<Job>(std::move(work), delay_s_);
+    const int64_t number = submitted_jobs_.fetch_add(1, std::memory_order_relaxed);
+    const bool recording = recording_.load(std::memory_order_relaxed);
+    auto job = std::make_shared<Job>(std::move(work), delay_s_, number, recording ? log_ : nullptr);
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (closed_) throw std::logic_error("the workers were closed before this job was submitted");
@@ -102,9 +113,9 @@ std::shared_ptr<Job> WorkerThreads::next_job() {
     return queue_.empty() ? nullptr : queue_.front();
 }
 
-void WorkerThreads::serve() {
+void WorkerThreads::serve(int thread) {
     while (auto job = next_job()) {
-        while (job->run_one()) {
+        while (job->run_one(thread)) {
         }
         std::lock_guard<std::mutex> lock(mutex_);
         if (!queue_.empty() && queue_.front() == job) queue_.pop_front();

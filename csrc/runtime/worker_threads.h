@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/task_log.h"
+
 namespace scout {
 
 // Independent tasks, numbered from 0, that may run at the same time on different threads.
@@ -28,11 +30,14 @@ class Job {
   public:
     using Clock = std::chrono::steady_clock;
 
-    // `delay_s`: seconds that the first task begins by sleeping.
-    Job(std::unique_ptr<Work> work, double delay_s);
+    // `delay_s`: seconds that the first task begins by sleeping.   log: where its tasks are noted, under its number;
+    // null where they are not.
+    Job(std::unique_ptr<Work> work, double delay_s, int64_t number, std::shared_ptr<TaskLog> log);
 
+    int64_t number() const { return number_; }
     int64_t tasks() const { return tasks_; }
-    bool run_one();  // claims a task and runs it; false when all are claimed
+    // Claims a task and runs it; false when all are claimed.   thread: of the workers, which the caller is.
+    bool run_one(int thread = kOtherThread);
     bool done() const { return done_.load(std::memory_order_acquire); }
     void wait();  // runs tasks that no thread has claimed, then sleeps until the last one ends
     // Waits as `wait` does, but begins no task after the deadline, and sleeps no longer. Returns whether it is done.
@@ -46,6 +51,8 @@ class Job {
     const std::unique_ptr<Work> work_;
     const int64_t tasks_;
     const double delay_s_;
+    const int64_t number_;
+    const std::shared_ptr<TaskLog> log_;
     std::atomic<int64_t> next_{0}, left_;
     std::atomic<bool> done_;
     Clock::time_point started_, ended_;
@@ -67,8 +74,12 @@ class WorkerThreads {
     void close();
     int count() const { return count_; }
 
+    // Whether tasks of the jobs that are submitted from now on are noted.
+    void set_recording(bool on) { recording_.store(on, std::memory_order_relaxed); }
+    std::vector<TaskTimes> take_tasks() { return log_->take(); }
+
   private:
-    void serve();
+    void serve(int thread);
     std::shared_ptr<Job> next_job();
 
     const int count_;
@@ -78,6 +89,9 @@ class WorkerThreads {
     std::deque<std::shared_ptr<Job>> queue_;
     std::atomic<bool> waiting_{false};  // whether the queue holds anything; written under the mutex
     bool closed_ = false;
+    std::atomic<int64_t> submitted_jobs_{0};
+    std::atomic<bool> recording_{false};
+    const std::shared_ptr<TaskLog> log_;  // of jobs too, which may live longer
     std::vector<std::thread> threads_;
 };
 

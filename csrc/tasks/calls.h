@@ -94,6 +94,15 @@ struct LinearCall {
     float* out;                     // [M, B, O]
 };
 
+// Causal attention of the last n of T positions of a prompt.
+struct CausalCall {
+    DType dtype;                    // of q, k and v
+    const char *q, *k, *v;          // [n, H, G, D], [T, H, D] twice
+    int64_t n, T, H, G, D;
+    float scale;
+    float* out;                     // [n, H, G, D]
+};
+
 // Lines of stored weights as numbers [lines, I].
 struct ExpandCall {
     int kind;                       // a WeightKind
@@ -111,6 +120,7 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
 std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
                                       int threads);
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
+std::unique_ptr<Work> make_causal_work(const Kernels& kernels, const CausalCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
 

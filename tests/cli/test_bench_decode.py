@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from scoutattention.bench.decode.job import Span
+from scoutattention.bench.decode.job import Traced
 from scoutattention.bench.decode.measure import Measured, Result
 from scoutattention.cli import main
 from scoutattention.cli.actions import decode as action
+from scoutattention.trace.span import Span
+from scoutattention.trace.timeline import Timeline
 
 KEYS = {"engine", "dtype", "cache_dtype", "calibration", "context", "batch", "budget"}
 NUMBERS = {"ms_per_step", "tokens_per_s", "prefill_tokens_per_s", "rss_mib", "peak_mib"}
@@ -25,7 +27,8 @@ def measured(monkeypatch):
         watch("working")
         sizes = (job.dtype, "float16", "the prompt's own", len(job.prompts[0]), len(job.prompts))
         results = [Result(engine, *sizes, 96, 20.0, 50.0, 300.0, 1234.0, 1300.0, 0.5) for engine in workload.engines]
-        return Measured(results, {"scout": [Span("near attention", 0.0, 0.016), Span("step", 0.0, 0.024)]})
+        spans = Span("device", "near", 0, 0.0, 0.016), Span("device", "mlp", 0, 0.016, 0.024)
+        return Measured(results, {"scout": Traced(Timeline(spans), [0.011, 0.013], [0.008, 0.012])})
 
     monkeypatch.setattr(action, "measure", measure)
     return jobs
@@ -55,9 +58,9 @@ def test_every_sequence_reads_its_own_part_of_the_text(measured, tiny_models, ca
     assert [len(prompt) for prompt in (*short.prompts, *long.prompts)] == [64, 64, 128, 128]
     assert long.prompts[0] == short.prompts[0] + short.prompts[1]
     assert long.prompts[0] != long.prompts[1]
-    assert long.max_len == 128 + 1 + 2 + workload.traced
+    assert long.max_len == 128 + 1 + 2 + 2 * workload.traced
     out = capsys.readouterr().out
-    assert "near attention" not in out, "stages are in --json and --trace alone"
+    assert "near" not in out, "stages are in --json and --trace alone"
     assert re.search(r"scout: float32 weights, float16 cache,\s+calibration: the prompt's own", out)
 
 

@@ -132,3 +132,21 @@ def test_help_and_wrong_arguments_do_not_load_torch():
     run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "--ablation" in run.stdout
+
+
+def test_weights_are_compared_with_float32(tiny_models, story, capsys):
+    size = ("--context", "40", "--steps", "5")
+    args = ["eval", "weights", str(tiny_models["llama"]), "--text", story, "--weights", "auto,int8,int4", *size]
+    assert main([*args, "--json"]) == 0
+    rows = {row.pop("weights"): row for row in json.loads(capsys.readouterr().out)["weights"]}
+    assert list(rows) == ["auto", "int8", "int4"]
+    assert 8.5 / 32 * rows["auto"]["nbytes"] == rows["int8"]["nbytes"] > rows["int4"]["nbytes"]
+    assert abs(rows["auto"]["kl_mean"]) < 1e-5 < rows["int8"]["kl_mean"] < rows["int4"]["kl_mean"]
+    assert rows["int8"]["kl_most"] > rows["int8"]["kl_mean"]
+    assert main(args) == 0
+    assert "KL at most" in capsys.readouterr().out
+
+
+def test_ways_to_keep_weights_are_named(tiny_models, capsys):
+    assert main(["eval", "weights", str(tiny_models["llama"]), "--weights", "int2"]) == 2
+    assert "'int2' is not one of auto, int8, int4" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
-from scoutattention.attention.prompt.prefill import causal
+from scoutattention.kernels.reference_prompt import causal
 from scoutattention.runtime.streams import SideStream
 
 from ..models import families

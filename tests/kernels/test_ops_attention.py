@@ -30,6 +30,9 @@ PACKED = [
     )
 ]
 
+PROMPTS = [(1, 1, 1, 1, 64), (5, 70, 2, 2, 7), (100, 300, 3, 3, 64), (65, 129, 2, 4, 128), (33, 64, 1, 7, 80)]
+"""n, T, H, G, D."""
+
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
@@ -48,6 +51,15 @@ def test_partial(column, sizes, dtype):
     k, v = (torch.randn(slots, s.H, s.P, s.D).to(dtype) for _ in range(2))
     got = column.call("partial", q, k, v, blocks, s.D**-0.5)
     assert_partial(column, got, EXACT.partial(*wide((q, k, v)), blocks, s.D**-0.5), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "T", "H", "G", "D"), PROMPTS)
+def test_the_attention_of_a_prompt(column, n, T, H, G, D, dtype):
+    q, k, v = (torch.randn(size).to(dtype) for size in ((n, H, G, D), (T, H, D), (T, H, D)))
+    got, want = column.call("causal", q, k, v, 2 * D**-0.5), EXACT.causal(*wide((q, k, v)), 2 * D**-0.5)
+    assert got.dtype == dtype
+    assert_near(got.double(), want, ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

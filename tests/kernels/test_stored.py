@@ -1,5 +1,7 @@
 """Stored matrices against the package gguf: what blocks stand for, rows, and finite scales."""
 
+from dataclasses import replace
+
 import gguf
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
 from scoutattention.kernels.reference_stored import expand, finite
-from scoutattention.runtime.stored import KINDS, StoredKind, stacked, stored
+from scoutattention.runtime.stored import KINDS, StoredKind, columns_of, stacked, stored
 
 from .stored_blocks import exact, random_blocks
 
@@ -63,6 +65,24 @@ def test_products_with_stored_rows():
     torch.testing.assert_close(
         reference_rows.linear(x, weight), (x.double() @ exact(weight).T).float(), rtol=1e-5, atol=1e-3
     )
+
+
+def test_columns_may_be_in_another_order():
+    torch.manual_seed(0)
+    order, x = torch.randperm(64), torch.randn(3, 64)
+    plain = random_blocks(StoredKind.Q4_1, 5, 64)
+    weight, want = replace(plain, order=order), torch.empty(5, 64, dtype=torch.float64)
+    want[:, order] = exact(plain)
+    assert torch.equal(expand(weight, slice(None), torch.float32).double(), want)
+    assert torch.equal(expand(weight[1:4], torch.tensor([2, 0]), torch.float32).double(), want[[3, 1]])
+    assert torch.equal(expand(stacked((weight, weight)), slice(4, 6), torch.float32).double(), want[[4, 0]])
+    close = {"rtol": 1e-4, "atol": 1e-3}
+    torch.testing.assert_close(reference_rows.linear(x, weight), (x.double() @ want.T).float(), **close)
+    for other in (None, order.flip(0)):
+        with pytest.raises(KernelError, match="in different orders cannot be stacked"):
+            stacked((weight, replace(plain, order=other)))
+    with pytest.raises(KernelError, match="columns 0 to 32 are spread over the blocks"):
+        columns_of(weight, 0, 32)
 
 
 @pytest.mark.parametrize("kind", StoredKind, ids=lambda kind: kind.name)

@@ -11,6 +11,7 @@ from scoutattention.kernels.plain import PlainOps
 from . import test_ops, test_ops_attention, test_ops_pages, test_ops_recall
 from .columns import CPU, Column
 from .sizes import CHOICES, LISTS, MERGES, SCORES, SIZES
+from .test_ops_attention import PROMPTS
 from .test_ops_recall import POLICIES, RECALLS
 
 F32 = torch.float32
@@ -36,6 +37,7 @@ def one_changed(place: int) -> Wrong:
 
 
 WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
+    ("causal", lambda r, _: r * 1.05, test_ops_attention.test_the_attention_of_a_prompt, (*PROMPTS[2], F32)),
     ("partial", lambda r, _: r._replace(out=r.out * 1.01), test_ops_attention.test_partial, (LISTS[2], F32)),
     ("partial", heavier, test_ops_attention.test_partial, (LISTS[2], F32)),
     ("corrected", heavier, test_ops_attention.test_correction_and_merge, (MERGES[-1], F32)),

@@ -140,7 +140,7 @@ def test_a_window_that_covers_every_position_is_no_window():
         ({"layer_types": ["sliding_attention"] * 2, "sliding_window": 64}, "sliding_window=64"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
         ({"quantization_config": {}}, "an unnamed method"),
         ({"per_layer_config": {"0": {"rms_norm_eps": 0.5}}}, "per_layer_config=an object"),
         ({"transformers_weights": "other.safetensors"}, "transformers_weights='other.safetensors'"),

@@ -10,6 +10,7 @@ int main() {
         for (const int threads : {1, 3}) {
             WorkerThreads workers(threads, 0);
             test_partial(*kernels, workers);
+            test_causal(*kernels, workers);
             test_scores(*kernels, workers);
             test_top_blocks(*kernels, workers);
             test_linear(*kernels, workers);

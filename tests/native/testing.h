@@ -120,6 +120,7 @@ inline void finish(WorkerThreads& workers, std::unique_ptr<Work> work) {
 inline constexpr DType kEveryDType[] = {kFloat32, kBFloat16, kFloat16};
 
 void test_partial(const Kernels& kernels, WorkerThreads& workers);
+void test_causal(const Kernels& kernels, WorkerThreads& workers);
 void test_scores(const Kernels& kernels, WorkerThreads& workers);
 void test_top_blocks(const Kernels& kernels, WorkerThreads& workers);
 void test_linear(const Kernels& kernels, WorkerThreads& workers);

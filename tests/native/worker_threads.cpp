@@ -53,6 +53,47 @@ void wait_together(WorkerThreads& workers) {
     for (std::thread& thread : threads) thread.join();
 }
 
+// What is recorded of a job is there once it was waited for, and lies in the time that the job took.
+void record(int count) {
+    WorkerThreads workers(count, 0);
+    workers.set_recording(true);
+    for (int round = 0; round < 100; ++round) {
+        Order order;
+        const auto before = Job::Clock::now();
+        order.submit(workers, 20, round % 2 == 0);
+        order.take();
+        const auto times = workers.take_tasks();
+        const auto after = Job::Clock::now();
+        if (times.empty()) fail("tasks", "recorded", 0, 1);
+        for (const TaskTimes& one : times) {
+            const bool named = one.job == round && one.thread >= kOtherThread && one.thread < count;
+            if (!named || one.start < before || one.end < one.start || after < one.end)
+                fail("times", "recorded", double(one.job), round);
+        }
+    }
+    workers.set_recording(false);
+    Order order;
+    order.submit(workers, 20, false);
+    order.take();
+    if (!workers.take_tasks().empty()) fail("tasks", "not recorded", 1, 0);
+}
+
+// Recording goes on and off, and is taken, while jobs run; some end after their workers.
+void record_in_flight() {
+    Order orders[8];
+    {
+        WorkerThreads workers(3, 0);
+        std::thread taking([&workers] {
+            for (int i = 0; i < 200; ++i) workers.set_recording(i % 3 != 0), workers.take_tasks();
+        });
+        order_and_wait(workers, 50);
+        taking.join();
+        workers.set_recording(true);
+        for (Order& order : orders) order.submit(workers, 1, true);
+    }
+    for (Order& order : orders) order.take();
+}
+
 void close_in_flight() {
     Order orders[8];
     {
@@ -73,6 +114,8 @@ void test_worker_threads() {
         for (int i = 0; i < 100; ++i) wait_together(workers);
     }
     for (int i = 0; i < 20; ++i) close_in_flight();
+    for (const int count : {1, 3}) record(count);
+    record_in_flight();
 }
 
 }  // namespace testing

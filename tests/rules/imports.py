@@ -38,6 +38,7 @@ DOORS = {
         "models/formats/gguf_sentencepiece.py",
         "models/formats/gguf_splits.py",
     ),
+    "llguidance": ("models/structured/json_schema.py",),
     "jinja2": ("models/templates/chat.py", "models/templates/sandbox.py"),
     "huggingface_hub": ("models/hub.py",),
     "httpx": ("models/hub.py", "bench/serve/load.py"),

@@ -180,3 +180,25 @@ def test_reading_sums_every_word(threads):
             workers.read(torch.zeros(33, dtype=torch.int64))
         with pytest.raises(KernelError, match="must be contiguous"):
             workers.read(torch.zeros(64, 64).T)
+
+
+def test_tasks_are_recorded_while_they_are_to_be():
+    call = make_call(LONG, torch.float32)
+    with cpu.Workers(1) as workers:
+        submit(workers, call).wait()
+        assert workers.take_tasks() == []
+        workers.record_tasks(on=True)
+        before, jobs = time.perf_counter(), [submit(workers, call) for _ in range(3)]
+        for job in jobs:
+            job.wait()
+        times, after = workers.take_tasks(), time.perf_counter()
+        workers.record_tasks(on=False)
+        submit(workers, call).wait()
+        assert workers.take_tasks() == []
+    assert {one.job for one in times} == {job.number for job in jobs}
+    assert {one.thread for one in times} <= {0, cpu.OTHER_THREAD}
+    assert all(before <= one.start_s <= one.end_s <= after for one in times)
+    for job in jobs:
+        own = [one for one in times if one.job == job.number]
+        assert min(one.start_s for one in own) == pytest.approx(job.started_s, abs=1e-4)
+        assert max(one.end_s for one in own) == pytest.approx(job.started_s + job.ran_s, abs=1e-4)

@@ -12,7 +12,7 @@ from scoutattention.engine.prompts import PromptReader
 from scoutattention.engine.stats import Stats
 from scoutattention.models.templates.chat import ChatTemplate
 from scoutattention.models.text import Tokenizer
-from scoutattention.server.engine import Memory
+from scoutattention.server.engine import Memory, Tier
 
 TEMPLATE = (
     "{% if tools %}[{{ tools | tojson }}]{% endif %}{% if loud %}!{% endif %}"
@@ -44,6 +44,9 @@ class FakeAnswer:
         self.engine, self.ids, self.params, self.streamed = engine, ids, params, streamed
         self.prompt_tokens = len(ids)
         self.cancelled = threading.Event()
+
+    def waits(self, index=0):
+        return 0.25, 0.5
 
     def cancel(self):
         self.cancelled.set()
@@ -99,7 +102,13 @@ class FakeEngine:
         return 2, 1
 
     def memory(self):
-        return Memory(4096, 0.5, 1024, 0.25)
+        return Memory(32, Tier(4, 2, 4096), Tier(8, 2, 1024))
+
+    def reading(self):
+        return None
+
+    def residency(self):
+        return 1.0, 0.25, 0.5
 
     def prompt(self, number=-1):
         """The text of a prompt that was asked for."""

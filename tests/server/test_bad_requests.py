@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scoutattention.errors import CapacityError, KernelError, ModelError
+from scoutattention.errors import CapacityError, ConfigError, KernelError, ModelError
 from scoutattention.server.request import reader
 
 from .conftest import Client, serving, until
@@ -105,11 +105,9 @@ def test_conversations_that_cannot_be(client, field, value):
 
 def test_fields_that_change_answers_and_are_not_read_are_refused_by_name(client):
     for field, value in {
-        "logit_bias": {"5": 1},
-        "response_format": {"type": "json_object"},
         "best_of": 2,
         "suffix": "b",
-        "min_tokens": 2,
+        "scout": {"budget": 64},
         "guided_json": {},
         "stop_token_ids": [5],
         "prompt_logprobs": 0,
@@ -119,6 +117,33 @@ def test_fields_that_change_answers_and_are_not_read_are_refused_by_name(client)
     check(client.post_json(COMPLETIONS, prompt="a", prompt_logprobs=1), 400, "prompt_logprobs")
     check(client.post_json(COMPLETIONS, prompt="a", echo=True, logprobs=1), 400, "echo", "echo with logprobs")
     check(client.post_json(COMPLETIONS, prompt="a", max_token=1), 400, "max_token", "write max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("logit_bias", {"5": 101}, "100"),
+        ("logit_bias", {"a": 1}, "logit_bias"),
+        ("logit_bias", [1], "logit_bias"),
+        ("min_tokens", 17, "min_tokens=17 is above max_tokens=16"),
+        ("min_tokens", -1, "min_tokens=-1"),
+        ("response_format", {"type": "xml"}, "response_format"),
+        ("response_format", {"type": "json_schema"}, "has no json_schema"),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}, "response_format"),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": 5}}, "response_format"),
+    ],
+)
+def test_choices_among_tokens_that_cannot_be(client, field, value, says):
+    check(client.post_json(COMPLETIONS, prompt="a", **{field: value}), 400, field, says)
+
+
+@pytest.mark.parametrize(
+    "said", ["json_schema cannot be followed: it is odd", "json_schema needs llguidance: run pip install it"]
+)
+def test_a_schema_that_the_engine_refuses_is_the_fault_of_its_field(said):
+    with serving(FakeEngine()) as client:
+        client.engine.refuses = ConfigError(said)
+        check(client.post_json(COMPLETIONS, prompt="a"), 400, "response_format", said)
 
 
 def test_fields_that_change_nothing_are_read_over(client):

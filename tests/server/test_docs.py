@@ -35,9 +35,15 @@ def test_all_paths_and_metrics_are_there(client):
     table = PAGE[PAGE.index("## Paths") : PAGE.index("## What requests")]
     for path in re.findall(r"`(?:GET |POST )?(/[\w/.]+)`", table):
         assert path in described or client.get(path).status_code == 200, path
+
+
+def test_the_table_has_the_metrics_that_there_are(client):
+    client.post_json("/v1/completions", prompt="One")
     told = client.get("/metrics").text
-    for name in re.findall(r"`((?:vllm|scout):\w+)`", PAGE):
-        assert name in told, name
+    known = set(re.findall(r"^# TYPE (\S+) (?!gauge\Z)", told, re.M)) - set(
+        re.findall(r"^# TYPE (\S+_created) ", told, re.M)
+    )
+    assert set(re.findall(r"`((?:vllm|scout):\w+)`", PAGE)) == known
 
 
 @pytest.mark.parametrize("command", ["serve", "bench serve"])

@@ -1,5 +1,6 @@
 """The server over a real engine."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -58,12 +59,26 @@ def test_a_seed_gives_the_same_answers_again(client):
     assert len({choice["text"] for choice in first}) == 3
 
 
+def test_json_comes_as_asked_for(client):
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    asked = {"prompt": "One", "max_tokens": 200, "seed": 3, "response_format": wanted}
+    (choice,) = client.post_json("/v1/completions", **asked).json()["choices"]
+    assert set(json.loads(choice["text"])) == {"a"}
+    assert choice["finish_reason"] == "stop"
+    events = client.events("/v1/completions", **asked)
+    assert "".join(event["choices"][0]["text"] for event in events) == choice["text"]
+
+
 def test_what_the_engine_refuses_is_refused(client):
     for body in (
         {"prompt": "a" * 256},
         {"prompt": [256]},
         {"prompt": "a", "max_tokens": 256},
         {"prompt": "a", "n": 2, "temperature": 0},
+        {"prompt": "a", "logit_bias": {"256": 1}},
+        {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "thing"}}}},
     ):
         assert client.post_json("/v1/completions", **body).status_code == 400
     assert client.post_json("/v1/chat/completions", messages=[{"role": "user", "content": "a"}]).status_code == 400

@@ -51,12 +51,18 @@ def test_metrics_have_the_names_that_dashboards_read():
     assert found["vllm:e2e_request_latency_seconds_count"] == 3
     assert found["vllm:request_prompt_tokens_sum"] == 6
     assert found["vllm:request_generation_tokens_sum"] == 8
+    assert found["vllm:request_queue_time_seconds_sum"] == 3 * 0.25
+    assert found["vllm:request_prefill_time_seconds_sum"] == 3 * 0.5
+    assert found["vllm:num_preemptions_total"] == 0
     assert found["vllm:kv_cache_usage_perc"] == found["scout:host_pool_usage_perc"] == 0.5
     assert found["scout:device_pool_usage_perc"] == 0.25
+    assert (found["scout:device_pool_blocks"], found["scout:device_pool_blocks_used"]) == (8, 2)
+    assert [found[f'scout:layer_residency[layer="{layer}"]'] for layer in range(3)] == [1.0, 0.25, 0.5]
     assert found["vllm:prefix_cache_hits_total"] == 4
     assert found["scout:blocks_far_total"] == 1
     assert found["scout:cpu_share"] == 0.25
-    assert found["scout:cpu_wait_seconds_total"] == 2
+    assert found["scout:cpu_attention_seconds_total"] == 4
+    assert (found["scout:cpu_hidden_seconds_total"], found["scout:cpu_wait_seconds_total"]) == (2, 2)
 
 
 def test_the_server_describes_itself(client):

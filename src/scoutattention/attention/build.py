@@ -102,7 +102,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     store.follow(trusted, fresh=True, of_prompt=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)
     trial = ScoutTrial(config, shape.num_layers, model, calibrated, store.ranks)
-    prompt = PromptAttention(config, store, cache.digests, shape.scale, trial, trusted)
+    prompt = PromptAttention(config, store, cache.digests, ops, shape.scale, trial, trusted)
     if store.resident:
         takes_all = config.budget is None and store.slots is None
         resident = ResidentAttention(store, ops, shape.scale, None if takes_all else chooser)

@@ -1,6 +1,7 @@
 """Far attention where the device is a GPU: its stream calls the CPU, and waits for it, by flags in pinned memory."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from typing_extensions import override
 from ..cache.pool import BlockPool, PackedPool
 from ..errors import KernelError
 from ..kernels.ops import CallRequest, Ops, PartialRequest, TakeRequest
-from ..runtime.handover import FlagTable, Handover, PartialCall
+from ..runtime.handover import FlagTable, Handover, PartialCall, Report
 from ..runtime.workers import Workers
 from ..types import BlockList, PageSelection, Partial, SplitChoice, SplitRequest
 from .far import CallKind, FarTimes, FarTransport, Pending
@@ -53,6 +54,14 @@ class _Buffers(Pending):
         reason = reason or f"{handover.give_up()}, {self.timeout_s:g} s after the device needed it"
         call = f"layer {self.layer}, {self.kind} call {handover.number} of {handover.pages} pages"
         return f"far attention on the CPU: {call} failed: {reason}"
+
+
+class Answered(NamedTuple):
+    """A call that the device has made, by the number of its flags, for a layer."""
+
+    line: int
+    layer: int
+    report: Report
 
 
 def _split(numbers: Tensor, shape: torch.Size, *, with_mean_key: bool) -> Partial:
@@ -102,17 +111,21 @@ class StreamTransport(FarTransport):
         self._flags.end()
         hidden_s = waited_s = 0.0
         late, failures = self._flags.take_late(), []
-        for line in self._flags.made():
-            buffers = self._of_line[line]
-            report = buffers.handover.report()
-            if report.failure or line == late:
-                failures.append(buffers.failed(report.failure))
+        for call in self.answered():
+            report = call.report
+            if report.failure or call.line == late:
+                failures.append(self._of_line[call.line].failed(report.failure))
             waited_s += report.waited_s
             hidden_s += max(0.0, report.ran_s - report.waited_s)
         if failures:
             self._give_up()
             raise KernelError(failures[0])
         return FarTimes(hidden_s, waited_s)
+
+    def answered(self) -> list[Answered]:
+        """The calls of the step that has ended."""
+        lines = self._flags.made()
+        return [Answered(line, self._of_line[line].layer, self._of_line[line].handover.report()) for line in lines]
 
     def _give_up(self) -> None:
         """End all calls of a step that has failed."""

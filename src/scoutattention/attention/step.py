@@ -73,6 +73,8 @@ class Attention(Protocol[S]):
 
     exchange: StepExchange
     """What the host and the device tell each other of a step."""
+    residency: Sequence[float] = ()
+    """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
 
     def prepare(self, rows: Sequence[int], real: int | None = None) -> S:
         """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs.
@@ -192,6 +194,16 @@ class ScoutStep(Step):
     work: Work
     masks: Masks
     tally: Tally
+
+
+def residency(step: ScoutStep) -> list[float]:
+    """Of each layer, the part of a step's chosen blocks that the device held; 1 of none. Waits for the device."""
+    scouted, asked, guarded = step.tally.counts
+    attended = (step.masks.true_query | step.masks.all_resident)[:, None, :, None]
+    late = guarded[:, 1].sum((1, 2))  # absent blocks that the guard had attended to
+    chosen, far = ((scouted + asked * attended).sum((2, 3)) + late[:, None]).unbind(1)
+    shares: list[float] = (1 - far / chosen.clamp(min=1)).tolist()
+    return shares
 
 
 class StepMemory:

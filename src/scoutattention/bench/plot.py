@@ -1,4 +1,4 @@
-"""Plots of the decode benchmarks: numbers of engines against a size, a line for each engine."""
+"""Plots of the benchmarks: numbers of engines against a size, a line for each engine; and timelines."""
 
 import io
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..trace.picture import Picture
 from .decode.measure import Result as DecodeResult
 from .gpu.cases import Result as GpuResult
 from .serve.results import SHARES
@@ -73,9 +74,36 @@ def serve_png(results: Sequence[ServeResult], about: str) -> bytes:
         return _saved(figure)
 
 
-def _saved(figure: Figure) -> bytes:
+def timeline_png(picture: Picture) -> bytes:
+    """A decode step: a row for each lane, a bar for each stage, and lines for hand-overs."""
+    rows = len(picture.rows)
+    with style.context("tableau-colorblind10"):
+        figure = Figure(figsize=(14, 1.6 + 0.42 * rows + 0.2 * len(picture.titles)), layout="constrained")
+        figure.suptitle("\n".join(title[:1].upper() + title[1:] for title in picture.titles), fontsize=11)
+        axes = figure.subplots()
+        for name, colour in picture.legend.items():
+            bars = [bar for bar in picture.bars if bar.colour == colour]
+            lengths = [bar.end_ms - bar.start_ms for bar in bars]
+            starts = [bar.start_ms for bar in bars]
+            axes.barh([bar.row for bar in bars], lengths, 0.75, starts, color=colour, label=name, linewidth=0)
+        for line in picture.lines:
+            side = 0.37 if line.to_row > line.from_row else -0.37
+            ends = [line.from_row + side, line.to_row - side]
+            axes.plot([line.from_ms, line.to_ms], ends, color="black", linewidth=0.4, alpha=0.5)
+        for layer, start_ms in picture.layers.items():
+            axes.axvline(start_ms, color="#dddddd", linewidth=0.5, zorder=0)
+            axes.text(start_ms, -0.6, str(layer), fontsize=6, color="#666666")
+        axes.set_yticks(range(rows), picture.rows)
+        axes.set_ylim(rows - 0.5, -0.9)
+        axes.set_xlim(0, picture.end_ms)
+        axes.set_xlabel("milliseconds since the step began; the small numbers above are layers")
+        figure.legend(loc="outside lower center", ncols=10, fontsize=8)
+        return _saved(figure, dpi=100)
+
+
+def _saved(figure: Figure, dpi: int = 200) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

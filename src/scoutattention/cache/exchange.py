@@ -10,7 +10,7 @@ from ..kernels.ops import Ops
 
 NUMBERS = 6
 """Of each sequence: its row, closed blocks, tokens in the open block, the open block's entry, token and position."""
-DRAW = 8
+DRAW = 9
 """Numbers that say how a sequence's next token is drawn."""
 COUNTS = 8
 """Numbers that a step counts."""

@@ -18,7 +18,7 @@ from .bench import decode, gpu, kernels
 from .calibrate import calibrate
 from .chat import chat
 from .command import load_action
-from .fidelity import fidelity
+from .fidelity import fidelity, weights
 from .generate import generate
 from .output import PlainTable, show
 from .plan import plan
@@ -27,6 +27,7 @@ from .server.load import serve as bench_serve
 from .server.serve import serve
 from .settings import refuse_old_environment, refuse_old_flag
 from .shell import named_faults, tell
+from .trace import trace
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings=HELP_FLAGS,
 )
 GROUPS = {
-    "eval": ("Measure what the method costs in accuracy.", (fidelity, retrieval)),
+    "eval": ("Measure what the method and few bits cost in accuracy.", (fidelity, retrieval, weights)),
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)
@@ -49,6 +50,7 @@ app.command()(chat)
 app.command()(serve)
 app.command()(calibrate)
 app.command()(plan)
+app.command()(trace)
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True, context_settings=HELP_FLAGS)
     for _command in _commands:

@@ -1,16 +1,20 @@
-"""`scout eval fidelity`: how close the method stays to full attention, on real text."""
+"""`scout eval fidelity` and `scout eval weights`: what the method and few bits change, on real text."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..config import EngineConfig, ScoutConfig
+from ..config import EngineConfig, ScoutConfig, WeightsName
 from ..errors import ConfigError
 from ..eval.fidelity.ablation import SET_BY_ROWS
 from .command import Call, load_action, takes
 from .flags import Ablations, AsJson, Model, Plot, TextFiles, flag
+from .inputs import read_words
 from .output import check_drawing, check_writable
 from .settings import flag_of, read_settings
+
+KEPT: tuple[WeightsName, ...] = ("auto", "int8", "int4")
+"""Ways to keep weights that are compared: "bf16" is a dtype of the cache as well."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,23 @@ def fidelity(call: Call[FidelityFlags]) -> None:
     if flags.record is not None:
         _check_record(flags)
     load_action("fidelity").fidelity(flags, settings)
+
+
+@dataclass(frozen=True)
+class WeightsFlags:
+    """The flags of `scout eval weights`."""
+
+    model: Model
+    text: Annotated[Path | None, flag("--text", "UTF-8 text to read. Without it: Python's documentation.")] = None
+    context: Annotated[int, flag("--context", "Tokens of the text that are read as the prompt.")] = 64
+    steps: Annotated[int, flag("--steps", "Tokens after the prompt that are fed and compared.")] = 256
+    weights: Annotated[str, flag("--weights", "Ways to keep weights: 'auto', 'int8' or 'int4'.", metavar="LIST")] = (
+        "auto"
+    )
+    as_json: AsJson = False
+
+
+@takes(WeightsFlags)
+def weights(call: Call[WeightsFlags]) -> None:
+    """Compare next-token predictions with those of the same weights in float32, with full attention."""
+    load_action("fidelity").weights(call.flags, read_words("--weights", call.flags.weights, KEPT))

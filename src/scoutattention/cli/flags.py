@@ -22,7 +22,9 @@ Messages = Annotated[
 Auto = Annotated[bool, flag("--auto", "Full attention or scout, as `scout plan` finds.")]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]
 Plot = Annotated[Path | None, flag("--plot", "Draw the results into this PNG file.", metavar="FILE")]
-Trace = Annotated[Path | None, flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE")]
+TRACE = "Write a timeline of the first decode steps, for `scout trace` and Perfetto."
+Trace = Annotated[Path | None, flag("--trace", TRACE, metavar="FILE")]
+HiddenTrace = Annotated[Path | None, flag("--trace", TRACE, metavar="FILE", hidden=True)]
 TextFiles = Annotated[
     list[Path] | None,
     flag(

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import ConfigError, PromptError
 from .command import Call, load_action, takes
-from .flags import AsJson, Auto, Messages, Model, System, flag
+from .flags import AsJson, Auto, HiddenTrace, Messages, Model, System, flag
 from .inputs import Message, read_messages, read_prompt, with_system
 from .output import check_writable
 from .settings import PANELS, flag_of, read_settings, refuse_with_auto
@@ -34,10 +34,7 @@ class GenerateFlags:
         bool, flag("--dense", "Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False)
     ] = False
     auto: Auto = False
-    trace: Annotated[
-        Path | None,
-        flag("--trace", "Write where each step's time went, for Perfetto.", metavar="FILE", hidden=True),
-    ] = None
+    trace: HiddenTrace = None
 
 
 @takes(GenerateFlags, *PANELS)

@@ -155,7 +155,7 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
 def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     rate = "{rate_fmt}, " if unit else ""
     form = f"{{desc}} {{percentage:3.0f}}% {{bar}} {{n_fmt}}/{{total_fmt}} {{elapsed}}, {rate}{{remaining}} left"
-    with tqdm(bar_format=form, unit=unit, leave=False, disable=not _moving()) as bar:
+    with tqdm(bar_format=form, unit=unit, leave=False, disable=not moving()) as bar:
         shown = ""
 
         def watch(stage: str, done: int, total: int) -> None:
@@ -173,7 +173,7 @@ def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
 def busy(text: str) -> Iterator[Callable[[str], object]]:
     """Shows on stderr, where stderr is a terminal, what is being done; yields a function that changes the text."""
     with one_line_warnings():
-        if not _moving():
+        if not moving():
             yield lambda text: None
             return
         console = Console(stderr=True)
@@ -181,7 +181,7 @@ def busy(text: str) -> Iterator[Callable[[str], object]]:
             yield status.update
 
 
-def _moving() -> bool:
+def moving() -> bool:
     """Whether what stderr shows can change in place."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 

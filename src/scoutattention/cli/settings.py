@@ -22,8 +22,8 @@ class Settings(NamedTuple):
 
 PANELS: dict[type, str] = {SamplingParams: "Answer", ScoutConfig: "Method", EngineConfig: "Engine"}
 """What people need first is first."""
-FIXED: dict[str, Any] = {"max_num_seqs": 1, "cache_salt": ""}
-"""Settings without a flag: the commands decode one sequence at a time, for one user."""
+FIXED: dict[str, Any] = {"max_num_seqs": 1, "cache_salt": "", "logit_bias": None}
+"""Settings without a flag: the commands decode one sequence at a time, for one user, who has no token ids."""
 REPEATED = ("stop",)
 """Settings whose flag may be repeated; these have no variable in the environment."""
 ABLATION = "write `--ablation {}=VALUE` with `scout eval`, or ScoutConfig(ablation=Ablation({}=...)) in Python"

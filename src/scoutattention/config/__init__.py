@@ -1,6 +1,16 @@
 """Every setting, in three frozen classes: the method, the engine, and a request's sampling."""
 
-from .engine import DeviceName, DTypeName, EngineConfig, KernelsName, KVDTypeName, Memory, MemoryName, RopeScaling
+from .engine import (
+    DeviceName,
+    DTypeName,
+    EngineConfig,
+    KernelsName,
+    KVDTypeName,
+    Memory,
+    MemoryName,
+    RopeScaling,
+    WeightsName,
+)
 from .fields import Setting, parse_size, setting_of
 from .method import Ablation, DigestName, FarQuery, OnMiss, Pooling, PredictorName, ScoutConfig
 from .sampling import SamplingParams
@@ -23,6 +33,7 @@ __all__ = [
     "SamplingParams",
     "ScoutConfig",
     "Setting",
+    "WeightsName",
     "parse_size",
     "setting_of",
 ]

@@ -1,7 +1,7 @@
 """A request: how its tokens are drawn, and when it ends."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +14,9 @@ LEAST_FLOAT, MOST_FLOAT = 2.0**-126, 3.4028234e38
 SEEDS = range(-(2**63), 2**64)
 """What `torch.Generator.manual_seed` takes."""
 
+MOST_BIAS = 100
+"""Of a logit, as at OpenAI."""
+
 
 class RequestChecks(Checked):
     """What `SamplingParams` makes of its values, and which it refuses."""
@@ -21,7 +24,8 @@ class RequestChecks(Checked):
     def __post_init__(self) -> None:
         values: Any = self
         object.__setattr__(self, "stop", _texts(values.stop))
-        for name in ("max_tokens", "top_k", "seed", "logprobs", "n"):
+        object.__setattr__(self, "logit_bias", _biases(values.logit_bias))
+        for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "n"):
             _plain(self, name, Integral)
         for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
             _plain(self, name, Real)
@@ -37,6 +41,16 @@ class RequestChecks(Checked):
                 )
         if values.seed is not None and values.seed not in SEEDS:
             raise ConfigError(f"seed={values.seed} is not from {SEEDS[0]} to {SEEDS[-1]}")
+        if values.min_tokens > values.max_tokens:
+            raise ConfigError(
+                f"min_tokens={values.min_tokens} is above max_tokens={values.max_tokens}: lower min_tokens, or raise "
+                "max_tokens"
+            )
+        if values.min_tokens and values.json_schema is not None:
+            raise ConfigError(
+                f"min_tokens={values.min_tokens} with json_schema could ask for more than the schema allows: leave "
+                "min_tokens out, and say in the schema how long its parts are"
+            )
         if values.n > 1 and values.temperature == 0:
             raise ConfigError(
                 f"n={values.n} answers of temperature 0 would be the same: raise temperature, or set n to 1"
@@ -142,6 +156,28 @@ class SamplingParams(RequestChecks):
         most=10_000,
         advanced=True,
     )
+    min_tokens: int = setting(
+        0,
+        "New tokens at least: until then no end-of-sequence token is drawn, and no stop text ends the answer.",
+        change="Raise it if answers are too short.",
+        least=0,
+        advanced=True,
+    )
+    logit_bias: Mapping[int, float] | None = setting(
+        None,
+        "Added to the logits of these token ids, -100 to 100 each; -100 all but forbids a token.",
+        change="Set it to forbid tokens, or to choose among a few.",
+        none="nothing is added",
+        advanced=True,
+    )
+    json_schema: str | None = setting(
+        None,
+        "A JSON schema that the answer conforms to, as text; an answer that max_tokens cuts is not whole. Needs "
+        "llguidance (pip install 'scout-attention[json]').",
+        change='Set it where a program reads the answer; "{}" is any JSON.',
+        none="the answer is free text",
+        advanced=True,
+    )
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -164,6 +200,25 @@ def _texts(stop: object) -> tuple[str, ...]:
         if not text:
             raise ConfigError("stop has an empty text, which would end every answer at once: leave it out")
     return tuple(text for text in texts if isinstance(text, str))
+
+
+def _biases(given: object) -> dict[int, float] | None:
+    """A bias for each token id; JSON has the ids as texts."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"logit_bias is of type {type(given).__name__}: give a mapping of token ids to numbers")
+    found = {}
+    for token, bias in given.items():
+        digits = isinstance(token, str) and token.isascii() and token.isdigit()
+        if not digits and (isinstance(token, bool) or not isinstance(token, Integral) or token < 0):
+            raise ConfigError(f"logit_bias has {token!r} as a token id: give whole numbers from 0")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MOST_BIAS <= bias <= MOST_BIAS:
+            raise ConfigError(
+                f"logit_bias has {bias!r} for token {token}: give a number from -{MOST_BIAS} to {MOST_BIAS}"
+            )
+        found[int(token)] = float(bias)
+    return found
 
 
 def _plain(params: RequestChecks, name: str, kind: type[Integral] | type[Real]) -> None:

@@ -63,6 +63,11 @@ class Answer:
         """Tokens of the first prompt that were kept of earlier prompts; known once it begins to be read."""
         return self.requests[0].prefix.tokens
 
+    def waits(self, index: int = 0) -> tuple[float, float]:
+        """Seconds that an answer waited for its turn, and that its prompt was read; known with its first token."""
+        came, admitted, first = self.requests[index].times
+        return admitted - came, first - admitted
+
     def cancel(self) -> None:
         """Give the answers up, and free what they hold; of answers that have ended there is nothing left to free."""
         self._gone()

@@ -9,8 +9,8 @@ from torch.nn.functional import cosine_similarity
 
 from ..attention.predict import Adjust
 from ..attention.prompt.correction import Correction, fit_low_rank
-from ..attention.prompt.prefill import causal
 from ..errors import CalibrationError
+from ..kernels.reference_prompt import causal
 from ..models.decoder import Decoder
 from ..types import Rope
 from .runner import Progress

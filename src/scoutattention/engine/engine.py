@@ -184,7 +184,7 @@ class Engine:
         """Draw the token after a prompt that was read, from its logits, float32 [vocab]."""
         row, one, new = self.scheduler.run(), sequence.draw(), not sequence.output_ids
         if one.penalised:
-            self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids)
+            self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids, sequence.steering)
         read = sequence.num_tokens
         self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
         if sequence.ready.error is None:  # else keys may not be finite
@@ -206,11 +206,10 @@ class Engine:
             return []
         positions = [sequence.num_tokens - 1 for sequence in sequences]
         with self._failing(sequences, f"decoding {len(sequences)} sequences"):
-            logits, step, tokens = self.runner.decode(
-                [sequence.last_token for sequence in sequences],
-                positions,
-                draws=[sequence.draw() for sequence in sequences],
-            )
+            for row, one in enumerate(sequences):
+                self.runner.seen.go_on(row, one.steering, len(one.output_ids))
+            fed, draws = [one.last_token for one in sequences], [one.draw() for one in sequences]
+            logits, step, tokens = self.runner.decode(fed, positions, draws=draws)
             self._append(sequences, tokens, logits)
             self._step_s = time.perf_counter() - started
             self.stats = replace(

@@ -61,7 +61,7 @@ def follow(messages: BinaryIO, job: Job) -> None:
     device = find_device(job.engine_config.device, job.index, size)
     ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)
     settings = job.engine_config
-    model = load(str(job.model), settings.dtype, device=device, ranks=ranks, rope_scaling=settings.rope_scaling)
+    model = load(str(job.model), settings.dtype, device, ranks, settings.rope_scaling, weights=settings.weights)
     following = Following(Engine(model.decoder, job.scout, job.engine_config), model.tokenizer)
     while True:
         work, arguments = pickle.load(messages)

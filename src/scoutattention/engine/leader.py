@@ -145,7 +145,7 @@ def lead(name: str, scout: ScoutConfig, engine_config: EngineConfig) -> tuple[Lo
     device = find_device(engine_config.device, 0, size)
     followers = Followers(path, scout, engine_config, device)
     with followers.together():
-        loaded = load(name, dtype, device, followers.ranks, scaling)
+        loaded = load(name, dtype, device, followers.ranks, scaling, weights=engine_config.weights)
         return loaded, LeadingEngine(loaded.decoder, scout, engine_config, followers)
 
 

@@ -17,6 +17,7 @@ from ..config import (
     RopeScaling,
     SamplingParams,
     ScoutConfig,
+    WeightsName,
     parse_size,
 )
 from ..errors import ConfigError, ScoutError
@@ -45,6 +46,7 @@ class EngineOptions(TypedDict, total=False):
     max_num_seqs: int
     dtype: DTypeName
     rope_scaling: RopeScaling
+    weights: WeightsName
     kv_dtype: KVDTypeName
     prefix_cache: bool
     prefix_cache_dir: str | None
@@ -100,8 +102,9 @@ class LLM:
             if self.engine_config.tensor_parallel_size > 1:
                 loaded, self.engine = lead(model, self.scout, self.engine_config)
             else:
-                device, rope_scaling = find_device(self.engine_config.device), self.engine_config.rope_scaling
-                loaded = load(model, self.engine_config.dtype, device, rope_scaling=rope_scaling)
+                settings = self.engine_config
+                device, scaling = find_device(settings.device), settings.rope_scaling
+                loaded = load(model, settings.dtype, device, rope_scaling=scaling, weights=settings.weights)
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
@@ -199,11 +202,14 @@ class LLM:
             )
         self._thread.check()
         prompt_ids = self._reader.read(prompts, chat)
+        wanted = paired(params, len(prompt_ids))
+        for of_prompt in wanted:
+            self._reader.check(of_prompt)
         requests = [
             Request(
                 next(self._numbers), ids, one, min(self.engine.plan.max_len, len(ids) + one.max_tokens), self.tokenizer
             )
-            for ids, of_prompt in zip(prompt_ids, paired(params, len(prompt_ids)), strict=True)
+            for ids, of_prompt in zip(prompt_ids, wanted, strict=True)
             for one in of_each_answer(of_prompt)
         ]
         for request in requests:

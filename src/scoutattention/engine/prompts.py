@@ -39,6 +39,15 @@ class PromptReader:
         names = ["the prompt"] if len(given) == 1 else [f"prompt {i} of {len(given)}" for i in range(1, len(given) + 1)]
         return [self._ids(prompt, name, chat) for prompt, name in zip(given, names, strict=True)]
 
+    def check(self, params: SamplingParams) -> None:
+        """Raises ConfigError where sampling params name a token that the model does not have."""
+        highest = max(params.logit_bias or {}, default=0)
+        if highest >= self.vocab:
+            raise ConfigError(
+                f"logit_bias has token id {highest}, and the model's vocabulary has {self.vocab} tokens, 0 to "
+                f"{self.vocab - 1}: leave that token out"
+            )
+
     def _ids(self, prompt: object, name: str, chat: bool | None) -> list[int]:
         if isinstance(prompt, str):
             ids = self._encode(prompt, name, chat)

@@ -1,6 +1,7 @@
 """Drawing tokens on the device, from logits and one random number of the host's for each token."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ..cache.store import KVStore
 from ..config import SamplingParams
+from ..models.text import Tokenizer
 
 NOT_FINITE = -1
 """What is drawn from logits whose largest is NaN or infinite."""
@@ -16,7 +18,7 @@ NOT_FINITE = -1
 class Draw(NamedTuple):
     """How a token is drawn; see `SamplingParams`.   chance: a random number in [0, 1).
 
-    A temperature of 0 takes the likeliest.
+    A temperature of 0 takes the likeliest.   steered: 1 where a `Bias` is added to the logits, else 0.
     """
 
     temperature: float = 0.0
@@ -27,17 +29,18 @@ class Draw(NamedTuple):
     repetition: float = 1.0
     presence: float = 0.0
     frequency: float = 0.0
+    steered: float = 0.0
 
     @property
     def penalised(self) -> bool:
-        """Whether the tokens before change the logits."""
-        return (self.repetition, self.presence, self.frequency) != (1, 0, 0)
+        """Whether the tokens before, or a `Bias`, change the logits."""
+        return (self.repetition, self.presence, self.frequency, self.steered) != (1, 0, 0, 0)
 
 
 class Drawing(NamedTuple):
     """What the drawing of a step's tokens takes.
 
-    random: some are not just the likeliest.   penalised: some logits are changed by the tokens before.
+    random: some are not just the likeliest.   penalised: some logits are changed; see `Draw.penalised`.
     """
 
     random: bool = False
@@ -70,10 +73,10 @@ class Chances:
         self._next = None
 
 
-def draw_of(params: SamplingParams, chance: float) -> Draw:
-    """How a request's next token is drawn."""
+def draw_of(params: SamplingParams, chance: float, *, steered: bool = False) -> Draw:
+    """How a request's next token is drawn.   steered: whether a `Bias` is added to the logits."""
     penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
-    return Draw(params.temperature, params.top_p, chance, params.top_k, params.min_p, *penalties)
+    return Draw(params.temperature, params.top_p, chance, params.top_k, params.min_p, *penalties, float(steered))
 
 
 def drawing_of(draws: Sequence[Draw]) -> Drawing:
@@ -81,50 +84,111 @@ def drawing_of(draws: Sequence[Draw]) -> Drawing:
     return Drawing(any(one.temperature > 0 for one in draws), any(one.penalised for one in draws))
 
 
+class Bias(NamedTuple):
+    """What is added to the logits of a sequence's next token.
+
+    values: by token id.   allowed: bool [at most vocab], the only tokens that may be drawn; None is all.
+    """
+
+    values: Mapping[int, float]
+    allowed: Tensor | None = None
+
+
+class Steering:
+    """How the tokens of one answer are drawn.   chances: the random numbers that they are drawn by.
+
+    The bias of a token follows from `logit_bias`, `min_tokens` and `json_schema`.
+    """
+
+    def __init__(self, params: SamplingParams, ends: frozenset[int], tokenizer: Tokenizer) -> None:
+        """`ends`: tokens that end the answer. Raises ConfigError where the JSON schema cannot be followed."""
+        self.chances = Chances(params)
+        self._params = params
+        self._values = params.logit_bias or {}
+        self._least = params.min_tokens
+        self._ends = dict.fromkeys(ends, -math.inf) if self._least else {}
+        self._json = None if params.json_schema is None else tokenizer.json_answer(params.json_schema)
+
+    def draw(self, made: int) -> Draw:
+        """How the token after `made` others is drawn; the same until it is used."""
+        steered = bool(self._values) or self._json is not None or (bool(self._ends) and made < self._least)
+        return draw_of(self._params, self.chances.next(), steered=steered)
+
+    def changes(self, made: int) -> bool:
+        """Whether the token after `made` others has another bias than the one before it."""
+        return self._json is not None or (bool(self._ends) and made == self._least)
+
+    def bias(self, made: int) -> Bias:
+        """What is added to the logits of the token after `made` others."""
+        ends = self._ends if made < self._least else {}
+        return Bias({**self._values, **ends}, None if self._json is None else self._json.allowed)
+
+    def take(self, token: int) -> bool:
+        """Take the token that was drawn; whether the answer's JSON is whole. Raises ConfigError."""
+        return self._json is not None and self._json.take(token)
+
+
 class Seen:
-    """The tokens of the sequences, for penalties; takes memory when the first sequence has one.
+    """What changes the sequences' logits; takes memory when the first sequence has penalties, or a bias.
 
     prompts: bool [1, R, vocab], tokens of the prompt.   answers: int32 [1, R, vocab], counts in the answer.
+    biases: float32 [1, R, vocab], added to the logits.
     """
 
     def __init__(self, store: KVStore, vocab: int) -> None:
         self.store = store
         self._vocab = vocab
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def begin(self, row: int, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
+    def begin(self, row: int, prompt_ids: Sequence[int], output_ids: Sequence[int], steering: Steering) -> None:
         """Take note of a sequence whose prompt, and answer as far as there is one, were read into a row."""
         if self._kept is None:
             size, device = (1, self.store.num_rows, self._vocab), self.store.device
             self._kept = (
                 torch.zeros(size, dtype=torch.bool, device=device),
                 torch.zeros(size, dtype=torch.int32, device=device),
+                torch.zeros(size, device=device),
             )
             for state in self._kept:
                 self.store.follow(state, fresh=0)
-        prompts, answers = self._kept
+        prompts, answers, _ = self._kept
         prompts[0, row, torch.tensor(prompt_ids, device=prompts.device)] = True
         if output_ids:
             ids = torch.tensor(output_ids, device=answers.device)
             answers[0, row] += torch.bincount(ids, minlength=self._vocab).int()
+        self._steer(row, steering.bias(len(output_ids)))
+
+    def go_on(self, row: int, steering: Steering, made: int) -> None:
+        """Have the token after `made` others drawn with its own bias, where that differs from the last token's."""
+        if steering.changes(made):
+            self._steer(row, steering.bias(made))
+
+    def _steer(self, row: int, bias: Bias) -> None:
+        added = torch.zeros(self._vocab)
+        if bias.allowed is not None:
+            added.fill_(-torch.inf)
+            added[: len(bias.allowed)].masked_fill_(bias.allowed[: self._vocab], 0)
+        if bias.values:
+            added[list(bias.values)] += torch.tensor(list(bias.values.values()))
+        self._all[2][0, row] = added.to(self.store.device)
 
     def feed(self, rows: Tensor, tokens: Tensor) -> None:
         """Count tokens of answers, int64 [B], that are fed to the sequences in these rows; only queues work."""
-        _, answers = self._all
+        _, answers, _ = self._all
         one = torch.ones_like(tokens, dtype=torch.int32)
         answers[0].index_put_((rows, tokens), one, accumulate=True)
 
     def penalise(self, logits: Tensor, draws: Tensor, rows: Tensor) -> Tensor:
         """Logits, float32 [B, vocab], changed by what was said in these rows, int64 [B]; only queues work."""
-        prompts, answers = (state[0, rows] for state in self._all)
-        repetition, presence, frequency = draws[5:, :, None]
+        prompts, answers, biases = (state[0, rows] for state in self._all)
+        repetition, presence, frequency = draws[5:8, :, None]
         factor = repetition.expand(logits.shape).masked_fill(~prompts & (answers == 0), 1)
         repeated = torch.where(logits > 0, logits / factor, logits * factor)
-        changed: Tensor = repeated - frequency * answers - presence * (answers > 0)
+        changed: Tensor = repeated - frequency * answers - presence * (answers > 0) + biases
         return changed
 
     @property
-    def _all(self) -> tuple[Tensor, Tensor]:
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
         assert self._kept is not None
         return self._kept
 
@@ -132,7 +196,7 @@ class Seen:
 def draw(logits: Tensor, draws: Tensor, drawing: Drawing, penalised: Tensor | None = None) -> Tensor:
     """One token of each sequence, int64 [B], or NOT_FINITE; only queues work.
 
-    logits: float32 [B, vocab].   draws: float32 [8, B], see `Draw`.   penalised: the logits after penalties, or None.
+    logits: float32 [B, vocab].   draws: float32 [9, B], see `Draw`.   penalised: what `Seen.penalise` gave, or None.
     """
     highest, token = logits.max(-1)  # NaN where any is
     if penalised is not None:

@@ -11,7 +11,7 @@ from ..cache.prefix import NOTHING, Prefix
 from ..cache.store import KVStore
 from ..config import SamplingParams
 from ..models.text import Tokenizer
-from .sampler import Chances, Draw, draw_of
+from .sampler import Draw, Steering
 
 
 class Ready(NamedTuple):
@@ -45,8 +45,8 @@ class Sequence:
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
     prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
-    times: when it came, and when its first token came.
-    reader: who waits for it.
+    times: when it came, when it was admitted first, and when its first token came, as far as that is so.
+    reader: who waits for it.   steering: how its tokens are drawn.
     """
 
     id: int
@@ -63,7 +63,7 @@ class Sequence:
 
     def __post_init__(self, tokenizer: Tokenizer) -> None:
         self._said = _Text(tokenizer, self.params)
-        self._chances = Chances(self.params)
+        self.steering = Steering(self.params, self._said.ends, tokenizer)
 
     @property
     def num_tokens(self) -> int:
@@ -92,19 +92,22 @@ class Sequence:
 
     def draw(self) -> Draw:
         """How the next token is drawn; the same until there is one."""
-        return draw_of(self.params, self._chances.next())
+        return self.steering.draw(len(self.output_ids))
 
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer."""
         if not self.output_ids:
             self.times.append(time.perf_counter())
-        self._chances.used()
+        self.steering.chances.used()
         self.output_ids.append(token)
         if logprobs is not None:
             self.logprobs.append(logprobs)
         reason, said = None, self._said
-        if said.add(token):
+        if said.add(token, len(self.output_ids) > self.params.min_tokens):
             reason = "stop"
+        elif self.steering.take(token):
+            reason = "stop"
+            said.end()
         elif len(self.output_ids) == self.params.max_tokens or self.num_tokens == self.limit:
             reason = "length"
             said.end()
@@ -121,22 +124,28 @@ class Sequence:
 
 
 class _Text:
-    """The text of an answer so far."""
+    """The text of an answer so far.   ends: tokens that end it."""
 
     def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
         self.text = ""
         self._stream = tokenizer.stream()
         self._stops = params.stops
         ends = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
-        self._ends = ends | tokenizer.stop_ids(params.stops)
+        self.ends = ends | tokenizer.stop_ids(params.stops)
+        self._kept = 0  # characters in which no stop string begins
 
-    def add(self, token: int) -> bool:
-        """Take a token; whether it ends the text, or a stop string does, of which the text has no part."""
-        if token in self._ends:
+    def add(self, token: int, may_stop: bool) -> bool:
+        """Take a token; whether it ends the text, or a stop string does, of which the text has no part.
+
+        may_stop: whether a stop string ends the text. One that begins before that never does.
+        """
+        if token in self.ends:
             self.end()
             return True
         self.text += self._stream.step(token)
-        cut = min((at for stop in self._stops if (at := self.text.find(stop)) >= 0), default=-1)
+        if not may_stop:
+            self._kept = len(self.text)
+        cut = min((at for stop in self._stops if (at := self.text.find(stop, self._kept)) >= 0), default=-1)
         if cut >= 0:
             self.text = self.text[:cut]
         return cut >= 0
@@ -199,6 +208,7 @@ class Scheduler:
                 self._store.shrink(row, self._plan.quota(sharing, running.limit))
         self._store.admit(self._last, blocks, quota, prefix)
         self.reading, sequence.prefix = self.waiting.popleft(), prefix
+        sequence.times += [time.perf_counter()] * (len(sequence.times) == 1)
         return sequence
 
     @property

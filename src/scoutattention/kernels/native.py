@@ -12,7 +12,7 @@ from typing_extensions import override
 from ..errors import KernelError
 from ..runtime.memory import CPU
 from ..runtime.packed import Blocks
-from ..runtime.stored import StoredMatrix, StoredRows
+from ..runtime.stored import StoredMatrix, StoredRows, in_order
 from ..runtime.workers import Workers
 from ..types import (
     BlockList,
@@ -42,6 +42,12 @@ class NativeOps(PlainOps):
         super().__init__(CPU)
         self._workers = workers
         self._native = workers.native
+
+    @override
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        out = torch.empty(q.shape)
+        self._native.causal(q.to(k.dtype), k, v, scale, out)
+        return out.to(k.dtype)
 
     @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
@@ -113,6 +119,7 @@ class RowKernels:
         if isinstance(weight, StoredMatrix):
             if x.dim() == 2 and x.shape[0] > MOST_ROWS:
                 return self._linear_of_many(x, weight)
+            x, weight = in_order(x, weight)
             parts = [(part.data, part.kind.number) for part in weight.parts]
             return self._native.linear_stored(_floats(x), parts)
         return self._native.linear(_floats(x), weight)
@@ -130,8 +137,11 @@ class RowKernels:
         return reference_stored.expand(weight, rows, dtype, self._fill)
 
     def _fill(self, out: Tensor, part: StoredRows) -> None:
-        if part.kind.dtype is None and out.dtype in (torch.float32, torch.bfloat16):
-            self._native.expand(part.data, part.kind.number, out)
+        if part.kind.dtype is None:
+            wide = out if out.dtype in (torch.float32, torch.bfloat16) else torch.empty(out.shape)
+            self._native.expand(part.data, part.kind.number, wide)
+            if wide is not out:
+                out.copy_(wide)
         else:
             reference_stored.fill_plainly(out, part)
 

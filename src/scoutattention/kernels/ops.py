@@ -102,7 +102,7 @@ class JoinRequest(NamedTuple):
 
 
 class Ops(Protocol):
-    """The operations of a decode step's attention.
+    """The operations of attention: a prompt's, and those of a decode step.
 
     Tensors are on `device`, but for pools of host pages, which it can read where they are. Every operation raises
     KernelError where a tensor does not fit.
@@ -112,6 +112,13 @@ class Ops(Protocol):
     """Where tensors are, and results."""
     deferred: bool
     """Whether work is queued for the device, so that reading one number of it waits for all."""
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Causal attention of the last n of a prompt's T tokens, q [n, H, G, D] and k, v [T, H, D], contiguous.
+
+        Returns [n, H, G, D] in the dtype of k.
+        """
+        ...
 
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
         """Attention of queries q [B, H, G, D] to the listed blocks of a pool's layer, k and v [S, H, P, D]."""

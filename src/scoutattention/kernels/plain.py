@@ -25,7 +25,7 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-from . import reference, reference_recall
+from . import reference, reference_prompt, reference_recall
 from .ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
 
 
@@ -35,6 +35,10 @@ class PlainOps(Ops):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.deferred = device.type != "cpu"
+
+    @override
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return reference_prompt.causal(q, k, v, scale)
 
     @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..runtime.stored import StoredMatrix
+from ..runtime.stored import StoredMatrix, in_order
 from ..types import Rope
 from . import reference_stored
 from .reference_stored import Fill
@@ -51,6 +51,7 @@ def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None) -
     Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.   fill: see `expand`.
     """
     if isinstance(weight, StoredMatrix):
+        x, weight = in_order(x, weight)
         out = x.new_empty(len(x), weight.shape[0])
         lines = max(1, PRODUCT_TILE // max(weight.columns, 1))
         for first in range(0, weight.shape[0], lines):

@@ -35,7 +35,7 @@ def expand(weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype, fill:
         for part in chosen.parts:
             fill(out[first : first + len(part.data)], part)
             first += len(part.data)
-        return out
+        return _in_places(out, weight)
     _check_rows(rows, weight)
     first = 0
     for part in weight.parts:
@@ -45,7 +45,12 @@ def expand(weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype, fill:
         if numbers is not out:
             out[there] = numbers
         first += len(part.data)
-    return out
+    return _in_places(out, weight)
+
+
+def _in_places(out: Tensor, weight: StoredMatrix) -> Tensor:
+    """Rows as the blocks have them, with each column in its place."""
+    return out if weight.order is None else torch.empty_like(out).index_copy_(1, weight.order, out)
 
 
 def finite(weight: StoredMatrix) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UnsupportedModelError
 from ..shape import ModelShape
 from .file_fields import Entries, shown
+from .formats.quantised.scheme import read_scheme
 from .formats.sizes import Family, family_of, read_shape
 from .rope import RopeConfig
 from .rope_settings import longest, read_rope
@@ -88,14 +89,7 @@ def _refuse_unsupported(config: Entries, family: Family) -> None:
         raise config.unsupported("hidden_act", "only 'silu' is")
     if family.mlp_bias and config.switch("mlp_bias", False):
         raise config.unsupported("mlp_bias", "only feed-forward layers without biases are")
-    for key in ("quantization_config", "compression_config"):
-        quantised = config.optional_object(key)
-        if quantised is not None:
-            method = shown(quantised.raw.get("quant_method", "an unnamed method"))
-            raise UnsupportedModelError(
-                f"weights quantised with {method}, as {config.source} says in {key}, are not supported: use an "
-                "unquantised checkpoint"
-            )
+    read_scheme(config)
     for key, advice in _ELSEWHERE.items():
         if config.raw.get(key) is not None:
             raise config.unsupported(key, advice)

@@ -40,6 +40,11 @@ class DecoderWeights:
     fingerprint: str
     files: tuple[StoredFile, ...] = ()
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether any of the layers' matrices is."""
+        return any(isinstance(layer.qkv, StoredMatrix) for layer in self.layers)
+
 
 class Rotary:
     """The rotary tables of a model on its device."""

@@ -55,6 +55,8 @@ def _numbers(weight: Weight, rows: Tensor, columns: Tensor) -> Tensor:
     if not isinstance(weight, StoredMatrix):
         return weight.flatten()[(rows * width + columns).to(weight.device)]
     (part,) = weight.parts
+    if weight.order is not None:
+        columns = weight.order.argsort()[columns]
     block, place = _divided(columns, part.kind.length)
     blocks = part.data.view(-1, part.kind.size).index_select(0, rows * (width // part.kind.length) + block)
     numbers = expand(stored(blocks, part.kind, part.kind.length), slice(None), torch.float32)

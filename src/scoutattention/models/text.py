@@ -1,18 +1,24 @@
 """Text to tokens and back, one token at a time too, and conversations to prompts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from ..errors import ModelFileError, PromptError, ScoutError, UnsupportedModelError
+from ..errors import ConfigError, ModelFileError, PromptError, ScoutError, UnsupportedModelError
 from .decode_rule import DecodeRule
 from .file_fields import refuse_pipe
 from .formats.tokenizer_files import TokenEntry, TokenizerFiles
 from .templates.chat import ChatTemplate
 from .templates.conversation import check_text
+
+if TYPE_CHECKING:
+    from .structured.json_schema import JsonAnswer, JsonSchemas
 
 _BROKEN = "\ufffd"
 
@@ -166,6 +172,19 @@ class Tokenizer:
         with _library_errors:
             text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def json_answer(self, schema: str) -> "JsonAnswer":
+        """Follows an answer that conforms to a JSON schema. Raises ConfigError where that cannot be done."""
+        return self._json_schemas.answer(schema)
+
+    @cached_property
+    def _json_schemas(self) -> "JsonSchemas":
+        if find_spec("llguidance") is None:
+            raise ConfigError("json_schema needs llguidance: run pip install 'scout-attention[json]'")
+        made: JsonSchemas = import_module("scoutattention.models.structured.json_schema").JsonSchemas(
+            self._backend.to_str(), 1 + max(self._backend.get_vocab().values()), self.eos_token_ids
+        )
+        return made
 
     def stream(self) -> TextStream:
         """A decoder for tokens that arrive one at a time."""

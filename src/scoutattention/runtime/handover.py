@@ -111,13 +111,14 @@ class Report(NamedTuple):
 
     started_s: when its first task started, on the clock of `time.perf_counter`.   ran_s: seconds from there to the end
     of its last task. Both are 0 where it had no keys.   waited_s: seconds that the device waited for it.
-    failure: what went wrong first since `forget`, empty where nothing did.
+    failure: what went wrong first since `forget`, empty where nothing did.   job: its number, -1 where it had no keys.
     """
 
     started_s: float
     ran_s: float
     waited_s: float
     failure: str
+    job: int
 
 
 class Handover:

@@ -66,10 +66,14 @@ class StoredRows:
 
 @dataclass(frozen=True, eq=False)
 class StoredMatrix:
-    """A matrix [rows, columns] in a file's own blocks: `parts`, one below the other, of as many columns each."""
+    """A matrix [rows, columns] in blocks: `parts`, one below the other, of as many columns each.
+
+    order: int64 [columns], which column of the matrix each column in the blocks is; None where all are in their places.
+    """
 
     parts: tuple[StoredRows, ...]
     columns: int
+    order: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,7 +96,7 @@ class StoredMatrix:
         if step != 1:
             raise KernelError(f"rows {rows} of a stored matrix have a step of {step}: it must be 1")
         kept = (replace(part, data=part.data[a:b]) for part, a, b in self._spans(begin, max(begin, end)))
-        return StoredMatrix(tuple(kept), self.columns)
+        return replace(self, parts=tuple(kept))
 
     def _spans(self, begin: int, end: int) -> Iterator[tuple[StoredRows, int, int]]:
         """The parts that have rows from `begin` to `end`, and which of their own rows these are; one part at least."""
@@ -119,16 +123,32 @@ def stored(data: Tensor, kind: StoredKind, columns: int) -> StoredMatrix:
 def stacked(matrices: tuple[StoredMatrix, ...]) -> StoredMatrix:
     """The matrix of all rows, one matrix's below the other's; nothing is copied.
 
-    Raises KernelError where their columns differ.
+    Raises KernelError where their columns differ, or the order of these.
     """
     columns = {matrix.columns for matrix in matrices}
     if len(columns) != 1:
         raise KernelError(f"matrices of {sorted(columns)} columns cannot be stacked: the columns must be equal")
-    return StoredMatrix(tuple(part for matrix in matrices for part in matrix.parts), columns.pop())
+    order = matrices[0].order
+    for matrix in matrices:
+        same = matrix.order is order or (
+            matrix.order is not None and order is not None and torch.equal(matrix.order, order)
+        )
+        if not same:
+            raise KernelError("matrices whose columns are in different orders cannot be stacked")
+    return StoredMatrix(tuple(part for matrix in matrices for part in matrix.parts), columns.pop(), order)
+
+
+def in_order(x: Tensor, matrix: StoredMatrix) -> tuple[Tensor, StoredMatrix]:
+    """Rows x [T, columns] with their columns as the blocks have them, and the matrix without an order."""
+    if matrix.order is None:
+        return x, matrix
+    return x.index_select(1, matrix.order), replace(matrix, order=None)
 
 
 def columns_of(matrix: StoredMatrix, begin: int, end: int) -> StoredMatrix:
     """Columns of a matrix, which are copied.   Raises KernelError where a block would be cut."""
+    if matrix.order is not None:
+        raise KernelError(f"columns {begin} to {end} are spread over the blocks, which have columns in another order")
     parts = []
     for part in matrix.parts:
         (first, cut), (last, cut_too) = divmod(begin, part.kind.length), divmod(end, part.kind.length)

@@ -20,6 +20,7 @@ except ImportError as error:
 
 PollThread = _native.PollThread
 """A thread that looks for a device's calls while a step is under way."""
+OTHER_THREAD = -1
 CODE_BITS = (4, 8)
 """Bits of a code that the native kernels read."""
 
@@ -44,6 +45,11 @@ class Job:
         return self._result
 
     @property
+    def number(self) -> int:
+        """Of all jobs of its workers."""
+        return self._native.number
+
+    @property
     def ran_s(self) -> float:
         """Seconds from the start of the first task to the end of the last; valid after `wait`."""
         return self._native.ran_s
@@ -57,6 +63,19 @@ class Job:
     def waited_s(self) -> float:
         """Seconds that `wait` took; valid after `wait`."""
         return self._native.waited_s
+
+
+class TaskTimes(NamedTuple):
+    """Tasks of one job that one thread ran one after the other.
+
+    job: its number.   thread: of the workers, from 0; OTHER_THREAD is any other thread, which waited for the job.
+    start_s, end_s: of the first and of the last task, on the clock of `time.perf_counter`.
+    """
+
+    job: int
+    thread: int
+    start_s: float
+    end_s: float
 
 
 class Workers:
@@ -113,6 +132,14 @@ class Workers:
         data: contiguous, on the CPU, a multiple of 256 bytes.   Raises KernelError where it is not.
         """
         return self._native.read(data)
+
+    def record_tasks(self, *, on: bool) -> None:
+        """Say whether tasks of jobs that come are noted, for `take_tasks`."""
+        self._native.set_recording(on)
+
+    def take_tasks(self) -> list[TaskTimes]:
+        """What was noted since it was last taken; what a job did is there once the job was waited for."""
+        return [TaskTimes(*times) for times in self._native.take_tasks()]
 
     def close(self) -> None:
         """Finish what was submitted and end the threads. A second call does nothing."""

@@ -1,4 +1,5 @@
-"""The OpenAI-compatible server: HTTP requests in, answers of an engine out.
+"""The OpenAI-compatible HTTP server in front of an engine.
 
-`app` has the routes, `request/` what they read, `answer/` what they send, and `run` the process around them.
+`app` defines the routes. `request/` reads and checks requests. `answer/` writes responses. `run` is the process: its
+socket, its signals and its shutdown.
 """

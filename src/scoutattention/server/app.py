@@ -1,4 +1,4 @@
-"""The routes."""
+"""The routes of the HTTP server, and what each does with a request."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -139,7 +139,7 @@ class Server:
             undo.callback(_cancel, answers)
             prompts = await asyncio.to_thread(self._submit, body, read, answers)
             undo.pop_all()
-        meter = Meter(self.metrics, [len(prompt.ids) for prompt in prompts], n)
+        meter = Meter(self.metrics, answers, n)
         reply = Reply(answers, n, [prompt.echo for prompt in prompts], meter.watch)
         self.replies.add(reply)
 

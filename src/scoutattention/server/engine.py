@@ -1,4 +1,4 @@
-"""What the server asks of a model, and how an `LLM` does it."""
+"""The interface between the server and an engine."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
@@ -50,6 +50,10 @@ class Answer(Protocol):
         """Those of them that were kept of earlier prompts; known with the first chunk."""
         ...
 
+    def waits(self, index: int = 0) -> tuple[float, float]:
+        """Seconds that an answer waited for its turn, and that its prompt was read; known with its first token."""
+        ...
+
     def cancel(self) -> None:
         """Stop, and free what it holds; safe from any thread, and more than once."""
         ...
@@ -59,16 +63,36 @@ class Answer(Protocol):
         ...
 
 
-class Memory(NamedTuple):
-    """The memory of both tiers.   pages_used, slots_used: the parts that are in use, 1 for all.
+class Reading(NamedTuple):
+    """A prompt that is being read.   number: of its request.   done, total: tokens."""
 
-    Where there are no slots, as on a CPU that holds everything, these are 0.
+    number: int
+    done: int
+    total: int
+
+
+class Tier(NamedTuple):
+    """A pool of blocks.   blocks: that it has room for.   used: that are in use.   bytes: its size."""
+
+    blocks: int = 0
+    used: int = 0
+    bytes: int = 0
+
+    @property
+    def share(self) -> float:
+        """The part that is in use."""
+        return self.used / max(1, self.blocks)
+
+
+class Memory(NamedTuple):
+    """The pages of the host and the slots of the device.   block_size: tokens of a block.
+
+    Without slots, as with `device_memory="all"`, `slots` has room for no block.
     """
 
-    pages_bytes: int
-    pages_used: float
-    slots_bytes: int
-    slots_used: float
+    block_size: int
+    pages: Tier
+    slots: Tier = Tier()
 
 
 class Engine(Protocol):
@@ -100,6 +124,14 @@ class Engine(Protocol):
 
     def queue(self) -> tuple[int, int]:
         """Answers that are made, the one whose prompt is being read among them, and answers that wait."""
+        ...
+
+    def reading(self) -> Reading | None:
+        """The prompt that is being read, if one is."""
+        ...
+
+    def residency(self) -> Sequence[float]:
+        """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
         ...
 
     def memory(self) -> Memory:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from starlette.responses import JSONResponse
 
+from ..config import SamplingParams
 from ..errors import CapacityError, ConfigError, PromptError, ScoutError
 
 KINDS = {
@@ -20,8 +22,10 @@ KINDS = {
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
-SAYS = re.compile(r"(\w+)=")
-"""How an error of a setting begins: with its name and value."""
+SAYS = re.compile(rf"\w+(?==)|(?:{'|'.join(item.name for item in fields(SamplingParams))})\b")
+"""How an error of a setting begins: with its name."""
+FIELDS = {"json_schema": "response_format"}
+"""Fields of requests, by the settings that have other names."""
 
 
 class ApiError(ScoutError):
@@ -51,7 +55,7 @@ def api_error(error: ScoutError, *, begun: bool = False) -> ApiError:
     asked = isinstance(error, ConfigError | PromptError) or (isinstance(error, CapacityError) and not begun)
     match = SAYS.match(str(error))
     if asked:
-        return refused(str(error), match[1] if match else None)
+        return refused(str(error), FIELDS.get(match[0], match[0]) if match else None)
     return ApiError(503 if isinstance(error, CapacityError) else 500, str(error))
 
 

@@ -7,7 +7,7 @@ from ..engine.answer import Answer
 from ..engine.llm import LLM
 from ..engine.prompts import PromptReader
 from ..engine.stats import Stats
-from .engine import Memory
+from .engine import Memory, Reading, Tier
 
 
 class LocalEngine:
@@ -39,12 +39,21 @@ class LocalEngine:
         scheduler = self._llm.engine.scheduler
         return len(scheduler.running) + (scheduler.reading is not None), len(scheduler.waiting)
 
+    def reading(self) -> Reading | None:
+        """The prompt that is being read, if one is."""
+        sequence = self._llm.engine.scheduler.reading
+        return None if sequence is None else Reading(sequence.id, sequence.ready.read, len(sequence.prompt_ids))
+
+    def residency(self) -> Sequence[float]:
+        """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
+        return self._llm.engine.runner.attention.residency
+
     def memory(self) -> Memory:
         """How much there is of both tiers, and how much of it is in use."""
         store = self._llm.engine.store
-        pages, slots = store.pages.pool, store.slots
-        size, used = pages.capacity * pages.entry_bytes, 1 - store.pages.available() / pages.capacity
+        pool, slots = store.pages.pool, store.slots
+        pages = Tier(pool.capacity, pool.capacity - store.pages.available(), pool.capacity * pool.entry_bytes)
         if slots is None:
-            return Memory(size, used, 0, 0.0)
-        pool = slots.pool
-        return Memory(size, used, pool.capacity * pool.entry_bytes, 1 - pool.available / pool.capacity)
+            return Memory(store.block_size, pages)
+        room, free = slots.pool.capacity, slots.pool.available
+        return Memory(store.block_size, pages, Tier(room, room - free, room * slots.pool.entry_bytes))

@@ -1,27 +1,28 @@
-"""What is measured of each request."""
+"""Measures one request: its latencies and its tokens."""
 
 import time
 from collections.abc import Sequence
 
-from .engine import Chunk
+from .engine import Answer, Chunk
 from .metrics import Metrics
 
 
 class Meter:
     """Watches the answers of one request, and tells the metrics."""
 
-    def __init__(self, metrics: Metrics, prompts: Sequence[int], n: int) -> None:
-        """prompts: tokens of each prompt.   n: answers to each."""
+    def __init__(self, metrics: Metrics, answers: Sequence[Answer], n: int) -> None:
+        """answers: to each prompt, `n` of them."""
         self._metrics = metrics
         self._began = time.perf_counter()
-        self._prompts = prompts
-        count = n * len(prompts)
+        self._answers = answers
+        self._n = n
+        count = n * len(answers)
         self._first: list[float | None] = [None] * count
         self._last = [self._began] * count
         self._tokens = [0] * count
         self._reasons: list[str | None] = [None] * count
-        for prompt in prompts:
-            metrics.read_prompt(prompt)
+        for answer in answers:
+            metrics.read_prompt(answer.prompt_tokens)
 
     @property
     def seconds(self) -> float:
@@ -35,6 +36,9 @@ class Meter:
             if self._first[number] is None:
                 self._first[number] = now
                 self._metrics.observe("time_to_first_token_seconds", now - self._began)
+                queued, read = self._answers[number // self._n].waits(number % self._n)
+                self._metrics.observe("request_queue_time_seconds", queued)
+                self._metrics.observe("request_prefill_time_seconds", read)
             else:
                 self._metrics.observe("inter_token_latency_seconds", now - self._last[number])
             self._last[number] = now

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: under vLLM's names where the meaning is the same, and under ours beside them."""
+"""Metrics for Prometheus. Those that mean the same as a metric of vLLM have its name."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .engine import Engine
+from .engine import Engine, Memory
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 TOKENS = tuple(2**power for power in range(21))
@@ -15,6 +15,8 @@ HISTOGRAMS = {
     "time_to_first_token_seconds": ("From a request to its first token.", SECONDS),
     "inter_token_latency_seconds": ("Between two pieces of an answer.", SECONDS),
     "e2e_request_latency_seconds": ("From a request to its end.", SECONDS),
+    "request_queue_time_seconds": ("From a request to the beginning of its prompt's reading.", SECONDS),
+    "request_prefill_time_seconds": ("From the beginning of a prompt's reading to the first token.", SECONDS),
     "request_decode_time_seconds": ("From the first token to the last.", SECONDS),
     "request_time_per_output_token_seconds": ("Mean time between the tokens of an answer.", SECONDS),
     "request_prompt_tokens": ("Tokens of a prompt.", TOKENS),
@@ -90,25 +92,48 @@ class _Totals(Collector):
         running, waiting = self._engine.queue()
         yield self._gauge("vllm:num_requests_running", "Answers that are made.", running)
         yield self._gauge("vllm:num_requests_waiting", "Answers that wait.", waiting)
-        yield self._gauge("vllm:kv_cache_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
+        yield self._gauge("vllm:kv_cache_usage_perc", "Pages in use, 1 for all.", memory.pages.share)
+        yield self._counter("vllm:num_preemptions", "Always 0: no answer is interrupted for another.", 0)
+        yield self._config(memory)
         yield self._counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for.", stats.prompt_tokens)
         yield self._counter("vllm:prefix_cache_hits", "Those of them that were kept.", stats.cached_tokens)
-        yield self._gauge("scout:host_pool_usage_perc", "Pages in use, 1 for all.", memory.pages_used)
-        yield self._gauge("scout:device_pool_usage_perc", "Slots in use, 1 for all.", memory.slots_used)
-        yield self._gauge("scout:host_pool_bytes", "Size of the pool of pages.", memory.pages_bytes)
-        yield self._gauge("scout:device_pool_bytes", "Size of the pool of slots.", memory.slots_bytes)
+        for name, what, tier in (("host", "pages", memory.pages), ("device", "slots", memory.slots)):
+            yield self._gauge(f"scout:{name}_pool_blocks", f"Blocks that the pool of {what} has room for.", tier.blocks)
+            yield self._gauge(f"scout:{name}_pool_blocks_used", "Blocks of them that sequences use.", tier.used)
+            yield self._gauge(f"scout:{name}_pool_usage_perc", f"The same as a part, 1 for all {what}.", tier.share)
+            yield self._gauge(f"scout:{name}_pool_bytes", f"Size of the pool of {what}.", tier.bytes)
         yield self._gauge("scout:cpu_share", "Far blocks of all chosen ones.", stats.cpu_share)
+        yield self._residency()
         yield self._counter("scout:blocks_resident_hits", "Chosen blocks that the device held.", stats.near_blocks)
         yield self._counter("scout:blocks_far", "Chosen blocks that the device did not hold.", stats.far_blocks)
         yield self._counter("scout:guarded_heads", "KV heads in which the guard found something.", stats.guarded_heads)
         yield self._counter(
             "scout:cpu_attention_seconds", "Seconds of the CPU's attention.", stats.hidden_cpu_s + stats.unhidden_cpu_s
         )
+        yield self._counter("scout:cpu_hidden_seconds", "Those of them behind other work.", stats.hidden_cpu_s)
         yield self._counter("scout:cpu_wait_seconds", "Those of them that were waited for.", stats.unhidden_cpu_s)
         yield self._counter("scout:host_to_device_bytes", "Bytes of recalled blocks.", stats.recalled_bytes)
         yield self._counter("scout:recalls", "Times that a layer of a sequence recalled.", stats.steps.recalls)
         yield self._counter("scout:prefill_seconds", "Seconds in prompts.", stats.prefill_s)
         yield self._counter("scout:decode_seconds", "Seconds in decode steps.", stats.decode_s)
+
+    def _config(self, memory: Memory) -> Metric:
+        labels = {
+            **self._labels,
+            "block_size": str(memory.block_size),
+            "num_gpu_blocks": str(memory.slots.blocks),
+            "num_cpu_blocks": str(memory.pages.blocks),
+        }
+        family = GaugeMetricFamily("vllm:cache_config_info", "Sizes of the KV cache, as labels.", labels=list(labels))
+        family.add_metric(list(labels.values()), 1)
+        return family
+
+    def _residency(self) -> Metric:
+        text = "Of a recent step's chosen blocks in a layer, the part that the device held."
+        family = GaugeMetricFamily("scout:layer_residency", text, labels=[*self._labels, "layer"])
+        for layer, share in enumerate(self._engine.residency()):
+            family.add_metric([*self._labels.values(), str(layer)], share)
+        return family
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=list(self._labels))

@@ -1,4 +1,4 @@
-"""The process around the server: its address, its signals, and its end."""
+"""The server's process: its socket, its signals, and its shutdown."""
 
 import asyncio
 import signal
@@ -17,6 +17,8 @@ FINISH_S = 30.0
 """Seconds in which answers may be finished when the server is told to end."""
 LEAVE_S = 5
 """Seconds more in which clients may read why their answers ended."""
+TICKS = 10
+"""Of uvicorn, in a second."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,8 +53,10 @@ class Process(uvicorn.Server):
     A second SIGINT ends it at once. `run([bound])` serves at a socket that has an address.
     """
 
-    def __init__(self, server: Server, started: Callable[[], None] = lambda: None) -> None:
-        """started: called once requests are taken."""
+    def __init__(
+        self, server: Server, started: Callable[[], None] = lambda: None, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """started: called once requests are taken.   look: called every second."""
         config = uvicorn.Config(
             server.app,
             log_config=None,
@@ -64,11 +68,18 @@ class Process(uvicorn.Server):
         super().__init__(config)
         self._server = server
         self._on_start = started
+        self._look = look
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_start()
+
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            self._look()
+        return await super().on_tick(counter)
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

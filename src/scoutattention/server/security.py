@@ -1,4 +1,4 @@
-"""Who may ask: the API key, and the addresses that need one."""
+"""The check of the API key, and which addresses need one."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""What all requests of a server share: the model's name, the places, and whether it is closing."""
+"""State that all requests share: the server's options, and the count of answers that it has accepted."""
 
 import math
 from collections import deque
@@ -8,15 +8,15 @@ from ..config import SamplingParams
 from .errors import ApiError, refused
 
 RECENT = 32
-"""Answers whose duration says how long a place takes to become free."""
+"""Number of the last answers whose mean duration is used for `Retry-After`."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the person who runs a server decides.
+    """The server's configuration.
 
-    model: the name that requests give.   defaults: what a request does not say.
-    max_waiting: answers that wait, beyond those that run.   api_key: what requests must bear, or None.
+    model: the model's name in requests and responses.   defaults: sampling params of requests that do not set them.
+    max_waiting: the length of the queue, in answers.   api_key: the key that requests must send; None needs no key.
     """
 
     model: str
@@ -26,7 +26,10 @@ class Options:
 
 
 class Places:
-    """The answers that a server takes at once: those that run, and those that wait."""
+    """Counts the answers that the server has accepted, running and waiting, and refuses those beyond the limit.
+
+    most: the limit.   taken: accepted answers that have not ended.   closing: whether no more are accepted.
+    """
 
     def __init__(self, running: int, waiting: int) -> None:
         self._running = running
@@ -36,7 +39,7 @@ class Places:
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     def take(self, count: int) -> None:
-        """Take so many places. Raises ApiError where there are not enough, or the server is closing."""
+        """Accept `count` answers. Raises ApiError with status 429 when the queue is full, and 503 when closing."""
         if self.closing:
             raise ApiError(503, "the server is closing: ask another one", headers={"Retry-After": "5"})
         if count > self.most:
@@ -51,11 +54,11 @@ class Places:
         self.taken += count
 
     def give_back(self, count: int, seconds: float) -> None:
-        """Free places.   seconds: for which they were taken."""
+        """Note that `count` answers have ended.   seconds: how long they took."""
         self.taken -= count
         self._recent.append(seconds)
 
     def _wait(self) -> int:
-        """Seconds until a place is free, if answers take as long as the last ones."""
+        """Estimated seconds until a running answer ends: the mean duration over the number that run at once."""
         mean = sum(self._recent) / len(self._recent) if self._recent else 1.0
         return min(60, max(1, math.ceil(mean / self._running)))

@@ -1,9 +1,14 @@
-"""What statistics say as text."""
+"""What statistics say as text, and what an engine measures of layers and answers."""
 
 from dataclasses import replace
 
-from scoutattention import Stats
+import pytest
+
+from scoutattention import LLM, SamplingParams, ScoutConfig, Stats
+from scoutattention.attention import scout
 from scoutattention.attention.step import StepStats
+
+from ..test_generate import PROMPT, far_llm
 
 ONE_MEMORY = Stats(
     prompt_tokens=5400,
@@ -41,3 +46,24 @@ def test_where_the_device_held_everything_there_is_less_to_say():
     lines = str(replace(ONE_MEMORY, kv_bytes_device=2**30)).splitlines()
     assert [line.split()[0] for line in lines] == ["Prompt", "Answer", "KV"]
     assert str(Stats())
+
+
+def test_layers_tell_what_of_their_choice_the_device_held(tiny_models, monkeypatch):
+    monkeypatch.setattr(scout, "LOOK_S", 0)
+    config = ScoutConfig(budget=40, block_size=8, guard=None, max_cpu_share=None)
+    with far_llm(str(tiny_models["qwen3"]), config, 5) as llm:
+        assert not llm.engine.runner.attention.residency
+        llm.generate(PROMPT, SamplingParams(max_tokens=2))  # one step, in which every layer chooses as many blocks
+        shares = llm.engine.runner.attention.residency
+        assert len(shares) == 3
+        assert 0 < 1 - sum(shares) / 3 == pytest.approx(llm.stats().cpu_share, abs=1e-6)
+
+
+def test_an_answer_tells_how_long_it_waited(tiny_models):
+    with LLM(str(tiny_models["llama"]), max_num_seqs=1) as llm:
+        answers = [llm.submit(PROMPT, SamplingParams(max_tokens=9, ignore_eos=True)) for _ in range(2)]
+        for answer in answers:
+            answer.wait()
+        (first, read), (second, _) = (answer.waits() for answer in answers)
+        assert 0 <= first < second
+        assert 0 < read < second

@@ -212,7 +212,7 @@ def test_a_file_that_is_replaced_stays_the_model(tmp_path):
 
 
 def test_kernels_of_a_gpu_do_not_read_blocks(file):
-    with pytest.raises(ConfigError, match=r"kernels='triton' do not read the blocks .* set kernels to 'auto'"):
+    with pytest.raises(ConfigError, match=r"kernels='triton' do not read weights in blocks.* set kernels to 'auto'"):
         LLM(str(file), kernels="triton")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ...config import DTypeName
+from ...trace.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,23 @@ class DecodeJob:
     threads: int
 
 
-class Span(NamedTuple):
-    """A part of a step: its stage, its start and length in seconds, which thread's it is, and the layer it is for."""
-
-    stage: str
-    start: float
-    seconds: float
-    thread: str = "main"
-    layer: int | None = None
-
-
 class Setup(NamedTuple):
     """What an engine runs with: the formats of its weights and cache.   calibration: see `Engine`; None elsewhere."""
 
     dtype: str
     cache_dtype: str
     calibration: str | None = None
+
+
+class Traced(NamedTuple):
+    """Steps of which a timeline tells.
+
+    seconds, plain_s: of each of these steps, and of the steps between them that nobody watched.
+    """
+
+    timeline: Timeline
+    seconds: list[float]
+    plain_s: list[float]
 
 
 class Decoding(Protocol):
@@ -63,6 +65,6 @@ class Decoding(Protocol):
         """The new tokens of each sequence so far."""
         ...
 
-    def traced_step(self) -> list[Span]:
-        """A step, and where its time went; empty, and no step, where the engine does not tell."""
-        return []
+    def traced_steps(self, count: int) -> Traced | None:
+        """So many steps of which a timeline tells, and as many beside them; None, and no step, where there is none."""
+        return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from .job import DecodeJob, Setup, Span
+from .job import DecodeJob, Setup, Traced
 from .process import ENGINES, EngineProcess, Serving
 
 REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
@@ -32,7 +32,7 @@ class Workload:
 
     contexts, batches: each pair is a case; a case of more than `largest` tokens in all its prompts is left out.
     rounds, steps: turns of each engine, and decode steps of a turn. One more round comes first and is not counted.
-    traced: steps after the counted ones, to see where the time goes.
+    traced: steps after the counted ones, to see where the time goes; as many are beside them.
     """
 
     contexts: tuple[int, ...]
@@ -40,7 +40,7 @@ class Workload:
     engines: tuple[str, ...] = tuple(ENGINES)
     rounds: int = 5
     steps: int = 6
-    traced: int = 8
+    traced: int = 16
     largest: int = 16384
 
     def cases(self) -> list[tuple[int, int]]:
@@ -54,7 +54,7 @@ class Workload:
     @property
     def new_tokens(self) -> int:
         """Tokens that each sequence gets: the prompt's first, and one of every step."""
-        return 1 + (self.rounds + 1) * self.steps + self.traced
+        return 1 + (self.rounds + 1) * self.steps + 2 * self.traced
 
     def _pairs(self) -> list[tuple[int, int]]:
         return sorted(itertools.product(self.contexts, self.batches))
@@ -86,10 +86,10 @@ class Result(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A case: the result of each engine, and where the time of further steps went, of engines that tell."""
+    """A case: the result of each engine, and further steps of engines that tell where the time goes."""
 
     results: list[Result]
-    spans: dict[str, list[Span]]
+    traced: dict[str, Traced]
 
 
 def missing(engine: str, job: DecodeJob) -> str | None:
@@ -124,10 +124,10 @@ def measure(workload: Workload, job: DecodeJob, watch: Watch) -> Measured:
         for engine, process in processes.items():
             runs[engine].answers.extend(process.ask(Serving.answers))
             runs[engine].memory = process.ask(Serving.memory)
-        spans = {engine: process.ask(Serving.spans, workload.traced) for engine, process in processes.items()}
+        traced = {engine: process.ask(Serving.traced, workload.traced) for engine, process in processes.items()}
     reference = next((runs[engine].answers for engine in REFERENCES if engine in runs), None)
     results = [_result(engine, run, reference) for engine, run in runs.items()]
-    return Measured(results, {engine: parts for engine, parts in spans.items() if parts})
+    return Measured(results, {engine: steps for engine, steps in traced.items() if steps is not None})
 
 
 @dataclass

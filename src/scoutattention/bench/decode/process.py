@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...errors import CapacityError, ScoutError
 from ...hardware.host import peak_memory, resident_memory
-from .job import DecodeJob, Decoding, Setup, Span
+from .job import DecodeJob, Decoding, Setup, Traced
 
 ENGINES = {
     "scout": ("scout", "OurDecoding"),
@@ -54,9 +54,9 @@ class Serving:
             times.append(time.perf_counter() - start)
         return times
 
-    def spans(self, count: int) -> list[Span]:
-        """Where the time of some more steps went."""
-        return [span for _ in range(count) for span in self.decoding.traced_step()]
+    def traced(self, count: int) -> Traced | None:
+        """Some more steps, of which a timeline tells, and as many beside them; None where the engine has none."""
+        return self.decoding.traced_steps(count)
 
     def answers(self) -> list[list[int]]:
         """The new tokens of each sequence so far."""

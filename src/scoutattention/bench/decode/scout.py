@@ -1,12 +1,14 @@
 """The engine of this project in the decode benchmark: with a budget, with slots as well, or with full attention."""
 
+import time
+
 from typing_extensions import override
 
 from ...config import Memory, SamplingParams, ScoutConfig
 from ...engine.llm import LLM
 from ...engine.scheduler import Sequence
-from .job import DecodeJob, Decoding, Setup, Span
-from .stages import Stages, watch_engine
+from ..timeline.recorder import Recorder
+from .job import DecodeJob, Decoding, Setup, Traced
 
 
 class OurDecoding(Decoding):
@@ -31,7 +33,6 @@ class OurDecoding(Decoding):
             Sequence(row, list(prompt), params, job.max_len, self._llm.tokenizer)
             for row, prompt in enumerate(job.prompts)
         ]
-        self._stages: Stages | None = None
 
     @override
     def setup(self) -> Setup:
@@ -55,12 +56,17 @@ class OurDecoding(Decoding):
         return [sequence.output_ids for sequence in self._sequences]
 
     @override
-    def traced_step(self) -> list[Span]:
-        if self._stages is None:
-            self._stages = watch_engine(self._llm.engine)
-        before = len(self._stages.spans)
-        self.step()
-        return self._stages.spans[before:]
+    def traced_steps(self, count: int) -> Traced:
+        recorder = Recorder(self._llm.engine)
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for watched in (True, False) * count:
+            if watched:
+                recorder.begin()
+            started = time.perf_counter()
+            self.step()
+            seconds[watched].append(time.perf_counter() - started)
+            recorder.end()
+        return Traced(recorder.timeline(), seconds[True], seconds[False])
 
 
 class SlotsDecoding(OurDecoding):

@@ -1,4 +1,4 @@
-"""What a load says of a server: throughput, waiting times, and how many requests were answered well."""
+"""Results of a load: throughput, latencies, and goodput."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,18 +8,21 @@ import numpy as np
 from .load import Load
 
 SHARES = (50, 90, 99)
-"""Percentiles."""
+"""The percentiles that are reported."""
 
 
 class Limits(NamedTuple):
-    """When an answer is good: at most so many seconds to its first token, and between its tokens on average."""
+    """The limits of goodput, in seconds.
+
+    ttft_s: time to the first token, at most.   between_s: mean time between tokens, at most.
+    """
 
     ttft_s: float
     between_s: float
 
 
 class Percentiles(NamedTuple):
-    """Half, nine tenths and 99 hundredths of some times were at most so long, in milliseconds; NaN of no times."""
+    """The 50th, 90th and 99th percentile of some times, in milliseconds; NaN where there are none."""
 
     p50: float
     p90: float
@@ -27,11 +30,14 @@ class Percentiles(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A server at one rate.
+    """The result at one request rate.
 
-    rate: requests a second that were sent.   requests_per_s: those that were answered.   failed: that were not.
-    prompt_tokens: of a request, on average.   goodput: requests a second that were answered within the limits.
-    ttft: to the first token of an answer.   between: between its pieces.   whole: to its end.
+    rate: requests sent per second.   requests, failed: how many were sent, and how many of them failed.
+    seconds: from the first request to the last answer.   prompt_tokens: mean tokens of a prompt.
+    requests_per_s, tokens_per_s: answered requests and new tokens per second.
+    goodput: requests per second that were answered within the limits.
+    ttft: time to first token.   between: time between the pieces of an answer.   whole: time to an answer's end.
+    errors: the different error messages.
     """
 
     rate: float
@@ -49,7 +55,7 @@ class Result(NamedTuple):
 
 
 def result(load: Load, limits: Limits) -> Result:
-    """The numbers of one load."""
+    """The result of one load."""
     right = [one for one in load.asked if one.error is None]
     good = [
         one

@@ -1,21 +1,22 @@
 """What `scout bench decode` does: it runs every engine that is installed, and prints tokens a second and memory."""
 
 import json
+import statistics
 import sys
 from dataclasses import replace
 from typing import cast
 
 from ...bench.common.measure import host_facts
-from ...bench.decode.job import DecodeJob
+from ...bench.decode.job import DecodeJob, Traced
 from ...bench.decode.measure import Measured, Result, Workload, measure, missing
-from ...bench.decode.stages import exclusive
-from ...bench.decode.trace import trace
 from ...config import DTypeName
 from ...errors import ConfigError
 from ...eval.text import Text, code, first_tokens, prose
 from ...hardware.host import usable_cores
 from ...models.loader import open_files
 from ...models.resolve import gguf_file, resolve
+from ...trace.chrome import to_json
+from ...trace.timeline import stage_seconds
 from ..bench import DecodeFlags
 from ..command import load_action
 from ..output import PlainTable, busy, show, write_file
@@ -37,18 +38,24 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
             flags.plot, load_action("drawings").decode_png(results, f"{flags.model}, budget {flags.budget:,} tokens")
         )
     if flags.trace is not None:
-        write_file(flags.trace, trace(cases[-1].spans).encode())
-    stages = [
-        {stage: s / workload.traced * 1e3 for stage, s in exclusive(case.spans.get(result.engine, ())).items()}
-        for case in cases
-        for result in case.results
-    ]
+        timelines = {engine: one.timeline for engine, one in cases[-1].traced.items()}
+        write_file(flags.trace, to_json(timelines).encode())
+    traced = [_traced_numbers(case.traced.get(result.engine)) for case in cases for result in case.results]
     if flags.as_json:
-        rows = [result._asdict() | {"stages_ms": ms} for result, ms in zip(results, stages, strict=True)]
+        rows = [result._asdict() | more for result, more in zip(results, traced, strict=True)]
         left_out = [{"context": context, "batch": batch} for context, batch in workload.left_out()]
         print(json.dumps(host_facts() | {"cases": rows, "left_out": left_out}), flush=True)
     else:
         show(_table(cases))
+
+
+def _traced_numbers(traced: Traced | None) -> dict[str, object]:
+    """Of steps that were traced: milliseconds of a step's stages, and how many times as long a step takes."""
+    if traced is None:
+        return {"stages_ms": {}, "traced_ratio": None}
+    seconds = stage_seconds(traced.timeline).items()
+    ratio = statistics.median(traced.seconds) / statistics.median(traced.plain_s)
+    return {"stages_ms": {name: s / len(traced.seconds) * 1e3 for name, s in seconds}, "traced_ratio": ratio}
 
 
 def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:

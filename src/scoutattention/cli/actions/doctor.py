@@ -14,7 +14,7 @@ from ...hardware.doctor import Check
 from ...hardware.host import Host, available_memory, read_cpu, read_memory
 from ...hardware.measure import Measured, store
 from ...models.config import ModelConfig
-from ...models.loader import config_of, open_files
+from ...models.loader import QUANTISED, config_of, open_files
 from ...models.resolve import gguf_file, resolve
 from ...runtime.workers import Workers
 
@@ -42,10 +42,18 @@ def check_model(name: str, host: Host) -> list[Check]:
     """What a model takes on a CPU with the default settings.   Raises what opening a model raises."""
     files = open_files(resolve(name))
     config = config_of(files, "auto")
-    weights, dtype = files.weight_bytes(config), config.shape.dtype
-    where = f"in {dtype}" if gguf_file(name) is None else "of the file, mapped"
+    weights, dtype, scheme = files.weight_bytes(config), config.shape.dtype, files.quantised
+    where = f"in {dtype}"
+    if gguf_file(name) is not None:
+        where = "of the file, mapped"
+    elif scheme is not None:
+        expanded = weights == config.weights * config.shape.dtype_bytes
+        where += f", expanded from {scheme}" if expanded else f" and, quantised with {scheme}, in blocks"
     halves = "; --dtype bfloat16 halves that" if dtype == "float32" else ""
     advice = f"on a GPU {format_bytes(config.weights * config.shape.dtype_bytes)} in {dtype}{halves}"
+    if scheme is None:
+        sizes = {key: config.weights // kind.length * kind.size for key, kind in QUANTISED.items()}
+        advice += "; on a CPU " + ", ".join(f"{format_bytes(size)} with --weights {key}" for key, size in sizes.items())
     return [
         Check("weights", f"{format_bytes(weights)} {where}", advice),
         Check("program", f"about {format_bytes(PROGRAM)}", "PyTorch, kernels and the tokenizer"),

@@ -3,9 +3,12 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...config import WeightsName
+from ...config.fields import format_bytes
 from ...engine.device import find_device
 from ...eval.fidelity.ablation import Variant, ablation
 from ...eval.fidelity.html import page
@@ -14,9 +17,10 @@ from ...eval.fidelity.report import Measured, report
 from ...eval.fidelity.run import run
 from ...eval.fidelity.table import HEADINGS, rows
 from ...eval.text import Text, code, mixed, prose
+from ...eval.weights import compare
 from ...models.loader import load
 from ..command import load_action
-from ..fidelity import FidelityFlags
+from ..fidelity import FidelityFlags, WeightsFlags
 from ..output import PlainTable, progress, show, write_file
 from ..settings import Settings
 from .texts import read_texts
@@ -42,8 +46,8 @@ def _measure(flags: FidelityFlags, texts: list[Text], settings: Settings) -> lis
     variants = [Variant("scout", scout, engine_config.device_memory)]
     if record is not None:
         variants = recorded_variants(variants[0], flags.context)
-    device, rope_scaling = find_device(engine_config.device), engine_config.rope_scaling
-    loaded = load(flags.model, engine_config.dtype, device=device, rope_scaling=rope_scaling)
+    device, scaling = find_device(engine_config.device), engine_config.rope_scaling
+    loaded = load(flags.model, engine_config.dtype, device, rope_scaling=scaling, weights=engine_config.weights)
     if flags.ablate:
         variants = ablation(scout, loaded.decoder.shape)
     recorders = {variant.name: Recorder() for variant in variants if record is not None}
@@ -71,4 +75,18 @@ def _print(measured: list[Measured]) -> None:
         table.add_row(*line, end_section=line[0] != after[0])
     used = {item.fidelity.calibration: None for item in measured}
     table.caption = f"Calibration: {', '.join(used)}"
+    show(table)
+
+
+def weights(flags: WeightsFlags, kept: Sequence[WeightsName]) -> None:
+    """Compare each way to keep the weights with float32."""
+    (text,) = read_texts([flags.text]) if flags.text else [prose()]
+    with progress() as watch:
+        found = compare(flags.model, text, (flags.context, flags.steps), kept, watch)
+    if flags.as_json:
+        print(json.dumps({"model": flags.model, "text": text.name, "weights": [asdict(row) for row in found]}))
+        return
+    table = PlainTable("Weights", "Memory", "KL", "KL at most")
+    for row in found:
+        table.add_row(row.weights, format_bytes(row.nbytes), f"{row.kl_mean:.1e}", f"{row.kl_most:.1e}")
     show(table)

@@ -2,14 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ...bench.decode.stages import watch_engine
-from ...bench.decode.trace import trace
 from ...config import SamplingParams, ScoutConfig
 from ...config.fields import format_bytes
 from ...engine.llm import LLM
@@ -18,9 +13,10 @@ from ...engine.stats import Stats
 from ...hardware.host import peak_memory
 from ..generate import GenerateFlags
 from ..inputs import Message
-from ..output import PlainTable, busy, show, write_file
+from ..output import PlainTable, busy, show
 from ..settings import Settings
 from .answer import chunks
+from .traced import traced
 
 JSON_STATS = (
     *("prompt_tokens", "new_tokens", "ttft_s", "tokens_per_s", "kv_bytes_total", "kv_bytes_device", "cpu_share"),
@@ -33,7 +29,7 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
     with busy(f"Loading {flags.model}"):
         llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(settings.engine))
     each = of_each_answer(settings.params)
-    with llm, _traced(llm, flags.trace):
+    with traced(llm, flags.trace), llm:
         answers = []
         for number, params in enumerate(each, start=1):
             if len(each) > 1 and not flags.as_json:
@@ -84,19 +80,6 @@ def _of_the_file(llm: LLM) -> str:
     """What of the memory the system can take back, if anything."""
     size = sum(file.size for file in llm.engine.runner.decoder.weights.files)
     return f", {format_bytes(size)} of it the model's file" if size else ""
-
-
-@contextmanager
-def _traced(llm: LLM, file: Path | None) -> Iterator[None]:
-    """Watch the engine, and write what was seen to `file`, if there is one."""
-    if file is None:
-        yield
-        return
-    stages = watch_engine(llm.engine)
-    try:
-        yield
-    finally:
-        write_file(file, trace({"scout": stages.spans}).encode())
 
 
 def stats_table(stats: Stats) -> PlainTable:

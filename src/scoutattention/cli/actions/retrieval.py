@@ -41,8 +41,8 @@ def retrieval(flags: RetrievalFlags, places: tuple[tuple[int, ...], tuple[int, .
 def _measure(model: str, grid: Grid, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
     """The rows; the CPU share, and the calibration that the method used."""
     with busy(f"Loading {model}"):
-        engine = settings.engine
-        loaded = load(model, engine.dtype, device=find_device(engine.device), rope_scaling=engine.rope_scaling)
+        engine, device = settings.engine, find_device(settings.engine.device)
+        loaded = load(model, engine.dtype, device, rope_scaling=engine.rope_scaling, weights=engine.weights)
         pair = open_pair(loaded, grid, settings.scout, engine)
     try:
         with progress() as watch:

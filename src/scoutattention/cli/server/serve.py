@@ -7,7 +7,8 @@ from typing import Annotated
 from ...config import EngineConfig, ScoutConfig
 from ...errors import ConfigError
 from ..command import Call, load_action, takes
-from ..flags import Auto, Model, flag
+from ..flags import Auto, HiddenTrace, Model, flag
+from ..output import check_writable
 from ..settings import read_settings, refuse_with_auto, settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -54,6 +55,7 @@ class ServeFlags:
     ] = 256
     dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)] = False
     auto: Auto = False
+    trace: HiddenTrace = None
 
 
 @takes(ServeFlags, ScoutConfig, EngineConfig)
@@ -68,6 +70,7 @@ def serve(call: Call[ServeFlags]) -> None:
             raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
+    check_writable("--trace", flags.trace)
     refuse_without_server()
     settings = read_settings(call.settings, dense=flags.dense)
     refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)

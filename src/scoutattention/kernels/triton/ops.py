@@ -27,6 +27,7 @@ from ...types import (
 from ..ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
 from ..plain import join as plain_join
 from ..reference import project
+from ..reference_prompt import causal
 from . import (
     calls,
     join,
@@ -60,6 +61,10 @@ class TritonOps(Ops):
             raise ConfigError(f"kernels='triton' on {here} and TRITON_INTERPRET, which is for CPUs, is {state}: {knob}")
         self.device = device
         self.deferred = device.type != "cpu"
+
+    @override
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return causal(q, k, v, scale)
 
     @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:

@@ -52,6 +52,12 @@ class GGUFModel(ModelFiles):
     def tensors(self) -> "GGUFTensors":
         return GGUFTensors(self._gguf, self.config)
 
+    @property
+    @override
+    def quantised(self) -> str | None:
+        kinds = {tensor.kind for tensor in self._gguf.tensors.values() if tensor.kind.dtype is None}
+        return ", ".join(sorted(kind.name for kind in kinds)) or None
+
     @override
     def weight_bytes(self, config: ModelConfig) -> int:
         return sum(file.size for file in self._gguf.files)

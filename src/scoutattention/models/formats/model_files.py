@@ -7,8 +7,10 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from ..config import ModelConfig
-from ..file_fields import read_json
+from ..file_fields import Entries, read_json
 from ..text import Tokenizer
+from .quantised.scheme import Scheme, read_scheme
+from .quantised.tensors import QuantisedTensors
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
 from .sizes import checkpoint_dtype
 
@@ -35,6 +37,11 @@ class ModelFiles(Protocol):
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, its chat template, and the tokens that end an answer."""
+        ...
+
+    @property
+    def quantised(self) -> str | None:
+        """What the weights are quantised with, if they are."""
         ...
 
     def tensors(self) -> Tensors:
@@ -68,7 +75,7 @@ class Directory(ModelFiles):
         dtype = checkpoint_dtype(self.config)
         if dtype is not None:
             return dtype
-        checkpoint = self.tensors()
+        checkpoint = Checkpoint(self.path)
         name = EMBEDDING if EMBEDDING in checkpoint.unread else HEAD
         return str(checkpoint.dtype(name)).removeprefix("torch.")
 
@@ -76,10 +83,21 @@ class Directory(ModelFiles):
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_directory(self.path)
 
+    @property
     @override
-    def tensors(self) -> Checkpoint:
-        return Checkpoint(self.path)
+    def quantised(self) -> str | None:
+        return None if (scheme := self._scheme()) is None else scheme.method
+
+    @override
+    def tensors(self) -> Tensors:
+        scheme, checkpoint = self._scheme(), Checkpoint(self.path)
+        return checkpoint if scheme is None else QuantisedTensors(checkpoint, scheme)
+
+    def _scheme(self) -> Scheme | None:
+        return read_scheme(Entries(self.config, self.config_name))
 
     @override
     def weight_bytes(self, config: ModelConfig) -> int:
-        return config.weights * config.shape.dtype_bytes
+        tensors = self.tensors()
+        numbers, size = tensors.packed() if isinstance(tensors, QuantisedTensors) else (0, 0)
+        return size + (config.weights - numbers) * config.shape.dtype_bytes

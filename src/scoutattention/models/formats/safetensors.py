@@ -18,7 +18,7 @@ from ..layers import Weight
 
 _NAME = re.compile(r"[\w-][\w .-]{0,250}(/[\w-][\w .-]{0,250})*")
 _OUTER = ("model.", "lm_head.")
-_FLOATS = ("F16", "BF16", "F32", "F64")
+FLOATS = ("F16", "BF16", "F32", "F64")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -65,18 +65,30 @@ class Checkpoint(Tensors):
         empty: Tensor = self._stored(name)[:0]
         return empty.dtype
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor.   Raises ModelFileError where it is absent."""
+        return tuple(self._stored(name).get_shape())
+
+    def format(self, name: str) -> str:
+        """What safetensors calls the number format of a tensor."""
+        return str(self._stored(name).get_dtype())
+
     @override
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self.take(name, shape, FLOATS)
+
+    def take(self, name: str, shape: tuple[int, ...], formats: tuple[str, ...]) -> Tensor:
+        """A tensor in one of the given number formats, as safetensors calls them; see `read`."""
         stored = self._stored(name)
         if tuple(stored.get_shape()) != shape:
             raise ModelFileError(
                 f"{self.path}: tensor {name} has shape {list(stored.get_shape())}, "
                 f"where config.json implies {list(shape)}"
             )
-        if stored.get_dtype() not in _FLOATS:
+        if stored.get_dtype() not in formats:
             raise UnsupportedModelError(
-                f"{self.path}: tensor {name} holds {stored.get_dtype()}, which is not supported: use a checkpoint "
-                "that is not quantised"
+                f"{self.path}: tensor {name} holds {stored.get_dtype()}, which is not supported where config.json "
+                f"implies {' or '.join(formats)}"
             )
         self.unread.discard(name)
         file, stored_name = self._home[name]

@@ -1,1 +1,1 @@
-"""Answers on their way to a client."""
+"""Responses: their bodies, and how they are sent."""

@@ -1,6 +1,6 @@
-"""What requests hold."""
+"""The fields of requests, with their types and limits."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -12,6 +12,7 @@ MOST_ANSWERS = 128
 LARGEST = 2**31 - 1
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stops = Annotated[list[str], Field(max_length=64, fail_fast=True)]
 Ids = Annotated[list[int], Field(fail_fast=True)]
@@ -31,6 +32,24 @@ class StreamOptions(TypedDict, total=False):
 
 
 @strictly
+class JsonSchema(TypedDict, total=False):
+    """A JSON schema with its name, as OpenAI's clients send it."""
+
+    name: str
+    description: str | None
+    schema: Required[dict[str, Any]]
+    strict: bool | None
+
+
+@strictly
+class ResponseFormat(TypedDict, total=False):
+    """What an answer is: text, any JSON object, or JSON that conforms to a schema."""
+
+    type: Required[Literal["text", "json_object", "json_schema"]]
+    json_schema: JsonSchema | None
+
+
+@strictly
 class Sampling(TypedDict, total=False):
     """How answers are drawn, and when they end; see `SamplingParams`."""
 
@@ -47,6 +66,9 @@ class Sampling(TypedDict, total=False):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None
     stop: str | Stops | None
     ignore_eos: bool | None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Bias] | None
+    min_tokens: Annotated[int, Field(ge=0, le=LARGEST)] | None
+    response_format: ResponseFormat | None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None
     max_tokens: Count | None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None

@@ -1,5 +1,6 @@
 """A request's settings as `SamplingParams`."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,10 @@ from .fields import ChatRequest, CompletionRequest
 
 DIRECT = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("seed", "stop", "ignore_eos", "n", "cache_salt"),
+    *("seed", "stop", "ignore_eos", "min_tokens", "logit_bias", "n", "cache_salt"),
 )
 """Fields that are settings of the same name."""
+JSON_OBJECT = '{"type": "object"}'
 COMPLETION_TOKENS = 16
 """Of an answer of /v1/completions that says nothing else, as at OpenAI."""
 
@@ -45,7 +47,21 @@ def params_of(
             name,
         )
     values: dict[str, Any] = {field: request[field] for field in DIRECT if request.get(field) is not None}  # type: ignore[literal-required]
-    return replace(defaults, max_tokens=wanted, logprobs=_logprobs(request), **values)
+    values |= {"max_tokens": wanted, "logprobs": _logprobs(request), "json_schema": _json_schema(request)}
+    return replace(defaults, **values)
+
+
+def _json_schema(request: ChatRequest | CompletionRequest) -> str | None:
+    """The JSON schema that an answer conforms to, as text, or None. Raises ApiError where a request has none."""
+    asked = request.get("response_format")
+    if asked is None or asked["type"] == "text":
+        return None
+    if asked["type"] == "json_object":
+        return JSON_OBJECT
+    schema = asked.get("json_schema")
+    if schema is None:
+        raise refused("response_format of type json_schema has no json_schema: give one", "response_format")
+    return json.dumps(schema["schema"])
 
 
 def _logprobs(request: ChatRequest | CompletionRequest) -> int | None:

@@ -1,0 +1,136 @@
+"""What was recorded of an engine as a timeline."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ...attention.far_stream import Answered
+from ...runtime.workers import OTHER_THREAD, TaskTimes
+from ...trace.span import Span
+from ...trace.timeline import DECODE, DEVICE, FAR, HOST, LINK, PROMPT, SCHEDULER, WAIT, Arrow, Timeline, worker
+from .kernels import with_layers
+from .pieces import Piece, pieces
+from .watch import Watched
+
+COPY = "copy"
+
+
+class StepRecord(NamedTuple):
+    """A step that decoded.
+
+    calls: of the engine's thread.   tasks: of the worker threads.   answered: calls that a GPU made.
+    """
+
+    calls: Sequence[Watched]
+    tasks: Sequence[TaskTimes]
+    answered: Sequence[Answered]
+
+
+class Recorded(NamedTuple):
+    """A recording.   prompts: when prompts were read.   kernels: what a GPU did.   on_cpu: whether there is none."""
+
+    prompts: Sequence[Watched]
+    steps: Sequence[StepRecord]
+    kernels: Sequence[Span]
+    layers: int
+    on_cpu: bool
+
+
+def made(recorded: Recorded) -> Timeline:
+    """The timeline of a recording."""
+    lane = DEVICE if recorded.on_cpu else HOST
+    spans = [
+        Span(name, PROMPT, None, call.start_s, call.end_s) for call in recorded.prompts for name in (SCHEDULER, lane)
+    ]
+    arrows: list[Arrow] = []
+    for step in recorded.steps:
+        one = _Step(step, lane, on_cpu=recorded.on_cpu)
+        within = (span for span in recorded.kernels if one.frame.start_s <= span.start_s < one.frame.end_s)
+        kernels = with_layers(within, recorded.layers)
+        workers = list(one.workers())
+        spans += [one.frame, *one.thread(), *kernels, *(span for span, _ in workers)]
+        arrows += one.arrows(workers, kernels)
+    return Timeline(tuple(spans), tuple(arrows))
+
+
+class _Step:
+    """A step that decoded.   frame: its span.   lane: of the engine's thread."""
+
+    def __init__(self, record: StepRecord, lane: str, *, on_cpu: bool) -> None:
+        self._record = record
+        self._lane = lane
+        self._on_cpu = on_cpu
+        flat = pieces(record.calls)
+        self._pieces = _decoding(flat)
+        self._starts = [piece.start_s for piece in self._pieces]
+        self.frame = Span(SCHEDULER, DECODE, None, self._pieces[0].start_s, self._pieces[-1].end_s)
+        self._job_layers = {call.report.job: call.layer for call in record.answered}
+        for call in record.calls:
+            if call.job is not None and call.name != WAIT:
+                piece = self._at(_middle(call))
+                self._job_layers[call.job] = -1 if piece is None or piece.layer is None else piece.layer
+
+    def thread(self) -> Iterator[Span]:
+        """What the engine's thread did; on a CPU its copies are the link's too."""
+        for piece in self._pieces:
+            yield self._span(piece)
+            if piece.name == COPY and self._on_cpu:
+                yield Span(LINK, *piece)
+
+    def workers(self) -> Iterator[tuple[Span, int]]:
+        """What the workers did, and the numbers of the jobs: far attention, or a part of what the device does."""
+        for job, thread, start_s, end_s in self._record.tasks:
+            if thread == OTHER_THREAD:
+                continue
+            piece = self._at(start_s)
+            if job in self._job_layers:
+                yield Span(worker(thread), FAR, self._job_layers[job], start_s, end_s), job
+            elif piece is not None:
+                yield Span(worker(thread), piece.name, piece.layer, start_s, end_s), job
+
+    def arrows(self, workers: Sequence[tuple[Span, int]], kernels: Iterable[Span]) -> Iterator[Arrow]:
+        """From what gives far work to who does it, and from there to what waits for it."""
+        gives, waits = self._ends(kernels)
+        for span, job in workers:
+            if span.name == FAR:
+                if job in gives:
+                    yield Arrow(gives[job], span)
+                if job in waits:
+                    yield Arrow(span, waits[job])
+
+    def _ends(self, kernels: Iterable[Span]) -> tuple[dict[int, Span], dict[int, Span]]:
+        """The spans that give jobs, and those that wait for them."""
+        gives: dict[int, Span] = {}
+        waits: dict[int, Span] = {}
+        for call in self._record.calls:
+            piece = None if call.job is None else self._at(_middle(call))
+            if call.job is not None and piece is not None:
+                (waits if call.name == WAIT else gives)[call.job] = self._span(piece)
+        waiting = {span.layer: span for span in kernels if span.name == WAIT}
+        waits |= {one.report.job: waiting[one.layer] for one in self._record.answered if one.layer in waiting}
+        return gives, waits
+
+    def _span(self, piece: Piece) -> Span:
+        return Span(self._lane, *piece)
+
+    def _at(self, time_s: float) -> Piece | None:
+        """What the engine's thread did at a time."""
+        place = bisect_right(self._starts, time_s) - 1
+        return self._pieces[place] if place >= 0 and time_s <= self._pieces[place].end_s else None
+
+
+def _decoding(flat: Sequence[Piece]) -> list[Piece]:
+    """The pieces between two prompts, or around them, that decode."""
+    own: list[Piece] = []
+    for piece in flat:
+        if piece.name != PROMPT:
+            own.append(piece)
+        elif any(one.name == "prepare" for one in own):
+            break
+        else:
+            own.clear()
+    return own
+
+
+def _middle(call: Watched) -> float:
+    return (call.start_s + call.end_s) / 2

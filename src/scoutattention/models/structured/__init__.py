@@ -1,0 +1,1 @@
+"""Answers in a form that programs read."""

@@ -1,0 +1,1 @@
+"""Timelines, their files and pictures."""
