@@ -10,6 +10,8 @@ from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
 from scoutattention.hardware.measure import FILE, Measured, store, stored
+from scoutattention.trace.chrome import from_json
+from scoutattention.trace.timeline import far_time
 
 from .fake import FakeLLM
 
@@ -137,6 +139,21 @@ def test_a_plot_is_drawn(tmp_path):
     file = tmp_path / "plan.png"
     assert main([*ON_A_CARD, "--batch", "1", "--plot", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_simulated_step_can_be_drawn(tmp_path, capsys):
+    """Of each design in the first context; `scout trace` adds up what the simulator did."""
+    file = tmp_path / "trace.json"
+    assert main([*ON_A_CARD, "--trace", str(file)]) == 0
+    timelines = from_json(file.read_text())
+    assert list(timelines) == ["full", "compute", "fetch-ahead", "scout"]
+    (step,) = timelines["scout"].steps()
+    assert step.end_s - step.start_s == pytest.approx(39.1e-3, rel=0.01)
+    assert far_time(timelines["scout"]).waited_s == pytest.approx(0.01 * step.end_s, abs=3e-4)
+    assert far_time(timelines["compute"]).waited_s > 4e-3
+    html = tmp_path / "step.html"
+    assert main(["trace", str(file), "--html", str(html)]) == 0
+    assert html.stat().st_size > 1000
 
 
 def test_auto_reaches_the_engine_and_says_what_it_chose(capsys, monkeypatch):

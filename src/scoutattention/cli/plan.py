@@ -18,11 +18,12 @@ from ..hardware.host import Host
 from ..hardware.measure import stored
 from ..models.formats.known_shapes import read_model
 from ..planner.computers import Computer, find_computer, this_computer
-from ..planner.planner import Plan, Recommended, Row, make_plan
+from ..planner.planner import Plan, Recommended, Row, make_plan, timelines_of
+from ..trace.chrome import to_json
 from .command import Call, load_action, takes
 from .flags import Ablations, AsJson, Plot, flag
 from .inputs import read_numbers
-from .output import PlainTable, check_drawing, show, write_file
+from .output import PlainTable, check_drawing, check_writable, show, write_file
 from .settings import Settings, flag_of, read_settings, settings_of
 
 MEASURED = "measured"
@@ -60,6 +61,9 @@ class PlanFlags:
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
+    trace: Annotated[
+        Path | None, flag("--trace", "Write a simulated step of each design, for `scout trace`.", metavar="FILE")
+    ] = None
 
 
 @takes(PlanFlags, ScoutConfig)
@@ -71,6 +75,7 @@ def plan(call: Call[PlanFlags]) -> None:
     """
     flags = call.flags
     check_drawing("--plot", flags.plot)
+    check_writable("--trace", flags.trace)
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
     settings = _settings(call)
@@ -83,6 +88,8 @@ def plan(call: Call[PlanFlags]) -> None:
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
         write_file(flags.plot, load_action("drawings").gpu_png([row for row in made.rows if row.batch], about))
+    if flags.trace is not None:
+        write_file(flags.trace, to_json(timelines_of(made)).encode())
     if flags.as_json:
         print(json.dumps(_as_json(made)), flush=True)
         return

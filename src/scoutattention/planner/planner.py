@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..config import KVDTypeName, ScoutConfig
 from ..errors import CapacityError
 from ..shape import NamedShape
+from ..trace.timeline import Timeline
 from .computers import GIB, Computer
 from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
 from .memory import largest_batch, missing, needs_of, room_of
@@ -103,6 +104,7 @@ class Plan:
     pays_from: int | None
     recommended: tuple[Recommended, ...]
     alone: tuple[Recommended, ...]
+    drift: float | None = None
 
 
 def make_plan(
@@ -129,6 +131,7 @@ def make_plan(
         pays_from=_pays_from(cases[0], computer),
         recommended=tuple(best for work in cases if (best := recommend(work, computer)) is not None),
         alone=tuple(best for work in cases if (best := recommend(work, computer, batch=1)) is not None),
+        drift=drift,
     )
 
 
@@ -184,11 +187,23 @@ def _lookahead(work: Work, computer: Computer, speed: float) -> tuple[int, float
     return best, speed
 
 
-def predict(design: Design, work: Work, computer: Computer) -> Simulated:
-    """A mean step of a design."""
+def predict(design: Design, work: Work, computer: Computer, *, traced: bool = False) -> Simulated:
+    """A mean step of a design.   traced: whether it has its spans."""
     layers = work.shape.num_layers
     schedule = schedule_of(design, layers, work.scout)
-    return simulate(costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers))
+    return simulate(
+        costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers), traced=traced
+    )
+
+
+def timelines_of(made: Plan) -> dict[str, Timeline]:
+    """A simulated step of each design in the first context that it fits, with pages in the model's dtype."""
+    found: dict[str, Timeline] = {}
+    for row in made.rows:
+        if row.batch and row.kv_dtype == "auto" and row.engine not in found:
+            work = work_of(made.model, made.scout, row.context)._replace(batch=row.batch, drift=made.drift)
+            found[row.engine] = predict(row.design, work, made.computer, traced=True).timeline()
+    return found
 
 
 def work_of(model: NamedShape, scout: ScoutConfig, context: int) -> Work:
