@@ -14,7 +14,7 @@ from scoutattention.attention.step import StepStats
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import idle as gpu_idle
 from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
-from scoutattention.bench.gpu.decode import Bench, Trace
+from scoutattention.bench.gpu.decode import Bench, Taken, Trace
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu.idle import Event, busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
@@ -278,6 +278,16 @@ def test_time_that_ends_while_a_store_is_used_ends_the_run(monkeypatch):
     assert len(made) == 2
 
 
+def test_steps_that_are_captured_do_not_count_beside_replays():
+    """A captured step takes 0.2 s, once; without replays there is nothing else to tell."""
+    rival = rivals(BASE)[0]
+    taken = [Taken(0.2, StepStats(recalled_bytes=90), replayed=False), *2 * [Taken(0.01, StepStats(recalled_bytes=3))]]
+    result = gpu_decode.to_result(rival, (256, 2), taken, Trace([], []))
+    assert (result.steps, result.ms_per_step, result.link_bytes) == (2, 10, 3)
+    assert result.tokens_per_s == pytest.approx(200)
+    assert gpu_decode.to_result(rival, (256, 2), taken[:1], Trace([], [])).tokens_per_s == pytest.approx(10)
+
+
 def test_slow_steps_are_fewer(monkeypatch):
     """Of two seconds each: three begin within five seconds, which is one less than are needed."""
     clock = iter(range(100))
@@ -332,8 +342,8 @@ def profiled(monkeypatch, events):
 def test_waiting_for_the_cpu_is_no_idling():
     """Traced steps that did not wait say how long the device works in steps that did."""
     events = [Event("partial", 0.0, 3 * 6e3)]
-    trace = Trace(3 * [(0.009, StepStats(unhidden_s=0.001))], events)
-    timed = 2 * [(0.010, StepStats(unhidden_s=0.004))]
+    trace = Trace(3 * [Taken(0.009, StepStats(unhidden_s=0.001))], events)
+    timed = 2 * [Taken(0.010, StepStats(unhidden_s=0.004))]
     assert trace.idle_share(timed) == pytest.approx(0.1), "of 6 ms without waiting, 5 are work"
     assert Trace([], []).idle_share(timed) is None
 

@@ -44,9 +44,12 @@ def test_captured_steps_choose_what_others_do(tapes, name, monkeypatch):
         engine = gpu_decode.make_engine(bench, rival, (256, 2), None)
         if recorder is not None:
             engine.runner._graphs = Graphs(recorder)
-        made.append(gpu_decode.run(bench, rival, (256, 2), engine))
+        steps, trace = gpu_decode.time_steps(bench, rival, (256, 2), engine)
         engine.close()
-    assert made[0].share > 0.02
-    assert made[0].share == made[1].share
-    assert made[0].link_bytes == made[1].link_bytes
+        did = [(one.stats.chosen_blocks, one.stats.far_blocks, one.stats.recalled_bytes) for one in steps]
+        made.append((did, gpu_decode.to_result(rival, (256, 2), steps, trace).steps))
+    assert sum(far for _, far, _ in made[0][0]) > 0.02 * sum(chosen for chosen, _, _ in made[0][0])
+    assert made[0][0] == made[1][0]
+    assert made[0][1] == 12
+    assert 8 <= made[1][1] < 12, "steps that are captured do not count"
     assert tapes.played > 8

@@ -85,7 +85,10 @@ def test_a_profile_lists_kernels_by_name(monkeypatch, capsys):
 def with_events(events):
     """A function that times steps as before, and says that the device ran these in them."""
     time_steps = gpu_decode.time_steps
-    return lambda *args: (time_steps(*args)[0], gpu_decode.Trace([(1.0, StepStats())] * gpu_decode.TRACED, events))
+    return lambda *args: (
+        time_steps(*args)[0],
+        gpu_decode.Trace([gpu_decode.Taken(1.0, StepStats())] * gpu_decode.TRACED, events),
+    )
 
 
 def test_a_profile_without_a_gpu_says_so(capsys):

@@ -148,6 +148,11 @@ class Runner:
             return 0
         return padded(count, self.seen.store.num_rows - 1) - count
 
+    @property
+    def not_replayed(self) -> int:
+        """Steps that were no replays so far, where steps are captured; else 0, since none ever is one."""
+        return 0 if self._graphs is None else self._graphs.not_replayed
+
     def close(self) -> None:
         """Let go of captured steps, which hold sums of ranks."""
         self._graphs = None

@@ -70,16 +70,21 @@ def no_collection() -> Iterator[None]:
 
 
 class Graphs:
-    """Runs steps, and captures those whose key comes again."""
+    """Runs steps, and captures those whose key comes again.
+
+    not_replayed: steps that were queued anew, or captured, so far.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._seen: dict[Hashable, int] = {}
         self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
+        self.not_replayed = 0
 
     def run(self, key: Hashable, step: Step) -> Tensor:
         """The logits of a step; they stay valid until the next one.   key: steps of equal keys queue the same work."""
         if key not in self._captured:
+            self.not_replayed += 1
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] < FIRST_SEEN:
                 return step()

@@ -6,7 +6,7 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
 from scoutattention.kernels.reference_rows import HeadPlacing, RowCorrection
-from scoutattention.kernels.triton import rows
+from scoutattention.kernels.triton import matrix, rows
 from scoutattention.types import Rope
 
 from ..columns import DTYPES
@@ -74,6 +74,29 @@ def test_swiglu(column, dtype, T, width):
     torch.testing.assert_close(got, reference_rows.swiglu(x.double()).to(dtype))
 
 
+@every_dtype
+@pytest.mark.parametrize(("T", "A", "B"), [(1, 64, 48), (4, 300, 70), (16, 520, 33), (17, 64, 48)])
+def test_products(column, dtype, T, A, B):
+    x, weight = torch.randn(T, A + 8).to(dtype)[:, :A], (torch.randn(B, A) / A**0.5).to(dtype)
+    there, whole = column.put((x, weight))
+    got = rows.linear(there, whole)
+    assert got.is_contiguous()
+    torch.testing.assert_close(column.back(got), (x.double() @ weight.double().T).to(dtype))
+    if T <= matrix.FEW and dtype.itemsize == 2:
+        alone = torch.cat([rows.linear(there[t : t + 1], whole) for t in range(T)])
+        assert torch.equal(alone, got), "a row's products depend on other rows"
+
+
+def test_products_of_few_rows_are_one_launch(column, monkeypatch):
+    launched, run = [], matrix.Launch.run
+    monkeypatch.setattr(matrix.Launch, "run", lambda launch: launched.append(launch.grid) or run(launch))
+    for T, B, dtype in ((3, 100, torch.bfloat16), (17, 100, torch.bfloat16), (3, 100, torch.float32)):
+        rows.linear(*column.put((torch.ones(T, 64, dtype=dtype), torch.ones(B, 64, dtype=dtype))))
+    monkeypatch.setattr(matrix, "MOST", 99)
+    rows.linear(*column.put((torch.ones(3, 64, dtype=torch.bfloat16), torch.ones(100, 64, dtype=torch.bfloat16))))
+    assert launched == [(4,)]
+
+
 def test_rows_that_do_not_fit_are_refused():
     x, rope = torch.zeros(2, 4, 6), Rope(torch.zeros(1, 6), torch.zeros(2, 6))
     with pytest.raises(KernelError, match=r"weight is \[4\]: it must be \[6\]"):
@@ -86,5 +109,7 @@ def test_rows_that_do_not_fit_are_refused():
         rows.corrected_norm(x[0], torch.zeros(6), 1e-5, [RowCorrection(x[0, :2], torch.zeros(6, 3))])
     with pytest.raises(KernelError, match=r"cos is \[1, 6\]: it must be \[2, 6\]"):
         rows.place_heads(x, HeadPlacing(2, None, None, 1e-5, rope))
+    with pytest.raises(KernelError, match=r"weight is \[4, 6\]: it must be \[any, 5\]"):
+        rows.linear(torch.zeros(2, 5).bfloat16(), torch.zeros(4, 6).bfloat16())
     with pytest.raises(KernelError, match=r"x is \[2, 5\]: it must be \[any, 4\]"):
         rows.swiglu(torch.zeros(2, 5))

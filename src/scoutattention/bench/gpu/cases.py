@@ -97,7 +97,9 @@ class Kernel(NamedTuple):
 class Result(NamedTuple):
     """One engine in one case.
 
-    steps: counted decode steps.   ms_per_step: the median step.   tokens_per_s: by the mean step.
+    steps: counted decode steps. Of an engine that captures steps, those that it replayed: it queues a step kernel by
+        kernel, and captures it, once for many replays.
+    ms_per_step: the median step.   tokens_per_s: by the mean step.
     device_idle_share: part of a median step in which no kernel ran, not even one that waits for the CPU; None where the
         profiler saw no GPU.
     hidden_ms, unhidden_ms: CPU attention in a mean step that ran behind other work, and that was waited for.

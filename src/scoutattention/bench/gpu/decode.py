@@ -35,8 +35,17 @@ LEAST_WARM_UP, LEAST_TIMED = 3, 4
 T = TypeVar("T")
 Case = tuple[int, int]
 """Context and batch."""
-Taken = tuple[float, StepStats]
-"""A step's seconds, and what it did."""
+
+
+class Taken(NamedTuple):
+    """A step: its seconds, and what it did.   replayed: whether it took as long as most steps of its engine do.
+
+    Where an engine captures steps, the few that it queues kernel by kernel, or captures, are no replays.
+    """
+
+    seconds: float
+    stats: StepStats
+    replayed: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,15 +173,19 @@ class Trace(NamedTuple):
         busy = busy_seconds(self.events, TRACED)
         if busy is None:
             return None
-        worked = busy - statistics.fmean(stats.unhidden_s for _, stats in self.steps)
-        whole = statistics.median(seconds - stats.unhidden_s for seconds, stats in timed)
-        return max(0.0, whole - worked) / statistics.median(seconds for seconds, _ in timed)
+        worked = busy - statistics.fmean(one.stats.unhidden_s for one in self.steps)
+        whole = statistics.median(one.seconds - one.stats.unhidden_s for one in timed)
+        return max(0.0, whole - worked) / statistics.median(one.seconds for one in timed)
 
 
-def to_result(rival: Rival, case: Case, timed: list[Taken], trace: Trace) -> Result:
-    """The result that follows from steps, and from what the device ran in TRACED steps after them."""
-    total = sum((stats for _, stats in timed), StepStats())
-    median, mean = (of(seconds for seconds, _ in timed) for of in (statistics.median, statistics.fmean))
+def to_result(rival: Rival, case: Case, taken: list[Taken], trace: Trace) -> Result:
+    """The result that follows from steps, and from what the device ran in TRACED steps after them.
+
+    Steps that are no replays count only where no step is one.
+    """
+    timed = [one for one in taken if one.replayed] or taken
+    total = sum((one.stats for one in timed), StepStats())
+    median, mean = (of(one.seconds for one in timed) for of in (statistics.median, statistics.fmean))
     return Result(
         engine=rival.name,
         context=case[0],
@@ -190,7 +203,7 @@ def to_result(rival: Rival, case: Case, timed: list[Taken], trace: Trace) -> Res
 
 
 def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[list[Taken], Trace]:
-    """The counted steps of an engine, and what the device ran in TRACED steps after them."""
+    """The steps of an engine after the warm-up, and what the device ran in TRACED steps after them."""
     (context, batch), store = case, engine.store
     blocks = engine.plan.blocks(engine.plan.max_len)
     for row in range(batch):
@@ -220,7 +233,7 @@ class Stepper(Protocol):
 
 
 def time_steps_of(steps: Stepper, bench: Bench) -> tuple[list[Taken], Trace]:
-    """The counted steps, and what the device ran in TRACED steps after them."""
+    """The steps after the warm-up, and what the device ran in TRACED steps after them."""
     steps.take_some(LEAST_WARM_UP, bench.workload.warm_up)
     timed = steps.take_some(LEAST_TIMED, bench.workload.steps)
     seen: list[Taken] = []
@@ -239,10 +252,10 @@ class Steps(Stepper):
 
     @override
     def take(self) -> Taken:
-        started = time.perf_counter()
+        before, started = self._runner.not_replayed, time.perf_counter()
         _, stats, self._tokens = self._runner.decode(self._tokens, [self._position] * len(self._tokens))
         self._position += 1
-        return time.perf_counter() - started, stats
+        return Taken(time.perf_counter() - started, stats, self._runner.not_replayed == before)
 
 
 def others() -> ModuleType:

@@ -83,8 +83,9 @@ class ReplayChooser(Chooser):
 
     Scouts get what the recorded scouts chose, and true queries what the recorded true queries chose. All sequences of
     a batch are equally long. After the last recorded step the first one follows. The choices of all layers are made
-    before a step, so that the step queues nothing for them. Steps of the same batch and width write them to the same
-    memory, as captured graphs need.
+    before a step, so that the step queues nothing for them: they are looked up in two operations, since what is queued
+    between two steps is not the engine's. Steps of the same batch and width write them to the same memory, as captured
+    graphs need.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class ReplayChooser(Chooser):
         self._source = source
         self._chooser = chooser
         self._predictor = predictor
-        self._kinds = [
-            Choices(kind.blocks.to(device, torch.int64), kind.wishes.to(device, torch.float32))
-            for kind in (source.run.true, source.run.scouts)
-        ]
+        run = source.run
+        both = (torch.stack(parts, 1).to(device) for parts in zip(run.true, run.scouts, strict=True))
+        self._recordings = Choices(*(each.flatten(2, 3) for each in both))  # [steps, 2, L * H, N]
+        self._placed: tuple[int, Choices] | None = None
         self._made: dict[tuple[int, int], _OfStep] = {}
         self._found: dict[int, Tensor] = {}  # candidates of scouts, for true queries to work on
         self._table = table
@@ -117,9 +118,9 @@ class ReplayChooser(Chooser):
         self._step += 1
         sizes = batch.size, batch.width
         if sizes not in self._made:
-            self._made[sizes] = _OfStep.empty(self._source, sizes, self._kinds[0])
+            self._made[sizes] = _OfStep.empty(self._source, batch.size, self._recordings)
         self._now = self._made[sizes]
-        self._now.write(self._source, self._step % self._source.steps, self._kinds, batch.counts[0])
+        self._now.write(Choices(*(each[self._step % self._source.steps] for each in self._all_placed(batch.counts[0]))))
 
     @override
     def takes_all(self, batch: Batch) -> bool:
@@ -140,6 +141,14 @@ class ReplayChooser(Chooser):
         self._chooser.judge(layer, q, batch, candidates, pages)
         return self._recorded(layer, q, batch)
 
+    def _all_placed(self, closed: int) -> Choices:
+        """What every recorded step chose, for sequences of `closed` blocks; made anew when a block has closed."""
+        if self._placed is None or self._placed[0] != closed:
+            blocks, wishes = self._recordings
+            steps = [self._source.places(step, chosen, closed) for step, chosen in enumerate(blocks.long())]
+            self._placed = closed, Choices(torch.stack(steps), wishes.float())
+        return self._placed[1]
+
     def _some_pages(self, candidates: Tensor, batch: Batch) -> Tensor:
         """Pages of as many candidates, looked up once: a step finds those of its own by the way."""
         sizes = batch.size, batch.width
@@ -158,30 +167,30 @@ class ReplayChooser(Chooser):
 
 
 class _OfStep(NamedTuple):
-    """A step's choices in all layers, of true queries and of scouts.
+    """A step's choices in all layers.
 
-    choices: blocks, int64 [L, B, H, N], and wishes for them, float32 [L, B, H, N].
-    places: the recorded layer of each layer, int64 [L, 1, 1], and head of each sequence's heads, int64 [B, H].
+    all_choices: blocks, int64 [2, L, B, H, N], of true queries and of scouts, and wishes for them, float32 alike.
+    choices: the same by kind.   rows: int64 [L * B * H], the recorded layer and head of each layer, sequence and head.
     """
 
+    all_choices: Choices
     choices: tuple[Choices, Choices]
-    places: tuple[Tensor, Tensor]
+    rows: Tensor
 
     @classmethod
-    def empty(cls, source: Replay, sizes: tuple[int, int], recorded: Choices) -> "_OfStep":
-        """Memory for steps of a batch and width, beside what was recorded."""
-        (batch, _), device = sizes, recorded.blocks.device
-        layers, heads = source.layers.to(device)[:, None, None], source.heads(batch).to(device)
-        shape = len(layers), *heads.shape
-        size = *shape, recorded.blocks.shape[-1]
-        true, scouts = (Choices(recorded.blocks.new_empty(size), recorded.wishes.new_empty(size)) for _ in range(2))
-        return cls((true, scouts), (layers, heads))
+    def empty(cls, source: Replay, batch: int, recorded: Choices) -> "_OfStep":
+        """Memory for steps of a batch, beside what was recorded."""
+        layers, heads = source.layers[:, None, None], source.heads(batch)
+        rows = (layers * source.run.true.blocks.shape[2] + heads).to(recorded.blocks.device)
+        size = 2, *rows.shape, recorded.blocks.shape[-1]
+        whole = Choices(*(recorded.wishes.new_empty(size, dtype=dtype) for dtype in (torch.int64, torch.float32)))
+        true, scouts = (Choices(whole.blocks[kind], whole.wishes[kind]) for kind in range(2))
+        return cls(whole, (true, scouts), rows.flatten())
 
-    def write(self, source: Replay, step: int, kinds: list[Choices], closed: int) -> None:
-        """What a recorded step chose, for sequences of `closed` blocks."""
-        for now, kind in zip(self.choices, kinds, strict=True):
-            now.blocks.copy_(source.places(step, kind.blocks[step], closed)[self.places])
-            now.wishes.copy_(kind.wishes[step][self.places])
+    def write(self, placed: Choices) -> None:
+        """Take what a step chose, [2, L * H, N] each."""
+        for now, all_of_it in zip(self.all_choices, placed, strict=True):
+            torch.index_select(all_of_it, 1, self.rows, out=now.flatten(1, 3))
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:

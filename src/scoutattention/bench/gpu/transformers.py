@@ -75,7 +75,7 @@ class TransformersSteps(Stepper):
         started = time.perf_counter()
         self._ids = forward(self._model, self._cache, self._ids[:, None])
         self._ids.tolist()  # as an engine does, to know whether a sequence has ended
-        return time.perf_counter() - started, StepStats(recalled_bytes=self._link_bytes)
+        return Taken(time.perf_counter() - started, StepStats(recalled_bytes=self._link_bytes))
 
 
 def forward(model: PreTrainedModel, cache: DynamicCache, ids: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ...kernels.triton.corrections import correction_launches
 from ...kernels.triton.digests.score import bound_launch, code_launch
 from ...kernels.triton.digests.write import bounding_launch, coding_launch
 from ...kernels.triton.join import join_launch
+from ...kernels.triton.matrix import product_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, close_launch, copy_launch
 from ...kernels.triton.packed_pages.blocks import unpack_launch
@@ -173,7 +174,7 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
 
 
 def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:
-    """What a layer computes of 8 rows beside its products: norms of rows and of heads, rotary embedding, gated unit."""
+    """What a layer computes of 8 rows: norms of rows and of heads, rotary embedding, a product, gated unit."""
     x, width = some(8, heads, head_dim, dtype=dtype), heads * head_dim
     row = some(8, width, dtype=dtype)
     yield norm_launch(row, None, some(width), 1e-5, (row, row))
@@ -182,6 +183,7 @@ def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Laun
     yield place_launch(x, how, (x, x, x))
     correction = RowCorrection(some(8, 64, width, dtype=dtype), some(8, width, 64, dtype=dtype))
     yield from correction_launches(row, some(width), 1e-5, (correction, correction), some(8, width // 128, 129), row)
+    yield product_launch(row, some(width, width, dtype=dtype), row)
     yield swiglu_launch(some(8, 8 * width, dtype=dtype), some(8, 4 * width, dtype=dtype))
 
 

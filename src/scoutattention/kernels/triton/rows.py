@@ -1,4 +1,4 @@
-"""What a decoder layer computes of each row on the device, one kernel each; its matrix products are PyTorch's.
+"""What a decoder layer computes of each row on the device, one kernel each; large matrix products are PyTorch's.
 
 A step of a few rows is many small kernels, each of which costs more to begin than to do. In plain PyTorch a norm is
 three, a sum and its norm four, what places heads up to sixteen, and the gated unit two.
@@ -12,12 +12,12 @@ from .. import reference_rows
 from ..reference_rows import HeadPlacing
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 from .corrections import corrected_norm
+from .matrix import linear
 
-__all__ = ["add_norm", "corrected_norm", "linear", "place_heads", "rms_norm", "swiglu"]
+__all__ = ["add_norm", "corrected_norm", "expand", "linear", "place_heads", "rms_norm", "swiglu"]
 
 CHANNELS = 1024  # of a gated unit that a program computes
 
-linear = reference_rows.linear
 expand = reference_rows.expand
 
 
