@@ -12,7 +12,7 @@ from scoutattention.errors import CapacityError, ConfigError
 from scoutattention.hardware.gpu import Driver, Gpu
 from scoutattention.hardware.host import Host
 from scoutattention.hardware.measure import Measured
-from scoutattention.models.formats.known_shapes import KNOWN_SHAPES, read_model
+from scoutattention.models.shapes.known import KNOWN_SHAPES, read_model
 from scoutattention.planner.computers import CARDS, CLOUDS, GIB, HOSTS, card_named, find_computer, this_computer
 from scoutattention.planner.costs import DESIGNS, weight_bytes
 from scoutattention.planner.memory import largest_batch, missing, needs_of, room_of, settings_of

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..config import ScoutConfig
+from ..trace.chrome import TICK_S
 from ..trace.span import Span
 from ..trace.timeline import DECODE, DEVICE, FAR, LINK, SCHEDULER, WAIT, Arrow, Timeline, worker
 from .costs import FETCH_S, Costs, Design
@@ -203,10 +204,11 @@ class _Step:
             self._note(DEVICE, name, layer, start, self.device)
 
     def _wait(self, name: str, layer: int, until: float) -> None:
-        if until > self.device:
-            self.waited += until - self.device
-            self._note(DEVICE, name, layer, self.device, until)
-            self.device = until
+        start = self.device
+        self.device = max(until, start + TICK_S if name == WAIT else start)  # that the CPU was not late is a span too
+        self.waited += self.device - start
+        if self.device > start:
+            self._note(DEVICE, name, layer, start, self.device)
 
     def _note(self, who: str, name: str, layer: int | None, start: float, end: float) -> None:
         if self.spans is not None:

@@ -13,8 +13,8 @@ from typing_extensions import override
 from ..config import ModelConfig
 from ..decoder import Decoder
 from ..loader import read_weights
+from ..shapes.sizes import checkpoint_dtype
 from .safetensors import Tensors
-from .sizes import checkpoint_dtype
 
 CHANGE = 0.4
 """What scales the two projections back into the residual stream: with it a layer changes the stream by about a sixth,

@@ -4,27 +4,28 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..config import ScoutConfig, parse_size
-from ..config.fields import format_bytes
-from ..errors import ConfigError
-from ..hardware.doctor import cache_folder
-from ..hardware.gpu import read_driver
-from ..hardware.host import Host
-from ..hardware.measure import stored
-from ..models.formats.known_shapes import read_model
-from ..planner.computers import Computer, find_computer, this_computer
-from ..planner.planner import Plan, Recommended, Row, make_plan, timelines_of
-from ..trace.chrome import to_json
-from .command import Call, load_action, takes
-from .flags import Ablations, AsJson, Plot, flag
-from .inputs import read_numbers
-from .output import PlainTable, check_drawing, check_writable, show, write_file
-from .settings import Settings, flag_of, read_settings, settings_of
+from ...config import ScoutConfig, parse_size
+from ...config.fields import format_bytes
+from ...errors import ConfigError
+from ...hardware.doctor import cache_folder
+from ...hardware.gpu import read_driver
+from ...hardware.host import Host
+from ...hardware.measure import stored
+from ...models.shapes.known import read_model
+from ...planner.computers import Computer, find_computer, this_computer
+from ...planner.planner import Plan, Recommended, Row, make_plan, timelines_of
+from ...trace.chrome import to_json
+from ..command import Call, load_action, takes
+from ..flags import Ablations, AsJson, Plot, flag
+from ..inputs import read_numbers
+from ..output import PlainTable, check_drawing, check_writable, show, write_file
+from ..settings import Settings, flag_of, read_settings, settings_of
 
 MEASURED = "measured"
 ABLATIONS = ("candidates", "correction_dims", "recall_interval", "recall_target", "true_query_layers")
@@ -83,7 +84,7 @@ def plan(call: Call[PlanFlags]) -> None:
     computer = computer_of(flags.hardware)
     if flags.host_memory is not None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
-    drift = None if flags.drift is None else load_action("drift").mean_share(flags.drift, settings.scout)
+    drift = None if flags.drift is None else _mean_share(flags.drift, settings.scout)
     made = make_plan(model, computer, settings.scout, contexts, batches, drift)
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
@@ -106,6 +107,12 @@ def _settings(call: Call[PlanFlags]) -> Settings:
     if settings.scout.budget is None:
         raise ConfigError("--budget all is full attention, which every plan has a row of: give a number of tokens")
     return settings
+
+
+def _mean_share(file: Path, scout: ScoutConfig) -> float:
+    """The CPU share of a recording, without a limit. Raises ModelFileError where the file is none."""
+    residency = import_module("scoutattention.planner.residency")  # here: NumPy is loaded for it
+    return float(residency.mean_share(residency.read_recording(file), scout))
 
 
 def computer_of(name: str) -> Computer:

@@ -13,7 +13,7 @@ from scoutattention.hardware.measure import FILE, Measured, store, stored
 from scoutattention.trace.chrome import from_json
 from scoutattention.trace.timeline import far_time
 
-from .fake import FakeLLM
+from ..cli.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
 ON_A_CARD = ("plan", "qwen3-8b", "--hardware", "rtx-4090", "--context", "8192,65536")
@@ -150,6 +150,7 @@ def test_a_simulated_step_can_be_drawn(tmp_path, capsys):
     (step,) = timelines["scout"].steps()
     assert step.end_s - step.start_s == pytest.approx(39.1e-3, rel=0.01)
     assert far_time(timelines["scout"]).waited_s == pytest.approx(0.01 * step.end_s, abs=3e-4)
+    assert far_time(timelines["scout"]).hidden_s == pytest.approx(36 * 0.3e-3, rel=0.1)
     assert far_time(timelines["compute"]).waited_s > 4e-3
     html = tmp_path / "step.html"
     assert main(["trace", str(file), "--html", str(html)]) == 0
