@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from .errors import ConfigError
 
@@ -92,3 +93,11 @@ class ModelShape:
         """
         words = math.ceil(self.head_dim * bits / 32) * block_size + math.ceil(block_size * bits / 32) * self.head_dim
         return self.num_layers * self.num_kv_heads * 4 * (words + 2 * self.head_dim)
+
+
+class NamedShape(NamedTuple):
+    """A model without its weights.   tied: whether embedding and head are one table."""
+
+    name: str
+    shape: ModelShape
+    tied: bool

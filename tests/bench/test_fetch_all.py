@@ -13,7 +13,7 @@ from scoutattention.bench.gpu import fetch_all
 from scoutattention.bench.gpu.cases import rivals
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention, copy_layer
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 from scoutattention.runtime.graphs import Graphs
 
 from ..engine.test_two_memories import META

@@ -29,9 +29,9 @@ from scoutattention.eval.fidelity.run import run
 from scoutattention.eval.text import Text
 from scoutattention.kernels.triton.base import TritonError
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
 from scoutattention.models.loader import load
 from scoutattention.models.recording import Recording
+from scoutattention.models.shapes.known import shape_config
 
 from ..models.test_recording import ABOUT, make_run
 

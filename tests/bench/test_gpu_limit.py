@@ -10,7 +10,7 @@ from scoutattention.bench.gpu.limit import limit_device, weight_bytes
 from scoutattention.engine.device import free_memory
 from scoutattention.errors import CapacityError, ConfigError
 from scoutattention.models.formats.dummy import dummy_config, dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 TINY = dummy_config(shape_config("tiny"), 256)

@@ -21,7 +21,7 @@ from scoutattention.config import EngineConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.errors import CapacityError
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 
 from .test_gpu_decode import BASE, CPU, ENGINE_CONFIG, NAMES, make_bench
 

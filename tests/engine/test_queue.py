@@ -11,7 +11,7 @@ from scoutattention.config import EngineConfig
 from scoutattention.engine.engine import Engine
 from scoutattention.kernels.triton.base import Launch
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 
 CPU = torch.device("cpu")
 PROMPT = [token % 250 for token in range(400)]

@@ -19,7 +19,7 @@ from scoutattention.errors import CapacityError
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 from scoutattention.types import PageSelection, Partial
 
 META = torch.device("meta")

@@ -3,8 +3,8 @@ from transformers import AutoConfig
 
 from scoutattention.errors import ModelFileError, UnsupportedModelError
 from scoutattention.models.config import ModelConfig
-from scoutattention.models.formats.sizes import checkpoint_dtype
 from scoutattention.models.rope import RopeConfig
+from scoutattention.models.shapes.sizes import checkpoint_dtype
 
 BASE = {
     "architectures": ["LlamaForCausalLM"],

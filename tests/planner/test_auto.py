@@ -8,7 +8,7 @@ from scoutattention import LLM, CapacityError, ConfigError, EngineConfig, Sampli
 from scoutattention.engine import plan
 from scoutattention.engine.plan import choose
 from scoutattention.models.config import ModelConfig
-from scoutattention.models.formats.known_shapes import shape_config
+from scoutattention.models.shapes.known import shape_config
 from scoutattention.planner.computers import GIB, find_computer
 
 QWEN = ModelConfig.from_hf(shape_config("qwen3-8b"), "bfloat16")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from scoutattention import ScoutConfig
-from scoutattention.models.formats.known_shapes import read_model
+from scoutattention.models.shapes.known import read_model
 from scoutattention.planner import costs as measured
 from scoutattention.planner.computers import CARDS, GIB, Computer, Processor
 from scoutattention.planner.costs import Costs, Work, costs_of

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from scoutattention import ModelFileError, ScoutConfig
 from scoutattention.cli import main
-from scoutattention.planner.residency import Recorded, read_recording, recorded_shares
+from scoutattention.planner.residency import Recorded, mean_share, read_recording, recorded_shares
 
 STEPS, LAYERS, HEADS, CHOSEN, BLOCKS = 48, 4, 2, 15, 64
 SCOUT = ScoutConfig(budget=512)
@@ -77,7 +77,7 @@ def file(recorded, tmp_path):
 def test_a_plan_goes_by_a_recording(file, recorded, capsys):
     args = ["plan", "qwen3-8b", "--hardware", "rtx-4090", "--context", "8192", "--budget", "512", "--json"]
     drift = ["--drift", str(file), "--ablation", "recall_interval=2"]
-    for more, share in (([], 0.085), (drift, mean(recorded, SCOUT.changed(recall_interval=2)))):
+    for more, share in (([], 0.085), (drift, mean_share(recorded, SCOUT.changed(recall_interval=2)))):
         assert main([*args, *more]) == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [row["cpu_share"] for row in rows if row["design"] == "scout"] == pytest.approx([share] * 3, rel=0.01)

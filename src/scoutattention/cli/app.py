@@ -21,7 +21,7 @@ from .command import load_action
 from .fidelity import fidelity, weights
 from .generate import generate
 from .output import PlainTable, show
-from .plan import plan
+from .planner.plan import plan
 from .retrieval import retrieval
 from .server.load import serve as bench_serve
 from .server.serve import serve

@@ -11,7 +11,8 @@ from ..hardware.measure import stored
 from ..models.config import ModelConfig
 from ..planner.computers import GIB, Computer, this_computer
 from ..planner.memory import missing
-from ..planner.planner import Model, check_weights, recommend, work_of
+from ..planner.planner import check_weights, recommend, work_of
+from ..shape import NamedShape
 
 
 def choose(
@@ -27,7 +28,7 @@ def choose(
     if engine_config.tensor_parallel_size > 1:
         raise ConfigError("scout='auto' plans for one process: set tensor_parallel_size to 1, or give a ScoutConfig")
     computer = _computer(engine_config, folder)
-    model = Model(name, config.shape, config.tie_word_embeddings)
+    model = NamedShape(name, config.shape, config.tie_word_embeddings)
     check_weights(model, computer)
     context = engine_config.max_model_len or config.shape.max_positions
     work = work_of(model, ScoutConfig(), context)._replace(kv_dtype=engine_config.kv_dtype)

@@ -11,9 +11,9 @@ from ..errors import UnsupportedModelError
 from ..shape import ModelShape
 from .file_fields import Entries, shown
 from .formats.quantised.scheme import read_scheme
-from .formats.sizes import Family, family_of, read_shape
 from .rope import RopeConfig
 from .rope_settings import longest, read_rope
+from .shapes.sizes import Family, family_of, read_shape
 
 EPSILON_MOST = 1.0
 _WINDOW, _FIRST_WITH_WINDOW = 4096, 28

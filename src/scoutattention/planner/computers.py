@@ -14,7 +14,7 @@ from ..hardware.host import Host, read_cores, read_cpu, read_memory
 from ..hardware.measure import Measured
 
 GB, GIB, TERA = 1e9, 1 << 30, 1e12
-PCIE3, PCIE4, PCIE5 = 15.8 * GB, 31.5 * GB, 63.0 * GB
+PCIE4, PCIE5 = 31.5 * GB, 63.0 * GB
 """Bytes per second in one direction of 16 lanes (PCI-SIG)."""
 CORE_READS = 10e9
 """Bytes per second that one core reads: an assumption, for hosts with few cores, and where nothing was measured."""
@@ -77,7 +77,7 @@ CARDS: Mapping[str, Card] = {
     "rtx-a6000": _card(47.5, 768, 155, PCIE4, "NVIDIA RTX A6000 data sheet", "workstation"),
     "a10": _card(22.5, 600, 125, PCIE4, "NVIDIA A10 data sheet"),
     "a10g": _card(22.5, 600, 70, PCIE4, "AWS, instances of type g5"),
-    "l4": _card(22.5, 300, 121, PCIE4 / 2, "NVIDIA L4 data sheet; 16 lanes of which hosts often connect 8"),
+    "l4": _card(22.5, 300, 121, PCIE4, "NVIDIA L4 data sheet"),
     "rtx-5090": _card(31.8, 1792, 210, PCIE5, "NVIDIA RTX Blackwell white paper", "desktop"),
     "rtx-5080": _card(15.9, 960, 113, PCIE5, "NVIDIA RTX Blackwell white paper", "desktop"),
     "rtx-4090": _card(24, 1008, 165, PCIE4, "NVIDIA Ada white paper", "desktop"),
@@ -86,7 +86,7 @@ CARDS: Mapping[str, Card] = {
     "rtx-4060-ti-16gb": _card(16, 288, 44, PCIE4 / 2, "NVIDIA Ada white paper; 8 lanes", "desktop"),
     "rtx-3090": _card(24, 936, 71, PCIE4, "NVIDIA Ampere GA102 white paper", "desktop"),
     "rtx-3060": _card(12, 360, 25, PCIE4, "NVIDIA Ampere GA102 white paper", "desktop"),
-    "rtx-4090-laptop": _card(16, 576, 77, PCIE4 / 2, "NVIDIA Ada white paper; 8 lanes", "laptop"),
+    "rtx-4090-laptop": _card(16, 576, 77, PCIE4 / 2, "NVIDIA Ada white paper; 8 lanes assumed", "laptop"),
     "rtx-4060-laptop": _card(8, 256, 29, PCIE4 / 2, "NVIDIA Ada white paper; 8 lanes", "laptop"),
 }
 
@@ -176,7 +176,5 @@ def this_computer(host: Host, driver: Driver | None, measured: Measured | None) 
         return Computer("this computer", processor)
     card = card_named(gpus[0].name)
     if card is None:
-        raise ConfigError(
-            f"the planner has no data of the GPU {gpus[0].name}: give the name of a card like it as --hardware"
-        )
-    return Computer(f"this computer ({gpus[0].name})", processor, card)
+        raise ConfigError(f"the planner has no data of the GPU {gpus[0].name}: plan with --hardware and a card like it")
+    return Computer(f"this computer ({gpus[0].name})", processor, replace(card, memory=gpus[0].memory))

@@ -1,6 +1,6 @@
 """What the stages of a decode step take: bytes and operations of a shape, by what a processor reaches of its peaks.
 
-Each constant is measured once, where its comment says, and not fitted to the steps that the planner is checked with.
+Each constant is measured once, where its comment says. docs/planning.md says which checks do not depend on them.
 "One H100" is docs/lab/2026-11-26-gpu-step-rewritten.md: an H100 80GB HBM3 with 3,350 GB/s and 16 host cores, a shape of
 Qwen3-8B in bfloat16. Its traced kernels are those of full attention and of `scout-plain` at 8k tokens and batch 4, and
 at 32k and batch 8.
@@ -26,7 +26,7 @@ SCORES = 0.53  # of memory bandwidth: one H100, the scan at 32k and batch 8 less
 SCORES_S = 7.5e-6  # of a call of scores, beside its bytes: the same two cases
 CHOICE_S, CHOICE_BLOCK_S = 3.6e-6, 1.75e-10  # of a layer's choices, and of each block and KV head: the same
 KERNEL_S = 2.7e-6  # of starting a kernel, a tiny one included: one H100, what the above leaves of full attention
-BRANCH_S = 36e-6  # a layer's gaps where work for the CPU branches off: one H100, scout's idle time less that of full
+BRANCH_S = 36e-6  # a layer's part of the gaps that work for the CPU brings: one H100, scout's idle time less full's
 KERNELS_BEFORE, KERNELS_NEAR, KERNELS_AFTER, KERNELS_AHEAD, KERNELS_JUDGE, KERNELS_CORRECT = 6, 2, 7, 6, 5, 2  # a layer
 LINK = 0.66  # of the link's peak: one H100, recall's copies of 26 MB in 0.605 ms
 LATE = 0.02  # of the chosen blocks, that a scout missed and the device reads over the link: one H100, its kernel
@@ -42,6 +42,7 @@ FAR_CALL_S = 150e-6  # from a flag to its answer, beside the bytes: one H100, hi
 
 # A CPU that is the device too: docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s.
 CPU_PRODUCTS, CPU_ATTENTION = 0.68, 0.63  # of what threads read: products of few rows; full attention at two lengths
+CORE_FLOPS = 150e9  # of a core, where products are bound by computing: docs/lab/2026-11-23-matrix-products.md, 16 rows
 CPU_LAYER_S, CPU_CHOICE_S = 100e-6, 150e-6  # of a layer, and of its choice, beside the bytes
 
 
@@ -195,7 +196,11 @@ def _products(numbers: int, work: Work, card: Card) -> float:
 def _on_cpu(design: Design, work: Work, host: Processor) -> Costs:
     """Everything in one memory: nothing is far, and a budget saves reading."""
     shape, scout, rate = work.shape, work.scout, read_rate(host)
-    before, after, head = (numbers * shape.dtype_bytes / (CPU_PRODUCTS * rate) for numbers in _parts(shape))
+    computes = CORE_FLOPS * host.cores
+    before, after, head = (
+        max(numbers * shape.dtype_bytes / (CPU_PRODUCTS * rate), 2 * numbers * work.batch / computes)
+        for numbers in _parts(shape)
+    )
     tokens: float = work.context if design == "full" else min(work.context, scout.budget or work.context)
     near = layer_bytes(work, tokens) * _page_part(work) / (CPU_ATTENTION * rate)
     judge = 0.0

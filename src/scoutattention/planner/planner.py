@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from ..config import KVDTypeName, ScoutConfig
 from ..errors import CapacityError
-from ..shape import ModelShape
+from ..shape import NamedShape
+from ..trace.timeline import Timeline
 from .computers import GIB, Computer
 from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
 from .memory import largest_batch, missing, needs_of, room_of
@@ -20,15 +21,6 @@ LOOKAHEADS = (1, 2, 3, 4)
 CONTEXTS = tuple(1 << power for power in range(11, 21))
 """Contexts that are tried for a break-even: 2,048 to 1,048,576 tokens."""
 KV_DTYPES: tuple[KVDTypeName, ...] = ("auto", "int8", "int4")
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is planned for.   tied: whether embedding and head are one table."""
-
-    name: str
-    shape: ModelShape
-    tied: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ class Plan:
     recommended: for each context what decodes most tokens per second; alone: the same for one sequence at a time.
     """
 
-    model: Model
+    model: NamedShape
     computer: Computer
     scout: ScoutConfig
     rows: tuple[Row, ...]
@@ -112,10 +104,11 @@ class Plan:
     pays_from: int | None
     recommended: tuple[Recommended, ...]
     alone: tuple[Recommended, ...]
+    drift: float | None = None
 
 
 def make_plan(
-    model: Model,
+    model: NamedShape,
     computer: Computer,
     scout: ScoutConfig,
     contexts: Sequence[int],
@@ -138,10 +131,11 @@ def make_plan(
         pays_from=_pays_from(cases[0], computer),
         recommended=tuple(best for work in cases if (best := recommend(work, computer)) is not None),
         alone=tuple(best for work in cases if (best := recommend(work, computer, batch=1)) is not None),
+        drift=drift,
     )
 
 
-def check_weights(model: Model, computer: Computer) -> None:
+def check_weights(model: NamedShape, computer: Computer) -> None:
     """Raises CapacityError, with what is missing, where a computer cannot hold a model's weights."""
     weights, room = weight_bytes(model.shape, tied=model.tied), room_of(computer)
     has = room.host if computer.card is None else room.device
@@ -193,14 +187,26 @@ def _lookahead(work: Work, computer: Computer, speed: float) -> tuple[int, float
     return best, speed
 
 
-def predict(design: Design, work: Work, computer: Computer) -> Simulated:
-    """A mean step of a design."""
+def predict(design: Design, work: Work, computer: Computer, *, traced: bool = False) -> Simulated:
+    """A mean step of a design.   traced: whether it has its spans."""
     layers = work.shape.num_layers
     schedule = schedule_of(design, layers, work.scout)
-    return simulate(costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers))
+    return simulate(
+        costs_of(design, work, computer), schedule, Drift(work.share, spread=0.0).steps(1, layers), traced=traced
+    )
 
 
-def work_of(model: Model, scout: ScoutConfig, context: int) -> Work:
+def timelines_of(made: Plan) -> dict[str, Timeline]:
+    """A simulated step of each design in the first context that it fits, with pages in the model's dtype."""
+    found: dict[str, Timeline] = {}
+    for row in made.rows:
+        if row.batch and row.kv_dtype == "auto" and row.engine not in found:
+            work = work_of(made.model, made.scout, row.context)._replace(batch=row.batch, drift=made.drift)
+            found[row.engine] = predict(row.design, work, made.computer, traced=True).timeline()
+    return found
+
+
+def work_of(model: NamedShape, scout: ScoutConfig, context: int) -> Work:
     """One sequence of a context, even if it is longer than the model allows."""
     shape = replace(model.shape, max_positions=max(context, model.shape.max_positions))
     return Work(shape, model.tied, context, 1, scout)

@@ -122,3 +122,9 @@ def recorded_shares(recorded: Recorded, scout: ScoutConfig, layers: int, slots: 
     source = np.arange(layers) * recorded.blocks.shape[1] // layers
     for blocks, wishes in zip(recorded.blocks, recorded.wishes, strict=True):
         yield held.step(blocks, wishes)[source].tolist()
+
+
+def mean_share(recorded: Recorded, scout: ScoutConfig) -> float:
+    """The mean of `recorded_shares` over the layers and steps of a recording."""
+    shares = recorded_shares(recorded, scout, recorded.resident.shape[0])
+    return float(np.mean(list(shares)))

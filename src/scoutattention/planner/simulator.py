@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..config import ScoutConfig
+from ..trace.chrome import TICK_S
 from ..trace.span import Span
+from ..trace.timeline import DECODE, DEVICE, FAR, LINK, SCHEDULER, WAIT, Arrow, Timeline, worker
 from .costs import FETCH_S, Costs, Design
 
 QUARTERS = 4
@@ -84,6 +86,14 @@ class Simulated:
         """The median step."""
         return statistics.median(self.steps)
 
+    def timeline(self) -> Timeline:
+        """The last step as `scout trace` draws it: all of the CPU's workers are one lane."""
+        if not self.spans:
+            return Timeline(())
+        far = {span.layer: span for span in self.spans if span.name == FAR}
+        arrows = tuple(Arrow(far[span.layer], span) for span in self.spans if span.name == WAIT)
+        return Timeline((Span(SCHEDULER, DECODE, None, 0.0, self.steps[-1]), *self.spans), arrows)
+
     @property
     def idle(self) -> float:
         """The part of the steps in which the device waits for the CPU or the link."""
@@ -131,7 +141,7 @@ class _Step:
         fetches, full = schedule.design == "fetch-ahead", schedule.design == "full"
         copies = [] if fetches or full or not layer_costs.recall else self._recall()
         for layer in range(schedule.layers):
-            self._work("before", layer, layer_costs.before)
+            self._work("project", layer, layer_costs.before)
             own = layer in schedule.own and not full
             if not own:
                 self._look_ahead(layer)
@@ -142,14 +152,14 @@ class _Step:
                 self._call(layer)
                 self._look_ahead(layer)
             if copies:
-                self._wait("wait for copies", layer, copies[layer * QUARTERS // schedule.layers])
+                self._wait("wait copies", layer, copies[layer * QUARTERS // schedule.layers])
             if fetches and layer in self._ready:
-                self._wait("wait for copies", layer, self._ready[layer])
-            self._work("near attention", layer, layer_costs.near)
+                self._wait("wait copies", layer, self._ready[layer])
+            self._work("near", layer, layer_costs.near)
             if not fetches and layer in self._ready:
-                self._wait("wait for the CPU", layer, self._ready[layer])
-            self._work("late blocks", layer, layer_costs.late)
-            self._work("feed-forward", layer, layer_costs.after)
+                self._wait(WAIT, layer, self._ready[layer])
+            self._work("guard", layer, layer_costs.late)
+            self._work("mlp", layer, layer_costs.after)
         self._work("head", None, self._costs.head)
 
     def _look_ahead(self, layer: int) -> None:
@@ -164,16 +174,16 @@ class _Step:
             start = max(self.device, self._link)
             self._link = start + FETCH_S + share * costs.fetch
             self.moved += self._link - start
-            self._note("link", "fetch", layer, start, self._link)
+            self._note(LINK, "fetch", layer, start, self._link)
             if self._schedule.beside:
                 self._ready[layer] = self._link
             else:
-                self._wait("wait for copies", layer, self._link)
+                self._wait("wait copies", layer, self._link)
         elif costs.far_call or costs.far:
             start = max(self.device, self._cpu)
             self._cpu = start + costs.far_call + share * costs.far
             self.far += self._cpu - start
-            self._note("worker 1", "far attention", layer, start, self._cpu)
+            self._note(worker(0), FAR, layer, start, self._cpu)
             self._ready[layer] = self._cpu
 
     def _recall(self) -> list[float]:
@@ -184,20 +194,21 @@ class _Step:
             count = -(-(quarter + 1) * layers // QUARTERS) - -(-quarter * layers // QUARTERS)
             start, self._link = self._link, self._link + count * each
             self.moved += self._link - start
-            self._note("link", "recall", None, start, self._link)
+            self._note(LINK, "recall", None, start, self._link)
             ends.append(self._link)
         return ends
 
     def _work(self, name: str, layer: int | None, seconds: float) -> None:
         if seconds > 0:
             start, self.device = self.device, self.device + seconds
-            self._note("device", name, layer, start, self.device)
+            self._note(DEVICE, name, layer, start, self.device)
 
     def _wait(self, name: str, layer: int, until: float) -> None:
-        if until > self.device:
-            self.waited += until - self.device
-            self._note("device", name, layer, self.device, until)
-            self.device = until
+        start = self.device
+        self.device = max(until, start + TICK_S if name == WAIT else start)  # that the CPU was not late is a span too
+        self.waited += self.device - start
+        if self.device > start:
+            self._note(DEVICE, name, layer, start, self.device)
 
     def _note(self, who: str, name: str, layer: int | None, start: float, end: float) -> None:
         if self.spans is not None:

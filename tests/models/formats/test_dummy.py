@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from scoutattention.errors import ModelNotFoundError, UnsupportedModelError
 from scoutattention.models.config import ModelConfig
 from scoutattention.models.formats.dummy import dummy_decoder
-from scoutattention.models.formats.known_shapes import KNOWN_SHAPES, read_model, shape_config
+from scoutattention.models.shapes.known import KNOWN_SHAPES, read_model, shape_config
 
 CPU = torch.device("cpu")
 

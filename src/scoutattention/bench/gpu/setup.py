@@ -9,10 +9,10 @@ from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_config, dummy_decoder
-from ...models.formats.known_shapes import shape_config
 from ...models.loader import load, open_files, read_config
 from ...models.recording import Recording
 from ...models.resolve import resolve
+from ...models.shapes.known import shape_config
 from .limit import limit_device
 from .prompts import DummyPrompts, Prompts, RealPrompts
 

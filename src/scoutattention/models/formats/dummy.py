@@ -15,9 +15,9 @@ from ..config import ModelConfig
 from ..decoder import Decoder
 from ..file_fields import Entries
 from ..loader import read_weights
+from ..shapes.sizes import checkpoint_dtype
 from .quantised.scheme import read_scheme
 from .safetensors import Tensors
-from .sizes import checkpoint_dtype
 
 CHANGE = 0.4
 """What scales the two projections back into the residual stream: with it a layer changes the stream by about a sixth,

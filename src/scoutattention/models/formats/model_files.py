@@ -8,11 +8,11 @@ from typing_extensions import override
 
 from ..config import ModelConfig
 from ..file_fields import Entries, read_json
+from ..shapes.sizes import checkpoint_dtype
 from ..text import Tokenizer
 from .quantised.scheme import Scheme, read_scheme
 from .quantised.tensors import QuantisedTensors
 from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
-from .sizes import checkpoint_dtype
 
 
 class Quantised(NamedTuple):

@@ -4,28 +4,32 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..config import ScoutConfig, parse_size
-from ..config.fields import format_bytes
-from ..errors import ConfigError
-from ..hardware.doctor import cache_folder
-from ..hardware.gpu import read_driver
-from ..hardware.host import Host
-from ..hardware.measure import stored
-from ..models.formats.known_shapes import read_model
-from ..planner.computers import Computer, find_computer, this_computer
-from ..planner.planner import Model, Plan, Recommended, Row, make_plan
-from .command import Call, load_action, takes
-from .flags import Ablations, AsJson, Plot, flag
-from .inputs import read_numbers
-from .output import PlainTable, check_drawing, show, write_file
-from .settings import flag_of, read_settings, settings_of
+from ...config import ScoutConfig, parse_size
+from ...config.fields import format_bytes
+from ...errors import ConfigError
+from ...hardware.doctor import cache_folder
+from ...hardware.gpu import read_driver
+from ...hardware.host import Host
+from ...hardware.measure import stored
+from ...models.shapes.known import read_model
+from ...planner.computers import Computer, find_computer, this_computer
+from ...planner.planner import Plan, Recommended, Row, make_plan, timelines_of
+from ...trace.chrome import to_json
+from ..command import Call, load_action, takes
+from ..flags import Ablations, AsJson, Plot, flag
+from ..inputs import read_numbers
+from ..output import PlainTable, check_drawing, check_writable, show, write_file
+from ..settings import Settings, flag_of, read_settings, settings_of
 
 MEASURED = "measured"
+ABLATIONS = ("candidates", "correction_dims", "recall_interval", "recall_target", "true_query_layers")
+"""What the planner knows the cost of."""
 COLUMNS = ("Context", "Design", "Batch", "ms/step", "Tokens/s", "Waits", "CPU share", "CPU takes", "It has", "Memory")
 
 
@@ -58,6 +62,9 @@ class PlanFlags:
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
+    trace: Annotated[
+        Path | None, flag("--trace", "Write a simulated step of each design, for `scout trace`.", metavar="FILE")
+    ] = None
 
 
 @takes(PlanFlags, ScoutConfig)
@@ -69,23 +76,43 @@ def plan(call: Call[PlanFlags]) -> None:
     """
     flags = call.flags
     check_drawing("--plot", flags.plot)
+    check_writable("--trace", flags.trace)
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
-    settings = read_settings(call.settings, ablation=flags.ablation or ())
-    known = read_model(flags.shape)
-    model = Model(known.name, known.shape, known.tied)
+    settings = _settings(call)
+    model = read_model(flags.shape)
     computer = computer_of(flags.hardware)
     if flags.host_memory is not None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
-    drift = None if flags.drift is None else load_action("drift").mean_share(flags.drift, settings.scout)
+    drift = None if flags.drift is None else _mean_share(flags.drift, settings.scout)
     made = make_plan(model, computer, settings.scout, contexts, batches, drift)
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
         write_file(flags.plot, load_action("drawings").gpu_png([row for row in made.rows if row.batch], about))
+    if flags.trace is not None:
+        write_file(flags.trace, to_json(timelines_of(made)).encode())
     if flags.as_json:
         print(json.dumps(_as_json(made)), flush=True)
         return
     show(_table(made), _break_even(made), *_lines(made))
+
+
+def _settings(call: Call[PlanFlags]) -> Settings:
+    """The settings to plan for. Raises ConfigError where one of them is nothing that the planner knows the cost of."""
+    pairs = call.flags.ablation or ()
+    settings = read_settings(call.settings, ablation=pairs)
+    unknown = [pair for pair in pairs if pair.partition("=")[0].replace("-", "_") not in ABLATIONS]
+    if unknown:
+        raise ConfigError(f"--ablation {unknown[0]}: the planner knows the costs of {', '.join(ABLATIONS)} alone")
+    if settings.scout.budget is None:
+        raise ConfigError("--budget all is full attention, which every plan has a row of: give a number of tokens")
+    return settings
+
+
+def _mean_share(file: Path, scout: ScoutConfig) -> float:
+    """The CPU share of a recording, without a limit. Raises ModelFileError where the file is none."""
+    residency = import_module("scoutattention.planner.residency")  # here: NumPy is loaded for it
+    return float(residency.mean_share(residency.read_recording(file), scout))
 
 
 def computer_of(name: str) -> Computer:
@@ -105,7 +132,8 @@ def _as_json(made: Plan) -> dict[str, Any]:
     best = {"recommended": made.recommended, "alone": made.alone}
     commands = {name: [asdict(one) | {"command": _command(one, made)} for one in of] for name, of in best.items()}
     even = [one._asdict() for one in made.break_even]
-    about = {"model": asdict(made.model), "computer": asdict(made.computer), "scout": asdict(made.scout)}
+    model = made.model._asdict() | {"shape": asdict(made.model.shape)}
+    about = {"model": model, "computer": asdict(made.computer), "scout": asdict(made.scout)}
     return about | {"rows": rows, "break_even": even, "pays_from": made.pays_from} | commands
 
 

@@ -6,10 +6,10 @@ Source of each: what shape and cost depend on of the config.json that its makers
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...errors import ModelNotFoundError, nearest
-from ...shape import ModelShape
+from ...shape import NamedShape
 from ..file_fields import Entries, read_json
 from .sizes import checkpoint_dtype, family_of, read_shape
 
@@ -82,14 +82,6 @@ KNOWN_SHAPES: Mapping[str, Raw] = {
 }
 
 
-class KnownModel(NamedTuple):
-    """A model as a planner sees it.   tied: whether embedding and head are one table."""
-
-    name: str
-    shape: ModelShape
-    tied: bool
-
-
 def shape_config(name: str) -> Raw:
     """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
     if name.lower() in KNOWN_SHAPES:
@@ -103,7 +95,7 @@ def shape_config(name: str) -> Raw:
     return read_json(path)
 
 
-def read_model(name: str) -> KnownModel:
+def read_model(name: str) -> NamedShape:
     """The shape of a known model, or at a path, in the dtype that its config.json gives, or bfloat16.
 
     Raises ModelNotFoundError, ModelFileError or UnsupportedModelError.
@@ -112,4 +104,4 @@ def read_model(name: str) -> KnownModel:
     entries = Entries(raw, "config.json")
     shape = read_shape(entries, family_of(entries), checkpoint_dtype(raw) or "bfloat16")
     tied = entries.switch("tie_word_embeddings", False)
-    return KnownModel(name, shape, tied)
+    return NamedShape(name, shape, tied)

@@ -10,8 +10,10 @@ from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
 from scoutattention.hardware.measure import FILE, Measured, store, stored
+from scoutattention.trace.chrome import from_json
+from scoutattention.trace.timeline import far_time
 
-from .fake import FakeLLM
+from ..cli.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
 ON_A_CARD = ("plan", "qwen3-8b", "--hardware", "rtx-4090", "--context", "8192,65536")
@@ -88,6 +90,8 @@ def test_what_is_recommended_can_be_pasted(capsys, tmp_path, monkeypatch):
         (("llama-3.1-70b", "--hardware", "rtx-4090"), "108.0 GiB are missing"),
         (("qwen3-8b", "--hardware", "l4", "--context", "0"), "--context='0': 0 is below the least value 1"),
         (("qwen3-8b", "--hardware", "l4", "--budget", "32"), "budget=32 tokens is below 96"),
+        (("qwen3-8b", "--hardware", "l4", "--budget", "all"), "--budget all is full attention"),
+        (("qwen3-8b", "--hardware", "l4", "--ablation", "digest=minmax"), "the planner knows the costs of candidates"),
         (("qwen3-8b",), "this computer was not measured yet: run `scout doctor --measure`"),
     ],
 )
@@ -135,6 +139,22 @@ def test_a_plot_is_drawn(tmp_path):
     file = tmp_path / "plan.png"
     assert main([*ON_A_CARD, "--batch", "1", "--plot", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_simulated_step_can_be_drawn(tmp_path, capsys):
+    """Of each design in the first context; `scout trace` adds up what the simulator did."""
+    file = tmp_path / "trace.json"
+    assert main([*ON_A_CARD, "--trace", str(file)]) == 0
+    timelines = from_json(file.read_text())
+    assert list(timelines) == ["full", "compute", "fetch-ahead", "scout"]
+    (step,) = timelines["scout"].steps()
+    assert step.end_s - step.start_s == pytest.approx(39.1e-3, rel=0.01)
+    assert far_time(timelines["scout"]).waited_s == pytest.approx(0.01 * step.end_s, abs=3e-4)
+    assert far_time(timelines["scout"]).hidden_s == pytest.approx(36 * 0.3e-3, rel=0.1)
+    assert far_time(timelines["compute"]).waited_s > 4e-3
+    html = tmp_path / "step.html"
+    assert main(["trace", str(file), "--html", str(html)]) == 0
+    assert html.stat().st_size > 1000
 
 
 def test_auto_reaches_the_engine_and_says_what_it_chose(capsys, monkeypatch):

@@ -1,0 +1,1 @@
+"""The sizes of models without their weights. No PyTorch."""
