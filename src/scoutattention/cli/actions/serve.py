@@ -16,7 +16,7 @@ from ..output import busy
 from ..server.serve import ServeFlags
 from ..settings import Settings
 from ..shell import tell
-from .traced import traced
+from .trace import traced
 
 
 def serve(flags: ServeFlags, settings: Settings) -> None:
