@@ -25,7 +25,7 @@ action answer app base build capacity case chat check code command common correc
 exact file flag folder form found function generate hardware idle ignore input job join known line list load local
 make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply report
 request resolve result retrieval round row rule run score security seed sending setting setup shape sources stage state
-stop store table task text timing trace type word work write
+stop store table task text timing trace type watch word work write picture
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
@@ -36,7 +36,7 @@ recorder reference resolve rope runner runtime sampler sandbox scaling scheduler
 shell size stream structured temperature template tensor token tokenizer unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
-PROJECTS = "cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton"
+PROJECTS = "chrome cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton"
 """Other projects, formats and devices."""
 
 RETIRED = {

@@ -12,14 +12,18 @@ from torch.profiler import ProfilerActivity, profile
 from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.bench.gpu.idle import Event
 from scoutattention.bench.timeline import kernels
+from scoutattention.bench.timeline.build import Piece, pieces
 from scoutattention.bench.timeline.kernels import Kernels, events_of, with_layers
-from scoutattention.bench.timeline.pieces import Piece, pieces
 from scoutattention.bench.timeline.recorder import Recorder
 from scoutattention.bench.timeline.watch import Watch, Watched
 from scoutattention.models.loader import load
+from scoutattention.runtime.graphs import Graphs
 from scoutattention.trace.chrome import from_json, to_json
 from scoutattention.trace.span import Span
 from scoutattention.trace.timeline import far_time, stage_seconds
+
+from ..engine import test_generate
+from ..runtime.test_graphs import FAR, tapes  # noqa: F401  # a fixture
 
 PROMPT = [(7 * i * i + 3 * i) % 97 for i in range(100)]
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
@@ -132,10 +136,12 @@ def test_a_recording_survives_its_file(recorded):
     assert far_time(back).hidden_s == pytest.approx(far_time(recorded.timeline).hidden_s, abs=1e-6)
 
 
-def test_prompts_are_one_span_each(recorded):
+def test_prompts_are_told_without_what_is_inside(recorded):
     prompts = [span for span in recorded.timeline.spans if span.name == "prompt"]
-    assert [span.lane for span in prompts] == ["scheduler", "device"]
-    assert prompts[0].end_s <= recorded.timeline.steps()[0].start_s
+    assert {span.lane for span in prompts} == {"scheduler", "device"}
+    began = recorded.timeline.steps()[0].start_s
+    assert all(span.end_s <= began for span in prompts)
+    assert all(span.name == "prompt" for span in recorded.timeline.spans if span.start_s < began)
 
 
 def replaced(*things):
@@ -194,6 +200,39 @@ def test_full_attention_is_recorded_too(tiny_models):
         llm.generate(PROMPT, PARAMS)
     assert {"project", "append", "near", "mlp", "head"} < stage_seconds(recorder.timeline()).keys()
     assert not recorder.timeline().arrows
+
+
+def test_workers_are_told_of_steps_that_are_replayed(tiny_models, tapes):  # noqa: F811
+    llm = test_generate.far_llm(str(tiny_models["llama"]), FAR, 5, 2, kernels="plain")
+    llm.engine.runner._graphs = Graphs(tapes)
+    recorder = Recorder(llm.engine)
+    recorder.begin()
+    with llm:
+        llm.generate(PROMPT, PARAMS)
+    timeline, layers = recorder.timeline(), llm.engine.runner.decoder.shape.num_layers
+    replayed = [part for part in map(timeline.part, timeline.steps()) if all(one.name != "mlp" for one in part.spans)]
+    assert len(replayed) == tapes.played > 6
+    works = [span for part in replayed for span in part.spans if span.lane.startswith("worker")]
+    assert {span.name for span in works} == {"far"}
+    assert {span.layer for span in works} == set(range(layers)), "those whose scouts are not trusted too"
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_lanes_of_its_own(tiny_models):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    llm = test_generate.far_llm(str(tiny_models["llama"]), FAR, 5, 2, device="cuda")
+    recorder = Recorder(llm.engine)
+    recorder.begin()
+    with llm:
+        llm.generate(PROMPT, SamplingParams(max_tokens=40, ignore_eos=True))
+    timeline, layers = recorder.timeline(), range(llm.engine.runner.decoder.shape.num_layers)
+    assert {"host", "device", "scheduler"} < set(timeline.lanes())
+    for step in timeline.steps()[8:]:  # of which most are replayed
+        spans = timeline.part(step).spans
+        for stage in ("near", "append"):
+            assert {span.layer for span in spans if span.lane == "device" and span.name == stage} == set(layers)
+    assert any(arrow.end.lane == "device" for arrow in timeline.arrows)
 
 
 def test_each_moment_belongs_to_the_innermost_call():
@@ -296,6 +335,6 @@ def test_a_step_that_also_reads_a_prompt_is_told_without_it(tiny_models):
             one.wait()
         timeline = recorder.timeline()
     prompts = [span for span in timeline.spans if span.name == "prompt" and span.lane == "device"]
-    assert len(prompts) == 3
+    assert len(prompts) >= 3
     for spans in by_lane(timeline).values():
         assert all(one.end_s <= other.start_s for one, other in pairwise(spans))

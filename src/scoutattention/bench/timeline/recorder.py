@@ -16,8 +16,8 @@ from ...engine.scheduler import Sequence
 from ...runtime.workers import Job
 from ...trace.timeline import PROMPT, WAIT, Timeline
 from ...types import Rope
+from .build import Recorded, StepRecord, build_timeline
 from .kernels import Kernels
-from .made import Recorded, StepRecord, made
 from .watch import Watch, Watched
 
 MOST = 64
@@ -64,7 +64,7 @@ class Recorder:
         """What was recorded."""
         kernels = [] if self._kernels is None else self._kernels.spans()
         layers = self._engine.runner.decoder.shape.num_layers
-        return made(Recorded(self._prompts, self._steps, kernels, layers, on_cpu=self._kernels is None))
+        return build_timeline(Recorded(self._prompts, self._steps, kernels, layers, on_cpu=self._kernels is None))
 
     def _watch_engine(self) -> None:
         watch, engine, runner = self._watch, self._engine, self._engine.runner

@@ -16,7 +16,7 @@ from ..inputs import Message
 from ..output import PlainTable, busy, show
 from ..settings import Settings
 from .answer import chunks
-from .traced import traced
+from .trace import traced
 
 JSON_STATS = (
     *("prompt_tokens", "new_tokens", "ttft_s", "tokens_per_s", "kv_bytes_total", "kv_bytes_device", "cpu_share"),

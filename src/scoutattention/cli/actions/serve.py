@@ -19,7 +19,7 @@ from ..output import busy, moving, progress
 from ..server.serve import ServeFlags
 from ..settings import Settings
 from ..shell import tell
-from .traced import traced
+from .trace import traced
 
 LOG = logging.getLogger("scoutattention.serve")
 SHOWN_S, TOLD_S = 2.0, 10.0

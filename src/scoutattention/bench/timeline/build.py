@@ -1,4 +1,7 @@
-"""What was recorded of an engine as a timeline."""
+"""What was recorded of an engine as a timeline.
+
+Calls nest, and spans of a lane do not: each moment belongs to the innermost call.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +12,20 @@ from ...runtime.workers import OTHER_THREAD, TaskTimes
 from ...trace.span import Span
 from ...trace.timeline import DECODE, DEVICE, FAR, HOST, LINK, PROMPT, SCHEDULER, WAIT, Arrow, Timeline, worker
 from .kernels import with_layers
-from .pieces import Piece, pieces
 from .watch import Watched
 
 COPY = "copy"
+INSIDE = {("merge", "near"): "guard"}
+"""What a stage is called inside another one."""
+
+
+class Piece(NamedTuple):
+    """A part of a call in which no inner one was under way."""
+
+    name: str
+    layer: int | None
+    start_s: float
+    end_s: float
 
 
 class StepRecord(NamedTuple):
@@ -36,7 +49,7 @@ class Recorded(NamedTuple):
     on_cpu: bool
 
 
-def made(recorded: Recorded) -> Timeline:
+def build_timeline(recorded: Recorded) -> Timeline:
     """The timeline of a recording."""
     lane = DEVICE if recorded.on_cpu else HOST
     spans = [
@@ -134,3 +147,41 @@ def _decoding(flat: Sequence[Piece]) -> list[Piece]:
 
 def _middle(call: Watched) -> float:
     return (call.start_s + call.end_s) / 2
+
+
+def pieces(calls: Iterable[Watched]) -> list[Piece]:
+    """The calls of one thread as pieces in the order of time; a call without a layer has that of the one around it."""
+    joined: list[Piece] = []
+    for piece in _pieces(sorted(calls, key=lambda call: (call.start_s, -call.end_s))):
+        last = joined[-1] if joined else None
+        if last is not None and last[:2] == piece[:2] and last.end_s == piece.start_s:
+            joined[-1] = last._replace(end_s=piece.end_s)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _pieces(calls: list[Watched]) -> Iterator[Piece]:
+    around: list[Piece] = []  # that are under way, each from where it goes on
+    for call in calls:
+        while around and around[-1].end_s <= call.start_s:
+            yield from _ended(around)
+        name, layer = call.name, call.layer
+        if around:
+            outer = around[-1]
+            if call.start_s > outer.start_s:
+                yield outer._replace(end_s=call.start_s)
+            name = INSIDE.get((outer.name, name), name)
+            layer = outer.layer if layer is None else layer
+            around[-1] = outer._replace(start_s=min(outer.end_s, call.end_s))
+        end_s = min(call.end_s, around[-1].end_s) if around else call.end_s
+        around.append(Piece(name, layer, call.start_s, end_s))
+    while around:
+        yield from _ended(around)
+
+
+def _ended(around: list[Piece]) -> Iterator[Piece]:
+    """The rest of the innermost call, which ends."""
+    piece = around.pop()
+    if piece.end_s > piece.start_s:
+        yield piece
