@@ -58,6 +58,15 @@ def test_a_mode_of_the_models_own_generation_config(model):
         assert answer(model, prompts(40)).shape == (1, 20)
 
 
+def test_a_cache_that_the_models_own_generation_config_names_is_not_used(model):
+    expected, before = answer(model, prompts(40)), model.generation_config
+    model.generation_config = GenerationConfig(cache_implementation="static", max_new_tokens=20)
+    with scout(model, budget=None):
+        assert torch.equal(answer(model, prompts(40), past_key_values=None), expected)
+    assert model.generation_config.cache_implementation == "static"
+    model.generation_config = before
+
+
 def test_padding_elsewhere_than_on_the_left(model):
     given = prompts(40, 30)
     right = {name: value.flip(1) for name, value in given.items()}

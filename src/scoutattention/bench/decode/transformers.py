@@ -1,4 +1,4 @@
-"""Hugging Face transformers in the decode benchmark: with SDPA and either of its caches, or inside a session of ours."""
+"""Hugging Face transformers in the decode benchmark: with SDPA and either of its caches, or with ScoutAttention."""
 
 from typing import Any
 

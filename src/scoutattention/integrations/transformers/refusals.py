@@ -1,7 +1,8 @@
 """What a call of `generate` asks for, checked before anything runs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -31,9 +32,20 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
 """Arguments of `generate` that scout does not run with: the values that are allowed, and why no other is."""
 
 
-def arguments_of(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_of(function: Callable[..., object]) -> tuple[str, ...]:
+    """The names of a function's parameters, in their order."""
+    return tuple(inspect.signature(function).parameters)
+
+
+@lru_cache
+def forward_parameters(forward: Callable[..., object]) -> tuple[str, ...]:
+    """The parameters of a class's `forward`, without `self`."""
+    return parameters_of(forward)[1:]
+
+
+def by_name(parameters: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, those too that are given by their place."""
-    return dict(zip(inspect.signature(function).parameters, args, strict=False)) | dict(kwargs)
+    return dict(zip(parameters, args, strict=False)) | dict(kwargs)
 
 
 def check_generate(model: PreTrainedModel, arguments: Mapping[str, Any]) -> Limit:

@@ -1,7 +1,6 @@
 """The session of one model: what is put into the model on entry, and taken out of it on exit."""
 
 import copy
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...attention.predict import source_layers
@@ -28,7 +28,7 @@ from .memory import BatchMemory, make_memory
 from .model import read_model
 from .model_pass import Pass, PromptPass, StepPass, starts_of
 from .query import ModuleQueries, Probe, scaled
-from .refusals import arguments_of, check_generate
+from .refusals import by_name, check_generate, forward_parameters, parameters_of
 
 PREFIX = "scoutattention-"
 """Of the names of attention functions; every session has its own."""
@@ -104,6 +104,9 @@ class ScoutSession:
             undo.callback(layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True).remove)
         undo.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
         undo.callback(model.register_forward_hook(self._end).remove)
+        general = model.generation_config
+        undo.callback(setattr, general, "cache_implementation", general.cache_implementation)
+        general.cache_implementation = None  # checkpoints of Gemma name one
         original, before = model.generate, vars(model).get("generate")
 
         @wraps(original)
@@ -115,11 +118,12 @@ class ScoutSession:
 
     def _generate(self, original: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         model = self.served.model
-        arguments = arguments_of(original, args, kwargs)
-        limit = check_generate(model, arguments)
-        name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+        limit = check_generate(model, by_name(parameters_of(original), args, kwargs))
+        names = "cache", "past_key_values"  # the newer one first
+        name = next(name for name in names if name in forward_parameters(type(model).forward))
+        others = {key: value for key, value in kwargs.items() if key not in names}
         try:
-            return original(*args, **kwargs | {name: self._make_cache(limit)})
+            return original(*args, **others, **{name: self._make_cache(limit)})
         finally:
             self._release()
 
@@ -141,10 +145,10 @@ class ScoutSession:
         finally:
             self._memory = None
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _begin(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the model runs: see what it is asked, and make its pass."""
         self._pass, self._began = None, time.perf_counter()
-        given = arguments_of(type(model).forward, (model, *args), kwargs)
+        given = by_name(forward_parameters(type(model).forward), args, kwargs)
         cache = given.get("cache", given.get("past_key_values"))
         if self._cache is None or cache is not self._cache:
             raise ConfigError(
