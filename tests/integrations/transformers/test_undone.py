@@ -1,5 +1,7 @@
 """A session leaves the model, and the library, as they were."""
 
+from inspect import signature
+
 import pytest
 import torch
 from transformers import LogitsProcessorList
@@ -48,6 +50,23 @@ def test_a_session_goes_on_after_an_exception(model):
             handle.remove()
             assert session._memory.batch == 0
             assert torch.equal(answer(model, prompts(80)), expected)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_cache_whose_call_failed_is_not_used_again(model, calls):
+    given = prompts(80)
+    with scout(model) as session, torch.no_grad():
+        cache = session.new_cache(100)
+        name = next(name for name in ("cache", "past_key_values") if name in signature(type(model).forward).parameters)
+        if calls == 2:
+            model(**given, **{name: cache})
+        handle = model.model.layers[1].mlp.register_forward_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            model(input_ids=given["input_ids"][:, :1], **{name: cache})
+        handle.remove()
+        with pytest.raises(ConfigError, match="the session's cache alone"):
+            model(input_ids=given["input_ids"][:, :1], **{name: cache})
+        assert session._memory.batch == 0
 
 
 def test_a_model_has_one_session(model):

@@ -147,7 +147,9 @@ class ScoutSession:
 
     def _begin(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the model runs: see what it is asked, and make its pass."""
-        self._pass, self._began = None, time.perf_counter()
+        if self._pass is not None:  # the last call failed half-way, and so did its cache
+            self._release()
+        self._began = time.perf_counter()
         given = by_name(forward_parameters(type(model).forward), args, kwargs)
         cache = given.get("cache", given.get("past_key_values"))
         if self._cache is None or cache is not self._cache:
