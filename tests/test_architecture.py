@@ -54,6 +54,7 @@ PUBLIC_NAMES = [
     "ScoutError",
     "Stats",
     "UnsupportedModelError",
+    "scout",
 ]
 
 Rule = Callable[[list[Source]], Iterator[str]]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .engine.answer import Answer, Chunk
     from .engine.llm import LLM, Output
     from .engine.stats import Stats
+    from .integrations.transformers.entry import scout
 
     __version__: str
 
@@ -52,6 +53,7 @@ __all__ = [
     "ScoutError",
     "Stats",
     "UnsupportedModelError",
+    "scout",
 ]
 
 _LAZY = dict.fromkeys(("Ablation", "EngineConfig", "SamplingParams", "ScoutConfig"), ".config")
@@ -61,6 +63,7 @@ _LAZY |= {
     "Chunk": ".engine.answer",
     "Output": ".engine.llm",
     "Stats": ".engine.stats",
+    "scout": ".integrations.transformers.entry",
 }
 
 

@@ -16,7 +16,11 @@ from scoutattention.bench.decode.job import DecodeJob, Setup
 from scoutattention.bench.decode.measure import Result, Workload, measure, missing
 from scoutattention.bench.decode.process import EngineProcess, Serving
 from scoutattention.bench.decode.scout import OurDecoding, SlotsDecoding
-from scoutattention.bench.decode.transformers import StaticTransformersDecoding, TransformersDecoding
+from scoutattention.bench.decode.transformers import (
+    ScoutTransformersDecoding,
+    StaticTransformersDecoding,
+    TransformersDecoding,
+)
 from scoutattention.bench.plot import decode_png
 from scoutattention.errors import CapacityError, ConfigError
 
@@ -121,13 +125,15 @@ def test_a_process_answers_what_the_engine_would(job):
 
 def test_transformers_and_our_engine_answer_alike(job):
     before = torch.is_grad_enabled()
-    ours, *theirs = OurDecoding(replace(job, budget=None)), TransformersDecoding(job), StaticTransformersDecoding(job)
+    job = replace(job, budget=None)
+    kinds = OurDecoding, TransformersDecoding, StaticTransformersDecoding, ScoutTransformersDecoding
+    ours, *theirs = (kind(job) for kind in kinds)
     for engine in (ours, *theirs):
         engine.read()
         for _ in range(20):
             engine.step()
     torch.set_grad_enabled(before)
-    assert [ours.answers()] * 2 == [engine.answers() for engine in theirs]
+    assert [ours.answers()] * 3 == [engine.answers() for engine in theirs]
     assert theirs[0].traced_steps(1) is None
     assert ours.setup() == Setup("float32", "float32", "none")
     assert theirs[1].setup() == Setup("float32", "float32")
@@ -159,7 +165,7 @@ def test_only_an_engines_own_process_loads_what_it_needs():
 
 
 def test_every_engine_is_named():
-    assert set(decode.REFERENCES) | {"scout", "scout-slots"} == set(decode_process.ENGINES)
+    assert set(decode.REFERENCES) | {"scout", "scout-slots", "transformers-scout"} == set(decode_process.ENGINES)
 
 
 def test_the_plot_is_a_picture(tmp_path):

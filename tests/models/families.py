@@ -43,7 +43,12 @@ def make(family, **changes):
     """A random model in float32 whose biases and norm weights matter as much as its projections."""
     name, options = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(**SIZES | options | changes)
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    return filled(getattr(transformers, f"{name}ForCausalLM")(config))
+
+
+def filled(model):
+    """A model of transformers with such random weights, for evaluation."""
+    model = model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in model.named_parameters():

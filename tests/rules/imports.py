@@ -29,6 +29,7 @@ DOORS = {
         "bench/common/transformers_model.py",
         "bench/decode/transformers.py",
         "bench/gpu/transformers.py",
+        "integrations/transformers/",
     ),
     "gguf": (),  # tests alone compare with it
     "llama_cpp": ("bench/decode/llama_cpp.py",),

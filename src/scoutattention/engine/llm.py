@@ -1,7 +1,7 @@
 """The public door: a model, prompts, answers."""
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, Self, TypedDict, Unpack, get_args
@@ -96,7 +96,7 @@ class LLM:
         **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
-        self.scout, self.engine_config = _settings(model, scout, _engine_config(engine_config))
+        self.scout, self.engine_config = _settings(model, scout, read_engine_options(engine_config))
         self.engine: Engine
         with named_memory():
             if self.engine_config.tensor_parallel_size > 1:
@@ -227,7 +227,7 @@ def _settings(
     return choose(model, config, engine_config, default_cache_dir())
 
 
-def _engine_config(options: EngineOptions) -> EngineConfig:
+def read_engine_options(options: Mapping[str, object]) -> EngineConfig:
     """The engine's settings, with sizes that are text turned into bytes."""
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory", "prefix_cache_size"):

@@ -17,6 +17,7 @@ REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "den
 PACKAGES = {
     "transformers": ("transformers", "transformers"),
     "transformers-static": ("transformers", "transformers"),
+    "transformers-scout": ("transformers", "transformers"),
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
     "llama.cpp-converted": ("llama_cpp", "llama-cpp-python"),
 }

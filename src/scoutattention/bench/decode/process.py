@@ -20,6 +20,7 @@ ENGINES = {
     "dense": ("scout", "OurDecoding"),
     "transformers": ("transformers", "TransformersDecoding"),
     "transformers-static": ("transformers", "StaticTransformersDecoding"),
+    "transformers-scout": ("transformers", "ScoutTransformersDecoding"),
     "llama.cpp": ("llama_cpp", "LlamaDecoding"),
     "llama.cpp-converted": ("llama_cpp", "ConvertedLlamaDecoding"),
 }

@@ -1,4 +1,4 @@
-"""Hugging Face transformers in the decode benchmark, with SDPA and either of its caches."""
+"""Hugging Face transformers in the decode benchmark: with SDPA and either of its caches, or with ScoutAttention."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 from transformers.utils import logging
 from typing_extensions import override
 
+from ... import scout
 from ...cache.pool import TORCH_DTYPES
 from ...models.loader import load, open_files
 from ..common.transformers_model import make_model
@@ -64,3 +65,12 @@ class StaticTransformersDecoding(TransformersDecoding):
 
     def _make_cache(self, job: DecodeJob) -> Cache:
         return StaticCache(self._model.config, max_cache_len=job.max_len)
+
+
+class ScoutTransformersDecoding(TransformersDecoding):
+    """With ScoutAttention put into the model, for as long as the process lives."""
+
+    @override
+    def _make_cache(self, job: DecodeJob) -> Cache:
+        session = scout(self._model, budget=job.budget, workers=job.threads).__enter__()
+        return session.new_cache(job.max_len)

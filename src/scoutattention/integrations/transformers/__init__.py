@@ -1,0 +1,1 @@
+"""ScoutAttention inside Hugging Face transformers: `with scout(model): model.generate(...)`."""

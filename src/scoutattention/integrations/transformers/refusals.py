@@ -1,0 +1,72 @@
+"""What a call of `generate` asks for, checked before anything runs."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ...errors import ConfigError
+from .cache import Limit
+
+DEFAULT_NEW_TOKENS = 20
+"""What transformers generates where nobody says how much."""
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "num_beams": ((None, 1), "beam search reorders sequences"),
+    "assistant_model": ((None,), "assisted decoding takes tokens back"),
+    "use_mtp": ((None, False), "assisted decoding takes tokens back"),
+    "prompt_lookup_num_tokens": ((None,), "assisted decoding takes tokens back"),
+    "assistant_early_exit": ((None,), "assisted decoding takes tokens back"),
+    "cache_implementation": ((None,), "scout brings its own cache"),
+    "past_key_values": ((None,), "scout brings its own cache"),
+    "cache": ((None,), "scout brings its own cache"),
+    "use_cache": ((None, True), "scout is a cache"),
+    "prefill_chunk_size": ((None,), "scout reads a prompt layer by layer"),
+    "custom_generate": ((None,), "scout does not know what it does"),
+    "guidance_scale": ((None, 1, 1.0), "guidance runs a second sequence through the model"),
+    "penalty_alpha": ((None, 0, 0.0), "contrastive search repeats sequences"),
+    "dola_layers": ((None,), "DoLa is another decoding method"),
+    "output_attentions": ((None, False), "scout makes no matrix of attention weights"),
+}
+"""Arguments of `generate` that scout does not run with: the values that are allowed, and why no other is."""
+
+
+def parameters_of(function: Callable[..., object]) -> tuple[str, ...]:
+    """The names of a function's parameters, in their order."""
+    return tuple(inspect.signature(function).parameters)
+
+
+@lru_cache
+def forward_parameters(forward: Callable[..., object]) -> tuple[str, ...]:
+    """The parameters of a class's `forward`, without `self`."""
+    return parameters_of(forward)[1:]
+
+
+def by_name(parameters: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, those too that are given by their place."""
+    return dict(zip(parameters, args, strict=False)) | dict(kwargs)
+
+
+def check_generate(model: PreTrainedModel, arguments: Mapping[str, Any]) -> Limit:
+    """How long sequences may become.   arguments: of `generate`, by name.
+
+    A value is the call's, or that of the `generation_config` that it gives, or the model's.
+    Raises ConfigError for what scout does not run.
+    """
+    sources = (arguments.get("generation_config"), model.generation_config)
+
+    def value(name: str) -> Any:  # noqa: ANN401  # of any argument
+        given = arguments.get(name)
+        own = (getattr(source, name, None) for source in sources)
+        return given if given is not None else next((each for each in own if each is not None), None)
+
+    if model.training:
+        raise ConfigError(f"{type(model).__name__} is in training mode, and scout only decodes: call model.eval()")
+    for name, (allowed, reason) in REFUSED.items():
+        found = value(name)
+        if not any(found is one or (type(found) is type(one) and found == one) for one in allowed):
+            shown = repr(found) if isinstance(found, str | int | float) else type(found).__name__
+            raise ConfigError(f"generate with {name}={shown} does not run with scout: {reason}; leave {name} out")
+    new, total = value("max_new_tokens"), value("max_length")
+    return Limit(new=new) if new is not None else Limit(DEFAULT_NEW_TOKENS, total or 0)

@@ -1,0 +1,239 @@
+"""The session of one model: what is put into the model on entry, and taken out of it on exit."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial, wraps
+from itertools import count
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ...attention.predict import source_layers
+from ...config import EngineConfig, ScoutConfig
+from ...engine.device import find_device
+from ...engine.engine import SPARE_CORES
+from ...engine.stats import Stats
+from ...errors import ConfigError
+from ...hardware.host import usable_cores
+from ...runtime.workers import Workers
+from ...types import Rope
+from .cache import Limit, ScoutCache
+from .memory import BatchMemory, make_memory
+from .model import read_model
+from .model_pass import Pass, PromptPass, StepPass, starts_of
+from .query import ModuleQueries, Probe, scaled
+from .refusals import by_name, check_generate, forward_parameters, parameters_of
+
+PREFIX = "scoutattention-"
+"""Of the names of attention functions; every session has its own."""
+_NUMBERS = count(1)
+
+
+class ScoutSession:
+    """A model of transformers that decodes with ScoutAttention between `__enter__` and `__exit__`.
+
+    On entry the served attention modules get a copy of their configuration that names the session's attention function,
+    the served layers and the model get hooks, and the model gets a `generate` of its own, which checks what it is asked
+    and brings the cache. On exit all of this is taken back, and the memory is released.
+
+    served: the model, and what of it is served.
+    """
+
+    def __init__(self, model: object, scout: ScoutConfig, engine: EngineConfig) -> None:
+        """Raises ConfigError and UnsupportedModelError for what does not run; changes nothing yet."""
+        self.served = read_model(model)
+        source_layers(scout, self.served.shape.num_layers)
+        engine = replace(engine, device="cuda" if self.served.device.type == "cuda" else "cpu")
+        find_device(engine.device)
+        self._settings = (scout, engine)
+        self._probe = Probe()
+        self._queries = ModuleQueries(self.served, self._probe, lean=self.served.lean)
+        self._workers: Workers | None = None
+        self._memory: BatchMemory | None = None
+        self._cache: ScoutCache | None = None
+        self._pass: Pass | None = None
+        self._input: Tensor | None = None
+        self._began = 0.0
+        self._stats = Stats(device=engine.device)
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        if any(attention.config._attn_implementation.startswith(PREFIX) for attention in self.served.attentions):
+            raise ConfigError("this model is inside a `with scout(...)` already: leave that one first")
+        with ExitStack() as undo:
+            engine = self._settings[1]
+            spare = SPARE_CORES * (engine.device != "cpu")
+            self._workers = undo.enter_context(Workers(engine.workers or max(1, usable_cores() - spare)))
+            undo.callback(self._forget)
+            self._put_in(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def stats(self) -> Stats:
+        """Totals since the session was made."""
+        return self._stats
+
+    def new_cache(self, max_length: int) -> ScoutCache:
+        """A cache for a loop of one's own, of sequences that become at most `max_length` tokens long.
+
+        `generate` makes its own. The model takes it as `past_key_values`: first with prompts, then with one token of
+        each at a time. A session has one cache at a time; the one before is released.
+        """
+        return self._make_cache(Limit(total=max_length))
+
+    def _put_in(self, undo: ExitStack) -> None:
+        """Change the model. Each change tells `undo` how it is taken back."""
+        model: Any = self.served.model
+        name = f"{PREFIX}{next(_NUMBERS)}"
+        ALL_ATTENTION_FUNCTIONS[name] = self._attend
+        undo.callback(ALL_ATTENTION_FUNCTIONS.pop, name)
+        for index, (layer, attention) in enumerate(zip(self.served.layers, self.served.attentions, strict=True)):
+            own = copy.copy(attention.config)
+            own._attn_implementation = name
+            undo.callback(setattr, attention, "config", attention.config)
+            attention.config = own
+            undo.callback(layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True).remove)
+        undo.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+        undo.callback(model.register_forward_hook(self._end).remove)
+        general = model.generation_config
+        undo.callback(setattr, general, "cache_implementation", general.cache_implementation)
+        general.cache_implementation = None  # checkpoints of Gemma name one
+        original, before = model.generate, vars(model).get("generate")
+
+        @wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401  # as those of the original
+            return self._generate(original, args, kwargs)
+
+        undo.callback(vars(model).update, generate=before) if before else undo.callback(delattr, model, "generate")
+        vars(model)["generate"] = generate
+
+    def _generate(self, original: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        model = self.served.model
+        limit = check_generate(model, by_name(parameters_of(original), args, kwargs))
+        names = "cache", "past_key_values"  # the newer one first
+        name = next(name for name in names if name in forward_parameters(type(model).forward))
+        others = {key: value for key, value in kwargs.items() if key not in names}
+        try:
+            return original(*args, **others, **{name: self._make_cache(limit)})
+        finally:
+            self._release()
+
+    def _make_cache(self, limit: Limit) -> ScoutCache:
+        self._release()
+        self._cache = ScoutCache(self.served.model.config, self.served.numbers, limit)
+        return self._cache
+
+    def _release(self) -> None:
+        """Let go of the running sequences; their memory stays, for the next ones."""
+        self._cache = self._pass = self._input = None
+        if self._memory is not None:
+            self._memory.release()
+
+    def _forget(self) -> None:
+        """Let go of the memory too."""
+        try:
+            self._release()
+        finally:
+            self._memory = None
+
+    def _begin(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before the model runs: see what it is asked, and make its pass."""
+        if self._pass is not None:  # the last call failed half-way, and so did its cache
+            self._release()
+        self._began = time.perf_counter()
+        given = by_name(forward_parameters(type(model).forward), args, kwargs)
+        cache = given.get("cache", given.get("past_key_values"))
+        if self._cache is None or cache is not self._cache:
+            raise ConfigError(
+                "inside `with scout(model)` the model runs with the session's cache alone: call model.generate, or "
+                "pass past_key_values=session.new_cache(max_length)"
+            )
+        if torch.is_grad_enabled():
+            raise ConfigError("scout computes no gradients: run the model inside `with torch.no_grad()`")
+        ids = given.get("input_ids")
+        batch, length = (given["inputs_embeds"] if ids is None else ids).shape[:2]
+        seen: int = cache.get_seq_length()
+        if not seen:
+            starts = starts_of(given.get("attention_mask"), batch, length)
+            memory = self._admit(batch, cache.limit.of(length))
+            self._pass = PromptPass(memory, starts, length)
+            return
+        assert self._memory is not None
+        self._memory.check(batch, seen, length)
+        self._pass = StepPass(self._memory, batch)
+
+    def _admit(self, batch: int, length: int) -> BatchMemory:
+        """Memory with rows for a new batch."""
+        assert self._workers is not None
+        memory = self._memory
+        if memory is None or not memory.holds(batch, length):
+            self._memory = memory = None  # before the next one is made
+            memory = make_memory(self.served, self._queries, self._settings, self._workers, (batch, length))
+            self._memory = memory
+        memory.admit(batch, length)
+        return memory
+
+    def _enter(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before a served layer runs: keep its input, from which scouts of later layers are made."""
+        self._input = args[0] if args else kwargs["hidden_states"]
+        if index == 0 and self._pass is not None:
+            cos, sin = kwargs["position_embeddings"]
+            self._pass.begin(Rope(cos.float(), sin.float()))
+
+    def _attend(
+        self,
+        module: Any,  # noqa: ANN401  # an attention module of any family
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *_: object,
+        **__: object,
+    ) -> tuple[Tensor, None]:
+        """The attention function of the served layers, as transformers calls it."""
+        probed = self._probe.answer(query)
+        if probed is not None:
+            return probed, None
+        if self._pass is None or self._input is None:
+            raise ConfigError(
+                "inside `with scout(model)` parts of the model do not run by themselves: call model.generate"
+            )
+        layer = self.served.numbers.index(module.layer_idx)
+        heads = (scaled(query, self.served.scaling), key, value)
+        return self._pass.attend(layer, heads, self._input), None
+
+    def _end(self, *_: object) -> None:
+        """After the model has run: end its pass, and count."""
+        assert self._pass is not None
+        assert self._memory is not None
+        assert self._cache is not None
+        ended, self._pass, self._input = self._pass, None, None
+        done = ended.finish()
+        seconds, batch, stats = time.perf_counter() - self._began, self._memory.batch, self._stats
+        if isinstance(ended, PromptPass):
+            stats = replace(
+                stats,
+                prompt_tokens=stats.prompt_tokens + ended.num_tokens,
+                prefill_s=stats.prefill_s + seconds,
+                first_token_s=stats.first_token_s + batch * (time.perf_counter() - self._cache.made),
+                requests=stats.requests + batch,
+            )
+        else:
+            stats = replace(
+                stats,
+                decode_s=stats.decode_s + seconds,
+                decode_tokens=stats.decode_tokens + batch,
+                steps=stats.steps + done,
+            )
+        total, device = self._memory.store.cache_bytes(batch)
+        if total >= stats.kv_bytes_total:
+            stats = replace(stats, kv_bytes_total=total, kv_bytes_device=device)
+        self._stats = replace(stats, new_tokens=stats.new_tokens + batch)
