@@ -129,7 +129,8 @@ def watch_engine(engine: Engine) -> Stages:
     stages.watch(runner.attention, "prepare", "step decisions")
     stages.watch(runner.attention, "begin", "step decisions", watch_attend)
     stages.watch(runner.attention, "finish", "recall")
-    stages.watch(runner.attention, "end", "step decisions")
+    for decision in ("start", "count", "end"):
+        stages.watch(runner.attention, decision, "step decisions")
     stages.watch(engine.workers, "partial", "near attention")
     for kind in engine.cache.digests.kinds:
         stages.watch(kind, "score", "digest scores", stages.keep_outer)  # even if they attend
