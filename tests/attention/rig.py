@@ -156,11 +156,13 @@ class Rig:
     def begin(self) -> Attend:
         """Start a decode step of every sequence."""
         self.under_way = self.attention.prepare(range(len(self.keys)) if self.rows is None else self.rows)
+        self.attention.start(self.under_way)
         return self.attention.begin(self.under_way, ROPE)
 
     def end(self) -> StepStats:
         """Finish the step."""
         self.attention.finish(self.under_way)
+        self.attention.count(self.under_way)
         return self.attention.end(self.under_way, self.store.exchange.read()[0])
 
     def full(self, row: int, layer: int, q: Tensor) -> Tensor:

@@ -136,6 +136,7 @@ def test_nothing_is_computed_from_both_memories(make_engine):
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024))
         store.finish_prompt(row, 600)
     step = runner.attention.prepare(range(2))
+    runner.attention.start(step)
     assert runner._run(step).device == META
     assert runner.attention.end(step, []).recalled_bytes == 2 * store.pages.pool.k.nbytes
 

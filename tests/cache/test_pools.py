@@ -154,6 +154,38 @@ def test_a_block_that_fills_up_is_packed():
     assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store, batch: store.admit(1, 5, 1),
+        lambda store, batch: store.release(0),
+        lambda store, batch: store.move(0, 1),
+        lambda store, batch: store.shrink(0, 0),
+        lambda store, batch: store.finish_prompt(0, 9),
+        lambda store, batch: store.end(batch),
+        lambda store, batch: store.prepare([0]),
+    ],
+)
+def test_a_step_that_was_prepared_is_right_until_something_changes(change):
+    store, _ = make_packed_store(8)
+    store.admit(0, 5, 1)
+    store.finish_prompt(0, 6)
+    batch = store.prepare([0, 2], 1)
+    assert store.is_prepared(batch, range(0, 3, 2), 1)
+    assert not store.is_prepared(batch, [0, 1], 1)
+    assert not store.is_prepared(batch, [0, 2], 2)
+    change(store, batch)
+    assert not store.is_prepared(batch, [0, 2], 1)
+
+
+def test_a_sequence_has_room_while_a_page_is_left():
+    store, _ = make_packed_store(8)
+    store.admit(0, 2, 1)
+    for tokens, room in ((4, True), (7, True), (8, False)):
+        store.finish_prompt(0, tokens)
+        assert store.has_room([0]) == room
+
+
 @pytest.mark.parametrize("ops", [OPS, PlainOps(torch.device("cpu")), TRITON], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_a_row_goes_on_behind_pages_of_another(ops, bits):

@@ -57,6 +57,7 @@ def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
         made.runner.prefill(row, PROMPT)
     made.runner.decode([1, 2], [400, 400])
     step = made.runner.attention.prepare(range(2))
+    made.runner.attention.start(step)
     assert step.work.scouted == (False,) + (layers - 1) * (True,)
     with torch.inference_mode(), Counting(monkeypatch) as counting:
         made.runner._run(step)

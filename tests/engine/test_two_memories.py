@@ -121,6 +121,7 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
         store.admit(row, made.plan.blocks(1024), made.plan.quota(2, 1024), prefix)
         assert made.runner.prefill(row, [1] * CONTEXT).device == META
     step = attention.prepare(range(2))
+    attention.start(step)
     assert any(step.work.scouted)
     assert step.work.all_resident
     assert made.runner._run(step).device == META

@@ -153,6 +153,46 @@ def test_a_replayed_step_is_waited_for_before_it_ends(tiny_models, tapes, monkey
     assert order == ["settle", "end"] * (len(order) // 2)
 
 
+def test_a_step_is_prepared_while_the_device_works_on_the_one_before(tiny_models, tapes, monkeypatch):
+    """Only where sequences come or go is a step prepared between two."""
+    order = []
+
+    def noted(owner, name):
+        run = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: order.append(name) or run(*args))
+
+    llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
+    attention = llm.engine.runner.attention
+    for owner, name in (
+        (attention, "prepare"),
+        (attention, "start"),
+        (attention, "count"),
+        (attention.exchange, "read"),
+    ):
+        noted(owner, name)
+    answers(llm, tapes)
+    told = " ".join(order)
+    steps = told.count("read")
+    assert told.count("start count prepare read") + told.count("start count read") == steps
+    between = told.count("read prepare start")
+    assert 0 < between < 5, "the second sequence ends, and the third one comes"
+    assert told.count("prepare read start") == steps - between - 1
+
+
+def test_no_step_is_prepared_beyond_a_sequences_memory(tiny_models, tapes):
+    """72 tokens fill 9 blocks, and there is no tenth."""
+    scout = ScoutConfig(budget=40, block_size=8)
+    llm = LLM(str(tiny_models["llama"]), scout=scout, device_memory="all", max_num_seqs=1, kernels="plain")
+    runner, store = llm.engine.runner, llm.engine.store
+    runner._graphs = Graphs(tapes)
+    store.admit(0, 9, 0)
+    runner.prefill(0, PROMPT[:61])
+    for position in range(61, 72):
+        runner.decode([1], [position])
+    assert store.closed[0] == 9
+    assert tapes.played > 4
+
+
 def test_a_closed_engine_has_no_graphs(tiny_models, tapes):
     llm = far_llm(str(tiny_models["qwen3"]), FAR, 5, 2, kernels="plain")
     answers(llm, tapes)

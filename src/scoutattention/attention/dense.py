@@ -33,8 +33,11 @@ class ResidentAttention(Attention[Step]):
         batch = self._store.prepare(rows, real)
         if self.chooser is not None:
             self.chooser.prepare(batch)
-        self.exchange.send()
         return Step(batch, (batch.size, batch.consecutive, batch.width, bool(batch.full), self._chooses(batch)))
+
+    @override
+    def start(self, step: Step) -> None:
+        self.exchange.send()
 
     @override
     def begin(self, step: Step, rope: Rope) -> Attend:
@@ -62,8 +65,11 @@ class ResidentAttention(Attention[Step]):
         self._store.close(step.batch)
 
     @override
-    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
+    def count(self, step: Step) -> None:
         self._store.end(step.batch)
+
+    @override
+    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
         return StepStats(chosen_blocks=counts[0])
 
     def _chooses(self, batch: Batch) -> bool:

@@ -69,12 +69,15 @@ class ScoutAttention(Attention[ScoutStep]):
     def prepare(self, rows: Sequence[int], real: int | None = None) -> ScoutStep:
         parts = self.parts
         batch = parts.store.prepare(rows, real)
-        parts.far.transport.reset()
         parts.chooser.prepare(batch)
         decision = self._decide(batch)
-        self.exchange.send()
         work = Work(batch.size, batch.consecutive, batch.width, batch.near, bool(batch.full), *decision[2:])
         return ScoutStep(batch, work, work, decision.masks, self._memory.tally(batch.size))
+
+    @override
+    def start(self, step: ScoutStep) -> None:
+        self.parts.far.transport.reset()
+        self.exchange.send()
 
     def _decide(self, batch: Batch) -> Decision:
         """What the sequences need of each layer; most steps decide as the one before."""
@@ -116,10 +119,13 @@ class ScoutAttention(Attention[ScoutStep]):
         self.parts.recall.finish(step)
 
     @override
+    def count(self, step: ScoutStep) -> None:
+        self.parts.store.end(step.batch)
+
+    @override
     def end(self, step: ScoutStep, counts: Sequence[int]) -> StepStats:
         parts = self.parts
         assert parts.store.transfers is not None
-        parts.store.end(step.batch)
         if time.monotonic() >= self._next_look:
             self.residency, self._next_look = residency(step), time.monotonic() + LOOK_S
         times = parts.far.transport.times()

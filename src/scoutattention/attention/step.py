@@ -66,9 +66,11 @@ S = TypeVar("S", bound=Step)
 
 
 class Attention(Protocol[S]):
-    """One way to attend during decoding. A step is `prepare`, `begin`, the layers, `finish`, and `end`.
+    """One way to attend during decoding.
 
-    `prepare` decides on the host. Everything from `begin` to `finish` only queues work for the device.
+    A step is `prepare`, `start`, `begin`, the layers, `finish`, `count`, and `end`. `prepare` decides on the host,
+    perhaps while the device works on the step before, which was queued and counted. Everything from `begin` to `finish`
+    only queues work for the device.
     """
 
     exchange: StepExchange
@@ -80,9 +82,11 @@ class Attention(Protocol[S]):
         """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs.
 
         real: see `KVStore.prepare`.
-
-        The last thing that the host tells the device before the step; its tokens must be in `exchange` by then.
         """
+        ...
+
+    def start(self, step: S) -> None:
+        """Tell the device of a step that was prepared; its tokens must be in `exchange` by then."""
         ...
 
     def begin(self, step: S, rope: Rope) -> Attend:
@@ -91,6 +95,10 @@ class Attention(Protocol[S]):
 
     def finish(self, step: S) -> None:
         """Queue what follows from the layers: full blocks are closed, blocks that have become important recalled."""
+        ...
+
+    def count(self, step: S) -> None:
+        """Let the host count the tokens that a step appends, and the blocks that it closes: it is queued."""
         ...
 
     def end(self, step: S, counts: Sequence[int]) -> StepStats:

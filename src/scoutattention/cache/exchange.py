@@ -33,6 +33,7 @@ class StepExchange:
     host: for the host to write; `send` brings it to the device.   device: the same, there.
     counts: int64 [COUNTS], on the device.   drawn: int64 [R], on the device, the next token of each sequence.
     masks_of: what the masks there follow from, or None: whoever finds it unchanged need not write them again.
+    holds: whose numbers are there, while they are right.
     """
 
     def __init__(self, rows: int, masks: int, ops: Ops) -> None:
@@ -41,10 +42,12 @@ class StepExchange:
         pinned = ops.device.type == "cuda"
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
         self._device = torch.zeros(size, dtype=torch.uint8, device=ops.device) if ops.deferred else self._host
+        self._sent = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self.host, self.device = _parts(self._host, rows), _parts(self._device, rows)
-        self._numbers, self._draws = self.host.numbers.numpy(), self.host.draws.numpy()
+        self._written = self.host.numbers.numpy(), self.host.draws.numpy()
         self._rows: dict[int, tuple[Tensor, ...]] = {}
         self.masks_of: object = None
+        self.holds: object = None
         self._results = torch.zeros(COUNTS + rows, dtype=torch.int64, device=ops.device)
         self.counts, self.drawn = self._results[:COUNTS], self._results[COUNTS:]
 
@@ -55,21 +58,25 @@ class StepExchange:
         return self._rows[size]
 
     def set_rows(self, rows: Sequence[int], closed: Sequence[int], fill: Sequence[int], entry: Sequence[int]) -> None:
-        """Say which sequences the next step is of; see NUMBERS."""
-        self._numbers[:4, : len(rows)] = (rows, closed, fill, entry)
+        """Say which sequences the next step is of; see NUMBERS. Waits until what was sent before has left."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        self._written[0][:4, : len(rows)] = (rows, closed, fill, entry)
 
     def set_tokens(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
         """Say which token of each sequence the next step is fed, and where it stands."""
-        self._numbers[4:, : len(token_ids)] = (token_ids, positions)
+        self._written[0][4:, : len(token_ids)] = (token_ids, positions)
 
     def set_draws(self, draws: Sequence[tuple[float, ...]]) -> None:
         """Say how the next token of each sequence is drawn: DRAW numbers, as `engine.sampler` takes them."""
-        self._draws[:, : len(draws)] = tuple(zip(*draws, strict=True))
+        self._written[1][:, : len(draws)] = tuple(zip(*draws, strict=True))
 
     def send(self) -> None:
         """Bring what the host has written to the device."""
         if self._device is not self._host:
             self._device.copy_(self._host, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
 
     def read(self) -> tuple[list[int], list[int]]:
         """What the step counted, and the next tokens; waits for the step."""

@@ -98,6 +98,10 @@ class Pages:
         self.table[target] = self.table[source]
         self._taken[target], self._taken[source] = self._taken[source], []
 
+    def reserved(self, row: int) -> int:
+        """Blocks that a row has pages for."""
+        return len(self._taken[row])
+
     def page(self, row: int, block: int) -> int:
         """The page of one block."""
         return self._taken[row][block]

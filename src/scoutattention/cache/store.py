@@ -98,6 +98,7 @@ class KVStore:
 
         prefix: the beginning of its prompt, which need not be read again.
         """
+        self.exchange.holds = None
         self.pages.admit(row, num_blocks, prefix.pages)
         if self.slots is not None:
             self.slots.admit(row, quota)
@@ -114,12 +115,14 @@ class KVStore:
         """Take slots from the sequence of a row until it has `quota`; nothing is lost, since pages hold every block."""
         assert self.slots is not None
         assert self.transfers is not None
+        self.exchange.holds = None
         if quota < self.slots.quota[row]:
             self.transfers.settle()
             self.slots.shrink(row, quota)
 
     def release(self, row: int) -> None:
         """Forget the sequence of a row."""
+        self.exchange.holds = None
         self.side.join()  # what a step or a prompt that was broken off left
         self.pages.release(row)
         if self.slots is not None:
@@ -128,6 +131,7 @@ class KVStore:
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` (released) take over the sequence of row `source`."""
+        self.exchange.holds = None
         self.pages.move(source, target)
         if self.slots is not None:
             self.slots.move(source, target)
@@ -185,6 +189,7 @@ class KVStore:
 
     def finish_prompt(self, row: int, num_tokens: int) -> None:
         """Declare a prompt of `num_tokens` stored in every layer."""
+        self.exchange.holds = None
         self.side.join()
         self.closed[row], self.fill[row] = divmod(num_tokens, self.block_size)
 
@@ -205,7 +210,7 @@ class KVStore:
         width = max(counts, default=0)
         if self._ops.deferred:  # room for the next block too, or a graph would last no longer than the open one
             width = (width // GRAIN + 1) * GRAIN
-        return Batch(
+        batch = Batch(
             size=size,
             real=real,
             numbers=tuple(rows),
@@ -220,6 +225,16 @@ class KVStore:
             width=min(width, self.pages.table.shape[1]),
             near=1 + max((self.slots.quota[row] for row in rows[:real]), default=0) if self.slots is not None else 0,
         )
+        self.exchange.holds = batch
+        return batch
+
+    def is_prepared(self, batch: Batch, rows: Sequence[int], real: int) -> bool:
+        """Whether a batch is what `prepare` would give now, and `exchange` holds it: nothing has changed since."""
+        return batch is self.exchange.holds and batch.numbers == tuple(rows) and batch.real == real
+
+    def has_room(self, rows: Sequence[int]) -> bool:
+        """Whether every sequence in these rows has a page for its open block."""
+        return all(self.closed[row] < self.pages.reserved(row) for row in rows)
 
     def begin(self, batch: Batch) -> None:
         """Make ready for a step that was prepared; on the device, and from what is there."""
@@ -252,6 +267,7 @@ class KVStore:
 
     def end(self, batch: Batch) -> None:
         """Count the appended tokens and the closed blocks."""
+        self.exchange.holds = None
         for row in batch.numbers[: batch.real]:
             self.fill[row] += 1
             if self.fill[row] == self.block_size:

@@ -55,6 +55,7 @@ class Runner:
         self._graphs = Graphs(CudaGraphs()) if graphs else None
         self._prompt_attention = prompt_attention
         self.attention = attention
+        self._ahead: Step | None = None
 
     def prefill(
         self, row: int, token_ids: list[int], progress: Progress | None = None, record: Record | None = None
@@ -129,18 +130,36 @@ class Runner:
         """
         attention, drawing, count = self.attention, drawing_of(draws), len(token_ids)
         unused = 0 if rows is not None else self._padding(count)
+        rows = range(count + unused) if rows is None else rows
+        step = self._prepared(rows, count)
         attention.exchange.set_tokens([*token_ids, *[0] * unused], [*positions, *[0] * unused])
         if any(drawing):
             attention.exchange.set_draws([*draws, *[Draw()] * unused])
-        step = attention.prepare(range(count + unused) if rows is None else rows, count)
+        attention.start(step)
         run = partial(self._run, step, drawing)
         if self._graphs is not None and step.key is not None:
             logits = self._graphs.run((step.key, drawing), run)
+            attention.count(step)
+            self._prepare_ahead(rows, count)
             self.decoder.ranks.settle()
         else:
             logits = run()
+            attention.count(step)
         counts, tokens = attention.exchange.read()
         return Decoded(logits[:count], attention.end(step, counts), tokens[:count])
+
+    def _prepared(self, rows: Sequence[int], count: int) -> Step:
+        """The next step, prepared: ahead, if it is as was expected then."""
+        step, self._ahead = self._ahead, None
+        if step is not None and self.seen.store.is_prepared(step.batch, rows, count):
+            return step
+        prepared: Step = self.attention.prepare(rows, count)
+        return prepared
+
+    def _prepare_ahead(self, rows: Sequence[int], count: int) -> None:
+        """Prepare the step that comes next if nobody comes or goes, while the device works on this one."""
+        if self.seen.store.has_room(rows[:count]):
+            self._ahead = self.attention.prepare(rows, count)
 
     def _padding(self, count: int) -> int:
         """Sequences that a batch is padded with; none in the last row, where a prompt may be being read."""

@@ -44,12 +44,15 @@ class FetchAllAttention(Attention[Step]):
     @override
     def prepare(self, rows: Sequence[int], real: int | None = None) -> Step:
         batch = self._store.prepare(rows)
+        return Step(batch, (batch.size, batch.width, bool(batch.full)))
+
+    @override
+    def start(self, step: Step) -> None:
         if not self._begun:
             self._fetch(0)
             self._begun = True
         self._side.join()  # for the first layer: a graph cannot wait for what is queued outside it
         self.exchange.send()
-        return Step(batch, (batch.size, batch.width, bool(batch.full)))
 
     @override
     def begin(self, step: Step, rope: Rope) -> Attend:
@@ -84,8 +87,11 @@ class FetchAllAttention(Attention[Step]):
         self._store.close(step.batch)
 
     @override
-    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
+    def count(self, step: Step) -> None:
         self._store.end(step.batch)
+
+    @override
+    def end(self, step: Step, counts: Sequence[int]) -> StepStats:
         self._fetch(0)
         layers, _, heads = self._pages.k.shape[:3]
         blocks = sum(step.batch.counts) * layers * heads

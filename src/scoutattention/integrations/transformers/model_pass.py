@@ -79,6 +79,7 @@ class StepPass(Pass):
     def __init__(self, memory: BatchMemory, batch: int) -> None:
         self._attention = memory.built.attention
         self._step = self._attention.prepare(range(batch))
+        self._attention.start(self._step)  # type: ignore[arg-type]  # its own step
         self._attend: list[Attend] = []
 
     @override
@@ -96,6 +97,7 @@ class StepPass(Pass):
     @override
     def finish(self) -> StepStats:
         self._attention.finish(self._step)  # type: ignore[arg-type]
+        self._attention.count(self._step)  # type: ignore[arg-type]
         counts, _ = self._attention.exchange.read()
         return self._attention.end(self._step, counts)  # type: ignore[arg-type]
 
