@@ -29,14 +29,14 @@ stop store table task text timing trace type word work write
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
-attention bench cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch fidelity
-field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logprob
-metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
-recorder reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq serve server shell
-size stream temperature template tensor token tokenizer unsupported vocabulary worker
+attention backend bench cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch
+fidelity field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader
+logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
+queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler sentencepiece seq serve
+server session shell size spec stream temperature template tensor token tokenizer unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
-PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton"
+PROJECTS = "cpp cuda gguf gpu html hub llama lm safetensors torch transformers triton vllm"
 """Other projects, formats and devices."""
 
 RETIRED = {
@@ -56,7 +56,7 @@ RETIRED = {
     "plan": "another word, unless it is the memory plan",
 }
 """Words that have gone, and what to say instead."""
-KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group"}  # processes
+KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group", "rank_in_group"}  # processes
 KEPT |= {"MemoryPlan", "memory_plan", "plan_memory", "make_plan", "plan", "_plan"}  # the memory plan
 KEPT |= {"fit_low_rank"}  # the field's word for a matrix
 

@@ -185,8 +185,16 @@ def test_inputs_are_kept_only_as_long_as_a_later_layer_needs_them():
     kept = []
     for layer in range(5):
         trial.cosine(0, layer, sample(x))
-        kept.append(sorted(trial._inputs))
+        kept.append(sorted(layer for row, layer in trial._inputs))
     assert kept == [[0], [0, 1], [1, 2], [2], []]
+
+
+def test_prompts_take_turns_layer_by_layer():
+    prompts = [torch.randn(100, E), torch.randn(100, E)]
+    together, apart = (ScoutTrial(ScoutConfig(), 3, LinearModel(), None) for _ in range(2))
+    turns = [[together.cosine(row, layer, sample(x + layer)) for row, x in enumerate(prompts)] for layer in range(3)]
+    alone = [[apart.cosine(row, layer, sample(x + layer)) for layer in range(3)] for row, x in enumerate(prompts)]
+    assert torch.equal(torch.tensor(turns).T, torch.tensor(alone))
 
 
 def test_inputs_that_are_not_finite_are_told_of(caplog):

@@ -34,7 +34,9 @@ class TrialSample(NamedTuple):
 
 
 class ScoutTrial:
-    """Predicts a prompt's queries layer by layer and compares them with the true ones. Layers come in order.
+    """Predicts a prompt's queries layer by layer and compares them with the true ones.
+
+    A prompt's layers come in order; those of other prompts may come between.
 
     Only the first layers of the models we know cannot be predicted without a correction, but which and how many depends
     on the model and on how far ahead one looks, so it is measured and not listed.
@@ -53,18 +55,18 @@ class ScoutTrial:
         self._model = model
         self._calibrated = calibrated
         self._ranks = ranks
-        self._inputs: dict[int, Tensor] = {}
+        self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
 
     def cosine(self, row: int, layer: int, sample: TrialSample) -> float:
         """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
 
         1 for a layer without scouts. NaN where the model's numbers are not finite.
         """
-        self._inputs[layer] = sample.x
+        self._inputs[row, layer] = sample.x
         source = self._sources[layer]
-        seen = self._inputs[source]
+        seen = self._inputs[row, source]
         still_needed = self._sources[layer + 1 :]
-        self._inputs = {before: x for before, x in self._inputs.items() if before in still_needed}
+        self._inputs = {(of, at): x for (of, at), x in self._inputs.items() if of != row or at in still_needed}
         return 1.0 if source == layer else self._try(row, layer, sample, seen)
 
     def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor) -> float:
