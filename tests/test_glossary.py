@@ -29,14 +29,15 @@ stop store table task text timing trace type watch word work write picture
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
-attention bench bias cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval fetch
-fidelity field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader logit
-logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence prompt
-recorder reference resolve rope runner runtime sampler sandbox scaling scheduler schema sentencepiece seq serve server
-shell size stream structured temperature template tensor token tokenizer unsupported vocabulary worker
+attention backend bench bias cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval
+fetch fidelity field fingerprint format frequency graph init instructions integration k kernel key kv layer len loader
+logit logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict presence
+prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler schema
+sentencepiece seq serve server session shell size spec stream structured temperature template tensor token tokenizer
+unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
-PROJECTS = "chrome cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton"
+PROJECTS = "chrome cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton vllm"
 """Other projects, formats and devices."""
 
 RETIRED = {
@@ -54,7 +55,7 @@ RETIRED = {
     "rank": "dims, unless it is a process",
 }
 """Words that have gone, and what to say instead."""
-KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group"}  # processes
+KEPT = {"Ranks", "ranks", "_ranks", "RankError", "global_ranks_in_group", "rank_in_group"}  # processes
 KEPT |= {"fit_low_rank"}  # the field's word for a matrix
 
 

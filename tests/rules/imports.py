@@ -62,6 +62,7 @@ DOORS = {
     "rich": ("cli/",),
     "tqdm": ("cli/",),
     "lm_eval": ("integrations/lm_eval.py",),
+    "vllm": ("integrations/vllm/",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
 ENVIRONMENT = ("cli/", "models/calibration.py")  # the command's settings, and where calibrations are stored

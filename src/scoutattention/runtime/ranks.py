@@ -66,6 +66,30 @@ class Alone(Ranks):
 ALONE = Alone()
 
 
+class Joined(Ranks):
+    """Ranks of a process group that another program has made, for tensors in host memory."""
+
+    def __init__(self, group: Any, index: int, size: int) -> None:  # noqa: ANN401  # the stub has no type for it
+        self.index = index
+        self.size = size
+        self._group = group
+
+    @override
+    def sum(self, tensor: Tensor) -> Tensor:
+        wide = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        total = tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
+        try:
+            distributed.all_reduce(total, group=self._group)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RankError(f"rank {self.index} of {self.size} lost another rank: {reason}") from error
+        return total.to(tensor.dtype)
+
+    @override
+    def settle(self) -> None:
+        pass
+
+
 class Sums(Protocol):
     """What adds tensors over ranks: one of PyTorch's process groups, of which its stub lacks most."""
 

@@ -1,4 +1,4 @@
-"""A prompt's attention: exact, layer by layer, in pieces; only one layer's keys stand beside the cache."""
+"""A prompt's attention: exact, in pieces."""
 
 import logging
 import math
@@ -65,22 +65,24 @@ class PromptAttention:
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
-        Each layer gets the prompt's tokens in order, in any number of pieces, before the next layer gets any. The row's
-        closed blocks hold the first tokens already: those come in no piece, and have no tables.
+        Each layer gets the prompt's tokens in order, in any number of pieces. Either it has them all before the next
+        layer gets any, and only its keys stand beside the cache; or a piece goes through all layers before the next
+        piece, and all keys do. The row's closed blocks hold the first tokens already: those come in no piece, and have
+        no tables.
         record: gets what was placed, layer by layer.
         """
         total = self.known(row) + rope.cos.shape[0]
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
-        seen: _Seen | None = None
+        unfinished: dict[int, _Seen] = {}
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-            nonlocal seen
-            seen = seen or _Seen(total, every, *self._store.read_prefix(layer, row))
-            known = seen.add(q, k, v, x)
+            if layer not in unfinished:
+                unfinished[layer] = _Seen(total, every, *self._store.read_prefix(layer, row))
+            known = unfinished[layer].add(q, k, v, x)
             out = self._ops.causal(q, *known, self._scale)
             if len(known[0]) == total:
-                prompt, seen = seen.layer(tried), None
+                prompt = unfinished.pop(layer).layer(tried)
                 self.place(row, layer, prompt)
                 if record is not None:
                     record.append(prompt)

@@ -1,0 +1,1 @@
+"""ScoutAttention inside vLLM: a plugin, which `--additional-config '{"scout": {"budget": 2048}}'` turns on."""
