@@ -22,6 +22,7 @@ from scoutattention.bench.decode.transformers import (
     TransformersDecoding,
 )
 from scoutattention.bench.plot import decode_png
+from scoutattention.engine import engine as engine_file
 from scoutattention.errors import CapacityError, ConfigError
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
@@ -121,6 +122,16 @@ def test_a_process_answers_what_the_engine_would(job):
     for _ in range(4):
         here.step()
     assert here.answers() == answers
+
+
+def test_reading_ends_when_every_prompt_was_read(job, monkeypatch):
+    monkeypatch.setattr(engine_file, "READING_S", 0.0)
+    decoding = OurDecoding(job)
+    decoding.read()
+    assert [len(answer) for answer in decoding.answers()] == [1, 1]
+    traced = decoding.traced_steps(2)
+    assert len(traced.timeline.steps()) == len(traced.seconds) == len(traced.plain_s) == 2
+    assert [len(answer) for answer in decoding.answers()] == [5, 5]
 
 
 def test_transformers_and_our_engine_answer_alike(job):

@@ -43,7 +43,8 @@ class OurDecoding(Decoding):
     def read(self) -> None:
         for sequence in self._sequences:
             self._llm.engine.add(sequence)
-        self.step()
+        while not all(sequence.output_ids for sequence in self._sequences):
+            self.step()
 
     @override
     def step(self) -> None:
