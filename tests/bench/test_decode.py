@@ -22,6 +22,7 @@ from scoutattention.bench.decode.transformers import (
     TransformersDecoding,
 )
 from scoutattention.bench.plot import decode_png
+from scoutattention.engine import engine as engine_module
 from scoutattention.errors import CapacityError, ConfigError
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
@@ -137,6 +138,13 @@ def test_transformers_and_our_engine_answer_alike(job):
     assert theirs[0].traced_step() == []
     assert ours.setup() == Setup("float32", "float32", "none")
     assert theirs[1].setup() == Setup("float32", "float32")
+
+
+def test_every_prompt_is_read_to_its_end(job, monkeypatch):
+    monkeypatch.setattr(engine_module, "READING_S", 0.0)
+    ours = OurDecoding(job)
+    ours.read()
+    assert [len(answer) for answer in ours.answers()] == [1] * len(job.prompts)
 
 
 def test_only_the_engine_that_is_named_after_them_has_slots(job):

@@ -42,7 +42,8 @@ class OurDecoding(Decoding):
     def read(self) -> None:
         for sequence in self._sequences:
             self._llm.engine.add(sequence)
-        self.step()
+        while not all(sequence.output_ids for sequence in self._sequences):
+            self.step()  # reads for a while
 
     @override
     def step(self) -> None:
