@@ -44,7 +44,7 @@ class OurDecoding(Decoding):
         for sequence in self._sequences:
             self._llm.engine.add(sequence)
         while not all(sequence.output_ids for sequence in self._sequences):
-            self.step()
+            self.step()  # reads for a while
 
     @override
     def step(self) -> None:
