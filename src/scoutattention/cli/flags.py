@@ -17,7 +17,7 @@ Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub name, 
 System = Annotated[str | None, flag("--system", "The system prompt: what the model is to be.", metavar="TEXT")]
 Messages = Annotated[
     Path | None,
-    flag("--messages", 'A conversation, as JSON: [{"role": ..., "content": ...}].', metavar="FILE"),
+    flag("--messages", 'A conversation: JSON as [{"role": ..., ...}, ...].', metavar="FILE"),
 ]
 Auto = Annotated[bool, flag("--auto", "Full attention or scout, as `scout plan` finds.")]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]

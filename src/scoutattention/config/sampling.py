@@ -66,7 +66,7 @@ class SamplingParams(RequestChecks):
 
     max_tokens: int = setting(128, "New tokens at most.", change="Set it to the longest answer you want.", least=1)
     temperature: float = setting(
-        0.0, "Randomness of sampling; 0 always takes the most likely token.", change="Raise it for variety.", least=0
+        0.0, "Randomness; 0 always takes the likeliest token.", change="Raise it for variety.", least=0
     )
     top_p: float = setting(
         1.0,
