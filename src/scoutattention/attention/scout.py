@@ -1,6 +1,5 @@
 """A decode step of ScoutAttention (arXiv 2603.27138): the device attends to what it holds, the CPU to the rest."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +21,6 @@ from .predict import Predictor, source_layers
 from .recall import Recall
 from .share_limit import CpuShareLimit
 from .step import Attend, Attention, Decision, ScoutStep, StepMemory, StepStats, Work, residency, sort_sequences
-
-LOOK_S = 1.0
-"""Seconds between two looks at what the layers counted, each of which costs a step a few sums."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class ScoutAttention(Attention[ScoutStep]):
         self._memory = StepMemory(store)
         self._decision: Decision | None = None
         self.exchange = store.exchange
-        self._next_look = 0.0
+        self._residency: Sequence[float] = ()
+        self._asked = False
 
     @override
     def prepare(self, rows: Sequence[int], real: int | None = None) -> ScoutStep:
@@ -123,11 +120,16 @@ class ScoutAttention(Attention[ScoutStep]):
         self.parts.store.end(step.batch)
 
     @override
+    def residency(self) -> Sequence[float]:
+        self._asked = True
+        return self._residency
+
+    @override
     def end(self, step: ScoutStep, counts: Sequence[int]) -> StepStats:
         parts = self.parts
         assert parts.store.transfers is not None
-        if time.monotonic() >= self._next_look:
-            self.residency, self._next_look = residency(step), time.monotonic() + LOOK_S
+        if self._asked:
+            self._residency, self._asked = residency(step), False
         times = parts.far.transport.times()
         chosen, far, guarded, recalls, moved = counts[:5]
         moved_bytes = moved * parts.store.transfers.head_bytes

@@ -75,8 +75,6 @@ class Attention(Protocol[S]):
 
     exchange: StepExchange
     """What the host and the device tell each other of a step."""
-    residency: Sequence[float] = ()
-    """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
 
     def prepare(self, rows: Sequence[int], real: int | None = None) -> S:
         """Decide how the sequences in these rows attend in the next step, in the order of the step's inputs.
@@ -100,6 +98,14 @@ class Attention(Protocol[S]):
     def count(self, step: S) -> None:
         """Let the host count the tokens that a step appends, and the blocks that it closes: it is queued."""
         ...
+
+    def residency(self) -> Sequence[float]:
+        """Of each layer, the part of a recent step's chosen blocks that the device held.
+
+        Empty before anybody has asked, and where the device holds every block. The step that ends next is the one of
+        the next answer: nothing is summed for nobody.
+        """
+        return ()
 
     def end(self, step: S, counts: Sequence[int]) -> StepStats:
         """Let the host take note of the step, whose work is done.   counts: of `exchange.read`."""

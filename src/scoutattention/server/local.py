@@ -50,7 +50,7 @@ class LocalEngine:
 
     def residency(self) -> Sequence[float]:
         """Of each layer, the part of a recent step's chosen blocks that the device held; empty where nobody looks."""
-        return self._llm.engine.runner.attention.residency
+        return self._llm.engine.runner.attention.residency()
 
     def memory(self) -> Memory:
         """How much there is of both tiers, and how much of it is in use."""

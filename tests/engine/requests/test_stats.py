@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from scoutattention import LLM, SamplingParams, ScoutConfig, Stats
-from scoutattention.attention import scout
 from scoutattention.attention.step import StepStats
 
 from ..test_generate import PROMPT, far_llm
@@ -48,13 +47,13 @@ def test_where_the_device_held_everything_there_is_less_to_say():
     assert str(Stats())
 
 
-def test_layers_tell_what_of_their_choice_the_device_held(tiny_models, monkeypatch):
-    monkeypatch.setattr(scout, "LOOK_S", 0)
+def test_layers_tell_what_of_their_choice_the_device_held(tiny_models):
     config = ScoutConfig(budget=40, block_size=8, guard=None, max_cpu_share=None)
     with far_llm(str(tiny_models["qwen3"]), config, 5) as llm:
-        assert not llm.engine.runner.attention.residency
+        attention = llm.engine.runner.attention
+        assert not attention.residency()
         llm.generate(PROMPT, SamplingParams(max_tokens=2))  # one step, in which every layer chooses as many blocks
-        shares = llm.engine.runner.attention.residency
+        shares = attention.residency()
         assert len(shares) == 3
         assert 0 < 1 - sum(shares) / 3 == pytest.approx(llm.stats().cpu_share, abs=1e-6)
 

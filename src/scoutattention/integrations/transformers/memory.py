@@ -64,7 +64,7 @@ class BatchMemory:
             raise ConfigError(
                 f"{batch} x {new} tokens come after {self.batch} prompts: scout decodes one token of each at a time"
             )
-        if False:
+        if seen + new > self._length:
             raise ConfigError(
                 f"the cache has room for {self._length} tokens of a sequence, and is full: raise max_length"
             )
