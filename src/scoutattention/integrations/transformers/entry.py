@@ -1,15 +1,13 @@
 """The way in: checks the installed library and the settings, and only then imports transformers."""
 
-import difflib
 import re
-from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from ...config import Ablation, KernelsName, KVDTypeName, Memory, ScoutConfig
-from ...engine.llm import read_engine_options
+from ...config import Ablation, KernelsName, KVDTypeName, Memory
 from ...errors import ConfigError
+from ..settings import METHOD, split_settings
 
 if TYPE_CHECKING:
     from .session import ScoutSession
@@ -36,6 +34,9 @@ class ScoutSettings(TypedDict, total=False):
     workers: int | None
 
 
+ENGINE = tuple(name for name in ScoutSettings.__annotations__ if name not in METHOD)
+
+
 def scout(model: object, **settings: Unpack[ScoutSettings]) -> "ScoutSession":
     """Let a model of transformers decode with ScoutAttention, inside `with`; behind it the model is as it was.
 
@@ -47,17 +48,8 @@ def scout(model: object, **settings: Unpack[ScoutSettings]) -> "ScoutSession":
     Raises ConfigError for a setting or a version of transformers that is not known, UnsupportedModelError for a model.
     """
     check_version()
-    known = list(ScoutSettings.__annotations__)
-    for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.7)
-            advice = f"write {near[0]}" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"scout has no setting {name!r}: {advice}")
-    of_method = {item.name for item in fields(ScoutConfig)}
-    method = {name: value for name, value in settings.items() if name in of_method}
-    engine = {name: value for name, value in settings.items() if name not in of_method}
-    config = ScoutConfig(**method, calibration=None)  # type: ignore[arg-type]  # `Checked` sees to the types
-    made: ScoutSession = import_module(".session", __package__).ScoutSession(model, config, read_engine_options(engine))
+    method, engine = split_settings(settings, ENGINE, "scout")
+    made: ScoutSession = import_module(".session", __package__).ScoutSession(model, method, engine)
     return made
 
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 from ...attention.predict import Adjust, QueryModel
 from ...kernels.reference_rows import RowCorrection, corrected, linear, rotate
 from ...types import Rope
+from ..rows import scaled
 from .model import ServedModel
 
 
@@ -85,8 +86,3 @@ class ModuleQueries(QueryModel):
         if hasattr(attention, "q_norm"):
             q = attention.get_submodule("q_norm")(q)
         return rotate(q, rope)
-
-
-def scaled(q: Tensor, scaling: float) -> Tensor:
-    """Queries for attention with the shape's own scale, where a model's scale is `scaling` times that."""
-    return q if abs(scaling - 1) < 1e-6 else q * scaling

@@ -23,11 +23,12 @@ from ...errors import ConfigError
 from ...hardware.host import usable_cores
 from ...runtime.workers import Workers
 from ...types import Rope
+from ..rows import scaled
 from .cache import Limit, ScoutCache
 from .memory import BatchMemory, make_memory
 from .model import read_model
 from .model_pass import Pass, PromptPass, StepPass, starts_of
-from .query import ModuleQueries, Probe, scaled
+from .query import ModuleQueries, Probe
 from .refusals import by_name, check_generate, forward_parameters, parameters_of
 
 PREFIX = "scoutattention-"

@@ -14,6 +14,7 @@ from ...kernels.reference_rows import RowCorrection, corrected, linear
 from ...runtime.ranks import Ranks, gathered
 from ...shape import ModelShape
 from ...types import Rope
+from ..rows import scaled
 
 CALLED_WITH = {"positions", "hidden_states"}
 """What an attention module must take, and all that it may need."""
@@ -112,11 +113,6 @@ class LayerQueries(QueryModel):
 
 class _Taken(Exception):
     """Says that a query was taken, from inside an attention module to outside it."""
-
-
-def scaled(q: Tensor, scaling: float) -> Tensor:
-    """Queries for attention with the shape's own scale, where a model's scale is `scaling` times that."""
-    return q if abs(scaling - 1) < 1e-6 else q * scaling
 
 
 def _has(module: nn.Module, path: str) -> bool:

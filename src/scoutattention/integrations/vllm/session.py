@@ -17,9 +17,9 @@ from ...errors import CapacityError, ConfigError, UnsupportedModelError
 from ...hardware.host import available_memory
 from ...runtime.ranks import Ranks, gathered
 from ...runtime.workers import Workers
-from ..rows import Pass, Piece, Rows
+from ..rows import Pass, Piece, Rows, scaled
 from .model import ServedModel
-from .queries import LayerQueries, place, scaled
+from .queries import LayerQueries, place
 from .settings import Settings
 
 GIVES = ("hidden_states", "residual")

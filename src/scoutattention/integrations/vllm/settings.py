@@ -1,19 +1,16 @@
 """What `additional_config["scout"]` says: fields of `ScoutConfig`, and some of `EngineConfig`."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...config import Ablation, EngineConfig, ScoutConfig
-from ...config.fields import parse_size
 from ...errors import ConfigError
+from ..settings import split_settings
 
 NAME = "scout"
 """Of the settings in vLLM's `additional_config`."""
-METHOD = tuple(item.name for item in fields(ScoutConfig) if item.name != "calibration")
 ENGINE = ("device_memory", "host_memory", "kv_dtype", "workers")
-SIZES = ("device_memory", "host_memory")
 
 
 class Settings(NamedTuple):
@@ -36,21 +33,8 @@ def read_settings(additional: object) -> Settings | None:
             f"additional_config has {NAME}={given!r}, which is no table of settings: write "
             f'{{"{NAME}": {{"budget": 2048}}}}'
         )
-    known = (*METHOD, *ENGINE)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            advice = f"write {near[0]}" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"scout in vLLM has no setting {name!r}: {advice}")
-    method: dict[str, Any] = {name: value for name, value in given.items() if name in METHOD}
-    if "ablation" in method:
-        method["ablation"] = _ablation(method["ablation"])
-    engine = {name: value for name, value in given.items() if name in ENGINE}
-    for name in SIZES:
-        value = engine.get(name)
-        if isinstance(value, str) and value not in ("all", "slots"):
-            engine[name] = parse_size(value)
-    return Settings(ScoutConfig(**method, calibration=None), EngineConfig(**engine, prefix_cache=False))
+    ablation = {"ablation": _ablation(given["ablation"])} if "ablation" in given else {}
+    return Settings(*split_settings({**given, **ablation}, ENGINE, "scout in vLLM"))
 
 
 def _ablation(given: object) -> Ablation:
