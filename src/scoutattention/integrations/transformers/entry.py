@@ -38,7 +38,9 @@ ENGINE = tuple(name for name in ScoutSettings.__annotations__ if name not in MET
 
 
 def scout(model: object, **settings: Unpack[ScoutSettings]) -> "ScoutSession":
-    """Let a model of transformers decode with ScoutAttention, inside `with`; behind it the model is as it was::
+    """Let a model of transformers decode with ScoutAttention, inside `with`; behind it the model is as it was.
+
+    An example::
 
         with scout(model, budget=2048) as session:
             model.generate(**inputs, max_new_tokens=256)
