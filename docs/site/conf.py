@@ -8,7 +8,6 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4
-myst_enable_extensions = ["attrs_inline"]
 exclude_patterns = ["site", "lab/results"]
 html_theme = "furo"
 html_title = "ScoutAttention"

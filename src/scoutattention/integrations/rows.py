@@ -165,8 +165,3 @@ class Pass:
             self._attention.count(self._step)
             counts, _ = self._attention.exchange.read()
             self._rows.stats += self._attention.end(self._step, counts)
-
-
-def scaled(q: Tensor, scaling: float) -> Tensor:
-    """Queries for attention with the shape's own scale, where a model's scale is `scaling` times that."""
-    return q if abs(scaling - 1) < 1e-6 else q * scaling

@@ -66,6 +66,12 @@ class Alone(Ranks):
 ALONE = Alone()
 
 
+def _summand(tensor: Tensor) -> Tensor:
+    """A copy that is summed in place: floats in float32."""
+    wide = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
+
+
 class Joined(Ranks):
     """Ranks of a process group that another program has made, for tensors in host memory."""
 
@@ -76,8 +82,7 @@ class Joined(Ranks):
 
     @override
     def sum(self, tensor: Tensor) -> Tensor:
-        wide = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        total = tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
+        total = _summand(tensor)
         try:
             distributed.all_reduce(total, group=self._group)
         except RuntimeError as error:
@@ -154,8 +159,7 @@ class Group(Ranks):
 
     @override
     def sum(self, tensor: Tensor) -> Tensor:
-        wide = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        total = tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
+        total = _summand(tensor)
         try:
             work = self._sums[tensor.device.type].allreduce([total], self._how)
             if work is not None:  # what NCCL has queued needs no waiting

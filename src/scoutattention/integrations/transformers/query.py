@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...attention.predict import Adjust, QueryModel
-from ...kernels.reference_rows import RowCorrection, corrected, linear, rotate
+from ...kernels.reference_rows import rotate
 from ...types import Rope
-from ..rows import scaled
+from ..queries import NormedQueries, scaled
 from .model import ServedModel
 
 
@@ -41,7 +40,7 @@ class Probe:
         return q.new_zeros(q.shape).transpose(1, 2)
 
 
-class ModuleQueries(QueryModel):
+class ModuleQueries(NormedQueries):
     """The queries of a served model's layers, counted as `ServedModel.layers` are.
 
     lean: whether they are made without the attention modules; see `ServedModel.lean`.
@@ -63,16 +62,8 @@ class ModuleQueries(QueryModel):
         return self._attentions[layer].get_submodule("q_proj").get_parameter("weight").detach()
 
     @override
-    def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
-        z = self.normed_input(layer, x)
-        return self._queries(layer, z if adjust is None else adjust(z), rope)
-
-    @override
-    def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
-        return self._queries(layer, corrected(self.normed_input(layer, x), by, linear), rope)
-
     @torch.no_grad()
-    def _queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:
+    def queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:
         """The queries [n, H, G, D] of normed inputs z [n, E]."""
         shape = self._served.shape
         q = self._project(layer, z, rope) if self._lean else self._probe.query(self._attentions[layer], z, rope)

@@ -23,7 +23,7 @@ from ...errors import ConfigError
 from ...hardware.host import usable_cores
 from ...runtime.workers import Workers
 from ...types import Rope
-from ..rows import scaled
+from ..queries import scaled
 from .cache import Limit, ScoutCache
 from .memory import BatchMemory, make_memory
 from .model import read_model

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...attention.predict import Adjust, QueryModel
 from ...errors import UnsupportedModelError
-from ...kernels.reference_rows import RowCorrection, corrected, linear
 from ...runtime.ranks import Ranks, gathered
 from ...shape import ModelShape
 from ...types import Rope
-from ..rows import scaled
+from ..queries import NormedQueries, scaled
 
 CALLED_WITH = {"positions", "hidden_states"}
 """What an attention module must take, and all that it may need."""
@@ -32,7 +30,7 @@ def place(positions: Tensor) -> Rope:
     return Rope(positions, positions)
 
 
-class LayerQueries(QueryModel):
+class LayerQueries(NormedQueries):
     """The queries of served layers. A layer's attention module is run as far as the call of its `Attention`."""
 
     def __init__(
@@ -78,15 +76,7 @@ class LayerQueries(QueryModel):
         return gathered(self._ranks, mine).flatten(0, 1)
 
     @override
-    def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
-        z = self.normed_input(layer, x)
-        return self._queries(layer, z if adjust is None else adjust(z), rope)
-
-    @override
-    def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
-        return self._queries(layer, corrected(self.normed_input(layer, x), by, linear), rope)
-
-    def _queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:
+    def queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:
         """The queries [n, H, G, D] of normed inputs z [n, E] at the positions of `place`.
 
         vLLM's kernels take it that what they read is contiguous.

@@ -17,7 +17,8 @@ from ...errors import CapacityError, ConfigError, UnsupportedModelError
 from ...hardware.host import available_memory
 from ...runtime.ranks import Ranks, gathered
 from ...runtime.workers import Workers
-from ..rows import Pass, Piece, Rows, scaled
+from ..queries import scaled
+from ..rows import Pass, Piece, Rows
 from .model import ServedModel
 from .queries import LayerQueries, place
 from .settings import Settings
