@@ -86,9 +86,10 @@ SCOUT_INLINE void find_factors(const KeyCodeRun& run, const KeyCodeScratch& s, P
             Vec most[HEADS] = {};
             for (int64_t c = 0; c < run.dim; c += 2 * W) {
                 const Pair step = channels(steps, c, run.dim);
+                const Vec even = magnitude(step.even), odd = magnitude(step.odd);
                 for (int h = 0; h < HEADS; ++h) {
                     const float* size = s.size + (g + h) * s.row + c;
-                    most[h] = larger(most[h], larger(load(size) * step.even, load(size + W) * step.odd));
+                    most[h] = larger(most[h], larger(load(size) * even, load(size + W) * odd));
                 }
             }
             for (int h = 0; h < HEADS; ++h) store(s.lanes + ((g + h) * W + i) * W, most[h]);

@@ -10,6 +10,7 @@ from torch import Tensor
 from scoutattention.kernels import reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
 from scoutattention.kernels.plain import PlainOps
+from scoutattention.kernels.reference_stored import expand
 from scoutattention.runtime.memory import CPU
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
@@ -25,12 +26,15 @@ PLAIN = PlainOps(CPU)
 
 @dataclass(frozen=True)
 class KernelCall:
-    """make: fitting arguments, tensors and numbers.   native, twin: give a tensor, or a tuple of them."""
+    """make: fitting arguments, tensors and numbers.   native, twin: give a tensor, or a tuple of them.
+
+    rounding: what may lie between the two besides a ten-thousandth, by the arguments.
+    """
 
     make: Callable[[], Arguments]
     native: Callable[..., Any]
     twin: Callable[..., Any]
-    tolerance: float = 1e-4
+    rounding: Callable[[Arguments], float] = lambda args: 0.0
 
 
 def ints(end: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -52,6 +56,22 @@ def code_arguments() -> Arguments:
     bounds = torch.stack([torch.randn(S, H, D), torch.full((S, H, D), 2.0**-9)], dim=-2).half()
     codes = ints(256, S, H, 2, P, 4, dtype=torch.uint8)
     return {"q": ints(255, B, H, G, D).float() - 127, "codes": codes, "bounds": bounds} | lists()
+
+
+def most(numbers: Tensor) -> float:
+    """The largest finite magnitude, 0 where there is none."""
+    return max(numbers.double().abs().nan_to_num(0, 0, 0).flatten().tolist(), default=0.0)
+
+
+def code_rounding(args: Arguments) -> float:
+    """The most that products rounded to 8 bits change a score: codes lie at most 1.5 from their mean."""
+    return most(args["q"]) * most(args["bounds"][..., 1, :]) / 127 * 0.5 * 1.5 * args["q"].shape[-1]
+
+
+def stored_rounding(args: Arguments) -> float:
+    """The most that a row of x changes a product where it is rounded to 8 bits."""
+    weight = expand(stored(args["data"], StoredKind.Q4_1, 64), slice(0, None), torch.float64)
+    return most(args["x"]) / 127 * 0.5 * most(weight.abs().sum(-1))
 
 
 def joined_arguments() -> Arguments:
@@ -112,7 +132,7 @@ CALLS = {
         code_arguments,
         lambda workers, closed, **args: of_closed(scorer(workers, "score_key_codes")(closed=closed, **args), closed),
         lambda closed, **args: of_closed(PLAIN.score_key_codes(**args, closed=closed, scale=1.0), closed),
-        0.2,
+        code_rounding,
     ),
     "read": KernelCall(
         lambda: {"data": ints(1000, 4, 64, dtype=torch.int64)},
@@ -133,7 +153,7 @@ CALLS = {
         lambda: {"x": torch.randn(3, 64), "data": random_blocks(StoredKind.Q4_1, 7, 64, 0.01).parts[0].data},
         lambda workers, x, data: RowKernels(workers).linear(x, StoredMatrix((StoredRows(data, StoredKind.Q4_1),), 64)),
         lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, 64)),
-        tolerance=1e-2,
+        stored_rounding,
     ),
     "project": KernelCall(
         lambda: {"x": torch.randn(3, 2, D), "basis": torch.randn(3, 7, D)},

@@ -164,9 +164,11 @@ def update_interest(interest: Tensor, blocks: Tensor, wishes: Tensor, rows: Tens
     """Change `interest` [B, H, NB] to its running mean with wishes, in the rows of bool [B].
 
     blocks, wishes: int64 and float32 [B, H, N], no block twice; the wishes for all other blocks are 0.
+        Those of other rows may be anything.
     """
-    changed = (kept * interest).scatter_add(-1, blocks, (1 - kept) * wishes)
-    interest.copy_(torch.where(rows[:, None, None], changed, interest))
+    asked = rows[:, None, None]
+    changed = (kept * interest).scatter_add(-1, blocks.where(asked, 0), (1 - kept) * wishes)
+    interest.copy_(torch.where(asked, changed, interest))
 
 
 def find_late(what: GuardRequest) -> GuardFinding:
