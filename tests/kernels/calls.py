@@ -70,7 +70,7 @@ def code_rounding(args: Arguments) -> float:
 
 def stored_rounding(args: Arguments) -> float:
     """The most that a row of x changes a product where it is rounded to 8 bits."""
-    weight = expand(stored(args["data"], StoredKind.Q4_1, 64), slice(0, None), torch.float64)
+    weight = expand(stored(args["data"], StoredKind.Q4_1, args["x"].shape[-1]), slice(0, None), torch.float64)
     return most(args["x"]) / 127 * 0.5 * most(weight.abs().sum(-1))
 
 
@@ -152,7 +152,7 @@ CALLS = {
     "linear of stored blocks": KernelCall(
         lambda: {"x": torch.randn(3, 64), "data": random_blocks(StoredKind.Q4_1, 7, 64, 0.01).parts[0].data},
         lambda workers, x, data: RowKernels(workers).linear(x, StoredMatrix((StoredRows(data, StoredKind.Q4_1),), 64)),
-        lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, 64)),
+        lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, x.shape[-1])),
         stored_rounding,
     ),
     "project": KernelCall(
