@@ -1,4 +1,4 @@
-// The methods of Workers that compute a few rows of a layer, float32 each.
+// The methods of Workers that compute rows of a layer.
 #include "binding/workers.h"
 
 namespace scout {
@@ -21,6 +21,36 @@ const float* rows(const char* name, const Tensor& x) {
                ": it must be float32 and contiguous");
     return address<float>(x);
 }
+
+// Contiguous rows of float32 (type 0) or bfloat16 (type 1).
+struct Rows {
+    int type;
+    int64_t bytes;  // of a number
+    char* data;
+    void* at(int64_t number) const { return data + number * bytes; }
+};
+struct NewRows : Rows {
+    nb::object tensor;
+};
+
+Rows rows_of(const char* name, const Tensor& x) {
+    check_on_cpu(name, x);
+    const bool wide = has(x, kElement<float>);
+    if (!(wide || has(x, kBFloat16Element)) || !is_contiguous(x, 0))
+        refuse(std::string(name) + " is " + text(x, "dtype") + " with strides " + text(x, "stride") +
+               ": it must be float32 or bfloat16, and contiguous");
+    check_aligned(address<char>(x), wide ? kFloat32 : kBFloat16);
+    return {wide ? 0 : 1, wide ? 4 : 2, address<char>(x)};
+}
+
+// Uninitialised rows of the dtype of `like`.
+NewRows new_rows(const Tensor& like, const int64_t* sizes, size_t dims) {
+    nb::object tensor = new_empty(like, sizes, dims);
+    Tensor memory;
+    view(tensor, memory);
+    return {rows_of("a new tensor", memory), std::move(tensor)};
+}
+NewRows new_rows(const Tensor& like, Sizes sizes) { return new_rows(like, sizes.begin(), sizes.size()); }
 
 // Matrices [.., O, I] of one dtype.
 LinearPart matrices(const Tensor& weight, DType dtype) {
@@ -132,46 +162,85 @@ void Workers::multiply(const LinearCall& call) {
     run([&] { return make_linear_work(kernels_, call, threads_.count()); });
 }
 
+// Below so many bytes of rows, the thread that calls computes them at once.
+constexpr int64_t kSmallRows = 1 << 16;
+
+void Workers::compute_rows(const RowsCall& call) {
+    if (call.rows * call.row_bytes <= kSmallRows) return call.compute(0, call.rows, scratch_memory(call.scratch));
+    run([&] { return make_rows_work(call, threads_.count()); });
+}
+
 nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-    const float *from = rows("x", x), *factors = rows("weight", weight);
+    const Rows from = rows_of("x", x);
+    const float* factors = rows("weight", weight);
     const int dims = weight.memory.ndim, first = x.memory.ndim - dims;
     bool fits = (dims == 1 || dims == 2) && first >= 0;
-    int64_t repeats = 1;
-    for (int axis = 0; fits && axis < first; ++axis) repeats *= x.size(axis);
+    int64_t count = 1;
+    for (int axis = 0; fits && axis < x.memory.ndim - 1; ++axis) count *= x.size(axis);
     for (int axis = 0; fits && axis < dims; ++axis)
         fits = weight.size(axis) > 0 && weight.size(axis) == x.size(first + axis);
     if (!fits)
         refuse("x is " + text(x, "shape") + " and weight " + text(weight, "shape") + ": the last axes must agree");
-    const int64_t width = weight.size(dims - 1), lines = dims == 2 ? weight.size(0) : 1, step = lines * width;
-    nb::object out = new_empty(x, x.memory.shape, size_t(x.memory.ndim));
-    Tensor memory;
-    view(out, memory);
-    float* to = address<float>(memory);
-    for (int64_t at = 0; at < repeats * step; at += step)
-        kernels_.rms_norm(from + at, factors, float(eps), lines, width, to + at);
-    return out;
-}
-
-nb::object Workers::rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
-    const float *from = rows("x", x), *cosines = rows("cos", cos), *sines = rows("sin", sin);
-    const auto fits = [&x](const Tensor& table) {
-        return table.memory.ndim == 2 && table.size(0) == x.size(0) && table.size(1) == x.size(2);
-    };
-    if (x.memory.ndim != 3 || !fits(cos) || !fits(sin) || x.size(2) % 2 != 0)
-        refuse("x is " + text(x, "shape") + ", cos " + text(cos, "shape") + " and sin " + text(sin, "shape") +
-               ": they must be [T, heads, D], [T, D] and [T, D] with an even D");
-    const int64_t T = x.size(0), heads = x.size(1), D = x.size(2), step = heads * D;
-    const auto out = new_like<float>(x, {T, heads, D});
-    for (int64_t t = 0; t < T; ++t)
-        kernels_.rotate(from + t * step, cosines + t * D, sines + t * D, heads, D, out.data + t * step);
+    const int64_t width = weight.size(dims - 1), lines = dims == 2 ? weight.size(0) : 1;
+    const NewRows out = new_rows(x, x.memory.shape, size_t(x.memory.ndim));
+    compute_rows({count / lines, 2 * lines * width * from.bytes, 2 * width, [&](int64_t begin, int64_t end, float* scratch) {
+        const int64_t at = begin * lines * width;
+        kernels_.norm_rows[from.type]({from.at(at), nullptr, factors, float(eps), (end - begin) * lines, lines, width,
+                                       scratch, nullptr, out.at(at)});
+    }});
     return out.tensor;
 }
 
+nb::tuple Workers::add_norm(const Tensor& x, const Tensor& change, const Tensor& weight, double eps) {
+    const Rows from = rows_of("x", x), added = rows_of("change", change);
+    const float* factors = rows("weight", weight);
+    if (x.memory.ndim != 2 || change.memory.ndim != 2 || weight.memory.ndim != 1 || added.type != from.type ||
+        change.size(0) != x.size(0) || change.size(1) != x.size(1) || weight.size(0) != x.size(1) || x.size(1) == 0)
+        refuse("x is " + text(x, "dtype") + " " + text(x, "shape") + ", change " + text(change, "dtype") + " " +
+               text(change, "shape") + " and weight " + text(weight, "shape") +
+               ": they must be [T, A], [T, A] and [A], x and change of one dtype");
+    const int64_t width = x.size(1);
+    const NewRows sum = new_rows(x, x.memory.shape, 2), out = new_rows(x, x.memory.shape, 2);
+    compute_rows({x.size(0), 4 * width * from.bytes, 2 * width, [&](int64_t begin, int64_t end, float* scratch) {
+        const int64_t at = begin * width;
+        kernels_.norm_rows[from.type]({from.at(at), added.at(at), factors, float(eps), end - begin, 1, width, scratch,
+                                       sum.at(at), out.at(at)});
+    }});
+    return nb::make_tuple(sum.tensor, out.tensor);
+}
+
+nb::tuple Workers::place_heads(const Tensor& x, const HeadPlacingArgument& how) {
+    const auto& [queries, bias, norm, eps, rope, paired] = how;
+    const Rows from = rows_of("x", x);
+    const auto [T, heads, D] = shape<3>("x", x, "[T, heads, D]");
+    if (queries < 0 || queries > heads || (heads - queries) % 2 != 0 || D % 2 != 0 || D == 0)
+        refuse("x is " + text(x, "shape") + " with " + std::to_string(queries) +
+               " queries: it must be [T, heads, D] with an even D, as many keys as values");
+    const int64_t others = (heads - queries) / 2;
+    const float* biases = bias ? exact<float>("bias", *bias, {heads * D}) : nullptr;
+    const int64_t lines = norm ? shape<2>("norm", *norm, "[heads, D]")[0] : 0;
+    const float* norms = norm ? exact<float>("norm", *norm, {std::max(lines, queries + others), D}) : nullptr;
+    const float *cos = exact<float>("cos", rope.first, {T, D}), *sin = exact<float>("sin", rope.second, {T, D});
+    const NewRows q = new_rows(x, {T, queries, D}), k = new_rows(x, {T, others, D}), v = new_rows(x, {T, others, D});
+    const int64_t count = queries;
+    const bool pairs = paired;
+    const float epsilon = float(eps);
+    compute_rows({T, 2 * heads * D * from.bytes, 2 * D, [&](int64_t begin, int64_t end, float* scratch) {
+        kernels_.place_heads[from.type]({from.at(begin * heads * D), biases, norms, epsilon, cos + begin * D,
+                                         sin + begin * D, end - begin, heads, count, D, pairs, scratch,
+                                         q.at(begin * count * D), k.at(begin * others * D), v.at(begin * others * D)});
+    }});
+    return nb::make_tuple(q.tensor, k.tensor, v.tensor);
+}
+
 nb::object Workers::swiglu(const Tensor& x) {
-    const float* from = rows("x", x);
+    const Rows from = rows_of("x", x);
     if (x.memory.ndim != 2 || x.size(1) % 2 != 0) refuse("x is " + text(x, "shape") + ": it must be [T, 2 * I]");
-    const auto out = new_like<float>(x, {x.size(0), x.size(1) / 2});
-    kernels_.swiglu(from, x.size(0), x.size(1) / 2, out.data);
+    const int64_t width = x.size(1) / 2;
+    const NewRows out = new_rows(x, {x.size(0), width});
+    compute_rows({x.size(0), 3 * width * from.bytes, 2 * width, [&](int64_t begin, int64_t end, float* scratch) {
+        kernels_.swiglu[from.type]({from.at(2 * begin * width), end - begin, width, scratch, out.at(begin * width)});
+    }});
     return out.tensor;
 }
 

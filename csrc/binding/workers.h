@@ -19,6 +19,9 @@ using SplitRequestArgument =
 using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor, 2>, Tensor, Tensor, double,
                                         Tensor>;           // types.GuardRequest
 
+using HeadPlacingArgument = std::tuple<int64_t, std::optional<Tensor>, std::optional<Tensor>, double,
+                                       std::pair<Tensor, Tensor>, bool>;  // reference_rows.HeadPlacing
+
 class Workers {
   public:
     Workers(int threads, const std::string& isa, double delay_s);
@@ -62,8 +65,11 @@ class Workers {
     void expand(const Tensor& data, int number, const Tensor& out);
     // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].
     nb::object project(const Tensor& x, const Tensor& basis);
+    // Of rows in float32 or bfloat16, and new tensors of the same. weight, bias, norm, cos and sin: float32.
     nb::object rms_norm(const Tensor& x, const Tensor& weight, double eps);
-    nb::object rotate(const Tensor& x, const Tensor& cos, const Tensor& sin);
+    nb::tuple add_norm(const Tensor& x, const Tensor& change, const Tensor& weight, double eps);
+    // how: queries, bias, norm, eps, (cos, sin), paired; see HeadPlacing.
+    nb::tuple place_heads(const Tensor& x, const HeadPlacingArgument& how);
     nb::object swiglu(const Tensor& x);
 
     uint64_t read(const Tensor& data);
@@ -83,6 +89,7 @@ class Workers {
         threads_.submit(make(), true)->wait();
     }
     void multiply(const LinearCall& call);
+    void compute_rows(const RowsCall& call);
     // What both kinds of scores have in common.
     std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, const Tensor& closed,
                                                   int64_t page_count);

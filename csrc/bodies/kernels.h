@@ -123,6 +123,37 @@ struct CausalRun {
     float* out;         // [positions, G, D]
 };
 
+// The kernels of rows: x and what is written are of one type, weights and tables are floats. scratch: two rows.
+
+// Norms of x [rows, width], or of its sum with a change, which is written too where there is one.
+struct NormRun {
+    const void *x, *change;  // change: null where there is none
+    const float* weight;     // [lines, width]: row r is multiplied by line r % lines
+    float eps;
+    int64_t rows, lines, width;
+    float* scratch;
+    void *sum, *out;         // [rows, width]
+};
+
+// Projected heads x [tokens, heads, dim], queries before keys before values, as many values as keys.
+struct PlaceRun {
+    const void* x;
+    const float *bias, *norm;  // [heads, dim], and [queries + keys, dim] or more; null where there is none
+    float eps;
+    const float *cos, *sin;    // [tokens, dim]
+    int64_t tokens, heads, queries, dim;
+    bool paired;               // the two channels that rotate together follow one another
+    float* scratch;
+    void *q, *k, *v;           // [tokens, its heads, dim]
+};
+
+struct SwigluRun {
+    const void* x;             // [rows, 2, width], gate beside up
+    int64_t rows, width;
+    float* scratch;
+    void* out;                 // [rows, width]
+};
+
 // Attention of some queries over some keys.
 struct PartialView {
     const float* out;  // [rows, width]
@@ -145,9 +176,10 @@ struct Kernels {
                     const float* lse, float* out);
     void (*scout_error)(const float* q, const float* scout, const float* far, const float* near, int64_t heads,
                         int64_t width, float* out);
-    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
-    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t width, float* out);
-    void (*swiglu)(const float* gate_up, int64_t rows, int64_t width, float* out);
+    // Of rows, in float32 and in bfloat16.
+    void (*norm_rows[2])(const NormRun&);
+    void (*place_heads[2])(const PlaceRun&);
+    void (*swiglu[2])(const SwigluRun&);
     uint64_t (*read_words)(const char* data, int64_t bytes);  // their sum; bytes: a multiple of 256
 };
 

@@ -23,6 +23,7 @@
 #define SCOUT_PACK(kind) pack_stored<kind>
 #define SCOUT_MULTIPLY(kind) multiply_stored<kind>
 #define SCOUT_EXPAND(kind) {expand_stored<kind, float>, expand_stored<kind, BFloat16>}
+#define SCOUT_OF_ROWS(of) {of<float>, of<BFloat16>}
 
 // Defines scout::kernels_<isa>.
 #define SCOUT_DEFINE_KERNELS(isa)                                                                                  \
@@ -34,5 +35,6 @@
         {SCOUT_EVERY_DTYPE(pack_rows), SCOUT_EVERY_STORED_KIND(SCOUT_PACK)},                                       \
         {SCOUT_EVERY_DTYPE(linear), SCOUT_EVERY_STORED_KIND(SCOUT_MULTIPLY)},                                      \
         {SCOUT_EVERY_STORED_KIND(SCOUT_EXPAND)},                                                                   \
-        merge, correct, scout_error, rms_norm, rotate, swiglu, read_words};                                        \
+        merge, correct, scout_error, SCOUT_OF_ROWS(norm_rows), SCOUT_OF_ROWS(place_heads), SCOUT_OF_ROWS(swiglu),  \
+        read_words};                                                                                               \
     }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -112,6 +113,13 @@ struct ExpandCall {
     void* out;
 };
 
+// Rows that are computed one by one.
+struct RowsCall {
+    int64_t rows, row_bytes;        // row_bytes: that a row reads and writes
+    int64_t scratch;                // floats of memory that a task needs
+    std::function<void(int64_t first, int64_t end, float* scratch)> compute;
+};
+
 // All throw std::invalid_argument where an index or a length is out of range, or memory is not aligned. The memory that
 // a call points to must live until the work is done, tables excepted. `threads`: how many will share the work.
 std::unique_ptr<Work> make_partial_work(const Kernels& kernels, const PartialCall& call, int threads);
@@ -123,6 +131,7 @@ std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBloc
 std::unique_ptr<Work> make_causal_work(const Kernels& kernels, const CausalCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
+std::unique_ptr<Work> make_rows_work(const RowsCall& call, int threads);
 
 // Adds the 64-bit words of a memory to `sum`; its speed is the read bandwidth of the machine. `bytes` must be a
 // multiple of 256.

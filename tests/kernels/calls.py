@@ -10,6 +10,7 @@ from torch import Tensor
 from scoutattention.kernels import reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
 from scoutattention.kernels.plain import PlainOps
+from scoutattention.kernels.reference_rows import HeadPlacing
 from scoutattention.kernels.reference_stored import expand
 from scoutattention.runtime.memory import CPU
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
@@ -104,6 +105,10 @@ def updated(update: Callable[..., None], interest: Tensor, **args: Any) -> Tenso
     return changed
 
 
+def head_placing(cos: Tensor, sin: Tensor, **how: Any) -> HeadPlacing:
+    return HeadPlacing(rope=Rope(cos, sin), **how)
+
+
 def only(names: str) -> Callable[[], Arguments]:
     return lambda: {name: value for name, value in joined_arguments().items() if name in names.split()}
 
@@ -170,10 +175,23 @@ CALLS = {
         lambda workers, x, weight, eps: RowKernels(workers).rms_norm(x, weight, eps),
         lambda x, weight, eps: reference_rows.rms_norm(x.double(), weight, eps),
     ),
-    "rotate": KernelCall(
-        lambda: {"x": torch.randn(3, 2, D), "cos": torch.randn(3, D), "sin": torch.randn(3, D)},
-        lambda workers, x, cos, sin: RowKernels(workers).rotate(x, Rope(cos, sin)),
-        lambda x, cos, sin: reference_rows.rotate(x.float(), Rope(cos, sin)),
+    "add norm": KernelCall(
+        lambda: {"x": torch.randn(3, D), "change": torch.randn(3, D), "weight": torch.randn(D), "eps": 1e-2},
+        lambda workers, **args: RowKernels(workers).add_norm(**args),
+        lambda x, change, weight, eps: reference_rows.add_norm(x.float(), change.float(), weight.float(), eps),
+    ),
+    "place heads": KernelCall(
+        lambda: {
+            "x": torch.randn(3, 5, D),
+            "queries": 3,
+            "bias": torch.randn(5 * D),
+            "norm": torch.randn(4, D),
+            "eps": 1e-2,
+            "cos": torch.randn(3, D),
+            "sin": torch.randn(3, D),
+        },
+        lambda workers, x, **how: RowKernels(workers).place_heads(x, head_placing(**how)),
+        lambda x, **how: reference_rows.place_heads(x.float(), head_placing(**how)),
     ),
     "swiglu": KernelCall(
         lambda: {"x": torch.randn(3, 2 * D)},

@@ -40,7 +40,7 @@ def test_logits_are_those_of_transformers(pair):
 def test_few_rows_are_computed_natively_to_the_same_logits(pair):
     model, decoder = pair
     with Workers(2) as workers:
-        native = decoder.with_few_rows(RowKernels(workers))
+        native = decoder.with_rows(RowKernels(workers))
         few = PROMPT[:FEW_ROWS]
         expected = reference_logits(model, few)
         assert not torch.equal(prompt_logits(native, few), prompt_logits(decoder, few)), "other sums, other rounding"
@@ -139,7 +139,7 @@ def test_few_rows_of_half_precision_weights_are_computed_in_float32(dtype, toler
         return causal(decoder.shape)(layer, q, k.float(), v.float(), x)
 
     with Workers(2) as workers:
-        native = decoder.with_few_rows(RowKernels(workers))
+        native = decoder.with_rows(RowKernels(workers))
         hidden = native.forward(torch.tensor(few), native.rope(torch.arange(5)), attend)
         logits = native.logits(hidden)
     assert set(seen) == {(torch.float32, dtype, dtype, torch.float32)}

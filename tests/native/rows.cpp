@@ -21,40 +21,68 @@ void check_linear(const Kernels& kernels, WorkerThreads& workers, int64_t M, int
     }
 }
 
-void check_norm(const Kernels& kernels, int64_t rows, int64_t width) {
+void check_norm(const Kernels& kernels, int64_t rows, int64_t width, bool changed) {
     Dice dice;
-    const Array<float> x = dice.numbers(rows * width), weight = dice.numbers(rows * width);
-    Array<float> out(rows * width);
-    kernels.rms_norm(x.data(), weight.data(), 0.01f, rows, width, out.data());
+    const Array<float> x = dice.numbers(rows * width), change = dice.numbers(rows * width);
+    const Array<float> weight = dice.numbers(rows * width);
+    Array<float> scratch(2 * width), sum(rows * width), out(rows * width);
+    kernels.norm_rows[0]({x.data(), changed ? change.data() : nullptr, weight.data(), 0.01f, rows, rows, width,
+                          scratch.data(), sum.data(), out.data()});
+    const auto total = [&](int64_t i) { return x[i] + (changed ? change[i] : 0.0f); };
     for (int64_t i = 0; i < out.size(); ++i) {
         double squares = 0;
-        for (int64_t c = 0; c < width; ++c) squares += std::pow(double(x[i / width * width + c]), 2);
-        expect("norm", kernels.name, out[i], weight[i] * x[i] / std::sqrt(squares / width + 0.01), 1e-5);
+        for (int64_t c = 0; c < width; ++c) squares += std::pow(double(total(i / width * width + c)), 2);
+        expect("norm", kernels.name, out[i], weight[i] * total(i) / std::sqrt(squares / width + 0.01), 1e-5);
+        if (changed) expect("sum", kernels.name, sum[i], total(i), 0);
     }
 }
 
-void check_rotate(const Kernels& kernels, int64_t heads, int64_t width) {
+void check_placing(const Kernels& kernels, int64_t width) {
     Dice dice;
-    const Array<float> x = dice.numbers(heads * width), cos = dice.numbers(width), sin = dice.numbers(width);
-    Array<float> out(heads * width);
-    kernels.rotate(x.data(), cos.data(), sin.data(), heads, width, out.data());
-    const int64_t half = width / 2;
-    for (int64_t i = 0; i < out.size(); ++i) {
-        const int64_t c = i % width;
-        const double other = c < half ? -x[i + half] : x[i - half];
-        expect("rotation", kernels.name, out[i], double(x[i]) * cos[c] + other * sin[c], 1e-5);
-    }
+    const int64_t heads = 5, queries = 3, tokens = 2, half = width / 2;
+    const Array<float> x = dice.numbers(tokens * heads * width), bias = dice.numbers(heads * width);
+    const Array<float> cos = dice.numbers(tokens * width), sin = dice.numbers(tokens * width);
+    Array<float> scratch(2 * width), q(tokens * queries * width), k(tokens * width), v(tokens * width);
+    kernels.place_heads[0]({x.data(), bias.data(), nullptr, 0, cos.data(), sin.data(), tokens, heads, queries, width,
+                            false, scratch.data(), q.data(), k.data(), v.data()});
+    const auto number = [&](int64_t t, int64_t h, int64_t c) {
+        return double(x[(t * heads + h) * width + c]) + bias[h * width + c];
+    };
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t c = 0; c < width; ++c) {
+            for (int64_t h = 0; h < 4; ++h) {
+                const double other = c < half ? -number(t, h, c + half) : number(t, h, c - half);
+                const float got = h < 3 ? q[(t * queries + h) * width + c] : k[t * width + c];
+                const int64_t at = t * width + c;
+                expect("rotation", kernels.name, got, number(t, h, c) * cos[at] + other * sin[at], 1e-5);
+            }
+            expect("value", kernels.name, v[t * width + c], number(t, 4, c), 1e-6);
+        }
 }
 
 void check_swiglu(const Kernels& kernels, int64_t rows, int64_t width) {
     Dice dice;
     const Array<float> x = dice.numbers(rows * 2 * width);
-    Array<float> out(rows * width);
-    kernels.swiglu(x.data(), rows, width, out.data());
+    Array<float> scratch(2 * width), out(rows * width);
+    kernels.swiglu[0]({x.data(), rows, width, scratch.data(), out.data()});
     for (int64_t i = 0; i < out.size(); ++i) {
         const int64_t at = i / width * 2 * width + i % width;
         const double gate = x[at], up = x[at + width];
         expect("gated unit", kernels.name, out[i], gate / (1 + std::exp(-gate)) * up, 1e-5);
+    }
+}
+
+// bfloat16: each number is its own sum with zero, and of NaN there remains NaN.
+void check_rounding(const Kernels& kernels) {
+    const int64_t width = 1 << 16;
+    Array<uint16_t> x(width), zero(width), sum(width), out(width);
+    for (int64_t i = 0; i < width; ++i) x[i] = uint16_t(i), zero[i] = 0;
+    Array<float> weight(width), scratch(2 * width);
+    for (int64_t i = 0; i < width; ++i) weight[i] = 1;
+    kernels.norm_rows[1]({x.data(), zero.data(), weight.data(), 0.01f, 1, 1, width, scratch.data(), sum.data(), out.data()});
+    for (int64_t i = 0; i < width; ++i) {
+        const bool nan = (i & 0x7f80) == 0x7f80 && (i & 0x7f);
+        expect("bfloat16", kernels.name, nan ? (sum[i] & 0x7fff) > 0x7f80 : sum[i] == i % (1 << 16) || i == 0x8000, 1, 0);
     }
 }
 
@@ -107,10 +135,11 @@ void test_linear(const Kernels& kernels, WorkerThreads& workers) {
 
 void test_rows(const Kernels& kernels) {
     for (const int64_t width : {2, 6, 16, 34, 64, 100}) {
-        check_norm(kernels, 3, width);
-        check_rotate(kernels, 3, width);
+        for (const bool changed : {false, true}) check_norm(kernels, 3, width, changed);
+        check_placing(kernels, width);
         check_swiglu(kernels, 3, width / 2);
     }
+    check_rounding(kernels);
 }
 
 void test_merging(const Kernels& kernels) {

@@ -12,7 +12,7 @@ from ..cache.store import KVStore
 from ..config import DeviceName, EngineConfig, KernelsName
 from ..errors import ConfigError
 from ..kernels import reference_rows
-from ..kernels.native import NativeOps, RowKernels
+from ..kernels.native import ManyRowKernels, NativeOps, RowKernels
 from ..kernels.ops import Ops
 from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
@@ -83,8 +83,11 @@ def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.de
                 f"kernels={kernels!r} do not read weights in blocks, which stay so on a CPU: set kernels to 'auto'"
             )
         most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
-        return decoder.with_few_rows(import_module("scoutattention.kernels.triton.rows"), most)
-    return decoder.with_few_rows(RowKernels(workers) if kernels == "native" else reference_rows)
+        return decoder.with_rows(import_module("scoutattention.kernels.triton.rows"), most=most)
+    if kernels == "plain":
+        return decoder.with_rows(reference_rows)
+    many = reference_rows if decoder.dtype == torch.float16 else ManyRowKernels(workers)
+    return decoder.with_rows(RowKernels(workers), many)
 
 
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:

@@ -26,7 +26,7 @@ from ..types import (
 )
 from . import reference_rows, reference_stored
 from .plain import PlainOps, left_out
-from .reference_rows import HeadPlacing, RowCorrection, unpaired
+from .reference_rows import HeadPlacing, RowCorrection
 
 MOST_ROWS = 16
 """Rows up to which stored blocks are multiplied as they are; of more rows PyTorch's products are as fast."""
@@ -110,6 +110,9 @@ class RowKernels:
     def __init__(self, workers: Workers) -> None:
         self._native = workers.native
 
+    def _rows(self, x: Tensor) -> Tensor:
+        return _floats(x)
+
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous.
 
@@ -147,38 +150,39 @@ class RowKernels:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Rows x [T, A] over their root mean squares, times weight [A]; or x [T, N, A], weight [N, A]."""
-        return self._native.rms_norm(_floats(x), _floats(weight), eps)
-
-    def rotate(self, x: Tensor, rope: Rope) -> Tensor:
-        """Rotary embedding of heads x [T, heads, D]; D is even."""
-        return self._native.rotate(_floats(x), _floats(rope.cos), _floats(rope.sin))
+        return self._native.rms_norm(self._rows(x), _floats(weight), eps)
 
     def add_norm(self, x: Tensor, change: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """The sum of x [T, A] and its change, and the norm of the sum; see `rms_norm`."""
-        x = x + change
-        return x, self.rms_norm(x, weight, eps)
+        return self._native.add_norm(self._rows(x), self._rows(change), _floats(weight), eps)
 
     def corrected_norm(self, x: Tensor, weight: Tensor, eps: float, by: Sequence[RowCorrection]) -> Tensor:
         """The norm of x [T, A] with what corrections change it by; see `reference_rows.corrected_norm`."""
-        z = total = self.rms_norm(x, weight, eps)
-        for left, right, used in by:
-            change = self.linear(self.linear(z, left), right)
-            total = total + (change if used is None else change * used[:, None])
-        return total
+        return reference_rows.corrected(self.rms_norm(x, weight, eps), by, self.linear)
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
-        rotated = (x.shape[1] + how.queries) // 2
-        x = x if how.bias is None else x + how.bias.view(x.shape[1:])
-        heads = unpaired(x[:, :rotated]) if how.paired else x[:, :rotated]
-        if how.norm is not None:
-            heads = self.rms_norm(heads, how.norm[:rotated], how.eps)
-        heads = self.rotate(heads, how.rope)
-        return heads[:, : how.queries], heads[:, how.queries :], x[:, rotated:]
+        bias, norm = (None if part is None else _floats(part) for part in (how.bias, how.norm))
+        rope = Rope(_floats(how.rope.cos), _floats(how.rope.sin))
+        return self._native.place_heads(self._rows(x), how._replace(bias=bias, norm=norm, rope=rope))
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""
-        return self._native.swiglu(_floats(x))
+        return self._native.swiglu(self._rows(x))
+
+
+class ManyRowKernels(RowKernels):
+    """What a decoder layer computes of a prompt's rows: products by PyTorch, and the rest by native kernels.
+
+    Rows in bfloat16 stay so; of others the results are float32.
+    """
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.contiguous() if x.dtype == torch.bfloat16 else _floats(x)
+
+    def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
+        """Rows x [T, A] times weight^T.   weight: [B, A], in the dtype of x, or stored."""
+        return reference_rows.linear(x, weight, self._fill)
 
 
 def _floats(x: Tensor) -> Tensor:

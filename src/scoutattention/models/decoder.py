@@ -90,7 +90,7 @@ class Decoder(QueryModel):
 
     config: of the model.   shape: of this rank's part of it, as are the heads H of every method.
     dtype: of the KV cache, of all weights but norms and those in a file's own blocks, and of what a prompt computes.
-    few_rows: the kernels that compute few rows.
+    few_rows, many_rows: the kernels that compute few rows, and those of a prompt.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Decoder(QueryModel):
         config: ModelConfig,
         weights: DecoderWeights,
         few_rows: RowOps = reference_rows,
+        many_rows: RowOps = reference_rows,
         most: int = FEW_ROWS,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -107,13 +108,14 @@ class Decoder(QueryModel):
         self.weights = weights
         self.ranks = ranks
         self.few_rows = few_rows
+        self.many_rows = many_rows
         self.dtype: torch.dtype = getattr(torch, config.shape.dtype)
         self._most = most
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
-    def with_few_rows(self, few_rows: RowOps, most: int = FEW_ROWS) -> "Decoder":
-        """The same decoder, with other kernels for at most so many rows."""
-        return Decoder(self.config, self.weights, few_rows, most, self.ranks)
+    def with_rows(self, few: RowOps, many: RowOps = reference_rows, most: int = FEW_ROWS) -> "Decoder":
+        """The same decoder, with other kernels for at most so many rows, and for more."""
+        return Decoder(self.config, self.weights, few, many, most, self.ranks)
 
     @property
     def fingerprint(self) -> str:
@@ -248,7 +250,7 @@ class Decoder(QueryModel):
         return (self.few_rows if isinstance(weight, StoredMatrix) else self._ops(x)).linear(x, weight)
 
     def _ops(self, x: Tensor) -> RowOps:
-        return self.few_rows if x.shape[0] <= self._most else reference_rows
+        return self.few_rows if x.shape[0] <= self._most else self.many_rows
 
 
 def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype, ops: RowOps = reference_rows) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference_rows
-from scoutattention.kernels.native import RowKernels
+from scoutattention.kernels.native import ManyRowKernels, RowKernels
 from scoutattention.kernels.reference_rows import HeadPlacing
 from scoutattention.runtime import workers as cpu
 from scoutattention.types import Rope
@@ -14,9 +14,19 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(scope="module", params=cpu.isa_levels())
-def rows(request):
+def workers(request):
     with cpu.Workers(2, isa=request.param) as workers:
-        yield RowKernels(workers)
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def rows(workers):
+    return RowKernels(workers)
+
+
+@pytest.fixture(scope="module")
+def many(workers):
+    return ManyRowKernels(workers)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -58,14 +68,6 @@ def test_rms_norm(rows, shape, weight):
     torch.testing.assert_close(rows.rms_norm(x, weight, 1e-2), want)
 
 
-@pytest.mark.parametrize(("T", "heads", "D"), [(1, 1, 2), (4, 12, 64), (3, 5, 24)])
-def test_rotate(rows, T, heads, D):
-    torch.manual_seed(0)
-    angles = torch.randn(T, D // 2).repeat(1, 2)
-    x, rope = torch.randn(T, heads + 1, D)[:, :heads], Rope(angles.cos(), angles.sin())
-    torch.testing.assert_close(rows.rotate(x, rope), reference_rows.rotate(x, rope))
-
-
 def test_add_norm(rows):
     torch.manual_seed(0)
     x, change, weight = torch.randn(3, 64).bfloat16(), torch.randn(3, 64), torch.randn(64)
@@ -74,15 +76,31 @@ def test_add_norm(rows):
     torch.testing.assert_close(got, reference_rows.rms_norm(total, weight, 1e-2))
 
 
-@pytest.mark.parametrize("normed", [False, True])
-def test_place_heads(rows, normed):
+def placed(T: int, D: int, *, normed: bool, paired: bool) -> tuple[torch.Tensor, HeadPlacing]:
     torch.manual_seed(0)
-    T, Q, H, D = 3, 5, 2, 24
+    Q, H = 5, 2
     angles = torch.randn(T, D // 2).repeat(1, 2)
     bias, norm = (torch.randn((Q + 2 * H) * D), torch.randn(Q + H, D)) if normed else (None, None)
-    x, how = torch.randn(T, Q + 2 * H, D), HeadPlacing(Q, bias, norm, 1e-2, Rope(angles.cos(), angles.sin()))
+    return torch.randn(T, Q + 2 * H, D), HeadPlacing(Q, bias, norm, 1e-2, Rope(angles.cos(), angles.sin()), paired)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("T", "D"), [(1, 2), (3, 24), (40, 64)])
+def test_place_heads(rows, T, D, normed, paired):
+    x, how = placed(T, D, normed=normed, paired=paired)
     for mine, theirs in zip(rows.place_heads(x, how), reference_rows.place_heads(x, how), strict=True):
         torch.testing.assert_close(mine, theirs)
+        assert mine.is_contiguous()
+
+
+def test_queries_alone_are_placed(rows):
+    x, how = placed(3, 24, normed=True, paired=False)
+    want, _, _ = rows.place_heads(x, how)
+    how = how._replace(bias=how.bias[: 5 * 24])
+    q, k, v = rows.place_heads(x[:, :5].contiguous(), how)
+    assert torch.equal(q, want)
+    assert k.shape == v.shape == (3, 0, 24)
 
 
 @pytest.mark.parametrize(("T", "I"), [(1, 1536), (4, 37), (2, 3)])
@@ -94,15 +112,43 @@ def test_swiglu(rows, T, I):  # noqa: E741
     torch.testing.assert_close(rows.swiglu(x), want)
 
 
+@pytest.mark.parametrize("T", [1, 3, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_of_a_prompt_keep_their_dtype(many, dtype, T):
+    """Some are few enough for one thread, and some are shared."""
+    x, change = torch.randn(2, T, 576).to(dtype)
+    weight, gates = torch.randn(576), (3 * torch.randn(T, 2 * 100)).to(dtype)
+    heads, how = placed(T, 24, normed=True, paired=True)
+    some = heads.to(dtype)
+    total = x + change
+    for got, want in [
+        (many.rms_norm(x, weight, 1e-2), reference_rows.rms_norm(x.double(), weight, 1e-2)),
+        (many.add_norm(x, change, weight, 1e-2)[0], total),
+        (many.add_norm(x, change, weight, 1e-2)[1], reference_rows.rms_norm(total.double(), weight, 1e-2)),
+        (many.swiglu(gates), reference_rows.swiglu(gates.double())),
+        *zip(many.place_heads(some, how), reference_rows.place_heads(some.float(), how), strict=True),
+    ]:
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, want.to(dtype))
+
+
+def test_what_is_not_finite_stays_so_in_bfloat16(many):
+    x = torch.tensor([[float("nan"), 1.0, -1.0], [float("inf"), 1.0, 2.0], [3.3e38, 1.0, 2.0]]).bfloat16()
+    got = many.add_norm(x, x, torch.ones(3), 1e-2)[0]
+    assert torch.equal(got.isnan(), x.isnan())
+    assert got[1:, 0].isinf().all()
+
+
 def test_rows_of_other_dtypes_are_widened(rows):
     x, weight = torch.randn(2, 32).bfloat16(), torch.randn(5, 32)
     assert torch.equal(rows.linear(x, weight), rows.linear(x.float(), weight))
     assert rows.swiglu(x).dtype == torch.float32
 
 
-def test_bad_arguments_are_named(rows):
+def test_bad_arguments_are_named(rows, many):
     x, weight = torch.randn(2, 8), torch.randn(5, 8)
-    rope = Rope(torch.randn(2, 8), torch.randn(2, 8))
+    how = HeadPlacing(1, None, None, 1e-5, Rope(torch.randn(2, 8), torch.randn(2, 8)))
+    heads = torch.randn(2, 3, 8)
     for call, message in [
         (lambda: rows.linear(x, weight.double()), "weight is torch.float64"),
         (lambda: rows.linear(x, weight.to("meta")), "meta"),
@@ -113,9 +159,16 @@ def test_bad_arguments_are_named(rows):
         (lambda: rows.linear(x[0], weight), r"x is \[8\]"),
         (lambda: rows.linear(x, weight[0]), r"weight \[8\]"),
         (lambda: rows.rms_norm(x, weight, 1e-5), r"x is \[2, 8\] and weight \[5, 8\]"),
-        (lambda: rows.rotate(x, rope), r"x is \[2, 8\]"),
-        (lambda: rows.rotate(x[:, None, :7], rope), r"x is \[2, 1, 7\]"),
-        (lambda: rows.rotate(x[:1, None], rope), r"cos \[2, 8\]"),
+        (lambda: rows.add_norm(x, x[:1], weight[0], 1e-5), r"change torch.float32 \[1, 8\]"),
+        (lambda: many.add_norm(x, x.bfloat16(), weight[0], 1e-5), r"change torch.bfloat16"),
+        (lambda: rows.add_norm(x, x, weight, 1e-5), r"weight \[5, 8\]"),
+        (lambda: rows.place_heads(x[None, None], how), r"x is \[1, 1, 2, 8\]"),
+        (lambda: rows.place_heads(heads, how._replace(queries=2)), r"\[2, 3, 8\] with 2 queries"),
+        (lambda: rows.place_heads(heads, how._replace(queries=5)), r"with 5 queries"),
+        (lambda: rows.place_heads(heads[..., :7], how), r"x is \[2, 3, 7\]"),
+        (lambda: rows.place_heads(heads[:1], how), r"cos is torch.float32 \[2, 8\]"),
+        (lambda: rows.place_heads(heads, how._replace(bias=torch.randn(23))), r"bias is torch.float32 \[23\]"),
+        (lambda: rows.place_heads(heads, how._replace(norm=torch.randn(1, 8))), r"norm is torch.float32 \[1, 8\]"),
         (lambda: rows.swiglu(x[:, :7]), r"x is \[2, 7\]"),
         (lambda: rows.swiglu(x[0]), r"x is \[8\]"),
     ]:
