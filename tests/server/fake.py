@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -105,7 +105,8 @@ class FakeEngine:
         return self.answers[-1]
 
     def stats(self):
-        return Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+        before = Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+        return replace(before, new_tokens=20).with_step(before).with_step(Stats())
 
     def queue(self):
         return 2, 1

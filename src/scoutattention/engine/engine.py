@@ -139,10 +139,13 @@ class Engine:
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
+        before = self.stats
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
         news += self._read(self._step_s if streamed else READING_S)
-        return news or self._decode()
+        news = news or self._decode()
+        self.stats = self.stats.with_step(before)
+        return news
 
     def close(self) -> None:
         """Stop the worker threads, and let go of captured steps."""
