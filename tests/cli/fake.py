@@ -51,7 +51,9 @@ class FakeLLM:
         on_prompt(1, 2)
         on_prompt(2, 2)
         first, second = self.pieces
-        yield SimpleNamespace(text=first, token_ids=[5], finish_reason=None, logprobs=[{5: -0.5}])
+        yield SimpleNamespace(
+            text=first, token_ids=[5], finish_reason=None, logprobs=[{5: -0.5}], prompt_logprobs=[None]
+        )
         if self.raises is not None:
             raise self.raises
         yield SimpleNamespace(text=second, token_ids=[6, 7], finish_reason=self.ends, logprobs=[{6: -1.0}, {7: -1.0}])

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -35,6 +35,7 @@ class FakeChunk:
     finish_reason: str | None
     logprobs: list[dict[int, float]] | None
     index: int
+    prompt_logprobs: list[dict[int, float] | None] | None = None
 
 
 class FakeAnswer:
@@ -54,6 +55,8 @@ class FakeAnswer:
     async def __aiter__(self):
         given, left = self.engine.pieces, self.params.max_tokens
         pieces, cut = given[:left], len(given) > left
+        if not left:
+            yield FakeChunk("", [], "length", self.params.logprobs and [], 0, self._of_prompt())
         for place, text in enumerate(pieces):
             last = place == len(pieces) - 1
             for index in range(self.params.n):
@@ -65,7 +68,13 @@ class FakeAnswer:
                     return
                 ids = self.engine.tokenizer.encode(text)[:1]
                 top = None if self.params.logprobs is None else [{ids[0]: -0.5, 7: -1.5, 8: float("-inf")}]
-                yield FakeChunk(text, ids, ("length" if cut else "stop") if last else None, top, index)
+                of_prompt = None if place else self._of_prompt()
+                yield FakeChunk(text, ids, ("length" if cut else "stop") if last else None, top, index, of_prompt)
+
+    def _of_prompt(self):
+        if self.params.prompt_logprobs is None:
+            return None
+        return [None, *({token: -0.25, 7: -2.5} for token in self.ids[1:])]
 
 
 class FakeEngine:
@@ -96,7 +105,8 @@ class FakeEngine:
         return self.answers[-1]
 
     def stats(self):
-        return Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+        before = Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+        return replace(before, new_tokens=20).with_step(before).with_step(Stats())
 
     def queue(self):
         return 2, 1

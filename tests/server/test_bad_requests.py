@@ -115,7 +115,8 @@ def test_fields_that_change_answers_and_are_not_read_are_refused_by_name(client)
         if value:
             check(client.post_json(COMPLETIONS, prompt="a", **{field: value}), 400, field, f"{field} is not supported")
     check(client.post_json(COMPLETIONS, prompt="a", prompt_logprobs=1), 400, "prompt_logprobs")
-    check(client.post_json(COMPLETIONS, prompt="a", echo=True, logprobs=1), 400, "echo", "echo with logprobs")
+    check(client.post_json(COMPLETIONS, prompt="a", max_tokens=0), 400, "max_tokens", "max_tokens=0 makes no answer")
+    check(client.post_json(CHAT, messages=MESSAGES, max_tokens=0), 400, "max_tokens", "max_tokens=0 makes no answer")
     check(client.post_json(COMPLETIONS, prompt="a", max_token=1), 400, "max_token", "write max_tokens")
 
 

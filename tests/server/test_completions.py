@@ -136,6 +136,29 @@ def test_logprobs_of_a_completion(client):
     assert [piece["choices"][0]["logprobs"]["text_offset"] for piece in pieces] == [[0], [1], [2]]
 
 
+@pytest.mark.parametrize("prompt", ["Oné", [79, 78, 195, 169]])
+def test_an_echo_with_logprobs_has_those_of_the_prompt(client, prompt):
+    asked = {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1}
+    choice = client.post_json("/v1/completions", **asked).json()["choices"][0]
+    found = choice["logprobs"]
+    if prompt == "Oné":
+        assert choice["text"] == "OnéHi"
+        assert found["tokens"] == ["O", "n", "\ufffd", "\ufffd", "H"]
+        assert found["text_offset"] == [0, 1, 2, 2, 3]
+    assert found["token_logprobs"] == [None, -0.25, -0.25, -0.25, -0.5]
+    assert found["top_logprobs"][0] is None
+    assert found["top_logprobs"][2] == {found["tokens"][2]: -0.25, "(": -2.5}
+    (piece,) = client.events("/v1/completions", **asked)
+    assert piece["choices"][0]["logprobs"] == found
+    alone = client.post_json("/v1/completions", **{**asked, "max_tokens": 0}).json()
+    assert alone["choices"][0]["text"] == choice["text"].removesuffix("Hi")
+    assert alone["choices"][0]["logprobs"] == {name: values[:-1] for name, values in found.items()}
+    assert (alone["choices"][0]["finish_reason"], alone["usage"]["completion_tokens"]) == ("length", 0)
+    assert client.engine.answers[-1].params.prompt_logprobs == 1
+    assert client.post_json("/v1/completions", prompt="One", logprobs=1).status_code == 200
+    assert client.engine.answers[-1].params.prompt_logprobs is None
+
+
 def test_logprobs_of_a_chat(client):
     asked = {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
     found = client.post_json("/v1/chat/completions", **asked).json()["choices"][0]["logprobs"]["content"]

@@ -45,6 +45,17 @@ def test_answers_are_those_of_the_engine(client, llm):
     assert found["usage"]["completion_tokens"] == 60
 
 
+def test_prompts_are_scored_as_by_the_engine(client, llm):
+    asked = {"prompt": list(PROMPTS), "max_tokens": 0, "echo": True, "logprobs": 1}
+    found = client.post_json("/v1/completions", **asked).json()
+    outputs = llm.generate(PROMPTS, SamplingParams(max_tokens=0, prompt_logprobs=1))
+    for choice, output, prompt in zip(found["choices"], outputs, PROMPTS, strict=True):
+        own = [next(iter(one.values())) for one in output.prompt_logprobs[1:]]
+        assert (choice["text"], choice["logprobs"]["tokens"]) == (prompt, list(prompt))
+        assert choice["logprobs"]["token_logprobs"] == [None, *map(pytest.approx, own)]
+    assert found["usage"]["completion_tokens"] == 0
+
+
 def test_streams_have_the_same_answers(client, llm):
     events = client.events("/v1/completions", prompt=list(PROMPTS), max_tokens=20, temperature=0)
     texts = dict.fromkeys(range(3), "")

@@ -17,7 +17,7 @@ class ChatFlags:
     messages: Messages = None
 
 
-@takes(ChatFlags, *PANELS, without=("n", "logprobs"), max_tokens=1024)
+@takes(ChatFlags, *PANELS, without=("n", "logprobs", "prompt_logprobs"), max_tokens=1024)
 def chat(call: Call[ChatFlags]) -> None:
     """Talk with a model, which knows what was said before.
 

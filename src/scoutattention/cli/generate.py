@@ -47,8 +47,9 @@ def generate(call: Call[GenerateFlags]) -> None:
     check_writable("--trace", flags.trace)
     settings = read_settings(call.settings, dense=flags.dense)
     refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
-    if settings.params.logprobs is not None and not flags.as_json:
-        raise ConfigError("--logprobs are a part of the JSON output: add --json")
+    for name in ("logprobs", "prompt_logprobs"):
+        if getattr(settings.params, name) is not None and not flags.as_json:
+            raise ConfigError(f"{flag_of(name)} are a part of the JSON output: add --json")
     prompt = _prompt(flags)
     load_action("generate").generate(flags, prompt, settings)
 

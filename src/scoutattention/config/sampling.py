@@ -25,7 +25,7 @@ class RequestChecks(Checked):
         values: Any = self
         object.__setattr__(self, "stop", _texts(values.stop))
         object.__setattr__(self, "logit_bias", _biases(values.logit_bias))
-        for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "n"):
+        for name in ("max_tokens", "min_tokens", "top_k", "seed", "logprobs", "prompt_logprobs", "n"):
             _plain(self, name, Integral)
         for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
             _plain(self, name, Real)
@@ -64,7 +64,12 @@ class SamplingParams(RequestChecks):
     stop: one text, or several; kept as a tuple, without None.
     """
 
-    max_tokens: int = setting(128, "New tokens at most.", change="Set it to the longest answer you want.", least=1)
+    max_tokens: int = setting(
+        128,
+        "New tokens at most; with 0, the prompt is read, and nothing more.",
+        change="Set it to the longest answer you want.",
+        least=0,
+    )
     temperature: float = setting(
         0.0, "Randomness; 0 always takes the likeliest token.", change="Raise it for variety.", least=0
     )
@@ -138,6 +143,16 @@ class SamplingParams(RequestChecks):
         "Number of likeliest tokens that are given for each token of the answer, with their log-probabilities and "
         "that of the token itself, before penalties and temperature.",
         change="Set it to see how sure the model is.",
+        none="none are given",
+        least=0,
+        advanced=True,
+    )
+    prompt_logprobs: int | None = setting(
+        None,
+        "Number of likeliest tokens that are given for each token of the prompt but the first, with their "
+        "log-probabilities and that of the token itself. The prompt is read whole, with full attention: prompts "
+        "that were kept do not serve it, and it is not kept.",
+        change="Set it to score texts; max_tokens=0 makes no answer.",
         none="none are given",
         least=0,
         advanced=True,

@@ -18,6 +18,7 @@ class Chunk:
     """A piece of a streamed answer; the last one has a finish_reason. `text` may be empty.
 
     logprobs: see `Output`.   index: which of a prompt's answers.
+    prompt_logprobs: see `Output`; in an answer's first piece.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Chunk:
     finish_reason: str | None
     logprobs: list[dict[int, float]] | None = None
     index: int = 0
+    prompt_logprobs: list[dict[int, float] | None] | None = None
 
 
 class Answer:
@@ -129,7 +131,8 @@ class Answer:
                 text, tokens = slice(before.text, ready.text), slice(before.tokens, ready.tokens)
                 logprobs = None if request.params.logprobs is None else request.logprobs[tokens]
                 end = ready.finish_reason if ready.error is None else None
-                yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs, index)
+                of_prompt = None if before.tokens else request.prompt_logprobs
+                yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs, index, of_prompt)
             if ready.error is not None and before.error is None:
                 yield ready.error
 

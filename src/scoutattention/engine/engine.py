@@ -14,7 +14,7 @@ from ..attention.observer import Observer
 from ..cache.memory_plan import MemoryPlan, plan_memory
 from ..cache.store import KVStore
 from ..config import EngineConfig, ScoutConfig
-from ..errors import CapacityError, ConfigError, KernelError, ModelError, ScoutError
+from ..errors import CapacityError, ConfigError, KernelError, ScoutError
 from ..hardware.host import available_memory, usable_cores
 from ..hardware.memory_error import memory_error
 from ..models.calibration import find
@@ -24,7 +24,7 @@ from ..runtime.workers import Workers
 from .device import find_device, free_memory, make_ops, make_transport, with_kernels
 from .prefix.cache import make_prefix_cache
 from .runner import Reading, Runner
-from .sampler import NOT_FINITE, Seen, top_logprobs
+from .sampler import NOT_FINITE, Seen, not_finite, top_logprobs
 from .scheduler import Scheduler, Sequence
 from .stats import Stats
 
@@ -139,10 +139,13 @@ class Engine:
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
+        before = self.stats
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
         news += self._read(self._step_s if streamed else READING_S)
-        return news or self._decode()
+        news = news or self._decode()
+        self.stats = self.stats.with_step(before)
+        return news
 
     def close(self) -> None:
         """Stop the worker threads, and let go of captured steps."""
@@ -171,7 +174,7 @@ class Engine:
         started = time.perf_counter()
         if self._reading is None or self._reading[0] is not sequence:
             tokens = sequence.prompt_ids + sequence.output_ids
-            self._reading = sequence, self.runner.read(self.scheduler.reading_row, tokens)
+            self._reading = sequence, self.runner.read(self.scheduler.reading_row, tokens, scores=sequence.scores())
         try:
             sequence.note_read(next(self._reading[1]))
             self.runner.settle()
@@ -185,7 +188,7 @@ class Engine:
         row, one, new = self.scheduler.run(), sequence.draw(), not sequence.output_ids
         if one.penalised:
             self.runner.seen.begin(row, sequence.prompt_ids, sequence.output_ids, sequence.steering)
-        read = sequence.num_tokens
+        read, made = sequence.num_tokens, len(sequence.output_ids)
         self._append([sequence], [self.runner.first(row, logits, one)], logits[None])
         if sequence.ready.error is None:  # else keys may not be finite
             self._prefixes.keep(row, sequence, read)
@@ -193,7 +196,7 @@ class Engine:
             self.stats,
             prompt_tokens=self.stats.prompt_tokens + read,
             cached_tokens=self.stats.cached_tokens + sequence.prefix.tokens,
-            new_tokens=self.stats.new_tokens + 1,
+            new_tokens=self.stats.new_tokens + len(sequence.output_ids) - made,
             first_token_s=self.stats.first_token_s + new * sequence.ttft_s,
             requests=self.stats.requests + new,
         )
@@ -254,22 +257,12 @@ class Engine:
             found = dict(zip(asked, top_logprobs(logits[asked], chosen, counts), strict=True))
         for place, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if token == NOT_FINITE:
-                sequence.fail(self.not_finite())
+                sequence.fail(not_finite(self.runner.decoder.shape.dtype))
                 continue
             try:
                 sequence.append(token, found.get(place))
             except ScoutError as error:
                 sequence.fail(error)
-
-    def not_finite(self) -> ModelError:
-        """What to say of logits that are NaN or infinite."""
-        dtype = self.runner.decoder.shape.dtype
-        advice = {
-            "float16": "set dtype (--dtype) to float32 or bfloat16",
-            "bfloat16": "set dtype (--dtype) to float32",
-            "float32": "the model's weights are damaged, or overflow with this prompt",
-        }[dtype]
-        return ModelError(f"the logits of this answer are not finite in {dtype}: {advice}")
 
     def _measure_cache(self) -> None:
         """Keep the cache's size where it is the largest so far."""

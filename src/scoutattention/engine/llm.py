@@ -65,6 +65,7 @@ class Output:
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
     logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
+    prompt_logprobs: the same for each token of the prompt; None for the first one, before which there is nothing.
     cached_tokens: of the prompt, that were kept of earlier prompts, and not read again.
     """
 
@@ -76,6 +77,7 @@ class Output:
     logprobs: list[dict[int, float]] | None = None
     error: BaseException | None = None
     cached_tokens: int = 0
+    prompt_logprobs: list[dict[int, float] | None] | None = None
 
 
 class LLM:
@@ -247,4 +249,5 @@ def _output(request: Request) -> Output:
         None if request.params.logprobs is None else request.logprobs,
         request.ready.error,
         request.prefix.tokens,
+        request.prompt_logprobs,
     )

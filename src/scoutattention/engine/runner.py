@@ -11,13 +11,16 @@ from ..attention.prompt.prefill import PromptAttention, PromptLayer
 from ..attention.step import Attention, Step, StepStats
 from ..models.decoder import Decoder
 from ..runtime.graphs import CudaGraphs, Graphs, padded
-from .sampler import GREEDY, Draw, Drawing, Seen, draw, drawing_of
+from .sampler import GREEDY, Draw, Drawing, Scores, Seen, draw, drawing_of, not_finite
 
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
 
 PIECE, PIECE_ON_CPU = 2048, 256
 """Tokens of a prompt that a layer reads at once: between two pieces, others decode."""
+
+SCORED_BYTES = 64 << 20
+"""Of logits that are held at once for the log-probabilities of a prompt's tokens."""
 
 Reading = Generator[int, None, Tensor]
 """A prompt that is read in pieces; see `Runner.read`."""
@@ -76,8 +79,14 @@ class Runner:
             return logits
 
     @torch.inference_mode()
-    def read(self, row: int, token_ids: list[int], record: Record | None = None) -> Reading:
-        """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens."""
+    def read(
+        self, row: int, token_ids: list[int], record: Record | None = None, scores: Scores | None = None
+    ) -> Reading:
+        """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens.
+
+        scores: to be filled with log-probabilities of a prompt of which the row holds nothing.
+        Raises ModelError where these are not finite.
+        """
         decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
         known = self._prompt_attention.known(row)
         rope = decoder.rope(torch.arange(known, count, device=device), count)
@@ -88,9 +97,23 @@ class Runner:
             while True:
                 yield known + next(reading)
         except StopIteration as end:
-            hidden: Tensor = end.value
+            x: Tensor = end.value
         self._prompt_attention.finish(row, count)
-        return decoder.logits(hidden)[0]
+        if scores is not None:
+            for _ in self._score(x, scores):
+                yield count
+        return decoder.logits(decoder.normed_output(x[-1:]))[0]
+
+    def _score(self, x: Tensor, scores: Scores) -> Generator[None, None, None]:
+        """Find a prompt's log-probabilities, from the last layer's outputs, [T, E]; yields after each piece."""
+        decoder = self.decoder
+        size = max(1, SCORED_BYTES // (4 * decoder.shape.vocab_size))
+        for start in range(0, len(scores.tokens) - 1, size):
+            logits = decoder.logits(decoder.normed_output(x[start : start + size]))
+            if not logits.amax(-1).isfinite().all():
+                raise not_finite(decoder.shape.dtype)
+            scores.add(logits)
+            yield
 
     def settle(self) -> None:
         """Wait for what was queued."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache.store import KVStore
 from ..config import SamplingParams
+from ..errors import ModelError
 from ..models.text import Tokenizer
 
 NOT_FINITE = -1
@@ -226,6 +227,34 @@ def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
     last = (kept.sum(-1, keepdim=True) - 1).clamp(min=0)  # of logits that are not finite there are none
     drawn: Tensor = order.gather(-1, torch.minimum(place, last))[:, 0]
     return drawn
+
+
+class Scores(NamedTuple):
+    """Log-probabilities of a prompt's tokens, as far as they were computed.
+
+    tokens: the prompt.   top: likeliest tokens that are given beside each token.
+    found: of each token, as `top_logprobs` gives them; None of the first one, before which there is nothing.
+    """
+
+    tokens: Sequence[int]
+    top: int
+    found: list[dict[int, float] | None]
+
+    def add(self, logits: Tensor) -> None:
+        """Take the logits of the next n positions, float32 [n, vocab]. The last token's are not wanted."""
+        place = len(self.found)
+        tokens = self.tokens[place : place + len(logits)]
+        self.found.extend(top_logprobs(logits[: len(tokens)], tokens, [self.top] * len(tokens)))
+
+
+def not_finite(dtype: str) -> ModelError:
+    """What to say of logits that are NaN or infinite."""
+    advice = {
+        "float16": "set dtype (--dtype) to float32 or bfloat16",
+        "bfloat16": "set dtype (--dtype) to float32",
+        "float32": "the model's weights are damaged, or overflow with this prompt",
+    }[dtype]
+    return ModelError(f"the logits of this answer are not finite in {dtype}: {advice}")
 
 
 def top_logprobs(logits: Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[dict[int, float]]:

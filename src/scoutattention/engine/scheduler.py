@@ -11,7 +11,7 @@ from ..cache.prefix import NOTHING, Prefix
 from ..cache.store import KVStore
 from ..config import SamplingParams
 from ..models.text import Tokenizer
-from .sampler import Draw, Steering
+from .sampler import Draw, Scores, Steering
 
 
 class Ready(NamedTuple):
@@ -43,6 +43,7 @@ class Sequence:
 
     limit: longest the sequence may become, prompt and answer together.
     logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
+    prompt_logprobs: of each token of the prompt, if they are asked for, once it was read; None of the first one.
     prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
     times: when it came, when it was admitted first, and when its first token came, as far as that is so.
@@ -56,6 +57,7 @@ class Sequence:
     tokenizer: InitVar[Tokenizer]
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_logprobs: list[dict[int, float] | None] | None = None
     ready: Ready = field(default_factory=Ready)
     prefix: Prefix = NOTHING
     times: list[float] = field(default_factory=lambda: [time.perf_counter()])
@@ -94,10 +96,23 @@ class Sequence:
         """How the next token is drawn; the same until there is one."""
         return self.steering.draw(len(self.output_ids))
 
+    def scores(self) -> Scores | None:
+        """Where the log-probabilities of the prompt's tokens go as it is read; None where nobody wants them (any more).
+
+        Those of a reading that was broken off are forgotten.
+        """
+        if self.params.prompt_logprobs is None or self.output_ids:
+            return None
+        self.prompt_logprobs = [None]
+        return Scores(self.prompt_ids, self.params.prompt_logprobs, self.prompt_logprobs)
+
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
-        """Take the next token: extend ids and text, and finish if it ends the answer."""
+        """Take the next token: extend ids and text, and finish if it ends the answer, or if none is wanted."""
         if not self.output_ids:
             self.times.append(time.perf_counter())
+        if not self.params.max_tokens:
+            self.ready = Ready(finish_reason="length", read=len(self.prompt_ids))
+            return
         self.steering.chances.used()
         self.output_ids.append(token)
         if logprobs is not None:

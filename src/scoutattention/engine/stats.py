@@ -1,9 +1,14 @@
 """What an engine did since it was made."""
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from ..attention.step import StepStats
 from ..config.fields import format_bytes
+
+STEP_TOKENS = (1, 8, *(2**power for power in range(4, 15)))
+"""Bounds of the counts of steps by their tokens, those of vLLM's histogram; the last count has no bound."""
 
 ON_GPU = {
     "cache": "{} in full, {} on the device",
@@ -30,6 +35,7 @@ class Stats:
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
     cached_tokens: of the prompts' tokens, those that were kept of other prompts, and not read.
+    step_counts: steps that completed tokens, by the number of these tokens: at most each of `STEP_TOKENS`, and more.
     device: where the model ran. A CPU is device and host in one, and has one memory.
     """
 
@@ -44,6 +50,7 @@ class Stats:
     kv_bytes_total: int = 0
     kv_bytes_device: int = 0
     steps: StepStats = field(default_factory=StepStats)
+    step_counts: tuple[int, ...] = (0,) * (len(STEP_TOKENS) + 1)
     device: str = "cpu"
 
     @property
@@ -55,6 +62,20 @@ class Stats:
     def tokens_per_s(self) -> float:
         """Decoded tokens per second of decode steps."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that were read or made: prompts, without what was kept of others, and answers."""
+        return self.prompt_tokens - self.cached_tokens + self.new_tokens
+
+    def with_step(self, before: Self) -> Self:
+        """The same, and the step counted that led here from `before`. A prompt's tokens are of the step that ends it."""
+        tokens = self.computed_tokens - before.computed_tokens
+        if not tokens:
+            return self
+        place = bisect_left(STEP_TOKENS, tokens)
+        counts = (count + (at == place) for at, count in enumerate(self.step_counts))
+        return replace(self, step_counts=tuple(counts))
 
     @property
     def near_blocks(self) -> int:

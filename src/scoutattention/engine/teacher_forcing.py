@@ -8,7 +8,7 @@ from ..attention.step import StepStats
 from ..errors import ConfigError, PromptError
 from .engine import Engine
 from .runner import Progress
-from .sampler import NOT_FINITE
+from .sampler import NOT_FINITE, not_finite
 
 
 def teacher_forced(
@@ -42,7 +42,7 @@ def fed(
         for position in range(context, len(token_ids)):
             logits, step, (token,) = engine.runner.decode([token_ids[position]], [position])
             if token == NOT_FINITE:
-                raise engine.not_finite()
+                raise not_finite(engine.runner.decoder.shape.dtype)
             yield logits[0].cpu(), step
     finally:
         engine.store.release(0)

@@ -157,7 +157,7 @@ class Decoder(QueryModel):
         """Run a prompt's tokens, int64 [T], through all layers; yields after each piece of at most `size` tokens.
 
         It yields how much of the work is done, in tokens. A layer reads all pieces before the next layer reads the
-        first one, and `attend` gets them in this order. Returns the last token's final-normed hidden state [1, E].
+        first one, and `attend` gets them in this order. Returns the last layer's output [T, E], for `normed_output`.
         """
         x, count = self._embedded(token_ids), len(token_ids)
         for layer in range(self.shape.num_layers):
@@ -169,7 +169,11 @@ class Decoder(QueryModel):
                 before, change = self.update(layer, x[piece], out)
                 x[piece] = before + change
                 yield (layer * count + min(count, piece.stop)) // self.shape.num_layers
-        return self._ops(x[-1:]).rms_norm(x[-1:], self.weights.norm, self.config.rms_norm_eps)
+        return x
+
+    def normed_output(self, x: Tensor) -> Tensor:
+        """Final-normed hidden states of the last layer's outputs [n, E]: [n, E]."""
+        return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def project(self, layer: int, normed: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its normed input [T, E]."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from ..errors import ScoutError
 from .answer.calls import OPEN
-from .answer.forms import ChatForm, CompletionForm, Form
+from .answer.forms import ChatForm, CompletionForm, Form, Prompt
 from .answer.reply import Reply
 from .answer.sending import EventStream, unless_gone
 from .description import describe
@@ -35,13 +35,6 @@ DASHBOARD = Path(__file__).with_name("dashboard.html")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 """The dashboard loads nothing from elsewhere, and the browser sees to it."""
 Body = ChatRequest | CompletionRequest
-
-
-class _Prompt(NamedTuple):
-    """A prompt's tokens, and the text that comes before its answer."""
-
-    ids: list[int]
-    echo: str = ""
 
 
 class Server:
@@ -103,29 +96,27 @@ class Server:
             _variables(body),
         )
 
-        def read() -> list[_Prompt]:
+        def read() -> list[Prompt]:
             ids, text = encode_conversation(self.engine, body["messages"], variables)
             form.calls = "tools" in variables and OPEN in text
-            return [_Prompt(ids)]
+            return [Prompt(ids)]
 
         return await self._answer(request, body, form, 1, read)
 
     async def _complete(self, request: Request, body: CompletionRequest) -> Response:
-        if body.get("echo") and body.get("logprobs") is not None:
-            raise refused("echo with logprobs is not supported: the prompt has no log-probabilities", "echo")
         prompts, tokenizer = _prompts(body["prompt"]), self.engine.tokenizer
 
-        def read() -> list[_Prompt]:
+        def read() -> list[Prompt]:
             ids = [encode(self.engine, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
             if not body.get("echo"):
-                return [_Prompt(one) for one in ids]
+                return [Prompt(one) for one in ids]
             texts = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts]
-            return [_Prompt(*one) for one in zip(ids, texts, strict=True)]
+            return [Prompt(*one) for one in zip(ids, texts, strict=True)]
 
         return await self._answer(request, body, CompletionForm(self.options.model, tokenizer), len(prompts), read)
 
     async def _answer(
-        self, request: Request, body: Body, form: Form, count: int, read: Callable[[], list[_Prompt]]
+        self, request: Request, body: Body, form: Form, count: int, read: Callable[[], list[Prompt]]
     ) -> Response:
         """Answer so many prompts, which `read` makes in a thread of its own."""
         self._check_model(body.get("model"))
@@ -140,7 +131,7 @@ class Server:
             prompts = await asyncio.to_thread(self._submit, body, read, answers)
             undo.pop_all()
         meter = Meter(self.metrics, answers, n)
-        reply = Reply(answers, n, [prompt.echo for prompt in prompts], meter.watch)
+        reply = Reply(answers, n, prompts, meter.watch)
         self.replies.add(reply)
 
         def ended() -> None:
@@ -159,7 +150,7 @@ class Server:
             ended()
         return JSONResponse(whole, 499 if whole is None else 200)
 
-    def _submit(self, body: Body, read: Callable[[], list[_Prompt]], answers: list[Answer]) -> list[_Prompt]:
+    def _submit(self, body: Body, read: Callable[[], list[Prompt]], answers: list[Answer]) -> list[Prompt]:
         """Read prompts and queue them; `answers` has those that were queued, also where another is refused."""
         engine, prompts = self.engine, read()
         for prompt in prompts:

@@ -36,6 +36,11 @@ class Chunk(Protocol):
         """Which of the `n` answers to a prompt."""
         ...
 
+    @property
+    def prompt_logprobs(self) -> list[dict[int, float] | None] | None:
+        """In an answer's first piece, the same for each token of the prompt; None for the first one."""
+        ...
+
 
 class Answer(Protocol):
     """The answers to one prompt, as they are made."""

@@ -6,6 +6,7 @@ import pytest
 
 from scoutattention import LLM, SamplingParams, ScoutConfig, Stats
 from scoutattention.attention.step import StepStats
+from scoutattention.engine.stats import STEP_TOKENS
 
 from ..test_generate import PROMPT, far_llm
 
@@ -66,3 +67,18 @@ def test_an_answer_tells_how_long_it_waited(tiny_models):
         (first, read), (second, _) = (answer.waits() for answer in answers)
         assert 0 <= first < second
         assert 0 < read < second
+
+
+def test_steps_are_counted_by_their_tokens(tiny_models):
+    with LLM(str(tiny_models["llama"]), scout=ScoutConfig(budget=None, block_size=8)) as llm:
+        for _ in range(2):
+            llm.generate([PROMPT, PROMPT[:20]], SamplingParams(max_tokens=5, ignore_eos=True))
+        stats = llm.stats()
+    assert stats.cached_tokens
+    assert stats.computed_tokens == 2 * (len(PROMPT) + 20 + 5 * 2) - stats.cached_tokens
+    counts = dict(zip((*STEP_TOKENS, None), stats.step_counts, strict=True))
+    assert counts.pop(8) == 2 * 4  # decode steps of two
+    first, second = len(PROMPT) + 20 + 2, len(PROMPT) + 20 + 2 - stats.cached_tokens
+    assert sum(counts.values()) == 2
+    for tokens in (first, second):
+        assert counts[next(bound for bound in STEP_TOKENS if bound >= tokens)]

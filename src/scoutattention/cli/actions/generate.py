@@ -66,6 +66,8 @@ def _answer(llm: LLM, prompt: str | list[Message], params: SamplingParams, flags
     }
     if params.logprobs is not None:
         answer["logprobs"] = [one for part in parts for one in part.logprobs or ()]
+    if params.prompt_logprobs is not None:
+        answer["prompt_logprobs"] = parts[0].prompt_logprobs
     return answer
 
 

@@ -55,8 +55,11 @@ class PrefixCache:
 
         Bases and corrections of a lineage are its first prompt's; see LONGER and LEAST_PART. They do not matter to a
         sequence that is so short that all its blocks are chosen.
+
+        A prompt whose log-probabilities are asked for is read whole, since what is kept does not tell them, and is not
+        kept: texts that are scored seldom come again.
         """
-        if not self._plan.lineages:
+        if not self._plan.lineages or sequence.params.prompt_logprobs is not None:
             return NOTHING
         names, blocks = self._names(sequence, sequence.num_tokens), self._plan.blocks(sequence.limit)
         may_be_found = names[: max(0, sequence.num_tokens - VOTERS) // self._plan.block_size]
@@ -70,6 +73,8 @@ class PrefixCache:
 
     def keep(self, row: int, sequence: Request, count: int) -> None:
         """Keep a sequence's first `count` tokens, which were just read into a row, for those that begin alike."""
+        if sequence.params.prompt_logprobs is not None:
+            return
         names, lineage = self._names(sequence, count), sequence.prefix.lineage
         sequence.prefix = sequence.prefix.length()
         if lineage is None:

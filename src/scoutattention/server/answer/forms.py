@@ -5,9 +5,9 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ...models.text import Tokenizer
+from ...models.text import TextStream, Tokenizer
 from ..engine import Chunk
 from .calls import CallReader, Said
 
@@ -15,20 +15,37 @@ IMPOSSIBLE = -9999.0
 """Sent for a log-probability of minus infinity, which JSON cannot hold."""
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
-TopLogprobs = Sequence[dict[int, float]]
+
+
+class Listed(NamedTuple):
+    """A token of a prompt or an answer.
+
+    logprobs: log-probabilities by token id, the token's own first; None for the first token of a prompt.
+    """
+
+    token: int
+    logprobs: dict[int, float] | None
+
+
+class Prompt(NamedTuple):
+    """A prompt's tokens.   echo: its text, where that comes before the answer."""
+
+    ids: list[int]
+    echo: str = ""
 
 
 @dataclass
 class Choice:
     """One answer, as far as it was made.
 
-    index: its number in the response.   echo: text of the prompt that comes before it.
+    index: its number in the response.   prompt: what it answers.   logprobs: see `listed`.
+    length: characters of the tokens whose log-probabilities were written.
     """
 
     index: int
-    echo: str = ""
+    prompt: Prompt
     texts: list[str] = field(default_factory=list)
-    logprobs: list[dict[int, float]] | None = None
+    logprobs: list[Listed] | None = None
     tokens: int = 0
     finish_reason: str | None = None
     length: int = 0
@@ -38,13 +55,22 @@ class Choice:
         self.texts.append(chunk.text)
         self.tokens += len(chunk.token_ids)
         self.finish_reason = chunk.finish_reason
-        if chunk.logprobs is not None:
-            self.logprobs = (self.logprobs or []) + chunk.logprobs
+        if (new := self.listed(chunk)) is not None:
+            self.logprobs = self.logprobs or []
+            self.logprobs += new
+
+    def listed(self, chunk: Chunk) -> list[Listed] | None:
+        """The tokens of a piece, after those of the prompt where they are wanted; None where none are."""
+        if chunk.logprobs is None:
+            return None
+        of_prompt = chunk.prompt_logprobs or ()
+        own = (Listed(next(iter(one)), one) for one in chunk.logprobs)
+        return [*map(Listed, self.prompt.ids, of_prompt), *own]
 
     @property
     def text(self) -> str:
         """All of it."""
-        return self.echo + "".join(self.texts)
+        return self.prompt.echo + "".join(self.texts)
 
 
 class Form(Protocol):
@@ -70,6 +96,7 @@ class CompletionForm:
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
         self._head["model"] = model
         self._tokenizer = tokenizer
+        self._streams: dict[int, TextStream] = {}
 
     def head(self, *, streamed: bool) -> dict[str, Any]:
         """The same for both."""
@@ -77,29 +104,37 @@ class CompletionForm:
 
     def piece(self, choice: Choice, chunk: Chunk) -> dict[str, Any]:
         """The prompt comes with the first piece, where it is asked for."""
-        echo = choice.echo if len(choice.texts) == 1 else ""
-        return self._choice(choice, echo + chunk.text, chunk.logprobs)
+        echo = choice.prompt.echo if len(choice.texts) == 1 else ""
+        return self._choice(choice, echo + chunk.text, choice.listed(chunk))
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         """The text, after that of the prompt where it is asked for."""
         return self._choice(choice, choice.text, choice.logprobs)
 
-    def _choice(self, choice: Choice, text: str, logprobs: TopLogprobs | None) -> dict[str, Any]:
-        said = None if logprobs is None else self._logprobs(choice, logprobs)
+    def _choice(self, choice: Choice, text: str, listed: Sequence[Listed] | None) -> dict[str, Any]:
+        said = None if listed is None else self._logprobs(choice, listed)
         return {"index": choice.index, "text": text, "logprobs": said, "finish_reason": choice.finish_reason}
 
-    def _logprobs(self, choice: Choice, logprobs: TopLogprobs) -> dict[str, Any]:
+    def _logprobs(self, choice: Choice, listed: Sequence[Listed]) -> dict[str, Any]:
         """Lists with an entry for each token; an offset counts characters from the beginning of the text."""
-        tokens, own, top, offsets = [], [], [], []
-        choice.length = choice.length or len(choice.echo)
-        for one in logprobs:
-            texts = [(self._tokenizer.token(token), _finite(value)) for token, value in one.items()]
-            tokens.append(texts[0][0])
-            own.append(texts[0][1])
-            top.append(dict(texts))
+        stream = self._streams.setdefault(choice.index, self._tokenizer.stream())
+        own: list[float | None] = []
+        top: list[dict[str, float] | None] = []
+        tokens, offsets = [], []
+        for token, logprobs in listed:
+            tokens.append(self._tokenizer.token(token))
+            own.append(None if logprobs is None else _finite(logprobs[token]))
+            top.append(None if logprobs is None else self._top(logprobs))
             offsets.append(choice.length)
-            choice.length += len(texts[0][0])
+            choice.length += len(stream.step(token))
         return {"tokens": tokens, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets}
+
+    def _top(self, logprobs: dict[int, float]) -> dict[str, float]:
+        """Log-probabilities by the tokens' texts; of tokens with the same text, the first one's."""
+        texts: dict[str, float] = {}
+        for token, value in logprobs.items():
+            texts.setdefault(self._tokenizer.token(token), _finite(value))
+        return texts
 
 
 class ChatForm:
@@ -126,7 +161,7 @@ class ChatForm:
         delta["content"] = said.text
         if said.calls:
             delta["tool_calls"] = said.calls
-        logprobs = self._logprobs(chunk.logprobs)
+        logprobs = self._logprobs(choice.listed(chunk))
         return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     def whole(self, choice: Choice) -> dict[str, Any]:
@@ -148,12 +183,12 @@ class ChatForm:
         said = reader.take(text, last=reason is not None)
         return said, "tool_calls" if reason == "stop" and reader.count else reason
 
-    def _logprobs(self, logprobs: TopLogprobs | None) -> dict[str, Any] | None:
-        if logprobs is None:
+    def _logprobs(self, listed: Sequence[Listed] | None) -> dict[str, Any] | None:
+        if listed is None:
             return None
         content = []
-        for one in logprobs:
-            entries = [self._entry(token, value) for token, value in one.items()]
+        for one in listed:
+            entries = [self._entry(token, value) for token, value in (one.logprobs or {}).items()]
             ordered = sorted(entries, key=lambda entry: -entry["logprob"])
             content.append({**entries[0], "top_logprobs": ordered[: self._top]})
         return {"content": content, "refusal": None}

@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import ScoutError
 from ..engine import Answer, Chunk
 from ..errors import ApiError, api_error, error_body
-from .forms import DONE, Choice, Form, event, usage
+from .forms import DONE, Choice, Form, Prompt, event, usage
 
 Watch = Callable[[int, Chunk], None]
 
@@ -19,14 +19,13 @@ class Reply:
     watch: told each chunk of an answer, with the answer's number.   failed: whether an error has ended them.
     """
 
-    def __init__(self, answers: Sequence[Answer], n: int, echoes: Sequence[str], watch: Watch) -> None:
-        """echoes: texts of the prompts that come before their answers; empty texts where none do."""
+    def __init__(self, answers: Sequence[Answer], n: int, prompts: Sequence[Prompt], watch: Watch) -> None:
         self._answers = answers
         self._n = n
         self._watch = watch
         self._coming: asyncio.Queue[tuple[int, Chunk] | asyncio.Future[None] | ScoutError] = asyncio.Queue()
         self.failed = False
-        self.choices = [Choice(place, echoes[place // n]) for place in range(n * len(answers))]
+        self.choices = [Choice(place, prompts[place // n]) for place in range(n * len(answers))]
 
     def fail(self, error: ScoutError) -> None:
         """End all answers that are under way with an error."""

@@ -12,6 +12,7 @@ MOST_ANSWERS = 128
 LARGEST = 2**31 - 1
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
+CountOrNone = Annotated[int, Field(ge=0, le=LARGEST)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stops = Annotated[list[str], Field(max_length=64, fail_fast=True)]
@@ -67,16 +68,19 @@ class Sampling(TypedDict, total=False):
     stop: str | Stops | None
     ignore_eos: bool | None
     logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Bias] | None
-    min_tokens: Annotated[int, Field(ge=0, le=LARGEST)] | None
+    min_tokens: CountOrNone | None
     response_format: ResponseFormat | None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None
-    max_tokens: Count | None
+    max_tokens: CountOrNone | None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None
 
 
 @strictly
 class CompletionRequest(Sampling, total=False):
-    """The body of /v1/completions.   logprobs: likeliest tokens at each place."""
+    """The body of /v1/completions.   logprobs: likeliest tokens at each place, also of the prompt if that is echoed.
+
+    With echo, max_tokens may be 0.
+    """
 
     prompt: str | Ids | Texts | Prompts
     echo: bool | None

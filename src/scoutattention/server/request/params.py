@@ -39,6 +39,8 @@ def params_of(
     name, wanted = wanted_tokens(request)
     if wanted is None:
         wanted = max(1, min(room, COMPLETION_TOKENS if "prompt" in request else room))
+    elif not wanted and not request.get("echo"):
+        raise refused(f"{name}=0 makes no answer: raise it, or set echo (/v1/completions) to score the prompt", name)
     elif wanted > room:
         holds = "max_model_len" if engine.capacity == engine.max_len else "what host_memory holds"
         raise refused(
@@ -48,6 +50,8 @@ def params_of(
         )
     values: dict[str, Any] = {field: request[field] for field in DIRECT if request.get(field) is not None}  # type: ignore[literal-required]
     values |= {"max_tokens": wanted, "logprobs": _logprobs(request), "json_schema": _json_schema(request)}
+    if request.get("echo"):
+        values["prompt_logprobs"] = values["logprobs"]
     return replace(defaults, **values)
 
 

@@ -60,6 +60,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields that change an answer and are not read, and the values with which they change nothing."""
 INSTEAD: Mapping[str, str] = {
+    "prompt_logprobs": "set echo and logprobs (/v1/completions)",
     "functions": "give tools",
     "function_call": "give tool_choice",
     "guided_json": "give response_format",
