@@ -381,10 +381,17 @@ def test_help_doctor_and_wrong_arguments_do_not_load_torch():
     assert run.returncode == 0, run.stderr
 
 
-def test_a_real_model_answers_a_prompt_from_a_pipe(tiny_models):
+def test_a_real_model_answers_a_prompt_from_a_pipe_and_loads_no_more_than_it_needs(tiny_models):
     args = ["generate", str(tiny_models["llama"]), "-", "--json", "--ignore-eos", "--max-tokens", "3", "--budget", "96"]
     args += ["--device-memory", "slots"]
-    code = f"import sys; from scoutattention.cli import main; sys.exit(main({args!r}))"
+    code = (
+        "import gc, sys\n"
+        "from scoutattention.cli import main\n"
+        f"assert main({args!r}) == 0\n"
+        "assert 'torch._dynamo' not in sys.modules, 'it takes 1.5 s and 160 MiB'\n"
+        "assert gc.isenabled()\n"
+        "assert gc.get_freeze_count() > 100_000, 'modules are searched for garbage'\n"
+    )
     run = run_python(code, input="a long story " * 20, stdout=subprocess.PIPE)
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)

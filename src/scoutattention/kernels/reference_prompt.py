@@ -1,8 +1,9 @@
 """Causal attention of a prompt, by PyTorch's own kernels."""
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -38,7 +39,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *, groups: bool) -> T
     if n == T:
         mask: Tensor | None = None
     elif k.is_cuda:  # a name of the mask, by which the kernel skips what is not seen
-        mask = causal_lower_right(n, T)
+        bias = import_module("torch.nn.attention.bias")  # here: it loads PyTorch's compiler, which a CPU needs not
+        mask = bias.causal_lower_right(n, T)
     else:
         mask = torch.ones(n, T, dtype=torch.bool, device=k.device).tril(T - n)
     return scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=groups)
