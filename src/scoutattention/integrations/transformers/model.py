@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from ...cache.pool import TORCH_DTYPES
 from ...errors import ConfigError, UnsupportedModelError
 from ...shape import ModelShape
+from .refusals import check_state
 
 LEAN = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose queries are a norm, a projection, perhaps a norm of heads, and a rotary embedding of all channels."""
-PROBED = ("gemma3_text", "glm4", "granite", "mixtral", "qwen3_moe", "smollm3")
+PROBED = ("gemma3_text", "glm4", "gpt_oss", "granite", "mixtral", "qwen3_moe", "smollm3")
 """Families whose queries their own attention modules make."""
 
 
@@ -23,7 +24,7 @@ class ServedModel:
     """A model, and what of it is served.
 
     numbers: of the layers with full attention among all layers.   layers: these.   shape: of these alone.
-    scaling: what their queries are multiplied with, beside the shape's own scale.
+    scaling: what their queries are multiplied with, beside the shape's own scale.   sink_logits: see `Softmax`.
     """
 
     model: PreTrainedModel
@@ -31,6 +32,7 @@ class ServedModel:
     layers: tuple[nn.Module, ...]
     shape: ModelShape
     scaling: float
+    sink_logits: Tensor | None
 
     @property
     def attentions(self) -> list[Any]:
@@ -58,8 +60,7 @@ def read_model(model: object) -> ServedModel:
         raise UnsupportedModelError(
             f"{name} (model_type {config.model_type!r}) is not among the causal models that scout knows: {known}"
         )
-    if model.training:
-        raise ConfigError(f"{name} is in training mode, and scout only decodes: call model.eval()")
+    check_state(model)
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) != 1 or model.device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{name} is on {', '.join(sorted(devices))}, and scout needs it on one CPU or GPU")
@@ -78,7 +79,7 @@ def read_model(model: object) -> ServedModel:
         raise UnsupportedModelError(
             f"layers of {name} scale their scores by {sorted(scaling)}, and scout by one number"
         )
-    return ServedModel(model, numbers, layers, shape, scaling.pop() / shape.scale)
+    return ServedModel(model, numbers, layers, shape, scaling.pop() / shape.scale, _sink_logits(shape, layers))
 
 
 def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
@@ -97,6 +98,13 @@ def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
         max_positions=config.max_position_embeddings,
         dtype=dtypes[model.dtype],
     )
+
+
+def _sink_logits(shape: ModelShape, layers: tuple[nn.Module, ...]) -> Tensor | None:
+    sinks: list[Any] = [getattr(layer.get_submodule("self_attn"), "sinks", None) for layer in layers]
+    if sinks[0] is None:
+        return None
+    return torch.stack(sinks).detach().float().view(len(layers), shape.num_kv_heads, shape.group_size)
 
 
 def _scaling(name: str, attention: Any) -> float:  # noqa: ANN401  # of no one type
