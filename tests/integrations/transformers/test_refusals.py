@@ -50,6 +50,24 @@ def test_generation_modes(model, arguments, message):
     assert not runs
 
 
+def test_continuous_batching(model):
+    with scout(model), pytest.raises(ConfigError, match="generate_batch and continuous batching do not run with scout"):
+        model.generate_batch([[5, 6, 7]])
+
+
+def test_an_adapter_that_comes_inside():
+    model = make("llama")
+    with scout(model):
+        attention = model.model.layers[1].self_attn
+        own, attention.q_proj = attention.q_proj, torch.nn.Sequential(attention.q_proj)
+        with pytest.raises(
+            UnsupportedModelError, match=r"query projection of LlamaForCausalLM is not a plain nn.Linear"
+        ):
+            answer(model, prompts(40))
+        attention.q_proj = own
+        assert answer(model, prompts(40)).shape == (1, 20)
+
+
 def test_a_mode_of_the_models_own_generation_config(model):
     with scout(model):
         model.generation_config.num_beams = 4

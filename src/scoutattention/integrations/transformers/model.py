@@ -1,6 +1,6 @@
 """What of a model of transformers is served: its layers with full attention, and their sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,13 +73,21 @@ def read_model(model: object) -> ServedModel:
     all_layers = model.base_model.get_submodule("layers")
     assert isinstance(all_layers, nn.ModuleList)
     layers = tuple(all_layers[number] for number in numbers)
-    shape = _shape(model, layers)
+    served = ServedModel(model, numbers, layers, _shape(model, layers), 1.0, None)
+    check_queries(served)
     scaling = {_scaling(name, layer.get_submodule("self_attn")) for layer in layers}
     if len(scaling) != 1:
         raise UnsupportedModelError(
             f"layers of {name} scale their scores by {sorted(scaling)}, and scout by one number"
         )
-    return ServedModel(model, numbers, layers, shape, scaling.pop() / shape.scale, _sink_logits(shape, layers))
+    return replace(served, scaling=scaling.pop() / served.shape.scale, sink_logits=_sink_logits(served))
+
+
+def check_queries(served: ServedModel) -> None:
+    """Raises UnsupportedModelError where a query projection is not what scouts are made with."""
+    if any(type(getattr(attention, "q_proj", None)) is not nn.Linear for attention in served.attentions):
+        name = type(served.model).__name__
+        raise UnsupportedModelError(f"the query projection of {name} is not a plain nn.Linear, as scout needs it")
 
 
 def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
@@ -100,17 +108,16 @@ def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
     )
 
 
-def _sink_logits(shape: ModelShape, layers: tuple[nn.Module, ...]) -> Tensor | None:
-    sinks: list[Any] = [getattr(layer.get_submodule("self_attn"), "sinks", None) for layer in layers]
+def _sink_logits(served: ServedModel) -> Tensor | None:
+    sinks = [getattr(attention, "sinks", None) for attention in served.attentions]
     if sinks[0] is None:
         return None
-    return torch.stack(sinks).detach().float().view(len(layers), shape.num_kv_heads, shape.group_size)
+    shape = served.shape
+    return torch.stack(sinks).detach().float().view(-1, shape.num_kv_heads, shape.group_size)
 
 
 def _scaling(name: str, attention: Any) -> float:  # noqa: ANN401  # of no one type
     """What an attention module multiplies scores with. Raises UnsupportedModelError for what scout does not compute."""
-    if type(getattr(attention, "q_proj", None)) is not nn.Linear:
-        raise UnsupportedModelError(f"the query projection of {name} is not a plain nn.Linear, as scout needs it")
     if getattr(attention, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(f"{name} caps its attention scores (attn_logit_softcapping), which scout does not")
     if not attention.is_causal:

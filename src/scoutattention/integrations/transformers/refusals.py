@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import PreTrainedModel
 
@@ -48,6 +48,13 @@ def forward_parameters(forward: Callable[..., object]) -> tuple[str, ...]:
 def cache_parameter(model: PreTrainedModel) -> str:
     """Which of `CACHES` the installed version knows."""
     return next(name for name in CACHES if name in forward_parameters(type(model).forward))
+
+
+def refuse_continuous_batching(*_: object, **__: object) -> NoReturn:
+    """Raises ConfigError."""
+    raise ConfigError(
+        "generate_batch and continuous batching do not run with scout, as they bring their own cache: call model.generate"
+    )
 
 
 def by_name(parameters: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

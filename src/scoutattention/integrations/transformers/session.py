@@ -29,10 +29,19 @@ from ..queries import scaled
 from .cache import Limit, ScoutCache
 from .linear import multiply_natively
 from .memory import BatchMemory, make_memory
-from .model import read_model
+from .model import check_queries, read_model
 from .model_pass import Pass, PromptPass, StepPass, starts_of
 from .query import ModuleQueries, Probe
-from .refusals import CACHES, by_name, cache_parameter, check_generate, check_state, forward_parameters, parameters_of
+from .refusals import (
+    CACHES,
+    by_name,
+    cache_parameter,
+    check_generate,
+    check_state,
+    forward_parameters,
+    parameters_of,
+    refuse_continuous_batching,
+)
 
 PREFIX = "scoutattention-"
 """Of the names of attention functions; every session has its own."""
@@ -131,17 +140,20 @@ class ScoutSession:
         general = model.generation_config
         undo.callback(setattr, general, "cache_implementation", general.cache_implementation)
         general.cache_implementation = None  # checkpoints of Gemma name one
-        original, before = model.generate, vars(model).get("generate")
+        original = model.generate
 
         @wraps(original)
         def generate(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401  # as those of the original
             return self._generate(original, args, kwargs)
 
-        undo.callback(vars(model).update, generate=before) if before else undo.callback(delattr, model, "generate")
-        vars(model)["generate"] = generate
+        own = vars(model)
+        for method, stand_in in (("generate", generate), ("init_continuous_batching", refuse_continuous_batching)):
+            undo.callback(own.update, {method: own[method]}) if method in own else undo.callback(own.pop, method)
+            own[method] = stand_in
 
     def _generate(self, original: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         model = self.served.model
+        check_queries(self.served)
         limit = check_generate(model, by_name(parameters_of(original), args, kwargs))
         others = {key: value for key, value in kwargs.items() if key not in CACHES}
         if not self._generating.acquire(blocking=False):
