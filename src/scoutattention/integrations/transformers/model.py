@@ -109,7 +109,7 @@ def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
 
 
 def _sink_logits(served: ServedModel) -> Tensor | None:
-    sinks = [getattr(attention, "sinks", None) for attention in served.attentions]
+    sinks: list[Any] = [getattr(attention, "sinks", None) for attention in served.attentions]
     if sinks[0] is None:
         return None
     shape = served.shape

@@ -53,7 +53,7 @@ def cache_parameter(model: PreTrainedModel) -> str:
 def refuse_continuous_batching(*_: object, **__: object) -> NoReturn:
     """Raises ConfigError."""
     raise ConfigError(
-        "generate_batch and continuous batching do not run with scout, as they bring their own cache: call model.generate"
+        "generate_batch and continuous batching do not run with scout: they bring their own cache; call model.generate"
     )
 
 
