@@ -2,6 +2,7 @@
 # make test    formatting, lint, types and the fast tests
 # make test-all  the same, with the slow tests
 # make test-gpu  the tests that need a GPU: every kernel, and the engine
+# make test-transformers  the tests inside transformers, with the oldest version that is served; test-all runs them too
 # make test-vllm  the tests of the plugin inside vLLM, which has an environment of its own, .venv-vllm
 # make site    the docs as a site, in build/site
 # make clean   remove everything that make made
@@ -29,7 +30,7 @@ SHARED := -n $(TEST_PROCESSES) --dist worksteal
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all test-gpu test-vllm site check clean
+.PHONY: help demo test test-all test-gpu test-transformers test-vllm site check clean
 
 help:
 	@sed -n '/^# /s/^# //p; /^$$/q' Makefile
@@ -45,6 +46,7 @@ test: check $(VENV)/.model $(VENV)/.harness
 test-all: check $(VENV)/.model $(VENV)/.harness
 	$(BIN)/pytest -m 'not gpu' tests/runtime
 	$(BIN)/pytest -m 'not gpu' $(SHARED) --ignore tests/runtime
+	$(MAKE) --no-print-directory test-transformers
 
 # Here Triton compiles the kernels: other tests have its interpreter run them.
 test-gpu: $(VENV)/.package
@@ -52,6 +54,10 @@ test-gpu: $(VENV)/.package
 
 site: $(VENV)/.package
 	$(BIN)/sphinx-build -W --keep-going -q -c docs/site docs build/site
+
+# The newest version is in .venv. This one stands before it.
+test-transformers: $(VENV)/.model $(VENV)/transformers-oldest/.made
+	PYTHONPATH=$(VENV)/transformers-oldest $(BIN)/pytest tests/integrations/transformers tests/bench/test_gpu_others.py
 
 test-vllm: $(VENV)/.model $(VENV)-vllm/.made
 	SCOUT_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/pytest -m slow tests/integrations/vllm
@@ -86,6 +92,10 @@ $(VENV)/.model: $(VENV)/.package
 # What it depends on, hundreds of megabytes, is for its tasks; its interface needs nothing more.
 $(VENV)/.harness: $(VENV)/.package
 	$(BIN)/pip install --no-deps lm-eval==0.4.13
+	touch $@
+
+$(VENV)/transformers-oldest/.made: $(VENV)/.package
+	$(BIN)/pip install --no-deps --upgrade --target $(@D) transformers==5.17.0 'huggingface-hub<2'
 	touch $@
 
 # vLLM's CPU build wants packages for images and sound, which no test needs, and a name that vLLM then looks for in vain.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..cache.digests.key_codes import MainDimDigests
 from ..cache.digests.make import make_digests
@@ -34,6 +35,7 @@ from .prompt.trial import ScoutTrial
 from .recall import Recall
 from .scout import Parts, ScoutAttention
 from .share_limit import CpuShareLimit
+from .softmax import Softmax
 
 MakeTransport = Callable[[KVStore], FarTransport]
 """Makes what brings far attention to the CPU, for a store."""
@@ -66,11 +68,13 @@ class Around:
 
     make_transport: see `MakeTransport`; called only where blocks may be absent.
     stored: a model's corrections, see `scout calibrate`.   observer: looks on, and changes nothing.
+    sink_logits: see `Softmax`.
     """
 
     make_transport: MakeTransport
     stored: Correction | None = None
     observer: Observer | None = None
+    sink_logits: Tensor | None = None
 
 
 def build_cache(
@@ -102,10 +106,11 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     store.follow(trusted, fresh=True, of_prompt=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)
     trial = ScoutTrial(config, shape.num_layers, model, calibrated, store.ranks)
-    prompt = PromptAttention(config, store, cache.digests, ops, shape.scale, trial, trusted)
+    softmax = Softmax(ops, shape.scale, around.sink_logits)
+    prompt = PromptAttention(config, store, cache.digests, softmax, trial, trusted)
     if store.resident:
         takes_all = config.budget is None and store.slots is None
-        resident = ResidentAttention(store, ops, shape.scale, None if takes_all else chooser)
+        resident = ResidentAttention(store, softmax, None if takes_all else chooser)
         return Built(cache, resident, prompt, calibrated)
     assert store.slots is not None
     far = FarWork(around.make_transport(store), ops, shape.scale, correct=config.ablation.correct_far)
@@ -115,7 +120,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     parts = Parts(
         store=store,
         ops=ops,
-        scale=shape.scale,
+        softmax=softmax,
         chooser=chooser,
         predictor=calibrated or PlainPredictor(model),
         far=far,

@@ -8,9 +8,9 @@ from typing_extensions import override
 from ..cache.batch import Batch
 from ..cache.pool import BlockPool, PackedPool
 from ..cache.store import KVStore
-from ..kernels.ops import Ops
 from ..types import BlockList, Partial, Rope
 from .choose import Choice, Chooser, every_block
+from .softmax import Softmax
 from .step import Attend, Attention, Step, StepStats
 
 
@@ -21,10 +21,10 @@ class ResidentAttention(Attention[Step]):
     their open blocks in a pool of their own, need a chooser, if only one that takes them all.
     """
 
-    def __init__(self, store: KVStore, ops: Ops, scale: float, chooser: Chooser | None) -> None:
+    def __init__(self, store: KVStore, softmax: Softmax, chooser: Chooser | None) -> None:
         self._store = store
-        self._ops = ops
-        self._scale = scale
+        self._ops = softmax.ops
+        self._softmax = softmax
         self.chooser = chooser
         self.exchange = store.exchange
 
@@ -52,11 +52,11 @@ class ResidentAttention(Attention[Step]):
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
             store.append(layer, k, v, batch)
             if pages is not None:
-                return self._attend(store.near_pool, layer, q, pages).out.to(q.dtype)
+                return self._out(layer, self._attend(store.near_pool, layer, q, pages)).to(q.dtype)
             assert self.chooser is not None
             takes_all = self.chooser.takes_all(batch)
             choice = everything if takes_all else self.chooser.judge(layer, q, batch)
-            return self._chosen(layer, q, choice, batch).out.to(q.dtype)
+            return self._out(layer, self._chosen(layer, q, choice, batch)).to(q.dtype)
 
         return attend
 
@@ -78,6 +78,9 @@ class ResidentAttention(Attention[Step]):
             return False
         return self._store.slots is not None or not self.chooser.takes_all(batch)
 
+    def _out(self, layer: int, keys: Partial) -> Tensor:
+        return keys.out if self._softmax.sink_logits is None else self._softmax.beside_sink(layer, keys)
+
     def _chosen(self, layer: int, q: Tensor, choice: Choice, batch: Batch) -> Partial:
         store = self._store
         if store.slots is None:
@@ -93,4 +96,4 @@ class ResidentAttention(Attention[Step]):
         return self._attend(pool, layer, q, blocks)
 
     def _attend(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
-        return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._scale)
+        return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._softmax.scale)

@@ -20,6 +20,7 @@ from .observer import Attended, Chosen, Observer
 from .predict import Predictor, source_layers
 from .recall import Recall
 from .share_limit import CpuShareLimit
+from .softmax import Softmax
 from .step import Attend, Attention, Decision, ScoutStep, StepMemory, StepStats, Work, residency, sort_sequences
 
 
@@ -29,7 +30,7 @@ class Parts:
 
     store: KVStore
     ops: Ops
-    scale: float
+    softmax: Softmax
     chooser: Chooser
     predictor: Predictor
     far: FarWork
@@ -172,17 +173,19 @@ class ScoutLayers:
             self._look_ahead(layer, x)
         store.transfers.wait_for_copies(layer)
         pool = store.near_pool
-        request = PartialRequest(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.scale)
+        request = PartialRequest(q, pool.k[layer], pool.v[layer], self._near(layer, wanted), parts.softmax.scale)
         near, far = parts.far.take(self._calls.pop(layer, ()), request)
         guard = None
         if far is not None and ahead is not None and wanted is not None and parts.guard is not None:
             guard = parts.guard.of(step, layer, wanted, ahead)
-        merged = near if far is None else parts.ops.join(JoinRequest(q, near, *far, parts.scale, guard))
+        merged = near if far is None else parts.ops.join(JoinRequest(q, near, *far, parts.softmax.scale, guard))
         if parts.observer is not None:
             far_weight = (1 - (near.lse - merged.lse).exp()).clamp(min=0)
             guarded = None if guard is None else guard.counts[0] > 0
             parts.observer.attended(layer, q, partial(self._choose, layer), Attended(far_weight, guarded))
-        return merged.out.to(q.dtype)
+        softmax = parts.softmax
+        out = merged.out if softmax.sink_logits is None else softmax.beside_sink(layer, merged)
+        return out.to(q.dtype)
 
     @property
     def _waits_for_true_query(self) -> bool:

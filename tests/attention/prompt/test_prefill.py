@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoutattention.attention.prompt import trial
 from scoutattention.attention.prompt.prefill import PromptAttention
+from scoutattention.attention.softmax import Softmax
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference_prompt import causal, causal_by_group, causal_by_head
 from scoutattention.types import Rope
@@ -73,7 +74,7 @@ def placed(tokens, size):
     torch.manual_seed(3)
     found = []
     empty = SimpleNamespace(closed=[0], block_size=8, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16))
-    reader = PromptAttention(None, empty, None, PlainOps(torch.device("cpu")), 0.3, None, None)
+    reader = PromptAttention(None, empty, None, Softmax(PlainOps(torch.device("cpu")), 0.3), None, None)
     reader.place = lambda row, layer, prompt: found.append(prompt)
     attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
     for layer in range(2):

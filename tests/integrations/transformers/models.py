@@ -1,5 +1,7 @@
 """Small random models of the families that scout serves, prompts for them, and what must be as before."""
 
+from inspect import signature
+
 import torch
 import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -18,6 +20,10 @@ FAMILIES = {
     "granite": ("Granite", {"attention_multiplier": 0.2}),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0, 1]}),
     "glm4": ("Glm4", {}),
+    "gpt-oss": (
+        "GptOss",
+        {"sliding_window": 32, "layer_types": 2 * MIXED[1:], "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
     "gemma3": ("Gemma3", {"sliding_window": 32, "layer_types": 2 * MIXED, "query_pre_attn_scalar": 24}),
 }
 
@@ -47,6 +53,12 @@ def answer(model, given, new_tokens=20, **options):
     return model.generate(**given, **greedy | options)[:, given["input_ids"].shape[1] :]
 
 
+def as_cache(model, cache):
+    """A cache as the argument that the installed version has for it."""
+    known = signature(type(model).forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
 def state(model):
     """All of a model, and of the library, that a session changes."""
     modules = list(model.modules())
@@ -56,6 +68,7 @@ def state(model):
             for m in modules
         ],
         [id(getattr(module, "config", None)) for module in modules],
+        [vars(module).get("forward") for module in modules],
         model.config.to_dict() | {"attention": model.config._attn_implementation},
         model.generation_config.to_dict(),
         {name: value for name, value in vars(model).items() if name != "_modules"},

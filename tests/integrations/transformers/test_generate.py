@@ -9,7 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from scoutattention import CapacityError, ConfigError, scout
 
-from .models import answer, make, prompts
+from .models import answer, as_cache, make, prompts
 
 
 @pytest.fixture(scope="module")
@@ -91,24 +91,23 @@ def answer_outside(model, given):
     return answer(fresh, given)
 
 
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")
 def test_a_loop_of_ones_own(model):
     given = prompts(60, 40)
     expected = answer(model, given, 6)
     positions = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with scout(model, budget=None) as session, torch.no_grad():
         cache, made = session.new_cache(max_length=65), []
-        out = model(**given, position_ids=positions, past_key_values=cache)
+        out = model(**given, position_ids=positions, **as_cache(model, cache))
         for step in range(6):
             made.append(out.logits[:, -1].argmax(-1))
             if step < 5:
                 place = positions[:, -1:] + 1 + step
-                out = model(input_ids=made[-1][:, None], position_ids=place, past_key_values=cache)
+                out = model(input_ids=made[-1][:, None], position_ids=place, **as_cache(model, cache))
         assert torch.equal(torch.stack(made, 1), expected)
         with pytest.raises(ConfigError, match="room for 65 tokens of a sequence, and is full: raise max_length"):
-            model(input_ids=made[-1][:, None], past_key_values=cache)
+            model(input_ids=made[-1][:, None], **as_cache(model, cache))
         with pytest.raises(ConfigError, match="2 x 3 tokens come after 2 prompts"):
-            model(input_ids=given["input_ids"][:, :3], past_key_values=cache)
+            model(input_ids=given["input_ids"][:, :3], **as_cache(model, cache))
 
 
 def test_a_loop_without_the_sessions_cache_is_refused(model):
@@ -116,8 +115,11 @@ def test_a_loop_without_the_sessions_cache_is_refused(model):
     with scout(model) as session, torch.no_grad():
         old = session.new_cache(50)
         session.new_cache(50)
-        for cache in ({}, {"use_cache": False}, {"past_key_values": old}):
-            with pytest.raises(ConfigError, match=r"with the session's cache alone: call model\.generate"):
+        for cache in ({}, {"use_cache": False}, as_cache(model, old)):
+            name = next(iter(as_cache(model, None)))
+            with pytest.raises(
+                ConfigError, match=rf"session's cache alone: call model\.generate, or pass {name}=session"
+            ):
                 model(**given, **cache)
         with pytest.raises(ConfigError, match="parts of the model do not run by themselves"):
             model.model(**given)
@@ -125,7 +127,7 @@ def test_a_loop_without_the_sessions_cache_is_refused(model):
 
 def test_gradients_are_refused(model):
     with scout(model) as session, pytest.raises(ConfigError, match="scout computes no gradients"):
-        model(**prompts(40), past_key_values=session.new_cache(50))
+        model(**prompts(40), **as_cache(model, session.new_cache(50)))
 
 
 @pytest.mark.parametrize("name", ["crop", "reset", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"])

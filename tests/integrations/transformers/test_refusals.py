@@ -1,6 +1,7 @@
 """What scout does not run with is refused by name before anything runs, and leaves the model as it was."""
 
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,24 @@ def test_generation_modes(model, arguments, message):
     assert not runs
 
 
+def test_continuous_batching(model):
+    with scout(model), pytest.raises(ConfigError, match="generate_batch and continuous batching do not run with scout"):
+        model.generate_batch([[5, 6, 7]])
+
+
+def test_an_adapter_that_comes_inside():
+    model = make("llama")
+    with scout(model):
+        attention = model.model.layers[1].self_attn
+        own, attention.q_proj = attention.q_proj, torch.nn.Sequential(attention.q_proj)
+        with pytest.raises(
+            UnsupportedModelError, match=r"query projection of LlamaForCausalLM is not a plain nn.Linear"
+        ):
+            answer(model, prompts(40))
+        attention.q_proj = own
+        assert answer(model, prompts(40)).shape == (1, 20)
+
+
 def test_a_mode_of_the_models_own_generation_config(model):
     with scout(model):
         model.generation_config.num_beams = 4
@@ -85,7 +104,7 @@ def test_models(model):
 
     with pytest.raises(ConfigError, match="takes a model of transformers, and here is a str"):
         scout("smollm2")
-    for name in ("Gemma2", "GptOss"):
+    for name in ("Gemma2", "Gemma"):
         with pytest.raises(UnsupportedModelError, match=f"{name}ForCausalLM .* not among the causal models .* llama"):
             scout(made(name))
     with pytest.raises(UnsupportedModelError, match=r"LlamaModel \(model_type 'llama'\) is not among"):
@@ -112,6 +131,32 @@ def test_training_mode():
             answer(model, prompts(40))
 
 
+def test_compiled_models():
+    model = make("llama")
+    with pytest.raises(ConfigError, match="takes a model of transformers, and here is a OptimizedModule"):
+        scout(torch.compile(model))
+    before = state(model)
+    session = scout(model)
+    model.model.layers[1].compile()
+    with pytest.raises(ConfigError, match=r"was compiled with model.compile\(\)"):
+        scout(model)
+    with pytest.raises(ConfigError, match=r"was compiled with model.compile\(\)"), session:
+        pass
+    assert state(model) == before
+    model.model.layers[1]._compiled_call_impl = None
+    with session:
+        model.compile()
+        with pytest.raises(ConfigError, match=r"was compiled with model.compile\(\)"):
+            answer(model, prompts(40))
+
+
+def test_offloaded_weights():
+    model = make("llama")
+    model.model.layers[2].to("meta")
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM is on cpu, meta, and scout needs it on one"):
+        scout(model)
+
+
 def test_settings(model):
     with pytest.raises(ConfigError, match="scout has no setting 'bugdet': write budget"):
         scout(model, bugdet=2048)
@@ -132,6 +177,16 @@ def test_versions(model, installed, monkeypatch):
         ConfigError, match=f"transformers {installed} is installed, and scout knows 5.17 or newer, below"
     ):
         scout(model)
+
+
+def test_the_oldest_version_is_installed_with_the_extra_and_tested():
+    root, (major, minor) = Path(__file__).parents[3], entry.OLDEST
+    assert (
+        f'transformers = ["transformers>={major}.{minor},<{entry.BELOW[0]}"]' in (root / "pyproject.toml").read_text()
+    )
+    assert f"transformers=={major}.{minor}.0 " in (root / "Makefile").read_text()
+    page = (root / "docs/integrations/transformers.md").read_text()
+    assert f"transformers {major}.{minor} or newer, below {entry.BELOW[0]}" in page
 
 
 def test_a_missing_library(model, monkeypatch):

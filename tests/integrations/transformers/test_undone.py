@@ -1,14 +1,12 @@
 """A session leaves the model, and the library, as they were."""
 
-from inspect import signature
-
 import pytest
 import torch
 from transformers import LogitsProcessorList
 
 from scoutattention import ConfigError, scout
 
-from .models import answer, make, prompts, state
+from .models import answer, as_cache, make, prompts, state
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +55,14 @@ def test_a_cache_whose_call_failed_is_not_used_again(model, calls):
     given = prompts(80)
     with scout(model) as session, torch.no_grad():
         cache = session.new_cache(100)
-        name = next(name for name in ("cache", "past_key_values") if name in signature(type(model).forward).parameters)
         if calls == 2:
-            model(**given, **{name: cache})
+            model(**given, **as_cache(model, cache))
         handle = model.model.layers[1].mlp.register_forward_hook(fail)
         with pytest.raises(KeyboardInterrupt):
-            model(input_ids=given["input_ids"][:, :1], **{name: cache})
+            model(input_ids=given["input_ids"][:, :1], **as_cache(model, cache))
         handle.remove()
         with pytest.raises(ConfigError, match="the session's cache alone"):
-            model(input_ids=given["input_ids"][:, :1], **{name: cache})
+            model(input_ids=given["input_ids"][:, :1], **as_cache(model, cache))
         assert session._memory.batch == 0
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
 from ...config import ScoutConfig
-from ...kernels.ops import Ops
 from ...kernels.reference_recall import Moves
 from ...types import Rope
 from ..recall import first_residents
+from ..softmax import Softmax
 from ..step import Attend
 from .trial import ScoutTrial, TrialSample, sample_every
 
@@ -44,8 +44,7 @@ class PromptAttention:
         config: ScoutConfig,
         store: KVStore,
         digests: Stages,
-        ops: Ops,
-        scale: float,
+        softmax: Softmax,
         trial: ScoutTrial,
         trusted: Tensor,
     ) -> None:
@@ -53,8 +52,7 @@ class PromptAttention:
         self._config = config
         self._store = store
         self._digests = digests
-        self._ops = ops
-        self._scale = scale
+        self._softmax = softmax
         self._trial = trial
         self._trusted = trusted
 
@@ -80,7 +78,7 @@ class PromptAttention:
             if layer not in unfinished:
                 unfinished[layer] = _Seen(total, every, *self._store.read_prefix(layer, row))
             known = unfinished[layer].add(q, k, v, x)
-            out = self._ops.causal(q, *known, self._scale)
+            out = self._softmax.causal(layer, q, *known)
             if len(known[0]) == total:
                 prompt = unfinished.pop(layer).layer(tried)
                 self.place(row, layer, prompt)
@@ -123,7 +121,7 @@ class PromptAttention:
         transfers = self._store.transfers
         assert slots is not None
         assert transfers is not None
-        mass = block_mass(q, k, size, self._scale)
+        mass = block_mass(q, k, size, self._softmax.scale)
         slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
         heads, count = blocks.shape

@@ -1,12 +1,13 @@
 """A model of transformers over a decoder's own weights, to measure it against."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 from transformers.utils import logging
 
 from ...errors import ConfigError
@@ -28,6 +29,12 @@ def make_model(decoder: Decoder, config_json: Mapping[str, Any]) -> PreTrainedMo
     with decoder.device:
         inner.rotary_emb = type(inner.rotary_emb)(config)  # no checkpoint has its tables
     return model
+
+
+def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
+    """A cache as an argument of the model's call: `cache`, or before transformers 5.24 `past_key_values`."""
+    known = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def _state(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:

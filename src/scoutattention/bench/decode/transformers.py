@@ -10,7 +10,7 @@ from typing_extensions import override
 from ... import scout
 from ...cache.pool import TORCH_DTYPES
 from ...models.loader import load, open_files
-from ..common.transformers_model import make_model
+from ..common.transformers_model import cache_argument, make_model
 from .job import DecodeJob, Decoding, Setup
 
 
@@ -24,7 +24,7 @@ class TransformersDecoding(Decoding):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._prompts = torch.tensor(job.prompts)
         self._model = _model(job)
-        self._cache = self._make_cache(job)
+        self._cache = cache_argument(self._model, self._make_cache(job))
         self._tokens: list[torch.Tensor] = []
 
     @override
@@ -47,7 +47,7 @@ class TransformersDecoding(Decoding):
         return DynamicCache(config=self._model.config)
 
     def _forward(self, ids: torch.Tensor) -> None:
-        out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        out = self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **self._cache)
         self._tokens.append(out.logits[:, -1].argmax(-1))
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ...attention.step import StepStats
 from ...engine.device import free_memory
 from ...errors import CapacityError
-from ..common.transformers_model import make_model
+from ..common.transformers_model import cache_argument, make_model
 from .cases import LeftOut, Result, Rival
 from .decode import Bench, Case, Stepper, Taken, free, time_steps_of, to_result, tried
 
@@ -80,7 +80,7 @@ class TransformersSteps(Stepper):
 
 def forward(model: PreTrainedModel, cache: DynamicCache, ids: Tensor) -> Tensor:
     """The next token of each sequence, int64 [B], after tokens [B, T] that are added to the cache."""
-    out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache_argument(model, cache))
     chosen: Tensor = out.logits[:, -1].argmax(-1)
     return chosen
 

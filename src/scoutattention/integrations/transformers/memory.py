@@ -94,5 +94,6 @@ def make_memory(
         plan = plan_memory(shape, scout, engine, available_memory(), free_memory(served.device))
         ops = make_ops(engine, served.device, workers)
         cache = build_cache(shape, scout, plan, ops, kv_dtype=engine.kv_dtype)
-        around = Around(partial(make_transport, ops=ops, workers=workers, scale=shape.scale))
+        transport = partial(make_transport, ops=ops, workers=workers, scale=shape.scale)
+        around = Around(transport, sink_logits=served.sink_logits)
         return BatchMemory(plan, build(shape, queries, scout, ops, cache, around))

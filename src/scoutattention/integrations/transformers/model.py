@@ -1,20 +1,21 @@
 """What of a model of transformers is served: its layers with full attention, and their sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from ...cache.pool import TORCH_DTYPES
 from ...errors import ConfigError, UnsupportedModelError
 from ...shape import ModelShape
+from .refusals import check_state
 
 LEAN = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose queries are a norm, a projection, perhaps a norm of heads, and a rotary embedding of all channels."""
-PROBED = ("gemma3_text", "glm4", "granite", "mixtral", "qwen3_moe", "smollm3")
+PROBED = ("gemma3_text", "glm4", "gpt_oss", "granite", "mixtral", "qwen3_moe", "smollm3")
 """Families whose queries their own attention modules make."""
 
 
@@ -23,7 +24,7 @@ class ServedModel:
     """A model, and what of it is served.
 
     numbers: of the layers with full attention among all layers.   layers: these.   shape: of these alone.
-    scaling: what their queries are multiplied with, beside the shape's own scale.
+    scaling: what their queries are multiplied with, beside the shape's own scale.   sink_logits: see `Softmax`.
     """
 
     model: PreTrainedModel
@@ -31,6 +32,7 @@ class ServedModel:
     layers: tuple[nn.Module, ...]
     shape: ModelShape
     scaling: float
+    sink_logits: Tensor | None
 
     @property
     def attentions(self) -> list[Any]:
@@ -58,8 +60,7 @@ def read_model(model: object) -> ServedModel:
         raise UnsupportedModelError(
             f"{name} (model_type {config.model_type!r}) is not among the causal models that scout knows: {known}"
         )
-    if model.training:
-        raise ConfigError(f"{name} is in training mode, and scout only decodes: call model.eval()")
+    check_state(model)
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) != 1 or model.device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{name} is on {', '.join(sorted(devices))}, and scout needs it on one CPU or GPU")
@@ -72,13 +73,21 @@ def read_model(model: object) -> ServedModel:
     all_layers = model.base_model.get_submodule("layers")
     assert isinstance(all_layers, nn.ModuleList)
     layers = tuple(all_layers[number] for number in numbers)
-    shape = _shape(model, layers)
+    served = ServedModel(model, numbers, layers, _shape(model, layers), 1.0, None)
+    check_queries(served)
     scaling = {_scaling(name, layer.get_submodule("self_attn")) for layer in layers}
     if len(scaling) != 1:
         raise UnsupportedModelError(
             f"layers of {name} scale their scores by {sorted(scaling)}, and scout by one number"
         )
-    return ServedModel(model, numbers, layers, shape, scaling.pop() / shape.scale)
+    return replace(served, scaling=scaling.pop() / served.shape.scale, sink_logits=_sink_logits(served))
+
+
+def check_queries(served: ServedModel) -> None:
+    """Raises UnsupportedModelError where a query projection is not what scouts are made with."""
+    if any(type(getattr(attention, "q_proj", None)) is not nn.Linear for attention in served.attentions):
+        name = type(served.model).__name__
+        raise UnsupportedModelError(f"the query projection of {name} is not a plain nn.Linear, as scout needs it")
 
 
 def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
@@ -99,10 +108,16 @@ def _shape(model: PreTrainedModel, layers: tuple[nn.Module, ...]) -> ModelShape:
     )
 
 
+def _sink_logits(served: ServedModel) -> Tensor | None:
+    sinks: list[Any] = [getattr(attention, "sinks", None) for attention in served.attentions]
+    if sinks[0] is None:
+        return None
+    shape = served.shape
+    return torch.stack(sinks).detach().float().view(-1, shape.num_kv_heads, shape.group_size)
+
+
 def _scaling(name: str, attention: Any) -> float:  # noqa: ANN401  # of no one type
     """What an attention module multiplies scores with. Raises UnsupportedModelError for what scout does not compute."""
-    if type(getattr(attention, "q_proj", None)) is not nn.Linear:
-        raise UnsupportedModelError(f"the query projection of {name} is not a plain nn.Linear, as scout needs it")
     if getattr(attention, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(f"{name} caps its attention scores (attn_logit_softcapping), which scout does not")
     if not attention.is_causal:

@@ -3,13 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import PreTrainedModel
 
 from ...errors import ConfigError
 from .cache import Limit
 
+CACHES = ("cache", "past_key_values")
+"""The names that a model's call has for its cache: since transformers 5.24, and before."""
 DEFAULT_NEW_TOKENS = 20
 """What transformers generates where nobody says how much."""
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
@@ -43,9 +45,30 @@ def forward_parameters(forward: Callable[..., object]) -> tuple[str, ...]:
     return parameters_of(forward)[1:]
 
 
+def cache_parameter(model: PreTrainedModel) -> str:
+    """Which of `CACHES` the installed version knows."""
+    return next(name for name in CACHES if name in forward_parameters(type(model).forward))
+
+
+def refuse_continuous_batching(*_: object, **__: object) -> NoReturn:
+    """Raises ConfigError."""
+    raise ConfigError(
+        "generate_batch and continuous batching do not run with scout: they bring their own cache; call model.generate"
+    )
+
+
 def by_name(parameters: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, those too that are given by their place."""
     return dict(zip(parameters, args, strict=False)) | dict(kwargs)
+
+
+def check_state(model: PreTrainedModel) -> None:
+    """Raises ConfigError where a model is in training mode, or compiled."""
+    name = type(model).__name__
+    if model.training:
+        raise ConfigError(f"{name} is in training mode, and scout only decodes: call model.eval()")
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        raise ConfigError(f"{name} was compiled with model.compile(), and scout needs its layers' hooks: load it anew")
 
 
 def check_generate(model: PreTrainedModel, arguments: Mapping[str, Any]) -> Limit:
@@ -61,8 +84,7 @@ def check_generate(model: PreTrainedModel, arguments: Mapping[str, Any]) -> Limi
         own = (getattr(source, name, None) for source in sources)
         return given if given is not None else next((each for each in own if each is not None), None)
 
-    if model.training:
-        raise ConfigError(f"{type(model).__name__} is in training mode, and scout only decodes: call model.eval()")
+    check_state(model)
     for name, (allowed, reason) in REFUSED.items():
         found = value(name)
         if not any(found is one or (type(found) is type(one) and found == one) for one in allowed):

@@ -1,6 +1,7 @@
 """The session of one model: what is put into the model on entry, and taken out of it on exit."""
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,24 +17,48 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...attention.predict import source_layers
 from ...config import EngineConfig, ScoutConfig
-from ...engine.device import find_device
+from ...engine.device import find_device, kernels_for
 from ...engine.engine import SPARE_CORES
 from ...engine.stats import Stats
 from ...errors import ConfigError
 from ...hardware.host import usable_cores
+from ...kernels.native import RowKernels
 from ...runtime.workers import Workers
 from ...types import Rope
 from ..queries import scaled
 from .cache import Limit, ScoutCache
+from .linear import multiply_natively
 from .memory import BatchMemory, make_memory
-from .model import read_model
+from .model import check_queries, read_model
 from .model_pass import Pass, PromptPass, StepPass, starts_of
 from .query import ModuleQueries, Probe
-from .refusals import by_name, check_generate, forward_parameters, parameters_of
+from .refusals import (
+    CACHES,
+    by_name,
+    cache_parameter,
+    check_generate,
+    check_state,
+    forward_parameters,
+    parameters_of,
+    refuse_continuous_batching,
+)
 
 PREFIX = "scoutattention-"
 """Of the names of attention functions; every session has its own."""
+BUSY = "generate runs in this session already, and a session has one batch at a time: wait until it ends"
 _NUMBERS = count(1)
+_ENTERING = threading.Lock()
+
+
+class _Now(threading.local):
+    """What this thread's call of the model has come to.
+
+    running: its pass.   input: of the served layer that runs, x [B, T, E].   began: when, in seconds.
+    """
+
+    running: Pass | None = None
+    input: Tensor | None = None
+    began = 0.0
 
 
 class ScoutSession:
@@ -41,7 +66,8 @@ class ScoutSession:
 
     On entry the served attention modules get a copy of their configuration that names the session's attention function,
     the served layers and the model get hooks, and the model gets a `generate` of its own, which checks what it is asked
-    and brings the cache. On exit all of this is taken back, and the memory is released.
+    and brings the cache. On a CPU linear layers get native products of few rows. On exit all of this is taken back, and
+    the memory is released. One call of `generate` runs at a time, in any thread; an exit waits for it.
 
     served: the model, and what of it is served.
     """
@@ -55,29 +81,32 @@ class ScoutSession:
         self._settings = (scout, engine)
         self._probe = Probe()
         self._queries = ModuleQueries(self.served, self._probe, lean=self.served.lean)
+        self._generating = threading.Lock()
+        self._now = _Now()
         self._workers: Workers | None = None
         self._memory: BatchMemory | None = None
         self._cache: ScoutCache | None = None
-        self._pass: Pass | None = None
-        self._input: Tensor | None = None
-        self._began = 0.0
         self._stats = Stats(device=engine.device)
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
-        if any(attention.config._attn_implementation.startswith(PREFIX) for attention in self.served.attentions):
-            raise ConfigError("this model is inside a `with scout(...)` already: leave that one first")
-        with ExitStack() as undo:
+        with _ENTERING, ExitStack() as undo:
+            if any(attention.config._attn_implementation.startswith(PREFIX) for attention in self.served.attentions):
+                raise ConfigError("this model is inside a `with scout(...)` already: leave that one first")
+            check_state(self.served.model)
             engine = self._settings[1]
             spare = SPARE_CORES * (engine.device != "cpu")
             self._workers = undo.enter_context(Workers(engine.workers or max(1, usable_cores() - spare)))
             undo.callback(self._forget)
             self._put_in(undo)
+            if kernels_for(engine, self.served.device) == "native":
+                multiply_natively(self.served.model, RowKernels(self._workers), undo)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._undo.close()
+        with self._generating:
+            self._undo.close()
 
     def stats(self) -> Stats:
         """Totals since the session was made."""
@@ -86,9 +115,12 @@ class ScoutSession:
     def new_cache(self, max_length: int) -> ScoutCache:
         """A cache for a loop of one's own, of sequences that become at most `max_length` tokens long.
 
-        `generate` makes its own. The model takes it as `past_key_values`: first with prompts, then with one token of
-        each at a time. A session has one cache at a time; the one before is released.
+        `generate` makes its own. The model takes it as `cache` (before transformers 5.24 as `past_key_values`): first
+        with prompts, then with one token of each at a time. A session has one cache at a time; the one before is
+        released. Raises ConfigError while `generate` runs.
         """
+        if self._generating.locked():
+            raise ConfigError(BUSY)
         return self._make_cache(Limit(total=max_length))
 
     def _put_in(self, undo: ExitStack) -> None:
@@ -108,25 +140,29 @@ class ScoutSession:
         general = model.generation_config
         undo.callback(setattr, general, "cache_implementation", general.cache_implementation)
         general.cache_implementation = None  # checkpoints of Gemma name one
-        original, before = model.generate, vars(model).get("generate")
+        original = model.generate
 
         @wraps(original)
         def generate(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401  # as those of the original
             return self._generate(original, args, kwargs)
 
-        undo.callback(vars(model).update, generate=before) if before else undo.callback(delattr, model, "generate")
-        vars(model)["generate"] = generate
+        own = vars(model)
+        for method, stand_in in (("generate", generate), ("init_continuous_batching", refuse_continuous_batching)):
+            undo.callback(own.update, {method: own[method]}) if method in own else undo.callback(own.pop, method)
+            own[method] = stand_in
 
     def _generate(self, original: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         model = self.served.model
+        check_queries(self.served)
         limit = check_generate(model, by_name(parameters_of(original), args, kwargs))
-        names = "cache", "past_key_values"  # the newer one first
-        name = next(name for name in names if name in forward_parameters(type(model).forward))
-        others = {key: value for key, value in kwargs.items() if key not in names}
+        others = {key: value for key, value in kwargs.items() if key not in CACHES}
+        if not self._generating.acquire(blocking=False):
+            raise ConfigError(BUSY)
         try:
-            return original(*args, **others, **{name: self._make_cache(limit)})
+            return original(*args, **others, **{cache_parameter(model): self._make_cache(limit)})
         finally:
             self._release()
+            self._generating.release()
 
     def _make_cache(self, limit: Limit) -> ScoutCache:
         self._release()
@@ -135,7 +171,7 @@ class ScoutSession:
 
     def _release(self) -> None:
         """Let go of the running sequences; their memory stays, for the next ones."""
-        self._cache = self._pass = self._input = None
+        self._cache = self._now.running = self._now.input = None
         if self._memory is not None:
             self._memory.release()
 
@@ -148,29 +184,30 @@ class ScoutSession:
 
     def _begin(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the model runs: see what it is asked, and make its pass."""
-        if self._pass is not None:  # the last call failed half-way, and so did its cache
-            self._release()
-        self._began = time.perf_counter()
         given = by_name(forward_parameters(type(model).forward), args, kwargs)
-        cache = given.get("cache", given.get("past_key_values"))
-        if self._cache is None or cache is not self._cache:
+        cache: Any = next((given[name] for name in CACHES if name in given), None)
+        own = self._cache is not None and cache is self._cache
+        if own and self._now.running is not None:  # the last call failed half-way, and so did its cache
+            self._release()
+        if not own or self._cache is None:
             raise ConfigError(
                 "inside `with scout(model)` the model runs with the session's cache alone: call model.generate, or "
-                "pass past_key_values=session.new_cache(max_length)"
+                f"pass {cache_parameter(model)}=session.new_cache(max_length)"
             )
         if torch.is_grad_enabled():
             raise ConfigError("scout computes no gradients: run the model inside `with torch.no_grad()`")
+        self._now.began = time.perf_counter()
         ids = given.get("input_ids")
         batch, length = (given["inputs_embeds"] if ids is None else ids).shape[:2]
         seen: int = cache.get_seq_length()
         if not seen:
             starts = starts_of(given.get("attention_mask"), batch, length)
             memory = self._admit(batch, cache.limit.of(length))
-            self._pass = PromptPass(memory, starts, length)
+            self._now.running = PromptPass(memory, starts, length)
             return
         assert self._memory is not None
         self._memory.check(batch, seen, length)
-        self._pass = StepPass(self._memory, batch)
+        self._now.running = StepPass(self._memory, batch)
 
     def _admit(self, batch: int, length: int) -> BatchMemory:
         """Memory with rows for a new batch."""
@@ -185,10 +222,10 @@ class ScoutSession:
 
     def _enter(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before a served layer runs: keep its input, from which scouts of later layers are made."""
-        self._input = args[0] if args else kwargs["hidden_states"]
-        if index == 0 and self._pass is not None:
+        self._now.input = args[0] if args else kwargs["hidden_states"]
+        if index == 0 and self._now.running is not None:
             cos, sin = kwargs["position_embeddings"]
-            self._pass.begin(Rope(cos.float(), sin.float()))
+            self._now.running.begin(Rope(cos.float(), sin.float()))
 
     def _attend(
         self,
@@ -203,22 +240,23 @@ class ScoutSession:
         probed = self._probe.answer(query)
         if probed is not None:
             return probed, None
-        if self._pass is None or self._input is None:
+        running, x = self._now.running, self._now.input
+        if running is None or x is None:
             raise ConfigError(
                 "inside `with scout(model)` parts of the model do not run by themselves: call model.generate"
             )
         layer = self.served.numbers.index(module.layer_idx)
         heads = (scaled(query, self.served.scaling), key, value)
-        return self._pass.attend(layer, heads, self._input), None
+        return running.attend(layer, heads, x), None
 
     def _end(self, *_: object) -> None:
         """After the model has run: end its pass, and count."""
-        assert self._pass is not None
+        assert self._now.running is not None
         assert self._memory is not None
         assert self._cache is not None
-        ended, self._pass, self._input = self._pass, None, None
+        ended, self._now.running, self._now.input = self._now.running, None, None
         done = ended.finish()
-        seconds, batch, stats = time.perf_counter() - self._began, self._memory.batch, self._stats
+        seconds, batch, stats = time.perf_counter() - self._now.began, self._memory.batch, self._stats
         if isinstance(ended, PromptPass):
             stats = replace(
                 stats,

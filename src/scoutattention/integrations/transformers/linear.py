@@ -1,0 +1,37 @@
+"""Products of a decode step's few rows, by the native kernels in place of PyTorch's."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...cache.pool import TORCH_DTYPES
+from ...kernels.native import RowKernels
+from ...models.decoder import FEW_ROWS
+
+
+def multiply_natively(model: nn.Module, kernels: RowKernels, undo: ExitStack) -> None:
+    """Let a model's linear layers, which are on the CPU, multiply few rows by `kernels`; `undo` takes it back.
+
+    A `forward` of the module's own stands before its class's. Modules that have one already keep it, and so do
+    subclasses of nn.Linear, of which nobody knows what they compute.
+    """
+    dtypes = set(TORCH_DTYPES.values())
+    for module in model.modules():
+        own = vars(module)
+        if type(module) is nn.Linear and "forward" not in own and module.weight.dtype in dtypes:
+            own["forward"] = partial(_linear, module, kernels, module.forward)
+            undo.callback(own.pop, "forward", None)
+
+
+def _linear(module: nn.Linear, kernels: RowKernels, original: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """What `nn.Linear` gives of rows [..., A]: [..., B], in their dtype."""
+    weight, bias, width = module.weight, module.bias, input.shape[-1]
+    if input.numel() > FEW_ROWS * width or torch.is_grad_enabled() or input.dtype != weight.dtype:
+        return original(input)
+    out = kernels.linear(input.reshape(-1, width), weight.detach())
+    if bias is not None:
+        out += bias
+    return out.to(input.dtype).view(*input.shape[:-1], -1)
