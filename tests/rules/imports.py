@@ -57,7 +57,7 @@ DOORS = {
     "starlette": ("server/",),
     "uvicorn": ("server/",),
     "pydantic": ("server/",),
-    "prometheus_client": ("server/",),
+    "prometheus_client": ("server/", "integrations/vllm/metrics.py"),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "tqdm": ("cli/",),
@@ -65,7 +65,8 @@ DOORS = {
     "vllm": ("integrations/vllm/",),
     "matplotlib": ("eval/fidelity/plot.py", "eval/retrieval/plot.py", "bench/plot.py"),
 }
-ENVIRONMENT = ("cli/", "models/calibration.py")  # the command's settings, and where calibrations are stored
+# The command's settings, where calibrations are stored, and what vLLM says to its processes by nothing else.
+ENVIRONMENT = ("cli/", "models/calibration.py", "integrations/vllm/")
 
 
 def imported(source: Source, node: ast.stmt) -> list[str]:

@@ -18,6 +18,10 @@ class NormedQueries(QueryModel):
     def queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:
         """The queries [n, H, G, D] of a layer's normed inputs z [n, E]."""
 
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Rows x [T, A] times a correction's weights; see `linear`."""
+        return linear(x, weight)
+
     @override
     def project_query(self, layer: int, x: Tensor, rope: Rope, adjust: Adjust | None = None) -> Tensor:
         z = self.normed_input(layer, x)
@@ -25,7 +29,7 @@ class NormedQueries(QueryModel):
 
     @override
     def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
-        return self.queries(layer, corrected(self.normed_input(layer, x), by, linear), rope)
+        return self.queries(layer, corrected(self.normed_input(layer, x), by, self.multiply), rope)
 
 
 def scaled(q: Tensor, scaling: float) -> Tensor:

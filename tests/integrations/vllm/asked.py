@@ -10,16 +10,23 @@ import sys
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+
+
+FAR = "scout:blocks_far_total"
+RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+"""Without the plugin, which sets it: then vLLM runs as it does with the plugin."""
 
 
 def main():
     question, out = json.load(sys.stdin), os.dup(1)
     os.dup2(2, 1)  # vLLM writes there too
-    os.environ.update(ENVIRONMENT | question.get("environment", {}))
-    from vllm import LLM, SamplingParams  # noqa: PLC0415  # behind the environment
+    runner = {} if "additional_config" in question["llm"] else RUNNER
+    one_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if question["watched"] else {}
+    os.environ.update(ENVIRONMENT | runner | one_process | question["environment"])
+    from prometheus_client import REGISTRY  # noqa: PLC0415  # behind the environment
+    from vllm import LLM, SamplingParams  # noqa: PLC0415
 
     stock = {} if "additional_config" in question["llm"] else {"enable_prefix_caching": False, "enforce_eager": True}
     common = {
@@ -30,13 +37,27 @@ def main():
         "disable_log_stats": True,
     }
     llm = LLM(skip_tokenizer_init=True, **(common | stock | question["llm"]))
+    peak = watch(llm.llm_engine.engine_core.engine_core.scheduler) if question["watched"] else [0]
     params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=question["tokens"], detokenize=False)
     answers = []
     for prompts in question["batches"]:
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         answers.append([list(output.outputs[0].token_ids) for output in outputs])
-    stats = llm.collective_rpc("scout_stats") if "additional_config" in question["llm"] else None
-    os.write(out, json.dumps({"answers": answers, "stats": stats}).encode())
+    far = sum(sample.value for metric in REGISTRY.collect() for sample in metric.samples if sample.name == FAR)
+    os.write(out, json.dumps({"answers": answers, "far": far, "peak": max(peak)}).encode())
+
+
+def watch(scheduler):
+    """Numbers of requests that ran at once, a list that grows with every step."""
+    schedule, running = scheduler.schedule, []
+
+    def watched(*args):
+        out = schedule(*args)
+        running.append(len(scheduler.running))
+        return out
+
+    scheduler.schedule = watched
+    return running
 
 
 if __name__ == "__main__":

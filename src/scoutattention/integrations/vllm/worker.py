@@ -1,6 +1,5 @@
 """vLLM's CPU worker with a session of scout: it tells the session of requests, and vLLM of its one block for each."""
 
-from dataclasses import asdict
 from typing import Any
 
 from typing_extensions import override
@@ -12,9 +11,11 @@ from ...hardware.host import usable_cores
 from ...runtime.ranks import ALONE, Joined, Ranks
 from ...runtime.workers import Workers
 from .backend import ScoutBackend
+from .memory import settings_of
+from .metrics import Totals
 from .model import read_model
-from .session import Session, with_lengths
-from .settings import Settings, read_settings
+from .session import Session
+from .settings import Settings
 from .spec import one_block
 
 
@@ -23,17 +24,11 @@ class ScoutWorker(CPUWorker):
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # vLLM's
         super().__init__(vllm_config, *args, **kwargs)
-        settings = read_settings(vllm_config.additional_config)
-        assert settings is not None
-        ranks = vllm_config.parallel_config.tensor_parallel_size
-        self.scout_settings: Settings = with_lengths(
-            settings,
-            vllm_config.scheduler_config.max_num_seqs,
-            vllm_config.model_config.max_model_len,
-            ranks,
-        )
-        self.scout_workers = Workers(settings.engine.workers or max(1, usable_cores() // ranks))
+        self.scout_settings: Settings = settings_of(vllm_config)
+        engine = self.scout_settings.engine
+        self.scout_workers = Workers(engine.workers or max(1, usable_cores() // engine.tensor_parallel_size))
         self.scout_session: Session | None = None
+        self.scout_totals: Totals | None = None
 
     @override
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -53,7 +48,16 @@ class ScoutWorker(CPUWorker):
         for number, layer in enumerate(served.layers):
             impl: Any = layer.attend.impl
             impl.session, impl.number = session, number
-        self.scout_session = session
+        self.scout_session, self.scout_totals = session, Totals(self.vllm_config.instance_id, self._labels())
+
+    def _labels(self) -> dict[str, str]:
+        """As vLLM's own metrics have them; and the rank, because ranks attend to different heads."""
+        config = self.vllm_config
+        return {
+            "model_name": config.model_config.served_model_name,
+            "engine": str(config.parallel_config.data_parallel_index),
+            "rank": str(get_tp_group().rank_in_group),
+        }
 
     @override
     def get_kv_cache_spec(self) -> dict[str, Any]:
@@ -70,11 +74,9 @@ class ScoutWorker(CPUWorker):
                 assert computed == 0
                 prompts[name] = known[name].num_tokens
         assert self.scout_session is not None
+        assert self.scout_totals is not None
         gone = scheduler_output.finished_req_ids | (scheduler_output.preempted_req_ids or set())
         self.scout_session.come_and_go(sorted(gone), prompts)
-        return super().execute_model(scheduler_output)
-
-    def scout_stats(self) -> dict[str, float]:
-        """What all decode steps did, by the names of `StepStats`: for `LLM.collective_rpc("scout_stats")`."""
-        assert self.scout_session is not None
-        return asdict(self.scout_session.stats)
+        output = super().execute_model(scheduler_output)
+        self.scout_totals.write(self.scout_session.stats)
+        return output

@@ -1,0 +1,112 @@
+"""Decoding in vLLM with the plugin and without it, in turns: so many steps of the one, so many of the other.
+
+SCOUT_VLLM_PYTHON=.venv-vllm-0.32.0/bin/python .venv/bin/python -m tests.integrations.vllm.speed
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from scoutattention.models.resolve import resolve
+from scoutattention.models.text import Tokenizer
+
+from .expand import expand_gguf
+
+ROOT = Path(__file__).parents[3]
+ROOM = 512
+"""Tokens of an answer at most."""
+
+
+class Paced:
+    """A process of `paced`.   loaded, read: seconds of loading the model, and of reading the prompts."""
+
+    def __init__(self, python, llm, prompts, environment=()):
+        self.process = subprocess.Popen(
+            [python, "-m", "tests.integrations.vllm.paced"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        question = {"llm": llm, "prompts": prompts, "tokens": ROOM, "environment": dict(environment)}
+        self.loaded, self.read = self.ask(json.dumps(question))
+        self.ask("4")  # what is made once
+
+    def ask(self, line):
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(self.process.communicate()[1][-3000:])
+        return json.loads(answer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+def compare(python, model, prompts, scout, *, rounds=5, steps=8):
+    """Milliseconds of steps, by engine; and what each took before that."""
+    longest = max(map(len, prompts)) + ROOM
+    common = {
+        "model": str(model),
+        "dtype": "float32",
+        "seed": 0,
+        "max_model_len": longest,
+        "max_num_seqs": len(prompts),
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "gpu_memory_utilization": 0.4,
+    }
+    engines = {
+        "vllm": common | {"enable_prefix_caching": False, "enforce_eager": True},
+        "vllm with scout": common | {"additional_config": {"scout": scout}},
+    }
+    with ExitStack() as stack:
+        running = {
+            name: stack.enter_context(Paced(python, llm, prompts, {"VLLM_CPU_KVCACHE_SPACE": "2"}))
+            for name, llm in engines.items()
+        }
+        times = {name: [] for name in engines}
+        for _ in range(rounds):
+            for name, one in running.items():
+                times[name] += [1e3 * seconds for seconds in one.ask(str(steps))]
+        return times, {name: (one.loaded, one.read) for name, one in running.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--context", type=int, default=7168, help="tokens of each prompt")
+    parser.add_argument("--batch", type=int, default=4, help="prompts")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="of each engine in a round")
+    parser.add_argument("--scout", type=json.loads, default={"budget": 1024, "device_memory": "slots"})
+    options = parser.parse_args()
+    text = "".join(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))
+    with tempfile.TemporaryDirectory() as directory:
+        model = expand_gguf(resolve("smollm2"), Path(directory))
+        ids = Tokenizer.from_directory(model).encode(text)
+        prompts = [ids[97 * number :][: options.context] for number in range(options.batch)]
+        times, before = compare(
+            os.environ["SCOUT_VLLM_PYTHON"], model, prompts, options.scout, rounds=options.rounds, steps=options.steps
+        )
+    print(f"smollm2, float32, {options.batch} prompts of {options.context} tokens, scout={json.dumps(options.scout)}")
+    print(f"{'':16} {'ms a step':>10} {'quickest':>9} {'tokens/s':>9} {'prompt tokens/s':>16}")
+    for name, each in times.items():
+        typical, read = median(each), options.batch * options.context / before[name][1]
+        print(f"{name:16} {typical:10.1f} {min(each):9.1f} {1e3 * options.batch / typical:9.1f} {read:16.0f}")
+    stock, ours = times.values()
+    print(f"{median(stock) / median(ours):.2f} times the tokens a second of vLLM without the plugin")
+
+
+if __name__ == "__main__":
+    main()
