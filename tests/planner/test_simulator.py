@@ -159,6 +159,16 @@ def test_products_of_many_rows_are_bound_by_computing():
     assert products == pytest.approx(25e-3, rel=0.2)
 
 
+@pytest.mark.parametrize(("batch", "ms"), [(1, 9.8 / 2), (4, 16.5 / 2)])
+def test_products_with_weights_in_few_bits(batch, ms):
+    """96 MB, in ms of two threads on a machine that reads 26 GB/s: docs/lab/2026-11-26-stored-weights.md."""
+    known = read_model("smollm2-135m")
+    work = Work(replace(known.shape, dtype="float32"), known.tied, 128, batch, SCOUT, weights=96_000_000)
+    costs = costs_of("full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9)))
+    products = 30 * (costs.layer.before + costs.layer.after - CPU_LAYER_S) + costs.head
+    assert products * 1e3 == pytest.approx(ms, rel=0.2)
+
+
 def test_steps_that_were_measured_on_a_cpu():
     """The median error is at most a fifth."""
     known = read_model("smollm2-135m")
