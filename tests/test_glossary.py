@@ -21,11 +21,11 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 """A term in the first column, and what may stand beside it there."""
 
 PLAIN_WORDS = """
-action answer app base build capacity case chat check code command common correct description drawing error evaluate
-exact file flag folder form found function generate hardware idle ignore input job join known line list load local
-make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply report
-request resolve result retrieval round row rule run score security seed sending setting setup shape sources stage state
-stop store table task text timing trace type watch word work write picture
+" action answer app base build capacity case chat check code command common correct description drawing error evaluate
+exact explore file flag folder form found function generate hardware idle ignore input job join known line list load
+local make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply
+report request resolve result retrieval round row rule run score security seed sending setting setup shape sources
+stage state stop store table task text timing trace type watch word work write picture
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """

@@ -69,7 +69,9 @@ class CacheFolderError(ScoutError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What a message about an unknown name adds: the known name that is most like it, if any is, and all of them."""
-    names = list(known)
-    close = get_close_matches(name.lower(), names, 1)
-    return (f"{close[0]!r} is the nearest; " if close else "") + f"give one of {', '.join(names)}"
+    """What a message about an unknown name adds: known names that begin with it, or the one most like it; and all."""
+    names, asked = list(known), name.lower()
+    close = [one for one in names if asked and one.startswith(asked)] or get_close_matches(asked, names, 1)
+    shown = ", ".join(map(repr, close))
+    hint = f"{shown} {'is' if len(close) == 1 else 'are'} the nearest; " if close else ""
+    return f"{hint}give one of {', '.join(names)}"

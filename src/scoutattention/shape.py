@@ -96,8 +96,14 @@ class ModelShape:
 
 
 class NamedShape(NamedTuple):
-    """A model without its weights.   tied: whether embedding and head are one table."""
+    """A model without its weights.
+
+    tied: whether embedding and head are one table.
+    weights: bytes that all matrices take on a CPU where they stay in blocks of few bits; None where they are in the
+    shape's dtype.
+    """
 
     name: str
     shape: ModelShape
     tied: bool
+    weights: int | None = None

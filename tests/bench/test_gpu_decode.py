@@ -3,7 +3,6 @@
 import gc
 import time
 import weakref
-from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,12 +10,14 @@ import pytest
 import torch
 
 from scoutattention.attention.step import StepStats
+from scoutattention.bench.common import profiler
+from scoutattention.bench.common.profiler import Event
 from scoutattention.bench.gpu import decode as gpu_decode
 from scoutattention.bench.gpu import idle as gpu_idle
 from scoutattention.bench.gpu.cases import LeftOut, Workload, rivals
 from scoutattention.bench.gpu.decode import Bench, Taken, Trace
 from scoutattention.bench.gpu.fetch_all import FetchAllAttention
-from scoutattention.bench.gpu.idle import Event, busy_seconds, by_name, covered
+from scoutattention.bench.gpu.idle import busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu.rounds import measure
 from scoutattention.cache.pool import PackedPool
@@ -334,7 +335,9 @@ def profiled(monkeypatch, events):
         )
         for device, name, start, end in events
     ]
-    monkeypatch.setattr(gpu_idle, "profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
+    kineto = SimpleNamespace(kineto_results=SimpleNamespace(trace_start_ns=time.time_ns))
+    fake = SimpleNamespace(start=lambda: None, stop=lambda: None, events=lambda: seen, profiler=kineto)
+    monkeypatch.setattr(profiler, "profile", lambda activities: fake)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return gpu_idle.traced(lambda: None, 2)
 

@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
-from scoutattention.bench.gpu.idle import Event
-from scoutattention.bench.timeline import kernels
+from scoutattention.bench.common import profiler as profiling
+from scoutattention.bench.common.profiler import Event, Profiler, events_of
 from scoutattention.bench.timeline.build import Piece, pieces
-from scoutattention.bench.timeline.kernels import Kernels, events_of, with_layers
+from scoutattention.bench.timeline.kernels import spans_of, with_layers
 from scoutattention.bench.timeline.recorder import Recorder
 from scoutattention.bench.timeline.watch import Watch, Watched
 from scoutattention.models.loader import load
@@ -304,15 +304,15 @@ def test_kernels_are_on_the_lanes_of_device_and_link(monkeypatch):
     names = ["_append_kernel", "void cutlass::gemm(int)", "_partial_kernel", "_take_kernel", "_join_kernel"] * 2
     names += ["Memcpy HtoD (Pinned -> Device)", "_copy_kernel", "top_blocks"]
     events = [Event(name, 1e6 + 10 * place, 1e6 + 10 * place + 8) for place, name in enumerate(names)]
-    monkeypatch.setattr(kernels, "profile", FakeProfile)
-    monkeypatch.setattr(kernels, "events_of", lambda profiler, device: events)
+    monkeypatch.setattr(profiling, "profile", FakeProfile)
+    monkeypatch.setattr(profiling, "events_of", lambda profiler, device: events)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    recording = Kernels()
-    recording.end()
-    assert recording.spans() == []
-    recording.begin()
-    recording.end()
-    spans = with_layers(recording.spans(), 2)
+    profiler = Profiler()
+    profiler.end()
+    assert spans_of(profiler.events) == []
+    profiler.begin()
+    profiler.end()
+    spans = with_layers(spans_of(profiler.events), 2)
     stages = ["append", "cutlass::gemm", "near", "wait far", "merge"]
     assert [(span.lane, span.name, span.layer) for span in spans] == [
         *(("device", stage, 0) for stage in stages),
@@ -322,6 +322,14 @@ def test_kernels_are_on_the_lanes_of_device_and_link(monkeypatch):
         ("device", "choose", None),
     ]
     assert spans[2] == Span("device", "near", 0, 1.00002, pytest.approx(1.000028))
+
+
+def test_products_of_few_rows_are_a_stage_and_the_last_one_is_the_heads():
+    events = [Event("_product_kernel", 10 * place, 10 * place + 8) for place in range(7)]
+    spans = with_layers(spans_of(events), 3)
+    assert {(span.lane, span.name) for span in spans} == {("device", "product")}
+    assert [span.layer for span in spans] == [0, 0, 1, 1, 2, 2, None]
+    assert {span.layer for span in with_layers(spans_of(events[:5]), 3)} == {None}, "no layer can be told"
 
 
 def test_a_step_that_also_reads_a_prompt_is_told_without_it(tiny_models):

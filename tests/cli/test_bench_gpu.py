@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from scoutattention.attention.step import StepStats
+from scoutattention.bench.common.profiler import Event
 from scoutattention.bench.gpu import decode as gpu_decode
-from scoutattention.bench.gpu.cases import LeftOut, other_programs
-from scoutattention.bench.gpu.idle import Event
+from scoutattention.bench.gpu.cases import TRACED, LeftOut, other_programs
 from scoutattention.bench.gpu.prompts import DummyPrompts
 from scoutattention.bench.gpu.timing import Row
 from scoutattention.cli import main
 from scoutattention.cli.actions import gpu as action
 from scoutattention.engine import device, engine
 from scoutattention.models.recording import About, Recording
+from scoutattention.trace.chrome import from_json
 
 from ..models.test_recording import make_run
 
@@ -39,6 +40,23 @@ def recording(tmp_path):
     file = tmp_path / "r"
     file.write_bytes(Recording(about, {"plain": make_run(seed=1), "calibrated": make_run(seed=2)}).to_bytes())
     return str(file)
+
+
+def test_a_trace_has_steps_of_each_engine(recording, tmp_path, capsys):
+    """Of its first case, beside the steps that are timed."""
+    file = tmp_path / "trace.json"
+    wanted = ("--contexts", "128", "--batches", "1,2", "--quick", "--engines", "full,fetch-all,scout")
+    assert bench(*TINY, *wanted, "--replay", recording, "--trace", str(file)) == 0
+    timelines = from_json(file.read_text())
+    assert list(timelines) == ["full", "fetch-all", "scout"]
+    for timeline in timelines.values():
+        assert len(timeline.steps()) == TRACED
+        assert {span.layer for span in timeline.spans if span.name == "mlp"} == {0, 1, 2, 3}
+    assert {arrow.end.name for arrow in timelines["scout"].arrows} == {"far", "wait far"}
+    assert not timelines["full"].arrows
+    capsys.readouterr()
+    assert main(["trace", str(file)]) == 0
+    assert capsys.readouterr().out.count("decode step") == 3
 
 
 def test_json_and_plot(tmp_path, capsys):

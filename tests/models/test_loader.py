@@ -77,9 +77,9 @@ def test_tied_embeddings_are_stored_once(tmp_path):
     assert tied.head.data_ptr() == tied.embedding.data_ptr()
 
 
-def test_name_and_directory_are_kept(folder):
+def test_the_directory_is_kept(folder):
     model = load(str(folder))
-    assert (model.name, model.path) == (str(folder), folder)
+    assert model.path == folder
     assert model.tokenizer.eos_token_ids == {255}
 
 

@@ -10,6 +10,7 @@ from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
 from scoutattention.hardware.measure import FILE, Measured, store, stored
+from scoutattention.models.shapes.known import shape_config
 from scoutattention.trace.chrome import from_json
 from scoutattention.trace.timeline import far_time
 
@@ -82,16 +83,102 @@ def test_what_is_recommended_can_be_pasted(capsys, tmp_path, monkeypatch):
     assert FakeLLM.made.options["rope_scaling"]["factor"] == 2.0
 
 
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-8B-Instruct", "QWEN3-8B"])
+@pytest.mark.parametrize("hardware", ["RTX4090", "rtx 4090", "NVIDIA GeForce RTX 4090"])
+def test_names_may_be_spelled_as_on_the_hub_and_by_a_driver(name, hardware, capsys):
+    plan = planned(capsys, "plan", name, "--hardware", hardware, "--context", "8192")
+    assert plan["computer"]["name"] == "rtx-4090"
+    command = plan["recommended"][0]["command"]
+    assert f"scout serve {name if '/' in name else 'MODEL'} " in command
+
+
+def config_json(folder, **more):
+    """The config.json of a model of Qwen3-8B's sizes."""
+    (folder / "config.json").write_text(json.dumps({**shape_config("qwen3-8b"), **more}))
+    return str(folder / "config.json")
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+ON_A_CPU = ("--hardware", "desktop", "--context", "8192")
+
+
+def needed(capsys, model, *args):
+    """GiB of host memory of one sequence of a plan, and the command for it."""
+    plan = planned(capsys, "plan", model, *args, "--batch", "1")
+    (row, *_), (alone,) = plan["rows"], plan["alone"]
+    return row["host"] / (1 << 30), row["step_s"], alone["command"]
+
+
+def test_quantised_weights_stay_so_on_a_cpu(tmp_path, capsys):
+    plain, slow, _ = needed(capsys, config_json(tmp_path), *ON_A_CPU)
+    awq, fast, command = needed(capsys, config_json(tmp_path, quantization_config=AWQ), *ON_A_CPU)
+    assert plain - awq == pytest.approx(8.9, abs=0.1), "6.95 billion of 8.19 in 5 bits instead of 16"
+    assert slow > 2 * fast
+    assert "--weights" not in command
+    int4, _, command = needed(capsys, config_json(tmp_path), *ON_A_CPU, "--weights", "int4", "--dtype", "float16")
+    assert int4 < awq
+    assert "--dtype float16 --weights int4" in command
+    assert "config.json has quantised ones" in the_error(
+        capsys, "plan", config_json(tmp_path, quantization_config=AWQ), *ON_A_CPU, "--weights", "int4"
+    )
+
+
+def test_a_gpu_gets_quantised_weights_expanded(tmp_path, capsys):
+    assert main(["plan", config_json(tmp_path, quantization_config=AWQ), "--hardware", "l4", "--context", "8192"]) == 0
+    assert "15.3 GiB of weights" in capsys.readouterr().out
+
+
+def test_the_model_of_a_gguf_file_is_planned_for(capsys):
+    assert main(["plan", "smollm2", *ON_A_CPU]) == 0
+    out = capsys.readouterr().out
+    assert "smollm2 in float32, 93.8 MiB of weights, on desktop" in out
+    assert "scout generate smollm2 --prompt-file FILE" in out
+    assert "smollm2-135m" not in out
+    assert "SmolLM2-135M-Instruct.Q4_1.gguf has quantised ones" in the_error(
+        capsys, "plan", "smollm2", *ON_A_CPU, "--weights", "int8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28},
+            "sliding_window=4096 of config",
+        ),
+        ({"hidden_act": "gelu"}, "only 'silu' is"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised with 'bitsandbytes'"),
+    ],
+)
+def test_a_model_that_the_engine_refuses_gets_no_plan(entries, message, tmp_path, capsys):
+    assert message in the_error(capsys, "plan", config_json(tmp_path, **entries), *ON_A_CPU)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("qwen3-9b", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
+        (("Qwen/Qwen3-9B", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
+        (("Qwen/Qwen3-8B-AWQ", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
         (("qwen3-8b", "--hardware", "h101-sxm"), "'h100-sxm' is the nearest; give one of"),
+        (("qwen3-8b", "--hardware", "H100"), "'h100-sxm', 'h100-pcie', 'h100-nvl', 'h100-16-cores' are the nearest;"),
+        (
+            ("qwen3-8b", "--hardware", "rtx-4090+epic-7763"),
+            "no host 'epic-7763': 'epyc-7763' is the nearest; give one of",
+        ),
+        (("qwen3-8b", "--hardware", "rtx-4091+desktop"), "no card 'rtx-4091': 'rtx-4090' is the nearest"),
+        (("qwen3-8b", "--hardware", "l4", "--weights", "int8"), "--weights int8 is for a CPU, and l4 has a GPU"),
+        (("qwen3-8b", "--hardware", "l4", "--context", "-8"), "--context='-8' is not a list of numbers"),
+        (("qwen3-8b", "--hardware", "desktop", "--explore"), "--explore is for a GPU, and desktop has none"),
+        (
+            ("qwen3-8b", "--hardware", "l4", "--explore", "--batch", "1,2"),
+            "leave --plot, --trace and a second --batch out",
+        ),
         (("llama-3.1-70b", "--hardware", "rtx-4090"), "108.0 GiB are missing"),
         (("qwen3-8b", "--hardware", "l4", "--context", "0"), "--context='0': 0 is below the least value 1"),
         (("qwen3-8b", "--hardware", "l4", "--budget", "32"), "budget=32 tokens is below 96"),
         (("qwen3-8b", "--hardware", "l4", "--budget", "all"), "--budget all is full attention"),
-        (("qwen3-8b", "--hardware", "l4", "--ablation", "digest=minmax"), "the planner knows the costs of candidates"),
+        (("qwen3-8b", "--hardware", "l4", "--ablation", "pooling=max"), "the planner knows the costs of candidates"),
         (("qwen3-8b",), "this computer was not measured yet: run `scout doctor --measure`"),
     ],
 )

@@ -31,7 +31,7 @@ def test_every_computer_is_sound(name):
     assert computer.host.source
     if computer.card is not None:
         assert 8 * GIB <= computer.card.memory <= 192 * GIB
-        assert 200e9 < computer.card.bandwidth < 8000e9
+        assert 200e9 < computer.card.bandwidth <= 8000e9
         assert computer.card.link < computer.card.bandwidth
         assert computer.card.source
 
@@ -41,7 +41,7 @@ def test_a_card_takes_any_host():
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("rtx-4091", "rtx-4090"), ("rtx-4090+epyc-776", "epyc-7763"), ("h100", "h100")]
+    ("name", "near"), [("rtx-4091", "rtx-4090"), ("rtx-4090+epyc-776", "epyc-7763"), ("h100-sxm5", "h100")]
 )
 def test_an_unknown_name_gets_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"'{near}.*is the nearest; give one of"):
@@ -87,7 +87,7 @@ def test_the_memory_plan_agrees(hardware, design, context):
     for batch in (most, most + 1):
         work = work_of(QWEN, SCOUT, context)._replace(batch=batch)
         config, needs, room = settings_of(design, work, computer), needs_of(design, work, computer), room_of(computer)
-        weights = weight_bytes(QWEN.shape, tied=False)
+        weights = weight_bytes(work, computer)
         reading = 0 if design == "full" else context * (4 * 2 * QWEN.shape.hidden_size + 4096)
         device = None if computer.card is None else room.device - weights - reading
         host = needs.cache if batch == most else room.host - (0 if computer.card else weights)

@@ -109,6 +109,7 @@ MEASURED = [
     ("h100-16-cores", "scout", 8192, 4, 12.90),
     ("h100-16-cores", "full", 32768, 12, 27.0),
     ("h100-16-cores", "full", 65536, 6, 26.9),
+    ("h100-16-cores", "full", 32768, 1, 8.6),
     ("h200", "full", 32768, 8, 14.89),
     ("h200", "full", 8192, 4, 6.81),
     ("h200", "scout", 32768, 8, 14.99),
@@ -121,6 +122,14 @@ def test_steps_that_were_measured_on_gpus(hardware, design, context, batch, ms):
     known = read_model("qwen3-8b")
     work = Work(known.shape, known.tied, context, batch, SCOUT)
     assert predict(design, work, find_computer(hardware)).step_s * 1e3 == pytest.approx(ms, rel=0.25)
+
+
+@pytest.mark.parametrize(("design", "ms"), [("compute", 18.9), ("scout", 14.3)])
+def test_steps_with_packed_pages_that_were_measured_on_a_gpu(design, ms):
+    """One H100 as a card of 24 GiB, 32k, batch 8, pages in 8 bits: docs/speed.md. No constant is from these runs."""
+    known = read_model("qwen3-8b")
+    work = Work(known.shape, known.tied, 32768, 8, SCOUT, kv_dtype="int8")
+    assert predict(design, work, find_computer("h100-16-cores")).step_s * 1e3 == pytest.approx(ms, rel=0.25)
 
 
 def test_the_cpu_is_as_busy_as_was_measured():
@@ -157,6 +166,16 @@ def test_products_of_many_rows_are_bound_by_computing():
     costs = costs_of("full", work, TWO_CORES)
     products = 30 * (costs.layer.before + costs.layer.after - CPU_LAYER_S) + costs.head
     assert products == pytest.approx(25e-3, rel=0.2)
+
+
+@pytest.mark.parametrize(("batch", "ms"), [(1, 9.8 / 2), (4, 16.5 / 2)])
+def test_products_with_weights_in_few_bits(batch, ms):
+    """96 MB, in ms of two threads on a machine that reads 26 GB/s: docs/lab/2026-11-26-stored-weights.md."""
+    known = read_model("smollm2-135m")
+    work = Work(replace(known.shape, dtype="float32"), known.tied, 128, batch, SCOUT, weights=96_000_000)
+    costs = costs_of("full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9)))
+    products = 30 * (costs.layer.before + costs.layer.after - CPU_LAYER_S) + costs.head
+    assert products * 1e3 == pytest.approx(ms, rel=0.2)
 
 
 def test_steps_that_were_measured_on_a_cpu():

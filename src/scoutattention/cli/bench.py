@@ -165,6 +165,10 @@ class GpuFlags:
     ] = "cuda"
     as_json: AsJson = False
     plot: Plot = None
+    trace: Annotated[
+        Path | None,
+        flag("--trace", "Write a few steps of each engine's first case, for `scout trace`.", metavar="FILE"),
+    ] = None
 
 
 @takes(GpuFlags)
@@ -181,6 +185,7 @@ def gpu(call: Call[GpuFlags]) -> None:
     if flags.replay is not None and flags.model is not None:
         raise ConfigError("--replay is for dummy weights: a model chooses for itself")
     check_drawing("--plot", flags.plot)
+    check_writable("--trace", flags.trace)
     contexts, batches, minutes = CONTEXTS, BATCHES, MINUTES
     if flags.quick:
         contexts, batches, minutes = QUICK_CONTEXTS, QUICK_BATCHES, QUICK_MINUTES
@@ -194,6 +199,7 @@ def gpu(call: Call[GpuFlags]) -> None:
         steps,
         None if flags.device_limit is None else parse_size(flags.device_limit),
         None if flags.engines is None else read_words("--engines", flags.engines, GPU_ENGINES),
+        flags.trace is not None,
     )
     # A profile leaves CUPTI attached, which slows every later engine by 10 to 20 % (pytorch/pytorch#146604), unless
     # this is set before the first one.

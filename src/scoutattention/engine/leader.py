@@ -17,8 +17,8 @@ from typing_extensions import override
 from ..config import EngineConfig, ScoutConfig
 from ..errors import RankError
 from ..models.decoder import Decoder
-from ..models.loader import LoadedModel, load, read_config
-from ..models.resolve import resolve
+from ..models.formats.model_files import ModelFiles
+from ..models.loader import LoadedModel, config_of, load
 from ..runtime.ranks import Group
 from .device import find_device
 from .engine import Engine
@@ -133,19 +133,18 @@ class LeadingEngine(Engine):
         self._followers.close()
 
 
-def lead(name: str, scout: ScoutConfig, engine_config: EngineConfig) -> tuple[LoadedModel, LeadingEngine]:
+def lead(files: ModelFiles, scout: ScoutConfig, engine_config: EngineConfig) -> tuple[LoadedModel, LeadingEngine]:
     """Load a model with as many ranks as the configuration says, and make the engine of rank 0.
 
     Raises what `load` raises, and RankError where a rank ends.
     """
-    path = resolve(name)
     size = engine_config.tensor_parallel_size
     dtype, scaling = engine_config.dtype, engine_config.rope_scaling
-    read_config(path, dtype, scaling).shape.split(size)  # before anything is started
+    config_of(files, dtype, scaling).shape.split(size)  # before anything is started
     device = find_device(engine_config.device, 0, size)
-    followers = Followers(path, scout, engine_config, device)
+    followers = Followers(files.path, scout, engine_config, device)
     with followers.together():
-        loaded = load(name, dtype, device, followers.ranks, scaling, weights=engine_config.weights)
+        loaded = load(files, dtype, device, followers.ranks, scaling, weights=engine_config.weights)
         return loaded, LeadingEngine(loaded.decoder, scout, engine_config, followers)
 
 

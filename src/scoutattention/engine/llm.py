@@ -23,8 +23,9 @@ from ..config import (
 from ..errors import ConfigError, ScoutError
 from ..hardware.memory_error import named_memory
 from ..models.calibration import default_cache_dir
-from ..models.loader import load, read_config
-from ..models.resolve import resolve
+from ..models.formats.model_files import ModelFiles
+from ..models.loader import config_of, kept_bytes, load, open_model
+from ..shape import NamedShape
 from .answer import Answer, Chunk
 from .device import find_device
 from .engine import Engine
@@ -98,15 +99,16 @@ class LLM:
         **engine_config: Unpack[EngineOptions],
     ) -> None:
         self.model = model
-        self.scout, self.engine_config = _settings(model, scout, read_engine_options(engine_config))
+        options, files = read_engine_options(engine_config), open_model(model)
+        self.scout, self.engine_config = _settings(model, files, scout, options)
         self.engine: Engine
         with named_memory():
             if self.engine_config.tensor_parallel_size > 1:
-                loaded, self.engine = lead(model, self.scout, self.engine_config)
+                loaded, self.engine = lead(files, self.scout, self.engine_config)
             else:
                 settings = self.engine_config
                 device, scaling = find_device(settings.device), settings.rope_scaling
-                loaded = load(model, settings.dtype, device, rope_scaling=scaling, weights=settings.weights)
+                loaded = load(files, settings.dtype, device, rope_scaling=scaling, weights=settings.weights)
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
@@ -220,13 +222,15 @@ class LLM:
 
 
 def _settings(
-    model: str, scout: ScoutConfig | Literal["auto"] | None, engine_config: EngineConfig
+    name: str, files: ModelFiles, scout: ScoutConfig | Literal["auto"] | None, engine_config: EngineConfig
 ) -> tuple[ScoutConfig, EngineConfig]:
-    """The method's settings and the engine's, chosen where they are to be."""
+    """The method's settings and the engine's, chosen where they are to be.   name: of the model, for messages."""
     if scout != "auto":
         return scout or ScoutConfig(), engine_config
-    config = read_config(resolve(model), engine_config.dtype, engine_config.rope_scaling)
-    return choose(model, config, engine_config, default_cache_dir())
+    config = config_of(files, engine_config.dtype, engine_config.rope_scaling)
+    weights = kept_bytes(files, config, engine_config.weights)
+    model = NamedShape(name, config.shape, config.tie_word_embeddings, weights)
+    return choose(model, engine_config, default_cache_dir())
 
 
 def read_engine_options(options: Mapping[str, object]) -> EngineConfig:

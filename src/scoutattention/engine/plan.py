@@ -8,19 +8,16 @@ from ..errors import CapacityError, ConfigError
 from ..hardware.gpu import read_driver
 from ..hardware.host import Host
 from ..hardware.measure import stored
-from ..models.config import ModelConfig
 from ..planner.computers import GIB, Computer, this_computer
 from ..planner.memory import missing
 from ..planner.planner import check_weights, recommend, work_of
 from ..shape import NamedShape
 
 
-def choose(
-    name: str, config: ModelConfig, engine_config: EngineConfig, folder: Path
-) -> tuple[ScoutConfig, EngineConfig]:
+def choose(model: NamedShape, engine_config: EngineConfig, folder: Path) -> tuple[ScoutConfig, EngineConfig]:
     """The settings for `max_num_seqs` sequences of `max_model_len` tokens, or of the model's own limit.
 
-    name: what messages call the model.   folder: where `scout doctor --measure` keeps what it found.
+    folder: where `scout doctor --measure` keeps what it found.
     Raises ConfigError for settings that leave nothing to choose, CapacityError where not even one sequence fits.
     """
     if engine_config.device_memory is not None:
@@ -28,9 +25,8 @@ def choose(
     if engine_config.tensor_parallel_size > 1:
         raise ConfigError("scout='auto' plans for one process: set tensor_parallel_size to 1, or give a ScoutConfig")
     computer = _computer(engine_config, folder)
-    model = NamedShape(name, config.shape, config.tie_word_embeddings)
     check_weights(model, computer)
-    context = engine_config.max_model_len or config.shape.max_positions
+    context = engine_config.max_model_len or model.shape.max_positions
     work = work_of(model, ScoutConfig(), context)._replace(kv_dtype=engine_config.kv_dtype)
     kinds = (engine_config.kv_dtype,)
     best = recommend(work, computer, engine_config.max_num_seqs, kinds) or recommend(work, computer, kinds=kinds)

@@ -7,23 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UnsupportedModelError
 from ..shape import ModelShape
-from .file_fields import Entries, shown
+from .file_fields import Entries
 from .formats.quantised.scheme import read_scheme
 from .rope import RopeConfig
 from .rope_settings import longest, read_rope
-from .shapes.sizes import Family, family_of, read_shape
+from .shapes.sizes import family_of, read_shape, refuse_unsupported
 
 EPSILON_MOST = 1.0
-_WINDOW, _FIRST_WITH_WINDOW = 4096, 28
-"""Keys that attention sees where config.json gives no `sliding_window`, and the first layer of "some" that has one."""
-_ELSEWHERE = {
-    "attention_chunk_size": "attention must see every position",
-    "per_layer_config": "all layers must be alike",
-    "transformers_weights": "weights are read from model.safetensors or from the files of its index",
-}
-"""Entries that no supported model has, whatever they say."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,8 @@ class ModelConfig:
         shape = read_shape(entries, family, dtype)
         rope = read_rope(entries, shape.head_dim, shape.max_positions, rope_scaling)
         shape = replace(shape, max_positions=longest(rope, shape.max_positions))
-        _refuse_unsupported(entries, family)
-        _refuse_window(entries, family, shape)
+        refuse_unsupported(entries, family, shape)
+        read_scheme(entries)
         asked = family.qkv_bias == "asked" and entries.switch("attention_bias", False)
         return cls(
             architecture=family.architecture,
@@ -81,36 +72,4 @@ class ModelConfig:
             output_bias=asked,
             qk_norm=family.qk_norm,
             tie_word_embeddings=entries.switch("tie_word_embeddings", False),
-        )
-
-
-def _refuse_unsupported(config: Entries, family: Family) -> None:
-    if config.raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise config.unsupported("hidden_act", "only 'silu' is")
-    if family.mlp_bias and config.switch("mlp_bias", False):
-        raise config.unsupported("mlp_bias", "only feed-forward layers without biases are")
-    read_scheme(config)
-    for key, advice in _ELSEWHERE.items():
-        if config.raw.get(key) is not None:
-            raise config.unsupported(key, advice)
-
-
-def _refuse_window(config: Entries, family: Family, shape: ModelShape) -> None:
-    """Refuse a model whose attention does not see every position."""
-    types = config.optional_words("layer_types")
-    if types is not None and len(types) != shape.num_layers:
-        raise config.wrong("layer_types", f"of {shape.num_layers} entries, one for each layer")
-    other = sorted(set(types or ()) - {"full_attention", "sliding_attention"})
-    if other:
-        raise UnsupportedModelError(f"layers of type {shown(other[0])} are not supported: only full_attention is")
-    slides = family.window == "all" or "sliding_attention" in (types or ())
-    if family.window == "some" and types is None and config.switch("use_sliding_window", False):
-        slides = shape.num_layers > config.number("max_window_layers", _FIRST_WITH_WINDOW)
-    if not slides:
-        return
-    window = config.optional_count("sliding_window", None if "sliding_window" in config else _WINDOW)
-    if window is not None and window < shape.max_positions:
-        raise UnsupportedModelError(
-            f"sliding_window={window} of {config.source}, below the {shape.max_positions} positions of the model, is "
-            f"not supported: with max_position_embeddings={window} there the model runs up to that length"
         )

@@ -29,16 +29,20 @@ _RECOMPUTED = ".rotary_emb."  # stored by old checkpoints; follows from config.j
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run, the name it was asked for by, and its directory or file."""
+    """A model that is ready to run, and its directory or file."""
 
-    name: str
     path: Path
     decoder: Decoder
     tokenizer: Tokenizer
 
 
+def open_model(name: str) -> ModelFiles:
+    """The files of `smollm2`, a directory, a .gguf file or a name on the hub. Raises what `load` does for a name."""
+    return open_files(resolve(name))
+
+
 def load(
-    name: str,
+    model: str | ModelFiles,
     dtype: DTypeName = "auto",
     device: torch.device | None = None,
     ranks: Ranks = ALONE,
@@ -47,8 +51,9 @@ def load(
     weights: WeightsName = "auto",
     in_place: bool = True,
 ) -> LoadedModel:
-    """Load `smollm2`, a directory, a .gguf file or a name on the hub.
+    """Load a model.
 
+    model: "smollm2", a directory, a .gguf file or a name on the hub; or the files that `open_model` gave.
     dtype: of weights and KV cache; "auto" is the checkpoint's, and float32 for GGUF, whose weights stay as they are on
         a CPU.
     device: where the weights go; None is the CPU.
@@ -61,19 +66,18 @@ def load(
     """
     device = device or torch.device("cpu")
     _check_weights(weights, dtype, device)
-    path = resolve(name)
-    files = open_files(path)
+    files = open_model(model) if isinstance(model, str) else model
     tokenizer = files.tokenizer()
     config = config_of(files, "bfloat16" if weights == "bf16" and dtype == "auto" else dtype, rope_scaling)
     kind = QUANTISED.get(weights)
     stored = files.quantised
     if kind is not None and stored is not None and stored.in_blocks:
         raise ConfigError(
-            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {path} are in {stored.name}: set "
-            "weights (--weights) to 'auto'"
+            f"weights={weights!r} quantises weights of 16 or 32 bits, and those of {files.path} are in {stored.name}: "
+            "set weights (--weights) to 'auto'"
         )
     read = read_weights(files.tensors(), config, device, ranks, in_place=in_place and weights != "bf16", kind=kind)
-    return LoadedModel(name, path, Decoder(config, read, ranks=ranks), tokenizer)
+    return LoadedModel(files.path, Decoder(config, read, ranks=ranks), tokenizer)
 
 
 def _check_weights(weights: WeightsName, dtype: DTypeName, device: torch.device) -> None:
@@ -90,9 +94,15 @@ def open_files(path: Path) -> ModelFiles:
     return GGUFModel(path) if path.is_file() else Directory(path)
 
 
-def read_config(path: Path, dtype: DTypeName, rope_scaling: RopeScaling = None) -> ModelConfig:
-    """The configuration of the model in a directory or a .gguf file; see `load`."""
-    return config_of(open_files(path), dtype, rope_scaling)
+def kept_bytes(files: ModelFiles, config: ModelConfig, weights: WeightsName) -> int | None:
+    """Bytes that all matrices take on a CPU, or None where they are in the config's dtype.
+
+    weights: see `EngineConfig.weights`.
+    """
+    if weights in QUANTISED:
+        kind = QUANTISED[weights]
+        return config.weights // kind.length * kind.size
+    return None if weights == "bf16" else files.weight_bytes(config)
 
 
 def config_of(files: ModelFiles, dtype: DTypeName, rope_scaling: RopeScaling = None) -> ModelConfig:

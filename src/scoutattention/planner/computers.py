@@ -4,7 +4,7 @@ A card's `flops` are those of dense bfloat16 products with float32 sums, and its
 card is plugged into. Sources are named in each row; the figures are peaks, and `costs.py` says what of them is reached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -64,6 +64,7 @@ def _card(gib: float, gb_s: float, tflops: float, link: float, source: str, host
 
 
 CARDS: Mapping[str, Card] = {
+    "b200": _card(179, 8000, 2250, PCIE5, "NVIDIA HGX B200 data sheet"),
     "h200": _card(140, 4800, 989, PCIE5, "NVIDIA H200 data sheet"),
     "h100-sxm": _card(79.6, 3350, 989, PCIE5, "NVIDIA H100 data sheet"),
     "h100-pcie": _card(79.6, 2000, 756, PCIE5, "NVIDIA H100 PCIe product brief"),
@@ -128,6 +129,7 @@ DEVICES: Mapping[str, str] = {
     "a100-sxm4-80gb": "a100-80gb-sxm",
     "a100-sxm4-40gb": "a100-40gb",
     "a100-pcie-40gb": "a100-40gb",
+    "a100-80gb-pcie": "a100-80gb-pcie",
     "rtx-6000-ada-generation": "rtx-6000-ada",
     "rtx-4060-ti": "rtx-4060-ti-16gb",
 }
@@ -137,28 +139,46 @@ DEVICES: Mapping[str, str] = {
 def find_computer(name: str) -> Computer:
     """A card with the host it usually has, a host alone, a cloud's machine, or CARD+HOST.
 
-    Raises ConfigError, naming what is nearest, where there is none of the name.
+    A card may also be called what its driver calls it. Raises ConfigError, naming what is nearest, where there is none
+    of the name.
     """
-    wanted = name.lower()
-    if wanted in CLOUDS:
-        card, host = CLOUDS[wanted]
-        return Computer(wanted, host, CARDS[card])
-    card, plus, host_name = wanted.partition("+")
-    if plus and card in CARDS and host_name in HOSTS:
-        return Computer(wanted, HOSTS[host_name], CARDS[card])
-    if wanted in CARDS:
-        return Computer(wanted, HOSTS[CARDS[wanted].host], CARDS[wanted])
-    if wanted in HOSTS:
-        return Computer(wanted, HOSTS[wanted])
+    first, plus, second = name.partition("+")
+    card, host = _card_key(first), _key(second if plus else first, HOSTS)
+    if plus and card is not None and host is not None:
+        return Computer(f"{card}+{host}", HOSTS[host], CARDS[card])
+    if plus:
+        what, asked, names = ("card", first, [*CARDS]) if card is None else ("host", second, [*HOSTS])
+        raise ConfigError(f"there is no {what} {asked!r}: {nearest(asked, names)}")
+    if card is not None:
+        return Computer(card, HOSTS[CARDS[card].host], CARDS[card])
+    if host is not None:
+        return Computer(host, HOSTS[host])
+    cloud = _key(first, CLOUDS)
+    if cloud is not None:
+        of_cloud, host_of_cloud = CLOUDS[cloud]
+        return Computer(cloud, host_of_cloud, CARDS[of_cloud])
     known = [*CARDS, *HOSTS, *CLOUDS, "measured"]
-    asked = host_name if plus and card in CARDS else card
-    raise ConfigError(f"there is no hardware {name!r}: {nearest(asked, known)}, or CARD+HOST as rtx-4090+epyc-7763")
+    raise ConfigError(f"there is no hardware {name!r}: {nearest(name, known)}, or CARD+HOST as rtx-4090+epyc-7763")
 
 
 def card_named(device: str) -> Card | None:
     """The card that a driver calls `device`, as "NVIDIA GeForce RTX 4090"; None where the table has no such name."""
-    name = device.lower().removeprefix("nvidia ").removeprefix("geforce ").removesuffix(" gpu").replace(" ", "-")
-    return CARDS.get(DEVICES.get(name, name))
+    key = _card_key(device)
+    return None if key is None else CARDS[key]
+
+
+def _card_key(name: str) -> str | None:
+    return _key(name, CARDS) or DEVICES.get(_key(name, DEVICES) or "")
+
+
+def _key(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelled like `name`, whatever the case and what stands between its words."""
+    return next((one for one in known if _spelled(one) == _spelled(name)), None)
+
+
+def _spelled(name: str) -> str:
+    letters = "".join(letter for letter in name.lower() if letter.isalnum())
+    return letters.removeprefix("nvidia").removeprefix("geforce").removesuffix("gpu")
 
 
 def this_computer(host: Host, driver: Driver | None, measured: Measured | None) -> Computer:

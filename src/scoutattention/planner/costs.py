@@ -43,6 +43,7 @@ FAR_CALL_S = 150e-6  # from a flag to its answer, beside the bytes: one H100, hi
 # A CPU that is the device too: docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s.
 CPU_PRODUCTS, CPU_ATTENTION = 0.68, 0.63  # of what threads read: products of few rows; full attention at two lengths
 CORE_FLOPS = 150e9  # of a core, where products are bound by computing: docs/lab/2026-11-23-matrix-products.md, 16 rows
+CORE_BLOCK_FLOPS = 65e9  # the same with weights in few bits: docs/lab/2026-11-26-stored-weights.md, 4 rows of SmolLM2
 CPU_LAYER_S, CPU_CHOICE_S = 100e-6, 150e-6  # of a layer, and of its choice, beside the bytes
 
 
@@ -50,6 +51,7 @@ class Work(NamedTuple):
     """What a step decodes.   kv_dtype: of pages in host memory, or of all where the CPU is the device.
 
     drift: CPU share without a limit; None where only the limit is known.
+    weights: see `NamedShape`.   slots: of a sequence, as a multiple of the budget.
     """
 
     shape: ModelShape
@@ -59,6 +61,8 @@ class Work(NamedTuple):
     scout: ScoutConfig
     kv_dtype: KVDTypeName = "auto"
     drift: float | None = None
+    weights: int | None = None
+    slots: float = SLOTS_PER_BUDGET
 
     @property
     def share(self) -> float:
@@ -98,9 +102,11 @@ class Costs(NamedTuple):
     head: float
 
 
-def weight_bytes(shape: ModelShape, *, tied: bool) -> int:
-    """Bytes of all weights in the shape's dtype."""
-    return shape.matrix_numbers(tied=tied) * shape.dtype_bytes
+def weight_bytes(work: Work, computer: Computer) -> int:
+    """Bytes of all weights: in few bits where a CPU keeps them so, and else in the shape's dtype."""
+    if computer.card is None and work.weights is not None:
+        return work.weights
+    return work.shape.matrix_numbers(tied=work.tied) * work.shape.dtype_bytes
 
 
 def read_rate(host: Processor) -> float:
@@ -110,7 +116,7 @@ def read_rate(host: Processor) -> float:
 
 def costs_of(design: Design, work: Work, computer: Computer) -> Costs:
     """What a step of a design costs on a computer."""
-    return _on_cpu(design, work, computer.host) if computer.card is None else _on_gpu(design, work, computer)
+    return _on_cpu(design, work, computer) if computer.card is None else _on_gpu(design, work, computer)
 
 
 def _parts(shape: ModelShape) -> tuple[int, int, int]:
@@ -130,16 +136,17 @@ def near_tokens(design: Design, work: Work) -> float:
     budget = work.scout.budget
     if design == "full" or budget is None:
         return work.context
-    return min(work.context, SLOTS_PER_BUDGET * budget + work.scout.block_size / 2)
+    return min(work.context, work.slots * budget + work.scout.block_size / 2)
 
 
 def _scan_bytes(work: Work) -> tuple[float, float]:
     """Bytes of digests in one layer: of the scan of all blocks, and of the candidates."""
-    shape, size = work.shape, work.scout.block_size
-    each = work.batch * shape.num_kv_heads
+    shape, size, kind = work.shape, work.scout.block_size, work.scout.ablation.digest
+    each, dim = work.batch * shape.num_kv_heads, shape.head_dim
     blocks, candidates = work.context / size, work.scout.candidate_blocks or 0
-    scan = blocks * key_code_bytes(scan_dims(shape), size)
-    return each * scan, each * min(blocks, candidates) * key_code_bytes(shape.head_dim, size)
+    whole = {"minmax": 8 * dim, "exact": size * dim * shape.dtype_bytes}.get(kind, key_code_bytes(dim, size))
+    scan = key_code_bytes(scan_dims(shape), size) if kind == "two-stage" else whole
+    return each * blocks * scan, each * min(blocks, candidates) * whole
 
 
 def _page_part(work: Work) -> float:
@@ -193,13 +200,13 @@ def _products(numbers: int, work: Work, card: Card) -> float:
     return max(read, 2 * numbers * work.batch / (PRODUCT_FLOPS * card.flops))
 
 
-def _on_cpu(design: Design, work: Work, host: Processor) -> Costs:
+def _on_cpu(design: Design, work: Work, computer: Computer) -> Costs:
     """Everything in one memory: nothing is far, and a budget saves reading."""
-    shape, scout, rate = work.shape, work.scout, read_rate(host)
-    computes = CORE_FLOPS * host.cores
+    shape, scout, rate = work.shape, work.scout, read_rate(computer.host)
+    each = weight_bytes(work, computer) / shape.matrix_numbers(tied=work.tied)
+    computes = computer.host.cores * (CORE_BLOCK_FLOPS if each < shape.dtype_bytes else CORE_FLOPS)
     before, after, head = (
-        max(numbers * shape.dtype_bytes / (CPU_PRODUCTS * rate), 2 * numbers * work.batch / computes)
-        for numbers in _parts(shape)
+        max(numbers * each / (CPU_PRODUCTS * rate), 2 * numbers * work.batch / computes) for numbers in _parts(shape)
     )
     tokens: float = work.context if design == "full" else min(work.context, scout.budget or work.context)
     near = layer_bytes(work, tokens) * _page_part(work) / (CPU_ATTENTION * rate)

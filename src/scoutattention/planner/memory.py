@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..cache.memory_plan import SLOTS_PER_BUDGET, digest_bytes, state_bytes
+from ..cache.memory_plan import digest_bytes, state_bytes
 from ..config import EngineConfig
 from .computers import GIB, Computer
 from .costs import Design, Work, weight_bytes
@@ -57,14 +57,14 @@ def needs_of(design: Design, work: Work, computer: Computer) -> Needs:
     config = settings_of(design, work, computer)
     blocks = -(-work.context // scout.block_size)
     pages = work.batch * blocks
-    weights = weight_bytes(shape, tied=work.tied)
+    weights = weight_bytes(work, computer)
     digests, own = pages * digest_bytes(shape, scout), work.batch * state_bytes(shape, scout, config)
     cache = pages * shape.page_bytes(scout.block_size, config.kv_dtype)
     if computer.card is None:
         return Needs(0, weights + PROGRAM + cache + digests + own, cache)
     if design == "full":
         return Needs(weights + (cache + digests) * 10 // 9 + own, PROGRAM, 0)
-    slots = work.batch * (1 + min(blocks, SLOTS_PER_BUDGET * (scout.budget_blocks or 0)))
+    slots = work.batch * (1 + min(blocks, round(work.slots * (scout.budget_blocks or 0))))
     reading = work.context * (READ_AT_ONCE * shape.hidden_size * shape.dtype_bytes + _token_bytes(work))
     return Needs(
         weights + slots * shape.block_bytes(scout.block_size) + digests + own + reading, PROGRAM + cache, cache

@@ -137,12 +137,16 @@ def make_plan(
 
 def check_weights(model: NamedShape, computer: Computer) -> None:
     """Raises CapacityError, with what is missing, where a computer cannot hold a model's weights."""
-    weights, room = weight_bytes(model.shape, tied=model.tied), room_of(computer)
+    weights, room = weight_bytes(work_of(model, ScoutConfig(), 1), computer), room_of(computer)
     has = room.host if computer.card is None else room.device
     if weights > has:
+        knobs = ["a smaller model"]
+        knobs += ["dtype (--dtype) bfloat16"] if model.shape.dtype == "float32" and model.weights is None else []
+        knobs += ["weights (--weights) int4"] if computer.card is None and model.weights is None else []
+        kept = model.shape.dtype if computer.card is not None or model.weights is None else "few bits"
         raise CapacityError(
-            f"the weights of {model.name} take {weights / GIB:.1f} GiB in {model.shape.dtype}, and {computer.name} has "
-            f"{has / GIB:.1f} GiB for them: {(weights - has) / GIB:.1f} GiB are missing, so take a smaller model or "
+            f"the weights of {model.name} take {weights / GIB:.1f} GiB in {kept}, and {computer.name} has "
+            f"{has / GIB:.1f} GiB for them: {(weights - has) / GIB:.1f} GiB are missing, so take {', '.join(knobs)} or "
             "other --hardware"
         )
 
@@ -209,7 +213,7 @@ def timelines_of(made: Plan) -> dict[str, Timeline]:
 def work_of(model: NamedShape, scout: ScoutConfig, context: int) -> Work:
     """One sequence of a context, even if it is longer than the model allows."""
     shape = replace(model.shape, max_positions=max(context, model.shape.max_positions))
-    return Work(shape, model.tied, context, 1, scout)
+    return Work(shape, model.tied, context, 1, scout, weights=model.weights)
 
 
 def _kv_dtypes(computer: Computer, design: Design) -> tuple[KVDTypeName, ...]:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
 
 TRACED = 3
-"""Steps after the timed ones, in which a profiler sees when the device works."""
+"""Steps after the timed ones, in which a profiler sees when the device works; and those of a timeline."""
 STEPS, QUICK_STEPS = (16, 32), (8, 16)
 """Steps of a run, and of a quick run: not counted, and counted."""
 
@@ -69,6 +69,7 @@ class Workload:
     device_limit: bytes of the device that may be taken, or None for all.
     engines: names of those that run, or None for all.
     warm_up, steps: decode steps of each engine in each case at most; the warm-up is not counted.
+    traced: whether timelines are recorded of each engine's first case, in more steps.
     """
 
     contexts: tuple[int, ...]
@@ -78,11 +79,12 @@ class Workload:
     steps: int = STEPS[1]
     device_limit: int | None = None
     engines: tuple[str, ...] | None = None
+    traced: bool = False
 
     @property
     def more(self) -> int:
         """New tokens that a sequence gets at most."""
-        return self.warm_up + self.steps + TRACED
+        return self.warm_up + self.steps + TRACED * (1 + self.traced)
 
 
 class Kernel(NamedTuple):

@@ -21,9 +21,12 @@ from ...engine.device import find_device, free_memory, make_ops
 from ...engine.engine import Engine
 from ...errors import CapacityError
 from ...models.decoder import Decoder
+from ...trace.timeline import Timeline
+from ..common.profiler import Event
+from ..timeline.recorder import Recorder
 from .cases import TRACED, LeftOut, Result, Rival, Workload
 from .fetch_all import FetchAllAttention
-from .idle import Event, busy_seconds, by_name, traced
+from .idle import busy_seconds, by_name, traced
 from .prompts import Prompts
 from .timing import FAILURES, first_line
 
@@ -53,7 +56,7 @@ class Bench:
     """What every case needs.
 
     until: the time, by `time.perf_counter`, after which no case starts.   tell: is called with every outcome.
-    config_json: of the model, for other programs.
+    config_json: of the model, for other programs.   timelines: by engine, of its first case, where they are asked for.
     """
 
     decoder: Decoder
@@ -62,6 +65,7 @@ class Bench:
     until: float
     tell: Callable[[Result | LeftOut], object]
     config_json: Mapping[str, Any] = field(default_factory=dict)
+    timelines: dict[str, Timeline] = field(default_factory=dict)
 
 
 def run_together(bench: Bench, sharing: list[Rival], case: Case) -> Iterator[Result | LeftOut]:
@@ -210,10 +214,25 @@ def time_steps(bench: Bench, rival: Rival, case: Case, engine: Engine) -> tuple[
         store.admit(row, blocks, engine.plan.quota(batch, engine.plan.max_len))
     try:
         steps = Steps(engine, bench.prompts.place(engine, rival.scout, context, batch), context)
-        return time_steps_of(steps, bench)
+        timed = time_steps_of(steps, bench)
+        if bench.workload.traced and rival.name not in bench.timelines:
+            bench.timelines[rival.name] = record_steps(engine, steps)
+        return timed
     finally:
         for row in range(batch):
             store.release(row)
+
+
+def record_steps(engine: Engine, steps: "Stepper") -> Timeline:
+    """A timeline of TRACED steps; on a GPU what its kernels did, too."""
+    recorder = Recorder(engine)
+    recorder.begin()
+    try:
+        for _ in range(TRACED):
+            recorder.record(steps.take)
+    finally:
+        recorder.end()
+    return recorder.timeline()
 
 
 class Stepper(Protocol):

@@ -2,39 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
+from ..common.profiler import Event, Profiler, short_name
 from .cases import Kernel
-
-COPIES = ("Memcpy", "Memset", "copy_kernel", "unpack_kernel")
-"""Beginnings of the names of events that only move data."""
-LONGEST_NAME = 60
-
-
-class Event(NamedTuple):
-    """A kernel or a copy that a GPU ran, and when, in microseconds."""
-
-    name: str
-    start: float
-    end: float
-
-    @property
-    def copies(self) -> bool:
-        """Whether it only moved data."""
-        return self.name.lstrip("_").startswith(COPIES)
 
 
 def traced(step: Callable[[], object], steps: int) -> list[Event]:
-    """What the GPU ran in `steps` steps; empty where the profiler saw nothing of it, as in some containers."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    """What the GPU ran in `steps` steps; empty where the profiler saw nothing of it."""
+    profiler = Profiler()
+    profiler.begin()
+    try:
         for _ in range(steps):
             step()
-        torch.cuda.synchronize()
-    seen = (event for event in profiler.events() or () if event.device_type.name == "CUDA")
-    return [Event(event.name, event.time_range.start, event.time_range.end) for event in seen]
+    finally:
+        profiler.end()
+    return profiler.events
 
 
 def busy_seconds(events: list[Event], steps: int) -> float | None:
@@ -63,13 +45,3 @@ def by_name(events: list[Event], steps: int) -> tuple[Kernel, ...]:
         for (name, copies), same in named.items()
     )
     return tuple(sorted(kernels, key=lambda kernel: -kernel.ms))
-
-
-def short_name(name: str) -> str:
-    """A kernel's name without its arguments, and of PyTorch's own without what it was made for."""
-    if name.startswith("Mem"):  # from where to where is said in brackets
-        return name[:LONGEST_NAME]
-    name = name.removeprefix("void ").replace("(anonymous namespace)::", "").partition("(")[0]
-    if name.startswith("at::native::"):
-        name = name.partition("<")[0].rpartition("::")[2]
-    return name[:LONGEST_NAME]

@@ -9,9 +9,8 @@ from ...config import ScoutConfig
 from ...errors import ConfigError
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_config, dummy_decoder
-from ...models.loader import load, open_files, read_config
+from ...models.loader import config_of, load, open_model
 from ...models.recording import Recording
-from ...models.resolve import resolve
 from ...models.shapes.known import shape_config
 from .limit import limit_device
 from .prompts import DummyPrompts, Prompts, RealPrompts
@@ -81,11 +80,12 @@ def real_setup(model: str, text: str, longest: int, device: torch.device, limit:
 
     Raises ConfigError where it cannot take `longest` tokens.
     """
+    files = open_model(model)
     if limit is not None:
-        limit_device(device, limit, read_config(resolve(model), "auto"))
-    loaded = load(model, device=device)
+        limit_device(device, limit, config_of(files, "auto"))
+    loaded = load(files, device=device)
     limit = loaded.decoder.shape.max_positions
     if longest > limit:
         raise ConfigError(f"--contexts: with steps {longest} tokens, above the model's own limit of {limit}")
     prompts = RealPrompts(loaded.tokenizer.encode(text))
-    return Setup(loaded.decoder, prompts, model, "its own", open_files(loaded.path).config)
+    return Setup(loaded.decoder, prompts, model, "its own", files.config)

@@ -16,8 +16,9 @@ from ...engine.scheduler import Sequence
 from ...runtime.workers import Job
 from ...trace.timeline import PROMPT, WAIT, Timeline
 from ...types import Rope
+from ..common.profiler import Profiler
 from .build import Recorded, StepRecord, build_timeline
-from .kernels import Kernels
+from .kernels import spans_of
 from .watch import Watch, Watched
 
 MOST = 64
@@ -41,7 +42,7 @@ class Recorder:
         self._prompts: list[Watched] = []
         self._answered: list[Answered] = []
         device = engine.store.device
-        self._kernels = None if device.type == "cpu" else Kernels()
+        self._profiler = None if device.type == "cpu" else Profiler()
 
     def begin(self) -> None:
         """Watch from now on."""
@@ -53,18 +54,22 @@ class Recorder:
         """Decode steps that were recorded."""
         return len(self._steps)
 
+    def record(self, step: Callable[[], object]) -> None:
+        """Take a step of the engine's runner that nobody asks the engine for."""
+        self._step(step)()
+
     def end(self) -> None:
         """Watch no more. A second call does nothing."""
         self._watch.end()
         self._engine.workers.record_tasks(on=False)
-        if self._kernels is not None:
-            self._kernels.end()
+        if self._profiler is not None:
+            self._profiler.end()
 
     def timeline(self) -> Timeline:
         """What was recorded."""
-        kernels = [] if self._kernels is None else self._kernels.spans()
+        kernels = [] if self._profiler is None else spans_of(self._profiler.events)
         layers = self._engine.runner.decoder.shape.num_layers
-        return build_timeline(Recorded(self._prompts, self._steps, kernels, layers, on_cpu=self._kernels is None))
+        return build_timeline(Recorded(self._prompts, self._steps, kernels, layers, on_cpu=self._profiler is None))
 
     def _watch_engine(self) -> None:
         watch, engine, runner = self._watch, self._engine, self._engine.runner
@@ -152,12 +157,12 @@ class Recorder:
 
     def _decode(self, decode: Callable[..., Decoded]) -> Callable[..., Decoded]:
         noted = self._watch.noted("prepare", decode)
-        if self._kernels is None:
+        if self._profiler is None:
             return noted
-        kernels = self._kernels
+        profiler = self._profiler
 
         def call(*args: Any, **options: Any) -> Decoded:  # noqa: ANN401  # see `Runner.decode`
-            kernels.begin()
+            profiler.begin()
             decoded: Decoded = noted(*args, **options)
             return decoded
 

@@ -14,8 +14,8 @@ from ...hardware.doctor import Check
 from ...hardware.host import Host, available_memory, read_cpu, read_memory
 from ...hardware.measure import Measured, store
 from ...models.config import ModelConfig
-from ...models.loader import QUANTISED, config_of, open_files
-from ...models.resolve import gguf_file, resolve
+from ...models.loader import QUANTISED, config_of, open_model
+from ...models.resolve import gguf_file
 from ...runtime.workers import Workers
 
 PROGRAM = 350 << 20
@@ -40,7 +40,7 @@ def measure_reads(folder: Path) -> Check:
 
 def check_model(name: str, host: Host) -> list[Check]:
     """What a model takes on a CPU with the default settings.   Raises what opening a model raises."""
-    files = open_files(resolve(name))
+    files = open_model(name)
     config = config_of(files, "auto")
     weights, dtype, scheme = files.weight_bytes(config), config.shape.dtype, files.quantised
     where = f"in {dtype}"

@@ -27,6 +27,7 @@ from ...engine.device import find_device
 from ...errors import ConfigError
 from ...eval.text import code, prose
 from ...models.recording import load_recording
+from ...trace.chrome import to_json
 from ..bench import GpuFlags
 from ..command import load_action
 from ..output import PlainTable, show, write_file
@@ -70,6 +71,8 @@ def gpu(flags: GpuFlags, workload: Workload, minutes: float) -> None:
         _tell(left)
     measured = measure(bench, engines)
     measured.left_out[:0] = unread
+    if flags.trace is not None:
+        write_file(flags.trace, to_json(bench.timelines).encode())
     if flags.plot is not None:
         write_file(
             flags.plot,

@@ -2,16 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ...config import ScoutConfig, parse_size
-from ...config.fields import format_bytes
+from ...config import DTypeName, ScoutConfig, WeightsName, parse_size
 from ...errors import ConfigError
 from ...hardware.doctor import cache_folder
 from ...hardware.gpu import read_driver
@@ -19,25 +19,28 @@ from ...hardware.host import Host
 from ...hardware.measure import stored
 from ...models.shapes.known import read_model
 from ...planner.computers import Computer, find_computer, this_computer
-from ...planner.planner import Plan, Recommended, Row, make_plan, timelines_of
+from ...planner.explore import Explored, Shares, explore
+from ...planner.planner import Plan, make_plan, timelines_of, work_of
 from ...trace.chrome import to_json
 from ..command import Call, load_action, takes
 from ..flags import Ablations, AsJson, Plot, flag
 from ..inputs import read_numbers
-from ..output import PlainTable, check_drawing, check_writable, show, write_file
-from ..settings import Settings, flag_of, read_settings, settings_of
+from ..output import check_drawing, check_writable, show, write_file
+from ..settings import Settings, read_settings
+from .tables import break_even_table, command_of, explored_table, plan_table, sentences
 
 MEASURED = "measured"
-ABLATIONS = ("candidates", "correction_dims", "recall_interval", "recall_target", "true_query_layers")
+ABLATIONS = ("candidates", "correction_dims", "digest", "recall_interval", "recall_target", "true_query_layers")
 """What the planner knows the cost of."""
-COLUMNS = ("Context", "Design", "Batch", "ms/step", "Tokens/s", "Waits", "CPU share", "CPU takes", "It has", "Memory")
 
 
 @dataclass(frozen=True)
 class PlanFlags:
     """The flags of `scout plan`, beside the settings of the method."""
 
-    shape: Annotated[str, typer.Argument(help="A known model such as qwen3-8b, or a config.json.", show_default=False)]
+    shape: Annotated[
+        str, typer.Argument(help="A known model (qwen3-8b), a config.json or a .gguf file.", show_default=False)
+    ]
     hardware: Annotated[
         str,
         flag(
@@ -59,6 +62,13 @@ class PlanFlags:
         Path | None,
         flag("--drift", "Take the CPU share from what `scout eval fidelity --record` wrote.", metavar="FILE"),
     ] = None
+    dtype: Annotated[
+        DTypeName, flag("--dtype", "Number format of weights and KV cache; 'auto': that of config.json.")
+    ] = "auto"
+    weights: Annotated[WeightsName, flag("--weights", "How a CPU keeps the weights; as in `scout generate`.")] = "auto"
+    explore: Annotated[
+        bool, flag("--explore", "Show what lookahead, budget, digests, slots and recall do, one at a time.")
+    ] = False
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
@@ -79,22 +89,42 @@ def plan(call: Call[PlanFlags]) -> None:
     check_writable("--trace", flags.trace)
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
+    _check_explore(flags, batches)
     settings = _settings(call)
-    model = read_model(flags.shape)
+    model = read_model(flags.shape, flags.dtype, flags.weights)
     computer = computer_of(flags.hardware)
     if flags.host_memory is not None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
-    drift = None if flags.drift is None else _mean_share(flags.drift, settings.scout)
+    _check_weights(flags, computer)
+    drift, shares = (None, None) if flags.drift is None else _recorded(flags.drift, settings.scout)
     made = make_plan(model, computer, settings.scout, contexts, batches, drift)
+    if flags.explore:
+        found = _explore(made, batches[0] if batches else None, shares)
+        _show_explored(found, made, as_json=flags.as_json, recorded=shares is not None)
+        return
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
         write_file(flags.plot, load_action("drawings").gpu_png([row for row in made.rows if row.batch], about))
     if flags.trace is not None:
         write_file(flags.trace, to_json(timelines_of(made)).encode())
+    stored = [f"--{name} {value}" for name in ("dtype", "weights") if (value := getattr(flags, name)) != "auto"]
     if flags.as_json:
-        print(json.dumps(_as_json(made)), flush=True)
+        print(json.dumps(_as_json(made, stored)), flush=True)
         return
-    show(_table(made), _break_even(made), *_lines(made))
+    show(plan_table(made), break_even_table(made), *sentences(made, stored))
+
+
+def _check_explore(flags: PlanFlags, batches: Sequence[int]) -> None:
+    """Raises ConfigError for what --explore would leave out."""
+    if flags.explore and (flags.plot is not None or flags.trace is not None or len(batches) > 1):
+        raise ConfigError("--explore prints one table for each context: leave --plot, --trace and a second --batch out")
+
+
+def _recorded(file: Path, scout: ScoutConfig) -> tuple[float, Shares]:
+    """The mean CPU share of a recording, without a limit, and those of its steps. Raises ModelFileError."""
+    residency = import_module("scoutattention.planner.residency")  # here: NumPy is loaded for it
+    recorded = residency.read_recording(file)
+    return float(residency.mean_share(recorded, scout)), partial(residency.recorded_shares, recorded)
 
 
 def _settings(call: Call[PlanFlags]) -> Settings:
@@ -109,10 +139,34 @@ def _settings(call: Call[PlanFlags]) -> Settings:
     return settings
 
 
-def _mean_share(file: Path, scout: ScoutConfig) -> float:
-    """The CPU share of a recording, without a limit. Raises ModelFileError where the file is none."""
-    residency = import_module("scoutattention.planner.residency")  # here: NumPy is loaded for it
-    return float(residency.mean_share(residency.read_recording(file), scout))
+def _check_weights(flags: PlanFlags, computer: Computer) -> None:
+    """Raises ConfigError for weights that a GPU does not read."""
+    if computer.card is not None and flags.weights in ("int8", "int4"):
+        raise ConfigError(
+            f"--weights {flags.weights} is for a CPU, and {computer.name} has a GPU, whose kernels do not read blocks: "
+            "leave it out"
+        )
+
+
+def _explore(made: Plan, batch: int | None, shares: Shares | None) -> dict[int, list[Explored]]:
+    """What each setting does, for each context. Raises ConfigError without a GPU."""
+    if made.computer.card is None:
+        raise ConfigError(
+            f"--explore is for a GPU, and {made.computer.name} has none, so nothing is far there: leave it out"
+        )
+    contexts = dict.fromkeys(row.context for row in made.rows)
+    cases = {context: work_of(made.model, made.scout, context)._replace(drift=made.drift) for context in contexts}
+    return {context: explore(work, made.computer, batch, shares) for context, work in cases.items()}
+
+
+def _show_explored(found: Mapping[int, Sequence[Explored]], made: Plan, *, as_json: bool, recorded: bool) -> None:
+    if as_json:
+        of = {at: [asdict(one) | {"tokens_per_s": one.tokens_per_s} for one in each] for at, each in found.items()}
+        print(json.dumps(of), flush=True)
+        return
+    show(*(explored_table(each, context, made) for context, each in found.items()))
+    if not recorded:
+        show("Slots and recall need --drift FILE, which `scout eval fidelity MODEL --record FILE` writes.")
 
 
 def computer_of(name: str) -> Computer:
@@ -127,103 +181,13 @@ def computer_of(name: str) -> Computer:
     return this_computer(Host(), read_driver(), measured)
 
 
-def _as_json(made: Plan) -> dict[str, Any]:
+def _as_json(made: Plan, stored: Sequence[str]) -> dict[str, Any]:
     rows = [asdict(row) | {"tokens_per_s": row.tokens_per_s} for row in made.rows]
     best = {"recommended": made.recommended, "alone": made.alone}
-    commands = {name: [asdict(one) | {"command": _command(one, made)} for one in of] for name, of in best.items()}
+    commands = {
+        name: [asdict(one) | {"command": command_of(one, made, stored)} for one in of] for name, of in best.items()
+    }
     even = [one._asdict() for one in made.break_even]
     model = made.model._asdict() | {"shape": asdict(made.model.shape)}
     about = {"model": model, "computer": asdict(made.computer), "scout": asdict(made.scout)}
     return about | {"rows": rows, "break_even": even, "pays_from": made.pays_from} | commands
-
-
-def _table(made: Plan) -> PlainTable:
-    table = PlainTable(*COLUMNS, keys=3, title=_title(made))
-    last = {row.context: row for row in made.rows}
-    for row in made.rows:
-        table.add_row(*_cells(row, made), end_section=row is last[row.context])
-    return table
-
-
-def _title(made: Plan) -> str:
-    shape, card, host = made.model.shape, made.computer.card, made.computer.host
-    weights = shape.matrix_numbers(tied=made.model.tied) * shape.dtype_bytes
-    where = f"{host.cores} cores, {format_bytes(host.memory)} of host memory at {host.bandwidth / 1e9:.0f} GB/s"
-    if card is not None:
-        where = f"{format_bytes(card.memory)} of GPU memory at {card.bandwidth / 1e9:,.0f} GB/s, {where}"
-    return f"{made.model.name} in {shape.dtype}, {format_bytes(weights)} of weights, on {made.computer.name}: {where}"
-
-
-def _cells(row: Row, made: Plan) -> Iterator[str]:
-    yield from (f"{row.context:,}", row.engine)
-    if not row.batch:
-        lacks = {"GPU": row.missing_device, "host": row.missing_host}
-        short = ", ".join(f"{format_bytes(size)} of {what} memory" for what, size in lacks.items() if size)
-        yield from ("-", "-", "-", "-", "-", "-", "-", f"{short} missing")
-        return
-    yield from (str(row.batch), f"{row.ms_per_step:.1f}", f"{row.tokens_per_s:,.0f}", f"{row.idle:.0%}")
-    far = row.far_s > 0
-    yield f"{row.cpu_share:.1%}" if far else ""
-    yield f"{row.far_s * 1e3:.2f} ms" if far else ""
-    yield f"{row.window_s * 1e3:.2f} ms" if row.window_s else ""
-    sizes = {"GPU": row.device, "host": row.host} if made.computer.card else {"host": row.host}
-    yield ", ".join(f"{format_bytes(size)} {what}" for what, size in sizes.items())
-
-
-def _break_even(made: Plan) -> PlainTable:
-    kind = "GPU" if made.computer.card else "host"
-    table = PlainTable("Context", "Scout pays from batch", "Full attention needs", "Scout needs")
-    table.title = f"Break-even with full attention's best batch, and {kind} memory that one sequence needs"
-    for even in made.break_even:
-        pays = "-" if even.batch is None else str(even.batch)
-        table.add_row(f"{even.context:,}", pays, format_bytes(even.full_needs), format_bytes(even.scout_needs))
-    return table
-
-
-def _lines(made: Plan) -> Iterator[str]:
-    if made.pays_from is None:
-        yield "Full attention is faster at every context up to 1,048,576 tokens."
-    else:
-        yield f"At its best batch, scout is faster from contexts of about {made.pays_from:,} tokens on."
-    longest = made.model.shape.max_positions
-    if any(row.context > longest for row in made.rows):
-        yield f"The model itself takes {longest:,} tokens; its card says whether it can be stretched by --rope-scaling."
-    for title, of in (("For many sequences at once", made.recommended), ("For one sequence at a time", made.alone)):
-        for best in of:
-            speed = f"about {best.tokens_per_s:,.0f} tokens/s"
-            yield f"{title} of {best.context:,} tokens ({speed}):\n  {_command(best, made)}"
-    if not made.recommended:
-        yield "Nothing fits: take a smaller model, shorter contexts or other --hardware."
-
-
-def _command(best: Recommended, made: Plan) -> str:
-    """The command that runs what is recommended, with MODEL for the model's name or folder."""
-    words = ["scout serve MODEL" if best.batch > 1 else "scout generate MODEL --prompt-file FILE"]
-    if made.computer.card is not None:
-        words.append("--device cuda")
-    words.append(f"--max-model-len {best.context}")
-    if best.batch > 1:
-        words.append(f"--max-num-seqs {best.batch}")
-    if best.design == "full":
-        words.append("--dense")
-    else:
-        words += [f"{flag_of(name)} {value}" for name, value in _changed(made.scout, best).items()]
-    if best.host_memory:
-        words.append(f"--host-memory {-(-best.host_memory // (1 << 20))}MiB")
-    if best.kv_dtype != "auto":
-        words.append(f"--kv-dtype {best.kv_dtype}")
-    longest = made.model.shape.max_positions
-    if best.context > longest:
-        scaling = {"rope_type": "yarn", "factor": float(-(-best.context // longest))}
-        scaling["original_max_position_embeddings"] = longest
-        words.append(f"--rope-scaling '{json.dumps(scaling)}'")
-    return " ".join(words)
-
-
-def _changed(scout: ScoutConfig, best: Recommended) -> dict[str, object]:
-    """The settings of the method that are not the defaults, as flags take them."""
-    own = settings_of(ScoutConfig)
-    values = {item.name: getattr(scout, item.name) for item in fields(scout) if item.name in own}
-    values["lookahead"] = best.lookahead
-    changed = {name: value for name, value in values.items() if value != own[name][0].default}
-    return {name: own[name][1].none_word if value is None else value for name, value in changed.items()}

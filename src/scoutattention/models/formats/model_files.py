@@ -1,6 +1,7 @@
 """What a model is read from: a directory in the layout of Hugging Face here, a GGUF file in `gguf.py`."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -66,7 +67,7 @@ class Directory(ModelFiles):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @property
+    @cached_property
     @override
     def config(self) -> Mapping[str, Any]:
         return read_json(self.path / "config.json")

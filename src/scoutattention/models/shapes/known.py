@@ -5,13 +5,16 @@ Source of each: what shape and cost depend on of the config.json that its makers
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ...config import DTypeName, WeightsName
 from ...errors import ModelNotFoundError, nearest
 from ...shape import NamedShape
 from ..file_fields import Entries, read_json
-from .sizes import checkpoint_dtype, family_of, read_shape
+from ..resolve import gguf_file
+from .sizes import QUANTISED_BY, checkpoint_dtype, family_of, read_shape, refuse_unsupported
 
 Raw = Mapping[str, Any]
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -82,26 +85,50 @@ KNOWN_SHAPES: Mapping[str, Raw] = {
 }
 
 
+SAME_SHAPE = ("-instruct", "-base")
+"""Ends of the names of models that have the shape of the one without."""
+
+
+def known_shape(name: str) -> str | None:
+    """The known shape that a model's name on the hub stands for, as "Qwen/Qwen3-8B"; None where it is none."""
+    own = name.rpartition("/")[2].lower().removeprefix("meta-")
+    for end in SAME_SHAPE:
+        own = own.removesuffix(end)
+    return own if own in KNOWN_SHAPES else None
+
+
 def shape_config(name: str) -> Raw:
     """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
-    if name.lower() in KNOWN_SHAPES:
-        return KNOWN_SHAPES[name.lower()]
     path = Path(name).expanduser()
     path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
+    if name and path.is_file():
+        return read_json(path)
+    known = known_shape(name)
+    if known is None:
+        own = name.rpartition("/")[2]
         raise ModelNotFoundError(
-            f"there is no shape {name!r}: {nearest(name, KNOWN_SHAPES)}, or the path of a config.json"
+            f"there is no shape {name!r}: {nearest(own, KNOWN_SHAPES)}, or the path of a config.json"
         )
-    return read_json(path)
+    return KNOWN_SHAPES[known]
 
 
-def read_model(name: str) -> NamedShape:
-    """The shape of a known model, or at a path, in the dtype that its config.json gives, or bfloat16.
+def read_model(name: str, dtype: DTypeName = "auto", weights: WeightsName = "auto") -> NamedShape:
+    """A known model, or the one of a config.json or a .gguf file. PyTorch is loaded where weights are quantised.
 
-    Raises ModelNotFoundError, ModelFileError or UnsupportedModelError.
+    dtype: "auto" is what config.json gives, or bfloat16; float32 for a .gguf file.   weights: see `EngineConfig`.
+    Raises ModelNotFoundError, ModelFileError, UnsupportedModelError, and ConfigError for weights that are quantised
+    already and are to be quantised.
     """
+    file = gguf_file(name)
+    if file is not None:
+        in_file: NamedShape = import_module(f"{__package__}.quantised").gguf_model(name, file, dtype, weights)
+        return in_file
     raw = shape_config(name)
     entries = Entries(raw, "config.json")
-    shape = read_shape(entries, family_of(entries), checkpoint_dtype(raw) or "bfloat16")
-    tied = entries.switch("tie_word_embeddings", False)
-    return NamedShape(name, shape, tied)
+    family, own = family_of(entries), "bfloat16" if weights == "bf16" else checkpoint_dtype(raw) or "bfloat16"
+    shape = read_shape(entries, family, own if dtype == "auto" else dtype)
+    refuse_unsupported(entries, family, shape)
+    tied, size = entries.switch("tie_word_embeddings", False), None
+    if weights != "auto" or any(raw.get(key) is not None for key in QUANTISED_BY):
+        size = import_module(f"{__package__}.quantised").block_bytes(entries, shape, weights, tied=tied)
+    return NamedShape(name, shape, tied, size)

@@ -9,6 +9,16 @@ from ...shape import DTYPE_BYTES, ModelShape
 from ..file_fields import Entries, shown
 
 HEAD_DIM_MOST = 1024
+QUANTISED_BY = ("quantization_config", "compression_config")
+"""Entries of a config.json that say how weights are quantised."""
+_WINDOW, _FIRST_WITH_WINDOW = 4096, 28
+"""Keys that attention sees where config.json gives no `sliding_window`, and the first layer of "some" that has one."""
+_ELSEWHERE = {
+    "attention_chunk_size": "attention must see every position",
+    "per_layer_config": "all layers must be alike",
+    "transformers_weights": "weights are read from model.safetensors or from the files of its index",
+}
+"""Entries that no supported model has, whatever they say."""
 
 
 @dataclass(frozen=True)
@@ -113,3 +123,39 @@ def read_shape(config: Entries, family: Family, dtype: str) -> ModelShape:
         max_positions=sizes["max_position_embeddings"],
         dtype=dtype,
     )
+
+
+def refuse_unsupported(config: Entries, family: Family, shape: ModelShape) -> None:
+    """Raises UnsupportedModelError, naming the entry, for a model of a family that the decoder does not run as it is.
+
+    shape: of the model, with the positions that it may be stretched to.
+    """
+    if config.raw.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise config.unsupported("hidden_act", "only 'silu' is")
+    if family.mlp_bias and config.switch("mlp_bias", False):
+        raise config.unsupported("mlp_bias", "only feed-forward layers without biases are")
+    for key, advice in _ELSEWHERE.items():
+        if config.raw.get(key) is not None:
+            raise config.unsupported(key, advice)
+    _refuse_window(config, family, shape)
+
+
+def _refuse_window(config: Entries, family: Family, shape: ModelShape) -> None:
+    """Refuse a model whose attention does not see every position."""
+    types = config.optional_words("layer_types")
+    if types is not None and len(types) != shape.num_layers:
+        raise config.wrong("layer_types", f"of {shape.num_layers} entries, one for each layer")
+    other = sorted(set(types or ()) - {"full_attention", "sliding_attention"})
+    if other:
+        raise UnsupportedModelError(f"layers of type {shown(other[0])} are not supported: only full_attention is")
+    slides = family.window == "all" or "sliding_attention" in (types or ())
+    if family.window == "some" and types is None and config.switch("use_sliding_window", False):
+        slides = shape.num_layers > config.number("max_window_layers", _FIRST_WITH_WINDOW)
+    if not slides:
+        return
+    window = config.optional_count("sliding_window", None if "sliding_window" in config else _WINDOW)
+    if window is not None and window < shape.max_positions:
+        raise UnsupportedModelError(
+            f"sliding_window={window} of {config.source}, below the {shape.max_positions} positions of the model, is "
+            f"not supported: with max_position_embeddings={window} there the model runs up to that length"
+        )

@@ -8,10 +8,10 @@ from typing import Literal
 from ....errors import UnsupportedModelError
 from ....runtime.stored import StoredKind
 from ...file_fields import Entries, shown
+from ...shapes.sizes import QUANTISED_BY
 
 Layout = Literal["gptq", "awq", "packed", "int8", "float8"]
 BITS = (4, 8)
-CONFIG_KEYS = ("quantization_config", "compression_config")
 _SUPPORTED = "supported are gptq, awq, compressed-tensors and fp8"
 
 
@@ -55,7 +55,7 @@ def read_scheme(config: Entries) -> Scheme | None:
 
     Raises UnsupportedModelError naming what is not read, and ModelFileError for an entry that is malformed.
     """
-    given = next((found for key in CONFIG_KEYS if (found := config.optional_object(key)) is not None), None)
+    given = next((found for key in QUANTISED_BY if (found := config.optional_object(key)) is not None), None)
     if given is None:
         return None
     method = given.optional_word("quant_method")
