@@ -275,8 +275,8 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
         (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'cuda', 'plain'"),
         (["--prompt", "a", "--no-correct-far"], "there is no --no-correct-far any more: write `--ablation correct_far"),
         (["--prompt", "a", "--top-p", "0"], "top_p=0.0"),
-        (["--prompt", "a", "--dense", "--budget", "512"], "excludes --budget"),
-        (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "excludes --device-memory"),
+        (["--prompt", "a", "--dense", "--budget", "512"], "leave out --budget"),
+        (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "leave out --device-memory"),
         (["--nonsense"], "--nonsense"),
     ],
 )

@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings=HELP_FLAGS,
 )
 GROUPS = {
-    "eval": ("Measure what the method and few bits cost in accuracy.", (fidelity, retrieval, weights)),
+    "eval": ("Measure accuracy: of the method, and of quantised weights.", (fidelity, retrieval, weights)),
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)
@@ -82,15 +82,16 @@ def _common(
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A model, to see what memory it takes.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A model, to see how much memory it takes.")] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time how fast this machine reads its memory, and keep that.")
+        bool,
+        typer.Option("--measure", help="Measure the memory bandwidth of this machine, and store it for `scout plan`."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what this machine offers, and what memory a model takes. Exit code 1 if something keeps it from running.
+    """Check this machine, and say what to change. With a model, also say how much memory the model takes.
 
-    What --measure finds is kept in the cache folder, for `scout plan`.
+    Exit code 1 if models cannot run.
     """
     checks = examine(Host(), os.environ)
     if measure:
