@@ -109,6 +109,29 @@ def doctor(
         raise typer.Exit(1)
 
 
+TYPERS_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "it is not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "it is not a number",
+    "Input should be": "it should be",
+}
+"""What Typer says of a value, and what is said instead."""
+
+
+def _plainly(error: typer.TyperException, args: Sequence[str]) -> str:
+    """Typer's message in plain words, with the variable of the environment that a value came from."""
+    message = error.format_message()
+    for words, plain in TYPERS_WORDS.items():
+        message = message.replace(words, plain)
+    option = getattr(error, "param", None)
+    variable = getattr(option, "envvar", None)
+    if isinstance(variable, str) and variable in os.environ:
+        flags = tuple(getattr(option, "opts", ()))
+        if not any(arg.startswith(flags) for arg in args):
+            message = f"{message.rstrip('.')}; it comes from {variable} in the environment"
+    return message
+
+
 def _old_flag(error: Exception) -> str:
     """What to write instead of the flag that a command does not have, if earlier versions had it."""
     try:
@@ -129,7 +152,7 @@ def run(args: Sequence[str]) -> int:
         with named_faults():
             code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:
-        message = _old_flag(error) or error.format_message()
+        message = _old_flag(error) or _plainly(error, args)
         if message:  # empty where the help was printed instead
             tell(message)
         return error.exit_code

@@ -66,7 +66,7 @@ class PromptReader:
         if len(ids) >= self.max_len:
             raise PromptError(
                 f"{name} has {len(ids)} tokens, and max_model_len={self.max_len} leaves room for {self.max_len - 1} "
-                "and an answer: shorten the prompt"
+                "and an answer: shorten the prompt, or raise max_model_len up to the model's own limit"
             )
         return ids
 

@@ -70,7 +70,10 @@ class PrefixFiles:
         except BlockingIOError:
             raise CacheFolderError(f"another process has prefix_cache_dir={str(directory)!r}: give another") from None
         except OSError as error:
-            raise CacheFolderError(f"cannot use prefix_cache_dir={str(directory)!r}: {error}") from error
+            reason = (
+                "it is not a directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+            )
+            raise CacheFolderError(f"cannot use prefix_cache_dir={str(directory)!r}: {reason}") from error
 
     def close(self) -> None:
         """Let other processes have the directory."""
