@@ -177,7 +177,7 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
 
 
 def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
-    """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
+    """Bytes of one block's digests and its other per-block state, over all layers and KV heads."""
     kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
     if kind == "exact":
         digest = 0

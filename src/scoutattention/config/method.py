@@ -1,4 +1,4 @@
-"""The method: what is chosen, who attends to it, and when blocks move."""
+"""The settings of the method: choice of blocks, CPU share, recall, and ablations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace

@@ -19,7 +19,7 @@ MOST_BIAS = 100
 
 
 class RequestChecks(Checked):
-    """What `SamplingParams` makes of its values, and which it refuses."""
+    """Normalises and checks the values of `SamplingParams`."""
 
     def __post_init__(self) -> None:
         values: Any = self
@@ -183,7 +183,7 @@ class SamplingParams(RequestChecks):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """`stop` as it is kept."""
+        """`stop` as a tuple."""
         return tuple(self.stop or ())
 
 

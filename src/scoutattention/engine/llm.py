@@ -196,7 +196,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         chat: bool | None,
     ) -> list[Request]:
-        """What is asked for, checked; nothing has begun."""
+        """The checked requests of a call, not yet submitted."""
         if os.getpid() != self._process:
             raise ScoutError(
                 f"the LLM was made in process {self._process}, and this one was forked from it: make a new LLM here"

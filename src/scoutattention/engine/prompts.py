@@ -1,4 +1,4 @@
-"""What a caller may give as prompts and sampling params, checked before anything runs."""
+"""Checks of the prompts and sampling params that a caller gives, before anything runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +128,7 @@ def _kind(item: object) -> str:
 
 
 def _items(prompt: object, name: str) -> list[object]:
-    """What a prompt, or a collection of prompts, has in it."""
+    """The items of a prompt, or of a collection of prompts."""
     if hasattr(prompt, "tolist"):  # an array of numpy, or a tensor
         prompt = prompt.tolist()
     if isinstance(prompt, bytes | bytearray | memoryview):

@@ -93,7 +93,7 @@ class Runner:
         return decoder.logits(hidden)[0]
 
     def settle(self) -> None:
-        """Wait for what was queued."""
+        """Wait for all queued work of the device."""
         if self.decoder.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 

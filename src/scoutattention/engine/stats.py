@@ -95,7 +95,7 @@ class Stats:
         return "\n".join(f"{name:<9} {value}" for name, value in self.rows().items())
 
     def rows(self) -> dict[str, str]:
-        """The lines of a report, by name. The lines about host and device are left out if the device held everything."""
+        """The lines of a report, by name. Lines about host and device are left out if the device held everything."""
         full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
         kept = f" ({self.cached_tokens:,} of them kept from others)" if self.cached_tokens else ""
         rows = {

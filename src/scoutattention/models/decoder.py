@@ -112,7 +112,7 @@ class Decoder(QueryModel):
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
     def with_few_rows(self, few_rows: RowOps, most: int = FEW_ROWS) -> "Decoder":
-        """The same decoder, with other kernels for at most so many rows."""
+        """The same decoder, with other matrix kernels for batches of few rows."""
         return Decoder(self.config, self.weights, few_rows, most, self.ranks)
 
     @property

@@ -28,7 +28,7 @@ class Event(NamedTuple):
 
 
 def traced(step: Callable[[], object], steps: int) -> list[Event]:
-    """What the GPU ran in `steps` steps; empty where the profiler saw nothing of it, as in some containers."""
+    """The GPU's work in `steps` steps; empty if the profiler saw nothing, as in some containers."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             step()

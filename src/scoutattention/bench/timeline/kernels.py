@@ -52,14 +52,14 @@ class Kernels:
             self._profiler.start()
 
     def end(self) -> None:
-        """Record no more. A second call does nothing."""
+        """Stop recording. A second call does nothing."""
         if self._profiler is not None and not self._events:
             torch.cuda.synchronize()
             self._profiler.stop()
             self._events = events_of(self._profiler, "CUDA")
 
     def spans(self) -> list[Span]:
-        """What was recorded, without layers."""
+        """The recorded spans, without layers."""
         return [_span(event) for event in self._events]
 
 
