@@ -1,7 +1,7 @@
 """ScoutAttention: long-context decoding with the KV cache in host memory.
 
-The names below are the whole public surface. All but the errors are imported when they are first used: some need
-PyTorch, and the command is to notice Ctrl-C as soon as it starts.
+The names below are the whole public API. All names except the errors are imported at their first use, because some need
+PyTorch, and the command must react to Ctrl-C as soon as it starts.
 """
 
 from importlib import import_module

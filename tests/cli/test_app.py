@@ -253,6 +253,14 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
     assert err == f"scout: SCOUT_{name.upper()} is no setting any more: {OLD_FLAGS[name]}\n"
 
 
+def test_a_wrong_value_of_the_environment_names_its_variable(capsys, monkeypatch):
+    monkeypatch.setenv("SCOUT_MAX_TOKENS", "x")
+    assert main(["generate", "m", "--prompt", "a"]) == 2
+    assert "whole number; it comes from SCOUT_MAX_TOKENS in the environment" in capsys.readouterr().err
+    assert main(["generate", "m", "--prompt", "a", "--max-tokens", "y"]) == 2
+    assert "SCOUT_MAX_TOKENS" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -263,7 +271,10 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
         (["hello"], "unexpected argument 'hello'"),
         (["--prompt", " "], "--prompt is empty"),
         (["--prompt", "a", "--max-tokens", "0"], "max_tokens=0 is below"),
-        (["--prompt", "a", "--max-tokens", "x"], "--max-tokens"),
+        (["--prompt", "a", "--max-tokens", "x"], "Invalid value for '--max-tokens': it is not a whole number"),
+        (["--prompt", "a", "--temperature", "x"], "Invalid value for '--temperature': it is not a number"),
+        (["--prompt", "a", "--dtype", "bf16"], "Invalid value for '--dtype': 'bf16' is not one of 'auto'"),
+        (["--messages", "nothing.json"], "scout: cannot read messages file nothing.json: No such file"),
         (["--prompt", "a", "--budget", "1.5"], "--budget='1.5'"),
         (["--prompt", "a", "--budget", "-64"], "budget=-64"),
         (["--prompt", "a", "--device-memory", "lots"], "'lots'"),
@@ -275,8 +286,8 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
         (["--prompt", "a", "--kernels", "fast"], "'auto', 'native', 'triton', 'cuda', 'plain'"),
         (["--prompt", "a", "--no-correct-far"], "there is no --no-correct-far any more: write `--ablation correct_far"),
         (["--prompt", "a", "--top-p", "0"], "top_p=0.0"),
-        (["--prompt", "a", "--dense", "--budget", "512"], "excludes --budget"),
-        (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "excludes --device-memory"),
+        (["--prompt", "a", "--dense", "--budget", "512"], "leave out --budget"),
+        (["--prompt", "a", "--dense", "--device-memory", "1GiB"], "leave out --device-memory"),
         (["--nonsense"], "--nonsense"),
     ],
 )

@@ -190,7 +190,7 @@ def test_the_profiler_is_told_to_let_go(monkeypatch):
     [
         ((), "give either a model, or --load-format dummy"),
         (("m", "--load-format", "dummy"), "give either a model, or --load-format dummy"),
-        (("m", "--replay", "r"), "--replay is for dummy weights"),
+        (("m", "--replay", "r"), "--replay needs --load-format dummy"),
         ((*TINY, "--contexts", "100"), "100 tokens are not a multiple of block_size=32"),
         ((*TINY, "--contexts", "0,32"), "--contexts='0,32': 0 is below the least value 1"),
         ((*TINY, "--shape", "gpt"), "there is no shape 'gpt'"),

@@ -190,8 +190,8 @@ def test_an_answer_that_calls_a_tool_needs_no_content(tmp_path):
     [
         ("[", (), "is not JSON"),
         ("[" * 100_000, (), "is not JSON"),
-        ("{}", (), "is no list of messages"),
-        ("[]", (), "is no list of messages"),
+        ("{}", (), "is not a list of messages"),
+        ("[]", (), "has no messages: give at least one"),
         ('[{"role": "user"}]', (), "message 1 of messages file {} has content=None"),
         ('[{"role": "user", "content": "a"}, "b"]', (), "message 2 of messages file {} is of type str"),
         ('[{"role": "user", "content": 1}]', (), "message 1 of messages file {} has content=1"),

@@ -218,7 +218,7 @@ def test_a_calibration_that_is_named_must_be_there(tiny_models, capsys):
         "/nowhere",
     ]
     assert main([*args, "--device-memory", "all"]) == 2
-    assert "cannot read the calibration /nowhere" in capsys.readouterr().err
+    assert "cannot read the calibration /nowhere: there is no such file: run" in capsys.readouterr().err
 
 
 def test_more_layers_ahead_than_there_are(tiny_models, capsys):

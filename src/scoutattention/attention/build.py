@@ -140,7 +140,7 @@ def needs_calibration(config: ScoutConfig, store: KVStore) -> bool:
 def make_calibrated(
     shape: ModelShape, model: QueryModel, config: ScoutConfig, store: KVStore, stored: Correction | None
 ) -> CalibratedPredictor | None:
-    """A predictor whose corrections of rows, none so far, follow the store's; None where none is needed."""
+    """A predictor with empty corrections, which move with the rows of the store; None if queries need no correction."""
     if not needs_calibration(config, store):
         return None
     dims, dtype, device = correction_dims(shape, config, store.ranks.size), TORCH_DTYPES[shape.dtype], store.device

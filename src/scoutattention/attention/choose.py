@@ -1,4 +1,4 @@
-"""Which closed blocks a layer attends to: what its queries want, within the budget."""
+"""Chooses the closed blocks that a layer attends to, within the budget."""
 
 from typing import NamedTuple, Protocol
 
@@ -48,7 +48,7 @@ class Chooser(Protocol):
     """Chooses blocks for queries."""
 
     def prepare(self, batch: Batch) -> None:
-        """Told once of every step, before its layers run."""
+        """Called once for every step, before its layers run."""
         ...
 
     def takes_all(self, batch: Batch) -> bool:
@@ -138,7 +138,7 @@ class TopChooser(Chooser):
         return Choice(picks, wishes, batch.closed, listed.blocks if candidates is None else candidates, all_wishes)
 
     def _lists(self, batch: Batch, heads: int) -> "_Listed":
-        """What the layers of a step have in common; made once."""
+        """The tensors that all layers of a step share; made once for each step."""
         if self._listed is None or self._listed[0] is not batch:
             assert self._candidates is not None
             pages = self._table[batch.rows, None, : batch.width].expand(-1, heads, -1)

@@ -49,7 +49,7 @@ class _Buffers(Pending):
         return _split(numbers, self.q.shape, with_mean_key=self.handover.result.mean_key is not None)
 
     def failed(self, reason: str) -> str:
-        """What is said of the last call, which has failed.   reason: empty where it was not answered in time."""
+        """The message about the last call, which has failed.   reason: empty if the call was not answered in time."""
         handover = self.handover
         reason = reason or f"{handover.give_up()}, {self.timeout_s:g} s after the device needed it"
         call = f"layer {self.layer}, {self.kind} call {handover.number} of {handover.pages} pages"

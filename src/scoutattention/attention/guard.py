@@ -1,4 +1,4 @@
-"""The guard: asks the true query what it would have chosen, and attends late to what a scout missed or spoilt."""
+"""The guard: compares a scout's choice with the true query's, and attends again to blocks that were missed or wrong."""
 
 from ..cache.store import KVStore
 from ..kernels.ops import LayerGuard

@@ -1,4 +1,4 @@
-"""Looking on: how good scouts are, layer by layer, without changing what is computed."""
+"""Observers: they measure how good scouts are, layer by layer, and change nothing."""
 
 import time
 from collections.abc import Callable
@@ -34,9 +34,9 @@ Choose = Callable[[Tensor], Choice]
 
 
 class Observer(Protocol):
-    """Told by each layer of each decode step what a scout chose, and with which query the layer then attended.
+    """Gets from each layer of each decode step the scout's choice and the query with which the layer attended.
 
-    All tensors are of the whole batch and the observer's to keep.
+    All tensors are of the whole batch, and are not written to later.
     """
 
     def chose(self, layer: int, scout: Tensor | None, chosen: Chosen) -> None:

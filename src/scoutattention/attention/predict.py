@@ -18,7 +18,7 @@ Adjust = Callable[[Tensor], Tensor]
 
 
 class QueryModel(Protocol):
-    """What a predictor needs of a model."""
+    """The operations of a model that a predictor needs."""
 
     def normed_input(self, layer: int, x: Tensor) -> Tensor:
         """A layer's input norm of any layer's input x [B, E]."""
@@ -36,7 +36,7 @@ class QueryModel(Protocol):
         ...
 
     def project_corrected(self, layer: int, x: Tensor, rope: Rope, by: Sequence[RowCorrection]) -> Tensor:
-        """`project_query` of a few rows, whose normed inputs are corrected."""
+        """`project_query` with a correction of each row's normed input."""
         ...
 
 

@@ -38,7 +38,7 @@ MOST = 64
 
 
 class Recall:
-    """Keeps the state of the recall policy, and queues what follows from a step."""
+    """Keeps the state of the recall policy, and queues the recalls after a step."""
 
     def __init__(
         self, config: ScoutConfig, store: KVStore, slots: Slots, limit: CpuShareLimit, ops: Ops, *, guarded: bool

@@ -26,7 +26,7 @@ from .step import Attend, Attention, Decision, ScoutStep, StepMemory, StepStats,
 
 @dataclass(frozen=True)
 class Parts:
-    """What the method is made of. Without a guard no scout is checked; without an observer nobody looks on."""
+    """The parts of the method. Without a guard no scout is checked."""
 
     store: KVStore
     ops: Ops
@@ -78,7 +78,7 @@ class ScoutAttention(Attention[ScoutStep]):
         self.exchange.send()
 
     def _decide(self, batch: Batch) -> Decision:
-        """What the sequences need of each layer; most steps decide as the one before."""
+        """The work that the sequences need in each layer; mostly the same as in the step before."""
         slots, budget, rows = self.parts.store.slots, self._budget, list(batch.numbers)
         assert slots is not None
         complete = slots.complete(batch)
@@ -218,7 +218,7 @@ class ScoutLayers:
         )
 
     def _true_choice(self, layer: int, q: Tensor) -> Wanted | None:
-        """What the true query wants; None where no sequence asks it."""
+        """The blocks that the true query chooses; None if no sequence uses its true query."""
         step = self._step
         if not step.work.asked[layer]:
             return None
@@ -245,7 +245,7 @@ class ScoutLayers:
             self._serve(target, scout, ahead, predicted=True)
 
     def _split_ahead(self, layer: int, choice: Choice, scout: Tensor) -> Wanted:
-        """What a scout wants; the CPU starts to attend to what of it is absent, unless it is to wait, or not to."""
+        """The blocks that a scout chose. The CPU starts on the absent ones, unless it waits for the true query."""
         parts, step = self._parts, self._step
         request = self._split_request(layer, choice, step.masks.scouted[layer], step.tally.scouted[layer])
         if self._ablation.on_miss != "compute" or self._waits_for_true_query:
@@ -256,7 +256,7 @@ class ScoutLayers:
         return Wanted(choice._replace(pages=pages), *split)
 
     def _serve(self, layer: int, q: Tensor, wanted: Wanted, *, predicted: bool = False) -> None:
-        """Have what is wanted and absent attended to: by the CPU, if it has not started, or after it was fetched."""
+        """Attend to chosen and absent blocks: by the CPU, unless it has started, or after fetching them."""
         parts, batch, blocks = self._parts, self._step.batch, wanted.blocks
         if parts.observer is not None:
             assert parts.store.slots is not None
@@ -274,7 +274,7 @@ class ScoutLayers:
         self._calls.setdefault(layer, []).append(call)
 
     def _near(self, layer: int, wanted: Wanted | None) -> BlockList:
-        """What the device attends to: every slot, or the chosen ones of sequences whose blocks are all resident."""
+        """The blocks that the device attends to: all slots, or the chosen slots of sequences that are all resident."""
         slots, batch = self._parts.store.slots, self._step.batch
         assert slots is not None
         near = slots.near(layer, batch)

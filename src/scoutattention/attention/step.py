@@ -1,4 +1,4 @@
-"""A decode step as a value: what it is made of, what it did, and what the engine knows of attention."""
+"""A decode step as a value: its work, its counts, and the protocol between engine and attention."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -203,7 +203,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScoutStep(Step):
-    """A step with its work, and what its layers read and fill in."""
+    """A step with its work, the masks that its layers read, and the counts that they fill in."""
 
     work: Work
     masks: Masks
@@ -221,7 +221,7 @@ def residency(step: ScoutStep) -> list[float]:
 
 
 class StepMemory:
-    """Where steps keep masks and tallies on the device: always the same memory, so that a graph can hold it."""
+    """Device memory for the masks and tallies of steps, at fixed addresses, as CUDA graphs need."""
 
     def __init__(self, store: KVStore) -> None:
         layers, self._heads = store.num_layers, store.heads
@@ -233,7 +233,7 @@ class StepMemory:
         )
 
     def put(self, masks: Masks) -> Masks:
-        """Write what was decided on the host to where it is sent from; returns where it will be on the device."""
+        """Write the host's masks to the exchange buffer; returns the views on the device to which they are copied."""
         exchange, size = self._exchange, masks.within_budget.shape[1]
         torch.cat(masks, out=exchange.host.masks[:, :size])
         return Masks(*torch.split(exchange.device.masks[:, :size], self._sizes))

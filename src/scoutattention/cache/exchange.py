@@ -1,4 +1,4 @@
-"""What the host and the device tell each other of a step: one copy there before it, one copy back after it."""
+"""The data that host and device exchange in a step: one copy to the device before it, one copy back after it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class StepExchange:
         self.counts, self.drawn = self._results[:COUNTS], self._results[COUNTS:]
 
     def rows(self, size: int) -> tuple[Tensor, ...]:
-        """What the device is told of `size` sequences: int64 [size] each, see NUMBERS; views, made once."""
+        """The device's numbers of `size` sequences, see NUMBERS: views, int64 [size] each, made once."""
         if size not in self._rows:
             self._rows[size] = self.device.numbers[:, :size].unbind()
         return self._rows[size]
@@ -72,14 +72,14 @@ class StepExchange:
         self._written[1][:, : len(draws)] = tuple(zip(*draws, strict=True))
 
     def send(self) -> None:
-        """Bring what the host has written to the device."""
+        """Copy the host's buffer to the device."""
         if self._device is not self._host:
             self._device.copy_(self._host, non_blocking=True)
         if self._sent is not None:
             self._sent.record()
 
     def read(self) -> tuple[list[int], list[int]]:
-        """What the step counted, and the next tokens; waits for the step."""
+        """The counts of the step, and the next tokens. Waits for the end of the step."""
         numbers: list[int] = self._results.tolist()
         return numbers[:COUNTS], numbers[COUNTS:]
 

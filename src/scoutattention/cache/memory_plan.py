@@ -81,7 +81,10 @@ def plan_memory(
     """
     max_len = engine_config.max_model_len or shape.max_positions
     if max_len > shape.max_positions:
-        raise ConfigError(f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens")
+        raise ConfigError(
+            f"max_model_len={max_len} is above the model's own limit of {shape.max_positions} tokens: lower it, or set "
+            "rope_scaling if the model card says how to extend the context"
+        )
     block_bytes = shape.block_bytes(scout.block_size)
     page_bytes = shape.page_bytes(scout.block_size, engine_config.kv_dtype)
     beside_bytes = 0 if free_device is None else digest_bytes(shape, scout)
@@ -174,7 +177,7 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
 
 
 def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
-    """Bytes of one block's digests over all layers and KV heads, and of what is known of it beside them."""
+    """Bytes of one block's digests and its other per-block state, over all layers and KV heads."""
     kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
     if kind == "exact":
         digest = 0

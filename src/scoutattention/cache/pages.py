@@ -90,7 +90,7 @@ class Pages:
             self.prefixes.leave(page)
 
     def forget(self) -> None:
-        """Keep no prompts any more."""
+        """Drop all kept prompts."""
         self.pool.give(self.prefixes.clear())
 
     def move(self, source: int, target: int) -> None:

@@ -82,7 +82,7 @@ class PrefixIndex:
         return len(self._lineages)
 
     def unused(self, but: Sequence[int] = ()) -> int:
-        """Pages that are kept though nobody uses them, some others not counted."""
+        """The number of kept pages that no sequence uses, without the pages in `but`."""
         return len(self._unused) - sum(page in self._unused for page in but)
 
     def find(self, names: Sequence[bytes], least: int = 0, first: int = 0) -> Prefix:
@@ -101,14 +101,14 @@ class PrefixIndex:
         return Prefix(best, tuple(best.pages[name] for name in names[:most]))
 
     def use(self, pages: Sequence[int]) -> None:
-        """Pages are used from now on."""
+        """Mark kept pages as used by a running sequence."""
         for page in pages:
             self._unused.pop(page, None)
         if pages and pages[0] in self._places:
             self._lineages.move_to_end(self._places[pages[0]][0])
 
     def leave(self, page: int) -> None:
-        """Nobody uses a kept page any more."""
+        """Mark a kept page as unused by running sequences."""
         self._unused[page] = None
 
     def add(self, lineage: Lineage, names: Sequence[bytes], pages: Sequence[int]) -> list[int]:
@@ -128,7 +128,7 @@ class PrefixIndex:
         return self._drop(next(iter(self._lineages))) if len(self._lineages) > self._most else []
 
     def evict(self, count: int) -> list[int]:
-        """Let so many unused pages go, least recently used first; they are free."""
+        """Drop this many unused pages, least recently used first; returns them. They are free now."""
         pages = [self._unused.popitem(last=False)[0] for _ in range(count)]
         for page in pages:
             lineage, name = self._places.pop(page)
@@ -138,7 +138,7 @@ class PrefixIndex:
         return pages
 
     def clear(self) -> list[int]:
-        """Keep nothing any more; returns the pages that are free."""
+        """Drop all kept prompts; returns the pages that are free now."""
         return [page for lineage in list(self._lineages) for page in self._drop(lineage)]
 
     def _drop(self, lineage: Lineage) -> list[int]:

@@ -87,7 +87,7 @@ class Slots:
 
     @property
     def tables(self) -> SlotTables:
-        """What is in the slots."""
+        """The tables of the slots."""
         return SlotTables(
             *(self.content, self.slot_of, self.interest, self.near_length),
             near_index=self.near_index,
@@ -168,7 +168,7 @@ class Transfers:
         self.copy(Copies(layers, page, self._slots.near_index[moves.row, 1 + moves.slot].long(), moves.head))
 
     def start_copies(self) -> None:
-        """Begin to copy the listed blocks, beside what follows; each layer waits in `wait_for_copies`."""
+        """Start to copy the listed blocks on the second stream; each layer waits for them in `wait_for_copies`."""
         every, *parts = self._listed
         if not self._ops.deferred:
             self.copy(every)

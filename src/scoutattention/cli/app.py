@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings=HELP_FLAGS,
 )
 GROUPS = {
-    "eval": ("Measure what the method and few bits cost in accuracy.", (fidelity, retrieval, weights)),
+    "eval": ("Measure accuracy: of the method, and of quantised weights.", (fidelity, retrieval, weights)),
     "bench": ("Measure speed on this machine.", (decode, gpu, kernels, bench_serve)),
 }
 app.command()(generate)
@@ -82,15 +82,16 @@ def _common(
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A model, to see what memory it takes.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A model, to see how much memory it takes.")] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time how fast this machine reads its memory, and keep that.")
+        bool,
+        typer.Option("--measure", help="Measure the memory bandwidth of this machine, and store it for `scout plan`."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what this machine offers, and what memory a model takes. Exit code 1 if something keeps it from running.
+    """Check this machine, and say what to change. With a model, also say how much memory the model takes.
 
-    What --measure finds is kept in the cache folder, for `scout plan`.
+    Exit code 1 if models cannot run.
     """
     checks = examine(Host(), os.environ)
     if measure:
@@ -106,6 +107,29 @@ def doctor(
         show(table)
     if any(check.status == "problem" for check in checks):
         raise typer.Exit(1)
+
+
+TYPERS_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "it is not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "it is not a number",
+    "Input should be": "it should be",
+}
+"""What Typer says of a value, and what is said instead."""
+
+
+def _plainly(error: typer.TyperException, args: Sequence[str]) -> str:
+    """Typer's message in plain words, with the variable of the environment that a value came from."""
+    message = error.format_message()
+    for words, plain in TYPERS_WORDS.items():
+        message = message.replace(words, plain)
+    option = getattr(error, "param", None)
+    variable = getattr(option, "envvar", None)
+    if isinstance(variable, str) and variable in os.environ:
+        flags = tuple(getattr(option, "opts", ()))
+        if not any(arg.startswith(flags) for arg in args):
+            message = f"{message.rstrip('.')}; it comes from {variable} in the environment"
+    return message
 
 
 def _old_flag(error: Exception) -> str:
@@ -128,7 +152,7 @@ def run(args: Sequence[str]) -> int:
         with named_faults():
             code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:
-        message = _old_flag(error) or error.format_message()
+        message = _old_flag(error) or _plainly(error, args)
         if message:  # empty where the help was printed instead
             tell(message)
         return error.exit_code

@@ -35,10 +35,10 @@ class KernelsFlags:
     """The flags of `scout bench kernels`."""
 
     quick: Annotated[bool, flag("--quick", "Fewer shapes: seconds, not minutes.")] = False
-    rounds: Annotated[int, flag("--rounds", "Calls of each kernel; the median counts.", min=1)] = 5
-    size: Annotated[str, flag("--size", "Data that a call reads; much larger than the caches.", metavar="BYTES")] = (
-        "256MiB"
-    )
+    rounds: Annotated[int, flag("--rounds", "Calls of each kernel; the median is reported.", min=1)] = 5
+    size: Annotated[
+        str, flag("--size", "Data that a call reads. It should be much larger than the CPU's caches.", metavar="BYTES")
+    ] = "256MiB"
     as_json: AsJson = False
 
 
@@ -46,11 +46,10 @@ class KernelsFlags:
 def kernels(call: Call[KernelsFlags]) -> None:
     """Check the native kernels against plain PyTorch, then time them.
 
-    The first table is of attention and scores, the second of products with weights in GGUF's blocks. Each round times
-    a kernel, a plain read of the same memory by the same threads, and, of attention, PyTorch's over the same keys. "Vs
-    SDPA" says how many times as fast the kernel is as `scaled_dot_product_attention` with `enable_gqa=True`; "Vs
-    grouped", as the same function with the query heads that share a key as rows of one head.
-    Exit code 1 if a kernel is wrong.
+    The first table has attention and block scores. The second table has matrix products with GGUF weights. Each kernel
+    is compared with a plain read of the same memory by the same threads, and attention also with PyTorch's. "Vs SDPA"
+    is the speed-up over `scaled_dot_product_attention` with `enable_gqa=True`. "Vs grouped" is the speed-up over the
+    same function with the query heads of a KV head as rows of one head. Exit code 1 if a kernel is wrong.
     """
     size = parse_size(call.flags.size)
     if size < LEAST_SIZE:
@@ -70,20 +69,20 @@ class DecodeFlags:
     model: Model
     contexts: Annotated[str, flag("--contexts", "Lengths of the prompts in tokens.", metavar="LIST")] = "1024,7936"
     batches: Annotated[
-        str, flag("--batches", "Sequences decoded at once, each with its own prompt.", metavar="LIST")
+        str, flag("--batches", "Numbers of sequences decoded at once, each with its own prompt.", metavar="LIST")
     ] = "1,4"
     engines: Annotated[
-        str | None, flag("--engines", f"Of {', '.join(ENGINES)}. Without it: those that are installed.", metavar="LIST")
+        str | None, flag("--engines", f"Of {', '.join(ENGINES)}. Without it: all that are installed.", metavar="LIST")
     ] = None
-    budget: Annotated[int, flag("--budget", "Tokens that scout attends to, for each layer and KV head.")] = 1024
+    budget: Annotated[int, flag("--budget", "Tokens that scout chooses, for each layer and KV head.")] = 1024
     dtype: DType = "auto"
     rounds: Annotated[
-        int, flag("--rounds", "Counted turns of each engine; one more comes first.", min=1, hidden=True)
+        int, flag("--rounds", "Timed turns of each engine, after one turn to warm up.", min=1, hidden=True)
     ] = 5
     steps: Annotated[int, flag("--steps", "Decode steps of a turn.", min=1, hidden=True)] = 6
-    largest: Annotated[int, flag("--largest", "Largest case to run, in tokens of all its prompts.", hidden=True)] = (
-        16384
-    )
+    largest: Annotated[
+        int, flag("--largest", "Largest case to run: tokens of all its prompts together.", hidden=True)
+    ] = 16384
     as_json: AsJson = False
     plot: Plot = None
     trace: Trace = None
@@ -91,11 +90,11 @@ class DecodeFlags:
 
 @takes(DecodeFlags)
 def decode(call: Call[DecodeFlags]) -> None:
-    """Decode real text with this engine and with others: the same model, prompts and threads.
+    """Time decoding on this CPU, with this engine and with others, on the same model, prompts and threads.
 
-    All engines have the same weights and dtype, except llama.cpp, which keeps the weights of its file and a float16
-    cache; llama.cpp-converted has what the others have. Each engine has a process of its own, and they take turns.
-    "Same" is the part of the answer before the first token that differs from full attention's.
+    All engines use the same weights and dtype. The exception is llama.cpp: it uses the quantised weights of its file,
+    and a float16 cache; llama.cpp-converted uses what the others use. Each engine runs in a process of its own, and the
+    engines take turns. "Same" is the part of the answer before the first token that differs from full attention's.
     """
     flags = call.flags
     ScoutConfig(budget=flags.budget)  # raises before minutes are spent
@@ -119,47 +118,63 @@ def decode(call: Call[DecodeFlags]) -> None:
 class GpuFlags:
     """The flags of `scout bench gpu`."""
 
-    model: Annotated[str | None, typer.Argument(help="As in `scout generate`; none with dummy weights.")] = None
+    model: Annotated[str | None, typer.Argument(help="As in `scout generate`; left out with --load-format dummy.")] = (
+        None
+    )
     load_format: Annotated[
-        Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape, no model.")
+        Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape, without a model.")
     ] = "auto"
     shape: Annotated[
-        str, flag("--shape", "A known shape (a wrong name lists them), or the path of a config.json.", metavar="NAME")
+        str,
+        flag(
+            "--shape",
+            "A known shape, or the path of a config.json. A wrong name lists the known shapes.",
+            metavar="NAME",
+        ),
     ] = "llama-3.1-8b"
     replay: Annotated[
         Path | None,
-        flag("--replay", "Choose the blocks that `scout eval fidelity --record` wrote; for dummies.", metavar="FILE"),
+        flag(
+            "--replay",
+            "Replay the chosen blocks that `scout eval fidelity --record` wrote; for dummy weights.",
+            metavar="FILE",
+        ),
     ] = None
     contexts: Annotated[
         str | None,
-        flag("--contexts", "Prompt lengths in tokens, in order. Without it: 64k, 32k, 128k, 8k.", metavar="LIST"),
+        flag("--contexts", "Prompt lengths in tokens. Without it: 64k, 32k, 128k, 8k, in this order.", metavar="LIST"),
     ] = None
     batches: Annotated[
-        str | None, flag("--batches", "Sequences decoded at once. Without it: sizes from 1 to 256.", metavar="LIST")
+        str | None, flag("--batches", "Numbers of sequences decoded at once. Without it: 1 to 256.", metavar="LIST")
     ] = None
     budget: Annotated[
         int | None,
-        flag("--budget", "Tokens that a layer and KV head attends to. Without it: the recording's, or 1024."),
+        flag("--budget", "Tokens that each layer and KV head chooses. Without it: the recording's, or 1024."),
     ] = None
     host_memory: Annotated[
-        str | None, flag("--host-memory", "For the KV cache. Without it: 3/4 of what is free.", metavar="BYTES")
+        str | None,
+        flag("--host-memory", "Host memory for the KV cache. Without it: 3/4 of the free memory.", metavar="BYTES"),
     ] = None
     engines: Annotated[
         str | None,
-        flag("--engines", f"Of {', '.join(GPU_ENGINES)}. Without it: those that are installed.", metavar="LIST"),
+        flag("--engines", f"Of {', '.join(GPU_ENGINES)}. Without it: all that are installed.", metavar="LIST"),
     ] = None
     kv_dtype: Annotated[
-        KVDTypeName, flag("--kv-dtype", "Number format of pages in host memory, of the engines that can read it.")
+        KVDTypeName, flag("--kv-dtype", "Number format of pages in host memory, for the engines that support it.")
     ] = "auto"
     device_limit: Annotated[
-        str | None, flag("--device-limit", "Take no more of the GPU, as if it were smaller.", metavar="BYTES")
+        str | None,
+        flag("--device-limit", "Use at most this much GPU memory, as if the GPU were smaller.", metavar="BYTES"),
     ] = None
     minutes: Annotated[
-        float | None, flag("--minutes", "No case starts after so much decoding. Without it: 7; 2 if quick.", min=0)
+        float | None,
+        flag(
+            "--minutes", "Start no case after this many minutes of decoding. Without it: 7, or 2 with --quick.", min=0
+        ),
     ] = None
     quick: Annotated[bool, flag("--quick", "Fewer repeats, contexts, batches and steps.")] = False
-    profile: Annotated[bool, flag("--profile", "List what the GPU runs in a step, by name.")] = False
-    no_kernels: Annotated[bool, flag("--no-kernels", "Leave out timing the device kernels.", hidden=True)] = False
+    profile: Annotated[bool, flag("--profile", "List the kernels and copies of a step, by name.")] = False
+    no_kernels: Annotated[bool, flag("--no-kernels", "Do not time the device kernels.", hidden=True)] = False
     device: Annotated[
         Literal["cuda", "cpu"], flag("--device", "'cpu' tries the command without a GPU.", hidden=True)
     ] = "cuda"
@@ -173,17 +188,19 @@ class GpuFlags:
 
 @takes(GpuFlags)
 def gpu(call: Call[GpuFlags]) -> None:
-    """Time the device kernels, then decode with full attention, with rival designs, and with scout.
+    """Time decoding on this GPU, with full attention, with rival designs and with scout. Device kernels come first.
 
-    The command needs no network. With --load-format dummy it needs no model: weights and cache are random, and
-    --replay takes the chosen blocks from a recording of a real model. Every outcome is a line on stderr as it comes.
-    Exit code 1 if a kernel is wrong or an engine failed.
+    With --load-format dummy no model is needed: weights and cache are random, and --replay takes the chosen blocks from
+    a recording of a real model. Each result is printed to stderr when it is known. Exit code 1 if a kernel is wrong or
+    an engine failed.
     """
     flags = call.flags
     if (flags.model is None) == (flags.load_format == "auto"):
-        raise ConfigError("give either a model, or --load-format dummy with a --shape")
+        raise ConfigError("give either a model, or --load-format dummy with --shape")
     if flags.replay is not None and flags.model is not None:
-        raise ConfigError("--replay is for dummy weights: a model chooses for itself")
+        raise ConfigError(
+            "--replay needs --load-format dummy, because a real model chooses its own blocks: leave it out"
+        )
     check_drawing("--plot", flags.plot)
     check_writable("--trace", flags.trace)
     contexts, batches, minutes = CONTEXTS, BATCHES, MINUTES

@@ -19,11 +19,10 @@ class ChatFlags:
 
 @takes(ChatFlags, *PANELS, without=("n", "logprobs", "prompt_logprobs"), max_tokens=1024)
 def chat(call: Call[ChatFlags]) -> None:
-    """Talk with a model, which knows what was said before.
+    """Chat with a model: it answers each line of the input, and keeps the conversation.
 
-    It answers each line that is typed, or that comes from a pipe.
-    /help lists the commands. Text of several lines stands between two lines of three quotation marks. Ctrl-C stops an
-    answer, Ctrl-D ends the chat.
+    /help lists the commands of the chat. To send several lines at once, write three quotation marks before and after
+    them. Ctrl-C stops an answer. Ctrl-D ends the chat.
     """
     flags = call.flags
     messages = with_system(flags.system, [] if flags.messages is None else read_messages(flags.messages))

@@ -23,15 +23,18 @@ class FidelityFlags:
 
     model: Model
     text: TextFiles = None
-    context: Annotated[int, flag("--context", "Tokens of each text that are read as the prompt.")] = 4096
+    context: Annotated[int, flag("--context", "Length of the prompt: tokens from the start of each text.")] = 4096
     steps: Annotated[int, flag("--steps", "Tokens after the prompt that are fed and compared.")] = 64
-    ablate: Annotated[bool, flag("--ablate", "Compare the published design and each improvement of it.")] = False
+    ablate: Annotated[
+        bool, flag("--ablate", "Compare the published design, each improvement alone, and all of them.")
+    ] = False
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
     html: Annotated[Path | None, flag("--html", "Write a report with plots to this HTML file.", metavar="FILE")] = None
     record: Annotated[
-        Path | None, flag("--record", "Write the chosen blocks, for `scout bench gpu --replay`.", metavar="FILE")
+        Path | None,
+        flag("--record", "Record the chosen blocks in this file, for `scout bench gpu --replay`.", metavar="FILE"),
     ] = None
 
 
@@ -40,7 +43,7 @@ def _check_ablate(call: Call[FidelityFlags]) -> None:
     flags = [flag_of(name) for name in SET_BY_ROWS if name in call.given]
     pairs = [f"--ablation {pair}" for pair in call.flags.ablation or () if pair.partition("=")[0] in SET_BY_ROWS]
     for written in (*flags, *pairs):
-        raise ConfigError(f"--ablate gives each row its own value, so it excludes {written}")
+        raise ConfigError(f"--ablate sets a value of its own in each row: leave out {written}")
 
 
 def _check_record(flags: FidelityFlags) -> None:
@@ -48,7 +51,7 @@ def _check_record(flags: FidelityFlags) -> None:
     check_writable("--record", flags.record)
     if flags.ablate or any(pair.startswith("predictor") for pair in flags.ablation or ()):
         raise ConfigError(
-            "--record runs both predictors and nothing else, so it excludes --ablation predictor=... and --ablate"
+            "--record runs both predictors and nothing else: leave out --ablation predictor=... and --ablate"
         )
     if flags.text is not None and len(flags.text) > 1:
         raise ConfigError(f"--record takes one text, and there are {len(flags.text)}: give --text once")
@@ -56,7 +59,7 @@ def _check_record(flags: FidelityFlags) -> None:
 
 @takes(FidelityFlags, ScoutConfig, EngineConfig, device_memory="slots")
 def fidelity(call: Call[FidelityFlags]) -> None:
-    """Compare next-token predictions with those of full attention, over teacher-forced steps of real text."""
+    """Compare next-token predictions with those of full attention, on real text (teacher forcing)."""
     flags = call.flags
     if flags.ablate:
         _check_ablate(call)
@@ -74,15 +77,15 @@ class WeightsFlags:
 
     model: Model
     text: Annotated[Path | None, flag("--text", "UTF-8 text to read. Without it: Python's documentation.")] = None
-    context: Annotated[int, flag("--context", "Tokens of the text that are read as the prompt.")] = 64
+    context: Annotated[int, flag("--context", "Length of the prompt: tokens from the start of the text.")] = 64
     steps: Annotated[int, flag("--steps", "Tokens after the prompt that are fed and compared.")] = 256
-    weights: Annotated[str, flag("--weights", "Ways to keep weights: 'auto', 'int8' or 'int4'.", metavar="LIST")] = (
-        "auto"
-    )
+    weights: Annotated[
+        str, flag("--weights", "Weights to compare with float32: 'auto', 'int8' or 'int4'.", metavar="LIST")
+    ] = "auto"
     as_json: AsJson = False
 
 
 @takes(WeightsFlags)
 def weights(call: Call[WeightsFlags]) -> None:
-    """Compare next-token predictions with those of the same weights in float32, with full attention."""
+    """Compare next-token predictions of quantised weights with those of float32 weights, with full attention."""
     load_action("fidelity").weights(call.flags, read_words("--weights", call.flags.weights, KEPT))

@@ -14,12 +14,12 @@ def flag(name: str, text: str, **about: Any) -> Any:  # noqa: ANN401  # Typer's 
 
 
 Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub name, or 'smollm2'.", show_default=False)]
-System = Annotated[str | None, flag("--system", "The system prompt: what the model is to be.", metavar="TEXT")]
+System = Annotated[str | None, flag("--system", "The system prompt.", metavar="TEXT")]
 Messages = Annotated[
     Path | None,
-    flag("--messages", 'A conversation: JSON as [{"role": ..., ...}, ...].', metavar="FILE"),
+    flag("--messages", 'A conversation: JSON as [{"role": ..., "content": ...}, ...].', metavar="FILE"),
 ]
-Auto = Annotated[bool, flag("--auto", "Full attention or scout, as `scout plan` finds.")]
+Auto = Annotated[bool, flag("--auto", "Let `scout plan` choose full attention or scout.")]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]
 Plot = Annotated[Path | None, flag("--plot", "Draw the results into this PNG file.", metavar="FILE")]
 TRACE = "Write a timeline of the first decode steps, for `scout trace` and Perfetto."
@@ -33,7 +33,9 @@ TextFiles = Annotated[
 ]
 Ablations = Annotated[
     list[str] | None,
-    flag("--ablation", "Change one idea of the method, as digest=minmax; may be repeated.", metavar="NAME=VALUE"),
+    flag(
+        "--ablation", "Change one idea of the method, for example digest=minmax; may be repeated.", metavar="NAME=VALUE"
+    ),
 ]
 DType = Annotated[
     DTypeName, flag("--dtype", "Number format of weights and KV cache; 'auto': the checkpoint's.", hidden=True)

@@ -1,4 +1,4 @@
-"""`scout generate`: one prompt in, its answer out as it is made."""
+"""`scout generate`: answers one prompt, and streams the answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,14 @@ class GenerateFlags:
     messages: Messages = None
     system: System = None
     chat: Annotated[
-        bool | None, flag("--chat/--no-chat", "Use the chat template. Without it: if the model has one.")
+        bool | None, flag("--chat/--no-chat", "Apply the chat template. Without it: if the model has one.")
     ] = None
     as_json: AsJson = False
     dense: Annotated[
-        bool, flag("--dense", "Full attention with everything on the device.", envvar="SCOUT_DENSE", show_envvar=False)
+        bool,
+        flag(
+            "--dense", "Full attention, with the whole KV cache on the device.", envvar="SCOUT_DENSE", show_envvar=False
+        ),
     ] = False
     auto: Auto = False
     trace: HiddenTrace = None
@@ -39,17 +42,20 @@ class GenerateFlags:
 
 @takes(GenerateFlags, *PANELS)
 def generate(call: Call[GenerateFlags]) -> None:
-    """Answer a prompt, as the text is made. SCOUT_BUDGET=2048 in the environment is --budget 2048."""
+    """Answer a prompt, and stream the answer. SCOUT_BUDGET=2048 in the environment means --budget 2048."""
     flags = call.flags
     for name in ("budget", "device_memory"):
         if flags.dense and name in call.given:
-            raise ConfigError(f"--dense attends to everything on the device, so it excludes {flag_of(name)}")
+            raise ConfigError(
+                f"--dense keeps the whole KV cache on the device and attends to all of it: leave out {flag_of(name)}"
+            )
     check_writable("--trace", flags.trace)
     settings = read_settings(call.settings, dense=flags.dense)
     refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
     for name in ("logprobs", "prompt_logprobs"):
         if getattr(settings.params, name) is not None and not flags.as_json:
-            raise ConfigError(f"{flag_of(name)} are a part of the JSON output: add --json")
+            flag = flag_of(name)
+            raise ConfigError(f"{flag} needs --json, because log-probabilities are only in the JSON output: add --json")
     prompt = _prompt(flags)
     load_action("generate").generate(flags, prompt, settings)
 

@@ -137,13 +137,14 @@ def read_messages(file: Path) -> list[Message]:
     Raises PromptError where the file is unreadable, or is something else.
     """
     name = f"messages file {file}"
+    text = read_file(file, "messages file")
     try:
-        read = json.loads(read_file(file, "messages file"))
+        read = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PromptError(f"{name} is not JSON: {error}") from error
     messages = read.get("messages") if isinstance(read, dict) else read
-    if not isinstance(messages, list) or not messages:
-        raise PromptError(f'{name} is no list of messages as in [{{"role": "user", "content": "Hello"}}]')
+    if not isinstance(messages, list):
+        raise PromptError(f'{name} is not a list of messages such as [{{"role": "user", "content": "Hello"}}]')
     read_conversation(messages, name)
     return messages
 

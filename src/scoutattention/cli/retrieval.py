@@ -20,13 +20,19 @@ class RetrievalFlags:
         "1024,2048,4096"
     )
     depths: Annotated[
-        str, flag("--depths", "Where the answer is, in percent of the text before it.", metavar="LIST")
+        str,
+        flag("--depths", "Places of the fact in the text, in percent: 0 is the start, 100 the end.", metavar="LIST"),
     ] = "0,25,50,75,100"
     tasks: Annotated[
-        str | None, flag("--tasks", "Of single, multikey, multivalue, multiquery, variables, common.", metavar="LIST")
+        str | None,
+        flag(
+            "--tasks",
+            "Tasks to run, of single, multikey, multivalue, multiquery, variables, common. Without it: all.",
+            metavar="LIST",
+        ),
     ] = None
     samples: Annotated[int, flag("--samples", "Prompts for each length, depth and task.")] = 1
-    seed: Annotated[int, flag("--seed", "Another number makes other prompts.")] = 0
+    seed: Annotated[int, flag("--seed", "Seed of the prompts.")] = 0
     plot: Plot = None
     ablation: Ablations = None
     as_json: AsJson = False
@@ -36,7 +42,7 @@ class RetrievalFlags:
 def retrieval(call: Call[RetrievalFlags]) -> None:
     """Hide facts in long texts and ask for them, with full attention and with the method.
 
-    Scores are percentages of the expected answers that were found, as RULER counts them.
+    A score is the percentage of the expected answers that were found, as in RULER.
     """
     flags = call.flags
     settings = read_settings(call.settings, ablation=flags.ablation or ())

@@ -16,33 +16,38 @@ WIDTH = 120
 HEAD = """\
 # Settings
 
-Every setting, with its default and when to change it. Start with `budget`, `device_memory` and `lookahead`.
+This page lists every setting, its default, and when to change it. Start with `budget`, `device_memory` and `lookahead`.
 
-| Where | How a setting is written | Example |
+| Where | Name of a setting | Example |
 |---|---|---|
-| Python | the first name of a row; `LLM` takes the settings of `EngineConfig` by name | \
+| Python | the first name of its row; `LLM` takes the settings of `EngineConfig` as keyword arguments | \
 `LLM(model, scout=ScoutConfig(budget=2048), device_memory="8GiB")` |
 | Command line | the flag below it; `--help-all` lists all flags of a command | `--device-memory 8GiB` |
-| Environment | the name in capitals, where a row shows one; a flag wins over a variable | `SCOUT_DEVICE_MEMORY=8GiB` |
+| Environment | the name in capitals, if the row has one; a flag overrides a variable | `SCOUT_DEVICE_MEMORY=8GiB` |
 
-A size is a number with a unit, as `512MiB` or `8GiB`. In Python a size is a number of bytes, or the same text.
-[The glossary](glossary.md) explains the words. This page is made by `python -m scoutattention.cli.settings_page
+A size is a number with a unit, as in `512MiB` or `8GiB`. In Python a size may also be a number of bytes.
+[The glossary](glossary.md) defines the terms. This page is made by `python -m scoutattention.cli.settings_page
 docs/settings.md`.
 
-[Accuracy](accuracy.md#what-each-idea-is-worth) says what `budget`, `guard`, `max_cpu_share`, `lookahead` and `kv_dtype`
-are worth. `block_size`, `sink_blocks`, `recent_blocks`, `calibration`, `graphs` and `workers` have no figures yet.
+[Accuracy](accuracy.md#what-each-idea-is-worth) has measurements of `budget`, `guard`, `max_cpu_share`, `lookahead` and
+`kv_dtype`. `block_size`, `sink_blocks`, `recent_blocks`, `calibration`, `graphs` and `workers` have not been
+measured yet.
 """
 ABLATION = (
-    "`Ablation` is for experiments only. Each field turns one idea of the method off, or into that of a rival design; "
+    "`Ablation` is for experiments only. Each field switches one idea of the method off, or to another design's; "
     "[accuracy](accuracy.md#what-each-idea-is-worth) shows what most of them are worth. "
     "`scout eval fidelity` and `scout eval retrieval` take "
     'these settings as `--ablation NAME=VALUE`. In Python write `ScoutConfig(ablation=Ablation(digest="minmax"))`. '
     "There are no environment variables."
 )
 SECTIONS: tuple[tuple[type, str, str], ...] = (
-    (ScoutConfig, "The method", "`ScoutConfig`: what is attended to, and who attends to it."),
+    (ScoutConfig, "The method", "`ScoutConfig`: which tokens are attended to, and by which processor."),
     (EngineConfig, "The engine", "`EngineConfig`: the device, its kernels, and the sizes of the memories."),
-    (SamplingParams, "A request", "`SamplingParams`: how the tokens of an answer are drawn, and when the answer ends."),
+    (
+        SamplingParams,
+        "A request",
+        "`SamplingParams`: how the tokens of an answer are sampled, and when the answer ends.",
+    ),
     (Ablation, "The ablation", ABLATION),
 )
 

@@ -19,22 +19,21 @@ from .output import check_drawing, check_writable, write_file
 class TraceFlags:
     """The flags of `scout trace`."""
 
-    file: Annotated[Path, typer.Argument(help="What `--trace` of another command wrote.", show_default=False)]
-    html: Annotated[Path | None, flag("--html", "Draw into this HTML file, which needs no other.", metavar="FILE")] = (
-        None
-    )
-    png: Annotated[Path | None, flag("--png", "Draw into this PNG file.", metavar="FILE")] = None
+    file: Annotated[Path, typer.Argument(help="A file that `--trace` of another command wrote.", show_default=False)]
+    html: Annotated[Path | None, flag("--html", "Write the picture to this HTML file.", metavar="FILE")] = None
+    png: Annotated[Path | None, flag("--png", "Write the picture to this PNG file.", metavar="FILE")] = None
     step: Annotated[
-        int | None, flag("--step", "Which decode step, from 1. Without it: the one of median length.", metavar="N")
+        int | None,
+        flag("--step", "Number of the decode step, from 1. Without it: the step of median length.", metavar="N"),
     ] = None
 
 
 @takes(TraceFlags)
 def trace(call: Call[TraceFlags]) -> None:
-    """Draw a decode step: what the device, each worker and the link did, and what was waited for.
+    """Draw a timeline of one decode step: the work of device, CPU workers and link, and the times that one waited.
 
     FILE comes from `scout generate`, `scout serve` or `scout bench decode` with --trace. Without --html and --png the
-    command only says what the CPU hid and what was waited for.
+    command only prints how much CPU time overlapped with the device, and how long the device waited.
     """
     flags = call.flags
     check_writable("--html", flags.html)

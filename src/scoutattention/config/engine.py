@@ -19,13 +19,13 @@ RopeScaling = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class EngineConfig(Checked):
-    """The engine's settings; sizes are in bytes. Raises ConfigError where a value is out of range."""
+    """The settings of the engine; sizes are in bytes. Raises ConfigError if a value is out of range."""
 
     device_memory: Memory = setting(
         None,
         "Device memory for slots and digests: a size, 'slots' (twice the budget of each sequence), or 'all' blocks.",
-        change="On a GPU, give what weights and a prompt leave free: with more slots the CPU has less work. On a CPU "
-        "slots are copies in the same memory, and save none.",
+        change="On a GPU, give the memory that weights and prefill leave free: more slots leave the CPU less work. "
+        "On a CPU, slots are copies in the same memory, and save none.",
         none="'slots' on a GPU, 'all' on a CPU",
         size=True,
         least=1,
@@ -33,8 +33,8 @@ class EngineConfig(Checked):
     host_memory: int | None = setting(
         None,
         "Host memory for the KV cache.",
-        change="Lower it where other programs need the memory; raise it to run more sequences. "
-        "Too little makes sequences wait. On a GPU each GiB takes 96 MiB of GPU memory for digests (bfloat16).",
+        change="Lower it if other programs need the memory. Raise it to run more sequences at once: sequences without "
+        "room wait. On a GPU each GiB takes 96 MiB of GPU memory for digests (bfloat16).",
         none="enough for max_num_seqs sequences, at most half of the free memory",
         size=True,
         least=1,
@@ -49,58 +49,59 @@ class EngineConfig(Checked):
     max_num_seqs: int = setting(
         8,
         "Sequences that run at once, at most.",
-        change="Raise it for throughput; lower it to save memory. The commands run one sequence.",
+        change="Raise it for throughput. Lower it to save memory. `scout generate` and `scout chat` run one sequence.",
         least=1,
     )
     dtype: DTypeName = setting(
         "auto",
-        "Numbers: 'auto', 'float32', 'bfloat16', 'float16'.",
+        "Dtype: 'auto', 'float32', 'bfloat16', 'float16'.",
         change="The number format of weights and KV cache; 'auto' is the checkpoint's, and float32 for a .gguf file. "
-        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay so: it is then "
-        "the format of the KV cache and of a prompt's own numbers.",
+        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay quantised, and "
+        "dtype is the format of the KV cache and of activations in prefill.",
     )
     weights: WeightsName = setting(
         "auto",
-        "Weights: 'auto' (stored), 'bf16', 'int8', 'int4'.",
-        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. "
-        "'int4' takes less than a third, and costs accuracy. 'bf16' expands what is quantised.",
+        "Weights: 'auto' (as stored), 'bf16', 'int8', 'int4'.",
+        change="On a CPU 'int8' halves the memory of a 16-bit checkpoint. 'int4' takes less than a third, and costs "
+        "accuracy. 'bf16' expands quantised weights.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",
-        "Number format of full blocks in host memory: 'auto' (that of dtype), 'int8' or 'int4'.",
+        "Number format of full blocks in host memory: 'auto' (dtype), 'int8' or 'int4'.",
         change="Choose 'int8' to halve a bfloat16 cache. 'int4' takes a quarter, and costs accuracy.",
         advanced=True,
     )
     prefix_cache: bool = setting(
         True,
-        "Keep prompts in free pages, so that a prompt that begins like one of them is read from there on.",
-        change="Turn it off to read every prompt whole. Kept prompts make room for running ones. Beside their pages, "
-        "they take at most an eighth of host_memory, or as much as max_num_seqs sequences have of their own.",
+        "Prefix caching: keep the pages of prompts, and reuse them for later prompts with the same beginning.",
+        change="Turn it off to prefill every prompt as a whole. Kept pages are freed when running sequences need them. "
+        "Besides pages, kept prompts take at most an eighth of host_memory, or as much as max_num_seqs sequences "
+        "take.",
         advanced=True,
     )
     prefix_cache_dir: str | None = setting(
         None,
-        "Directory in which prompts are stored, so that they are found after a restart.",
-        change="Give one to ask about the same documents again later. A prompt takes there as much as in host memory.",
-        none="none are stored",
+        "Directory in which prompts are stored, to be found again after a restart.",
+        change="Set it to ask about the same documents again later. A prompt takes as much disk space as host memory.",
+        none="no prompt is stored",
         advanced=True,
     )
     prefix_cache_size: int = setting(
         16 << 30,
-        "Size of that directory at most; prompts that were not used for longest go first.",
-        change="Set it to what the disk has room for.",
+        "Largest size of prefix_cache_dir. The least recently used prompts are deleted first.",
+        change="Set it by the free space of the disk.",
         size=True,
         least=1,
         advanced=True,
     )
     device: DeviceName = setting(
-        "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' where there is a GPU."
+        "cpu", "Where the model runs: 'cpu', or 'cuda' for a GPU.", change="Choose 'cuda' if there is a GPU."
     )
     kernels: KernelsName = setting(
         "auto",
-        "Kernels of decode steps: 'auto' ('native' on a CPU), or 'plain' for slow PyTorch.",
-        change="Choose 'plain' to see whether a wrong answer comes from a kernel. On a GPU 'auto' is 'cuda' where the "
-        "package cuda-core is installed, else 'triton'.",
+        "Kernels of decode steps: 'auto', or 'plain' for PyTorch without fast kernels.",
+        change="Choose 'plain' to see whether a wrong answer comes from a kernel. 'auto' is 'native' on a CPU. "
+        "On a GPU it is 'cuda' if the package cuda-core is installed, else 'triton'.",
         advanced=True,
     )
     graphs: bool = setting(
@@ -112,7 +113,7 @@ class EngineConfig(Checked):
     workers: int | None = setting(
         None,
         "Native CPU threads of each process.",
-        change="Lower it where other programs need the cores.",
+        change="Lower it if other programs need the cores.",
         none="one for each core, divided among the processes; two fewer with a GPU",
         least=1,
         advanced=True,
@@ -127,16 +128,16 @@ class EngineConfig(Checked):
     )
     tensor_parallel_size: int = setting(
         1,
-        "Processes that share the model; each has its own KV heads and, with device 'cuda', its own GPU.",
-        change="Keep it at 1: it is tested on one CPU, where it is slower, and has not run on GPUs.",
+        "Processes (ranks) that share the model by KV heads; with device 'cuda' each has its own GPU.",
+        change="Keep it at 1. Larger values are tested on one CPU, where they are slower, and have never run on GPUs.",
         least=1,
         advanced=True,
     )
     rope_scaling: RopeScaling = setting(
         None,
-        "How positions are rotated, in the words of config.json, instead of as the model says.",
-        change="Give it to read longer contexts than the model was trained on; its card says with what, for example "
+        "Rotary scaling instead of the model's own, with the keys of `rope_scaling` in config.json.",
+        change="Set it to read longer contexts than the model was trained on, as the model card says, for example "
         '`{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}`.',
-        none="as the model says",
+        none="the model's own",
         advanced=True,
     )

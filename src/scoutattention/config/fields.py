@@ -126,7 +126,7 @@ def _fits(value: object, hint: object) -> bool:
 
 
 def _wanted(hint: object) -> str:
-    """What a type takes, in words."""
+    """The values that a type allows, in words, for messages."""
     kinds = (hint, *get_args(hint))
     names = [name for kind, name in _NAMES.items() if kind in kinds]
     words = [f"one of {', '.join(_words(hint))}"] if _words(hint) else []

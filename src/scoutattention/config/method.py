@@ -1,4 +1,4 @@
-"""The method: what is chosen, who attends to it, and when blocks move."""
+"""The settings of the method: choice of blocks, CPU share, recall, and ablations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,10 +16,10 @@ Pooling = Literal["mean", "max"]
 
 @dataclass(frozen=True)
 class Ablation(Checked):
-    """What only experiments change: each field turns one idea of the method off, or into a rival's.
+    """Settings for experiments only: each field switches one idea of the method off, or to another design's.
 
-    `scout eval fidelity --ablate` and the rivals of the benchmarks are made of these. The defaults are the method, and
-    docs/accuracy.md shows what each of them is worth.
+    The defaults are the method. `scout eval fidelity --ablate` and the rival designs of the benchmarks use other
+    values; docs/accuracy.md shows what each idea is worth.
     """
 
     on_miss: OnMiss = setting(
@@ -29,40 +29,44 @@ class Ablation(Checked):
     )
     far_query: FarQuery = setting(
         "predicted",
-        "The query that the CPU attends with: 'predicted'; or 'true', with which only the choice is made ahead.",
+        "The query that the CPU attends with: 'predicted', or 'true'. With 'true' only the choice is made ahead.",
     )
     predictor: PredictorName = setting(
         "calibrated",
-        "What predicts queries: the later layer's own projection ('plain'), the same after a correction that was "
-        "fitted to each prompt ('calibrated'), or the true query ('oracle', for tests).",
+        "What predicts queries: the later layer's query projection of an earlier layer's input ('plain'), the same "
+        "with a correction that is fitted to each prompt ('calibrated'), or the true query ('oracle', for tests).",
     )
-    correction_dims: int = setting(64, "Dimensions of the low-rank correction that each prompt fits.", least=1)
+    correction_dims: int = setting(64, "Rank of the low-rank correction that is fitted to each prompt.", least=1)
     correct_far: bool = setting(
-        True, "Correct the weight of the CPU's partial result, to first order in the error of the predicted query."
+        True, "Correct the weight of the CPU's result in the merge, to first order in the error of the predicted query."
     )
     true_query_layers: tuple[int, ...] | None = setting(
-        None, "Layers that choose and attend with their true query.", none="each prompt's trial of scouts finds them"
+        None,
+        "Layers that use their true query instead of a scout.",
+        none="found on each prompt, by the trial of scouts",
     )
     min_scout_cosine: float = setting(
-        0.8, "Mean cosine of scouts and true queries that a layer needs in a prompt's trial to use scouts.", least=-1
+        0.8, "A layer uses scouts if their mean cosine to the true queries of the prompt is at least this.", least=-1
     )
     digest: DigestName = setting(
         "two-stage",
-        "What blocks are judged by: half of their keys' main dimensions in 2 bits, and for candidates all of them "
-        "('two-stage'); all channels in 2 bits ('keys2'), channel bounds ('minmax'), or the keys ('exact', slow).",
+        "What blocks are scored by. 'two-stage': the keys in 2 bits per main dimension, half of the dimensions for all "
+        "blocks and all of them for candidates. 'keys2': the keys in 2 bits per channel. 'minmax': bounds of each "
+        "channel. 'exact': the keys themselves (slow).",
     )
     candidates: int = setting(
-        4, "Blocks that are judged, as a multiple of the budget; the scout finds them for the true query too.", least=1
+        4, "Blocks that the second stage scores, as a multiple of the budget; the true query scores no others.", least=1
     )
     pooling: Pooling = setting(
         "mean",
-        "How a KV head's query heads agree: 'mean' of their softmax over the blocks, or largest score ('max').",
+        "How the scores of query heads that share a KV head are combined: the mean of their softmax over the blocks "
+        "('mean'), or the largest score ('max').",
     )
     recall_interval: int = setting(8, "Decode steps between two recalls of a layer; 0 never recalls.", least=0)
     recall_target: float | None = setting(
         0.05,
-        "CPU share at which a layer keeps to the recall interval; at twice this share it recalls twice as often.",
-        none="keeps every layer to the interval",
+        "CPU share at which a layer recalls at the recall interval; at twice this share it recalls twice as often.",
+        none="makes every layer recall at the interval",
         none_word="off",
         least=0,
     )
@@ -70,10 +74,7 @@ class Ablation(Checked):
 
 @dataclass(frozen=True)
 class ScoutConfig(Checked):
-    """The method's settings. The source of the method is ScoutAttention, arXiv 2603.27138.
-
-    Raises ConfigError where a value is out of range.
-    """
+    """The settings of the method (ScoutAttention, arXiv 2603.27138). Raises ConfigError if a value is out of range."""
 
     old_names: ClassVar[Mapping[str, str]] = {
         "most_share": "write max_cpu_share",
@@ -91,52 +92,51 @@ class ScoutConfig(Checked):
 
     budget: int | None = setting(
         1024,
-        "Tokens that a decode step chooses, for each layer and KV head of a sequence.",
-        change="Raise it where answers miss facts; twice the budget reads twice the bytes. In one memory, the "
-        "default on a CPU, 2048 is a good value, because nothing else is attended to.",
+        "Tokens that each layer and KV head of a sequence chooses in a decode step.",
+        change="Raise it if answers miss facts. Twice the budget reads twice the bytes. On a CPU 2048 is a good value, "
+        "because everything is in one memory, and a step attends to nothing beyond the budget.",
         none="attends to every token",
         none_word="all",
     )
     block_size: int = setting(
         32,
-        "Tokens of a block; blocks are chosen and moved as a whole.",
-        change="Keep it. Smaller blocks make the choice more precise, and take more memory and time.",
+        "Tokens in a block, the unit that is chosen and copied.",
+        change="Keep it. Smaller blocks are chosen more precisely, but take more memory and time.",
         least=1,
         advanced=True,
     )
     sink_blocks: int = setting(
         1,
         "First blocks of a sequence that are always attended to.",
-        change="Keep it at 1 or more: models give their first tokens much attention.",
+        change="Keep it at 1 or more: models give much attention to the first tokens.",
         least=0,
         advanced=True,
     )
     recent_blocks: int = setting(
         1,
         "Last full blocks of a sequence that are always attended to.",
-        change="Raise it where the next token depends on the last few hundred tokens.",
+        change="Raise it if the next token depends on the last few hundred tokens.",
         least=0,
         advanced=True,
     )
     lookahead: int = setting(
         1,
-        "How many layers ahead a query is predicted, the time that the CPU has; 0 predicts nothing.",
-        change="Raise it, up to 4, where the statistics show CPU time that was waited for.",
+        "Layers between predicting a query and using it: the time that the CPU has. 0 predicts nothing.",
+        change="Raise it, up to 4, if the statistics show that the device waited for the CPU.",
         least=0,
     )
     calibration: str | None = setting(
         "auto",
-        "Stored correction that predictions start from: a file, or 'auto' for what `scout calibrate` stored.",
+        "Stored correction of predicted queries: a file, or 'auto' for the one that `scout calibrate` stored, if any.",
         change="Run `scout calibrate` once for a model that you use with short prompts or a lookahead above 1.",
-        none="starts from no stored correction",
+        none="uses no stored correction",
         none_word="off",
         advanced=True,
     )
     guard: float | None = setting(
         0.02,
-        "Part of a KV head's attention that a wrong prediction may affect before the true query corrects it.",
-        change="Lower it for accuracy; raise it for speed where many heads are guarded. "
-        "Any guard has the true query judge the scout's candidates.",
+        "Part of a KV head's attention that a wrong prediction may affect before the guard corrects it.",
+        change="Lower it for accuracy. Raise it for speed if many heads are guarded.",
         none="never checks a prediction",
         none_word="off",
         least=0,
@@ -144,8 +144,8 @@ class ScoutConfig(Checked):
     )
     max_cpu_share: float | None = setting(
         0.085,
-        "Largest part of the chosen blocks that the CPU attends to, on average; more far blocks are left out.",
-        change="Raise it for accuracy where no CPU time is waited for; lower it for speed where some is.",
+        "Largest part of the chosen blocks that the CPU attends to, on average. Far blocks beyond it are left out.",
+        change="Raise it for accuracy if the device does not wait for the CPU. Lower it for speed if it does.",
         none="sets no limit",
         none_word="off",
         least=0.01,
@@ -165,7 +165,7 @@ class ScoutConfig(Checked):
 
     @property
     def always_blocks(self) -> int:
-        """Blocks that every step attends to: sink, recent, and the open one."""
+        """Blocks that every step attends to: sink blocks, recent blocks and the open block."""
         return self.sink_blocks + self.recent_blocks + 1
 
     @property
@@ -175,11 +175,11 @@ class ScoutConfig(Checked):
 
     @property
     def candidate_blocks(self) -> int | None:
-        """Closed blocks that are judged per layer and KV head, after a scan of all."""
+        """Closed blocks that are judged per layer and KV head, after a scan of all blocks."""
         return None if self.budget is None else self.ablation.candidates * (self.budget // self.block_size)
 
     def changed(self, **values: Any) -> Self:  # noqa: ANN401  # of any field
-        """The same configuration with other values, of its own fields or of its ablation's."""
+        """A copy with other values for some fields, of this configuration or of its ablation."""
         own = {item.name for item in fields(self)}
         ablation = {name: values.pop(name) for name in list(values) if name not in own}
         return replace(self, ablation=replace(self.ablation, **ablation), **values)

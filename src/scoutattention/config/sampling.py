@@ -19,7 +19,7 @@ MOST_BIAS = 100
 
 
 class RequestChecks(Checked):
-    """What `SamplingParams` makes of its values, and which it refuses."""
+    """Normalises and checks the values of `SamplingParams`."""
 
     def __post_init__(self) -> None:
         values: Any = self
@@ -59,45 +59,45 @@ class RequestChecks(Checked):
 
 @dataclass(frozen=True)
 class SamplingParams(RequestChecks):
-    """How one request is sampled. Raises ConfigError where a value has another type, or is out of range.
+    """How one request is sampled. Raises ConfigError if a value has the wrong type or is out of range.
 
-    stop: one text, or several; kept as a tuple, without None.
+    stop: one string, several, or None; stored as a tuple.
     """
 
     max_tokens: int = setting(
         128,
-        "New tokens at most; with 0, the prompt is read, and nothing more.",
+        "Largest number of new tokens; 0 prefills the prompt, and decodes nothing.",
         change="Set it to the longest answer you want.",
         least=0,
     )
     temperature: float = setting(
-        0.0, "Randomness; 0 always takes the likeliest token.", change="Raise it for variety.", least=0
+        0.0, "Sampling temperature; 0 is greedy decoding.", change="Raise it for variety.", least=0
     )
     top_p: float = setting(
         1.0,
-        "Sample from the most likely tokens that together have this probability.",
+        "Sample from the most likely tokens whose probabilities add up to this (nucleus sampling).",
         change="Lower it to 0.9 to leave out unlikely tokens.",
         advanced=True,
     )
     top_k: int = setting(
         0,
-        "Number of most likely tokens to sample from; 0 or -1 is all.",
-        change="Set it to 20 to 50 where a model's makers say so.",
+        "Sample from this many of the most likely tokens; 0 or -1 is all tokens.",
+        change="Set it to the value of the model card, often 20 to 50.",
         least=-1,
         most=2**31 - 1,
         advanced=True,
     )
     min_p: float = setting(
         0.0,
-        "Sample from tokens that have at least this part of the most likely token's probability.",
-        change="Set it to 0.05 to 0.1 with a high temperature.",
+        "Sample from tokens with at least this fraction of the most likely token's probability.",
+        change="Set it between 0.05 and 0.1 with a high temperature.",
         least=0,
         most=1,
         advanced=True,
     )
     repetition_penalty: float = setting(
         1.0,
-        "Divides positive logits of tokens that are in the prompt or the answer, and multiplies negative ones.",
+        "Divides positive logits of tokens in the prompt or the answer by this, and multiplies negative logits.",
         change="Raise it to 1.1 if the model repeats itself.",
         least=0.01,
         most=100,
@@ -105,7 +105,7 @@ class SamplingParams(RequestChecks):
     )
     presence_penalty: float = setting(
         0.0,
-        "Subtracted from the logits of tokens that are in the answer.",
+        "Subtracted from the logits of tokens that are already in the answer.",
         change="Raise it to 0.5 for new subjects.",
         least=-2,
         most=2,
@@ -113,7 +113,7 @@ class SamplingParams(RequestChecks):
     )
     frequency_penalty: float = setting(
         0.0,
-        "Subtracted from a token's logit once for each time that the token is in the answer.",
+        "Subtracted from a token's logit for each time that the token is already in the answer.",
         change="Raise it to 0.5 if the model repeats words.",
         least=-2,
         most=2,
@@ -121,29 +121,29 @@ class SamplingParams(RequestChecks):
     )
     seed: int | None = setting(
         None,
-        "Seed of sampling.",
+        "Seed of the random numbers.",
         change="Set it to get the same answer again.",
         none="another answer each time",
         advanced=True,
     )
     stop: str | Iterable[str] | None = setting(
         (),
-        "Texts that end the answer and are not part of it.",
-        change="Set it to the end mark of your format.",
+        "Strings that end the answer, and are not part of it.",
+        change="Set it to the end marker of your format.",
         advanced=True,
     )
     ignore_eos: bool = setting(
         False,
-        "Go on after the model's end-of-sequence token.",
+        "Continue after the model's end-of-sequence token.",
         change="Set it for benchmarks of fixed length.",
         advanced=True,
     )
     logprobs: int | None = setting(
         None,
-        "Number of likeliest tokens that are given for each token of the answer, with their log-probabilities and "
-        "that of the token itself, before penalties and temperature.",
+        "Number of most likely tokens whose log-probabilities are returned at each position, besides the token's own. "
+        "They are from before penalties and temperature.",
         change="Set it to see how sure the model is.",
-        none="none are given",
+        none="none are returned",
         least=0,
         advanced=True,
     )
@@ -159,44 +159,44 @@ class SamplingParams(RequestChecks):
     )
     cache_salt: str = setting(
         "",
-        "Prompts are found again by requests with the same text here, and by no others.",
-        change="Give each user another text where users must not learn from an answer's speed what others have asked.",
+        "Requests share cached prefixes only with requests of the same salt.",
+        change="Give each user another salt if users must not learn from response times what others have asked.",
         advanced=True,
     )
     n: int = setting(
         1,
-        "Answers to each prompt.",
-        change="Raise it to choose among answers; set a temperature.",
+        "Number of answers to each prompt.",
+        change="Raise it to choose among answers. It needs a temperature above 0.",
         least=1,
         most=10_000,
         advanced=True,
     )
     min_tokens: int = setting(
         0,
-        "New tokens at least: until then no end-of-sequence token is drawn, and no stop text ends the answer.",
+        "Smallest number of new tokens. Until then no end-of-sequence token is drawn, and no stop string counts.",
         change="Raise it if answers are too short.",
         least=0,
         advanced=True,
     )
     logit_bias: Mapping[int, float] | None = setting(
         None,
-        "Added to the logits of these token ids, -100 to 100 each; -100 all but forbids a token.",
+        "Numbers from -100 to 100, added to the logits of token ids. -100 practically forbids a token.",
         change="Set it to forbid tokens, or to choose among a few.",
         none="nothing is added",
         advanced=True,
     )
     json_schema: str | None = setting(
         None,
-        "A JSON schema that the answer conforms to, as text; an answer that max_tokens cuts is not whole. Needs "
-        "llguidance (pip install 'scout-attention[json]').",
-        change='Set it where a program reads the answer; "{}" is any JSON.',
+        "A JSON schema, as a string. The answer conforms to it, unless max_tokens cuts the answer. Needs llguidance "
+        "(pip install 'scout-attention[json]').",
+        change='Set it if a program reads the answer; "{}" is any JSON.',
         none="the answer is free text",
         advanced=True,
     )
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """`stop` as it is kept."""
+        """`stop` as a tuple."""
         return tuple(self.stop or ())
 
 

@@ -1,4 +1,4 @@
-"""Answers that are under way: read token by token, by a thread or by an event loop, or waited for."""
+"""Answers that are being generated. A thread or an event loop reads them token by token, or waits for their end."""
 
 import asyncio
 import threading
@@ -15,10 +15,10 @@ from .thread import EngineThread
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer; the last one has a finish_reason. `text` may be empty.
+    """A piece of a streamed answer; the last piece has a finish_reason. `text` may be empty.
 
-    logprobs: see `Output`.   index: which of a prompt's answers.
-    prompt_logprobs: see `Output`; in an answer's first piece.
+    logprobs: see `Output`.   index: the number of the answer, if the prompt has several.
+    prompt_logprobs: see `Output`; only in an answer's first piece.
     """
 
     text: str
@@ -30,18 +30,18 @@ class Chunk:
 
 
 class Answer:
-    """The answers to one prompt, or to several, which are under way.
+    """The answer to a submitted prompt (or answers, with n above 1), while it is generated.
 
-    Chunks come as tokens do, in `for` and in `async for`; both raise the error of an answer that failed, after what
-    there is of it. An answer that nobody holds any more is cancelled.
+    `for` and `async for` yield chunks as tokens come. If an answer fails, they raise its error after its last chunk. An
+    `Answer` that is garbage-collected is cancelled.
 
-    requests: what is asked; each has an answer.
+    requests: the requests that are answered, one for each answer.
     """
 
     def __init__(
         self, thread: EngineThread, requests: Sequence[Request], on_prompt: Progress | None = None, *, streamed: bool
     ) -> None:
-        """Send them to the engine.   on_prompt: told (done, total) tokens of a prompt as it is read, while one waits.
+        """Send the requests.   on_prompt: called with (done, total) tokens of a prompt, in the thread that waits.
 
         streamed: see `LLM.submit`.
         """
@@ -62,20 +62,20 @@ class Answer:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the first prompt that were kept of earlier prompts; known once it begins to be read."""
+        """Tokens of the first prompt that were reused from earlier prompts; known when its prefill begins."""
         return self.requests[0].prefix.tokens
 
     def waits(self, index: int = 0) -> tuple[float, float]:
-        """Seconds that an answer waited for its turn, and that its prompt was read; known with its first token."""
+        """Seconds in the queue and seconds of prefill, of one answer; known with its first token."""
         came, admitted, first = self.requests[index].times
         return admitted - came, first - admitted
 
     def cancel(self) -> None:
-        """Give the answers up, and free what they hold; of answers that have ended there is nothing left to free."""
+        """Cancel the answers that have not ended, and free their memory."""
         self._gone()
 
     def wait(self) -> None:
-        """Wait until all have ended."""
+        """Wait until all answers have ended."""
         while not self._ended:
             self._news.clear()
             for _ in self._chunks():
@@ -84,7 +84,7 @@ class Answer:
                 self._news.wait()
 
     def __iter__(self) -> Generator[Chunk, None, None]:
-        """Chunks as they come. Closing the iterator cancels what has not ended."""
+        """Chunks as they come. Closing the iterator cancels answers that have not ended."""
         try:
             while not self._ended:
                 self._news.clear()
@@ -96,7 +96,7 @@ class Answer:
             self.cancel()
 
     async def __aiter__(self) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come. Closing the iterator, or its task, cancels what has not ended."""
+        """Chunks as they come. Closing the iterator, or cancelling its task, cancels answers that have not ended."""
         event_loop, wake = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
@@ -119,7 +119,7 @@ class Answer:
         return all(state.finish_reason for state in self._sent)
 
     def _chunks(self) -> Iterator[Chunk | BaseException]:
-        """What is ready and was not given out yet, and what failed after it."""
+        """Chunks that were not yielded yet, each followed by the error of its answer, if it failed."""
         for index, request in enumerate(self.requests):
             before, ready = self._sent[index], request.ready
             self._sent[index] = ready
@@ -138,7 +138,7 @@ class Answer:
 
 
 def _whole(chunk: Chunk | BaseException) -> Chunk:
-    """A chunk; raises what is an error."""
+    """The chunk itself. An error is raised."""
     if isinstance(chunk, BaseException):
         raise chunk
     return chunk

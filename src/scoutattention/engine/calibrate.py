@@ -97,7 +97,7 @@ class _Fitter:
         self._inputs: dict[int, Tensor] = {}
 
     def see(self, layer: int, x: Tensor) -> None:
-        """Fit a layer, whose inputs are x [n, E], for every lookahead."""
+        """Fit a layer with inputs x [n, E], for every lookahead."""
         if not x.isfinite().all():
             raise CalibrationError(f"the inputs of layer {layer} are not finite on this text: give another --text")
         self._inputs[layer] = x

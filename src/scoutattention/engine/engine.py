@@ -227,12 +227,12 @@ class Engine:
         return sequences
 
     def _agreed(self, wish: bool) -> bool:
-        """What rank 0 wishes; clocks differ."""
+        """The wish of rank 0, for all ranks: wishes depend on clocks, which differ."""
         return bool(gathered(self.ranks, torch.tensor([wish]))[0]) if self.ranks.size > 1 else wish
 
     @contextmanager
     def _failing(self, sequences: list[Sequence], doing: str) -> Iterator[None]:
-        """What goes wrong here ends these sequences; a step that is broken off has them read anew."""
+        """An error inside ends these sequences. After any other exception they are put back, to be prefilled again."""
         with ExitStack() as broken_off:
             for sequence in sequences:  # the first is the last to be put back, and so the first to be read
                 broken_off.callback(self.scheduler.put_back, sequence)
@@ -265,7 +265,7 @@ class Engine:
                 sequence.fail(error)
 
     def _measure_cache(self) -> None:
-        """Keep the cache's size where it is the largest so far."""
+        """Update the largest size of the cache so far."""
         total, device = (size * self.ranks.size for size in self.store.cache_bytes(len(self.scheduler.running)))
         if total >= self.stats.kv_bytes_total:
             self.stats = replace(self.stats, kv_bytes_total=total, kv_bytes_device=device)
@@ -273,9 +273,9 @@ class Engine:
 
 @contextmanager
 def _named_faults(doing: str) -> Iterator[None]:
-    """Turn what the machine fails of into one sentence.   doing: what it failed in.
+    """Turn errors of memory, device and driver into one sentence.   doing: the work inside, for the message.
 
-    Raises CapacityError where memory was too small, KernelError where the device or its driver gave up.
+    Raises CapacityError if memory was too small, KernelError if the device or its driver failed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A rank other than the first: a process that does what rank 0 tells it, until there is nobody to tell it anything."""
+"""A rank other than the first: a process that carries out the messages of rank 0, until rank 0 ends."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ READY = b"ready\n"
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank starts with.   folder: where ranks meet.   model: its directory or file."""
+    """The arguments with which a rank starts.   folder: where ranks meet.   model: its directory or file."""
 
     folder: Path
     index: int
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Following:
-    """What a rank can be told: a message is one of these methods and its arguments."""
+    """The messages to a rank: each is the name of one of these methods, and its arguments."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -56,7 +56,7 @@ class Following:
 
 
 def follow(messages: BinaryIO, job: Job) -> None:
-    """Do what the messages say, until they end."""
+    """Carry out the messages until they end."""
     size, leader = job.engine_config.tensor_parallel_size, os.getppid()
     device = find_device(job.engine_config.device, job.index, size)
     ranks = Group(job.folder, job.index, size, device, all_there=lambda: os.getppid() == leader)

@@ -1,4 +1,4 @@
-"""Rank 0: starts the processes of the other ranks, and tells them what its engine is told."""
+"""Rank 0: starts the processes of the other ranks, and forwards its engine's requests to them."""
 
 import pickle
 import subprocess
@@ -67,7 +67,7 @@ class Followers:
         self._end()
 
     def tell(self, work: Callable[Concatenate[Following, P], None], *arguments: P.args, **_: P.kwargs) -> None:
-        """Let each call a method of `Following`. Raises RankError where one has ended."""
+        """Make each rank call a method of `Following`. Raises RankError if one has ended."""
         if self.ended:
             raise RankError(
                 f"the ranks beside rank 0, {len(self._processes)} of them, were ended with a step that was broken off: "
@@ -89,7 +89,7 @@ class Followers:
             broken_off.pop_all()
 
     def _last_words(self) -> str:
-        """Which processes have ended, and how; empty where none has."""
+        """A sentence about the processes that have ended, and how; empty if none has."""
         found = []
         for index, process in enumerate(self._processes, start=1):
             with suppress(subprocess.TimeoutExpired):

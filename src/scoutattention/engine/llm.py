@@ -1,4 +1,4 @@
-"""The public door: a model, prompts, answers."""
+"""`LLM`, the public entry point: takes prompts, and returns answers."""
 
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ from .thread import EngineThread
 
 
 class EngineOptions(TypedDict, total=False):
-    """The fields of `EngineConfig`, with sizes also as text, for example "8GiB"."""
+    """The fields of `EngineConfig`. Sizes may also be strings, for example "8GiB"."""
 
     device_memory: Memory | str
     host_memory: int | str | None
@@ -65,9 +65,10 @@ class Output:
     """One answer.
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
-    logprobs: for each token, log-probabilities by token id, the token's own first; None where none were asked for.
-    prompt_logprobs: the same for each token of the prompt; None for the first one, before which there is nothing.
-    cached_tokens: of the prompt, that were kept of earlier prompts, and not read again.
+    logprobs: for each token, log-probabilities by token id, the token's own first; None unless requested.
+    prompt_logprobs: the same for each token of the prompt; None for the first token, which has nothing before it.
+    ttft_s: seconds from the arrival of the request to its first token.
+    cached_tokens: prompt tokens that were reused from earlier prompts, and not prefilled again.
     """
 
     text: str
@@ -82,13 +83,13 @@ class Output:
 
 
 class LLM:
-    """A model with its cache, its worker threads, and the processes of its other ranks.
+    """A loaded model with its KV cache and its engine. Any number of threads may use it at the same time.
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
-    scout: the method; "auto" has the planner choose it, or full attention, for this computer (docs/planning.md).
-    engine_config: fields of `EngineConfig`; sizes may be text, as in device_memory="8GiB".
-    Any number of threads may use it, and streams may be read in turn: all share the engine. `with LLM(...) as llm`
-    closes it at the end. Raises a ScoutError (errors.py) for anything wrong with the model or the settings.
+    scout: the settings of the method; with "auto" the planner chooses the method or full attention for this computer
+        (docs/planning.md).
+    engine_config: fields of `EngineConfig`; sizes may be strings, as in device_memory="8GiB".
+    `with LLM(...) as llm` closes it at the end. Raises a ScoutError if the model or a setting is wrong.
     """
 
     def __init__(
@@ -131,14 +132,14 @@ class LLM:
         chat: bool | None = False,
         on_prompt: Progress | None = None,
     ) -> list[Output]:
-        """Answer one prompt or many, of any lengths, as one ragged batch; answers come in the prompts' order.
+        """Answer one prompt or many. The prompts may have different lengths; outputs are in the order of the prompts.
 
-        prompts: texts, token ids, or conversations, which are lists of {"role", "content"} messages.
-        params: for all prompts, or a list with one for each. With n above 1, a prompt has so many answers in a row.
-        chat: wrap each text prompt as a user message of the model's chat template; None does so where there is one.
-        on_prompt: told (done, total) tokens of each prompt that is read in this call's own steps.
-        Raises PromptError, ConfigError and CapacityError before anything runs. What fails later ends one answer, whose
-        `error` says so; it is raised where no answer is left.
+        prompts: strings, lists of token ids, or conversations, which are lists of {"role", "content"} messages.
+        params: one for all prompts, or a list with one for each. With n above 1, each prompt has n outputs in a row.
+        chat: whether to send string prompts through the chat template as user messages; None: if there is a template.
+        on_prompt: called with (done, total) tokens while a prompt of this call is prefilled.
+        Raises PromptError, ConfigError and CapacityError before anything runs. A later failure ends one output, and is
+        its `error`. If all outputs failed, the first error is raised.
         """
         requests = self._requests(prompts, params, chat)
         if not requests:
@@ -161,7 +162,7 @@ class LLM:
         chat: bool | None = False,
         on_prompt: Progress | None = None,
     ) -> Generator[Chunk, None, None]:
-        """Answer one prompt piece by piece; see `generate`. A stream that is closed, or dropped, ends its request."""
+        """Answer one prompt piece by piece; see `generate`. Closing or dropping the stream cancels its request."""
         requests = self._requests(prompt, params, chat)
         if len(requests) != 1:
             raise ConfigError(f"a stream is one answer to one prompt, and here are {len(requests)}: use generate")
@@ -175,10 +176,10 @@ class LLM:
         chat: bool | None = False,
         streamed: bool = True,
     ) -> Answer:
-        """Send one prompt to the engine, and return at once; see `generate`. With n above 1 it has so many answers.
+        """Send one prompt to the engine, and return its `Answer` at once; see `generate`.
 
-        The answers are read in `for`, or in `async for` of an event loop, or waited for.
-        streamed: whether tokens should come as soon as they can. Without, prompts of others are read first.
+        Read the answer with `for` or `async for`, or call its `wait`.
+        streamed: whether tokens should come as soon as possible. If not, prompts of other requests are prefilled first.
         """
         requests = self._requests(prompt, params, chat)
         if len({id(request.prompt_ids) for request in requests}) != 1:
@@ -199,7 +200,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         chat: bool | None,
     ) -> list[Request]:
-        """What is asked for, checked; nothing has begun."""
+        """The checked requests of a call, not yet submitted."""
         if os.getpid() != self._process:
             raise ScoutError(
                 f"the LLM was made in process {self._process}, and this one was forked from it: make a new LLM here"

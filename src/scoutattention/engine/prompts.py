@@ -1,4 +1,4 @@
-"""What a caller may give as prompts and sampling params, checked before anything runs."""
+"""Checks of the prompts and sampling params that a caller gives, before anything runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ class PromptReader:
         if len(ids) >= self.max_len:
             raise PromptError(
                 f"{name} has {len(ids)} tokens, and max_model_len={self.max_len} leaves room for {self.max_len - 1} "
-                "and an answer: shorten the prompt"
+                "and an answer: shorten the prompt, or raise max_model_len up to the model's own limit"
             )
         return ids
 
@@ -128,7 +128,7 @@ def _kind(item: object) -> str:
 
 
 def _items(prompt: object, name: str) -> list[object]:
-    """What a prompt, or a collection of prompts, has in it."""
+    """The items of a prompt, or of a collection of prompts."""
     if hasattr(prompt, "tolist"):  # an array of numpy, or a tensor
         prompt = prompt.tolist()
     if isinstance(prompt, bytes | bytearray | memoryview):

@@ -116,7 +116,7 @@ class Runner:
             yield
 
     def settle(self) -> None:
-        """Wait for what was queued."""
+        """Wait for all queued work of the device."""
         if self.decoder.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 

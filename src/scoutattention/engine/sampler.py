@@ -81,7 +81,7 @@ def draw_of(params: SamplingParams, chance: float, *, steered: bool = False) -> 
 
 
 def drawing_of(draws: Sequence[Draw]) -> Drawing:
-    """What the drawing of these tokens takes."""
+    """The work that sampling these tokens needs."""
     return Drawing(any(one.temperature > 0 for one in draws), any(one.penalised for one in draws))
 
 
@@ -120,7 +120,7 @@ class Steering:
         return self._json is not None or (bool(self._ends) and made == self._least)
 
     def bias(self, made: int) -> Bias:
-        """What is added to the logits of the token after `made` others."""
+        """The bias of the logits of the token after `made` other tokens."""
         ends = self._ends if made < self._least else {}
         return Bias({**self._values, **ends}, None if self._json is None else self._json.allowed)
 

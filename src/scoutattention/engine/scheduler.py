@@ -28,7 +28,7 @@ class Ready(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Who waits for an answer.   streamed: token by token.   tell: called after each step that has news of it."""
+    """The reader of an answer.   streamed: whether it reads token by token.   tell: called when there is news."""
 
     streamed: bool
     tell: Callable[[], None]
@@ -134,7 +134,7 @@ class Sequence:
         self.ready = self.ready._replace(read=tokens)
 
     def fail(self, error: BaseException) -> None:
-        """End the sequence with an error; what there is of the answer stays."""
+        """End the sequence with an error. The text so far stays."""
         self.ready = Ready(len(self.text), len(self.output_ids), "error", error, self.ready.read)
 
 
@@ -166,11 +166,11 @@ class _Text:
         return cut >= 0
 
     def end(self) -> None:
-        """Take what is left of the last tokens."""
+        """Append the text that the detokenizer still holds back."""
         self.text += self._stream.flush()
 
     def printable(self) -> int:
-        """Characters that no later token can take back, as the beginning of a stop string might be."""
+        """Characters that are final: the rest may be the beginning of a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1)
         for tail in range(min(longest - 1, len(self.text)), 0, -1):
             if any(stop.startswith(self.text[-tail:]) for stop in self._stops):

@@ -1,4 +1,4 @@
-"""What an engine did since it was made."""
+"""Totals of an engine's work since it was made."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
@@ -24,19 +24,19 @@ ON_CPU = {
 
 @dataclass(frozen=True)
 class Stats:
-    """Totals over all requests; as text, the lines of `rows`.
+    """Totals over all requests. `print` shows the lines of `rows`.
 
-    prefill_s, decode_s: seconds in prompts and in decode steps.   ttft_s: mean seconds from arrival to first token.
-    tokens_per_s: decoded tokens (the first of each answer is the prompt's) per second of decode steps.
-    kv_bytes_total, kv_bytes_device: the largest KV cache of the running sequences, and what the device held of it then.
-    near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not.
-    cpu_share: far blocks of all chosen ones.
-    guarded_heads: KV heads in which the guard found something missed or spoilt, over sequences, layers and steps.
-    hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that ran behind other work, and that were waited for.
+    prefill_s, decode_s: seconds of prefill and of decode steps.   ttft_s: mean seconds from arrival to first token.
+    tokens_per_s: decoded tokens per second of decode steps. The first token of each answer belongs to prefill.
+    kv_bytes_total, kv_bytes_device: largest size of the running sequences' KV cache, and the device's part of it then.
+    near_blocks, far_blocks: chosen closed blocks that the device held, and that it did not hold.
+    cpu_share: far blocks as a part of all chosen blocks.
+    guarded_heads: KV heads in which the guard attended to blocks again, summed over sequences, layers and steps.
+    hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that overlapped with other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
-    cached_tokens: of the prompts' tokens, those that were kept of other prompts, and not read.
-    step_counts: steps that completed tokens, by the number of these tokens: at most each of `STEP_TOKENS`, and more.
-    device: where the model ran. A CPU is device and host in one, and has one memory.
+    cached_tokens: prompt tokens that were reused from other prompts, and not prefilled.
+    step_counts: steps by the number of tokens that they completed: at most each of `STEP_TOKENS`, and more.
+    device: "cpu" or "cuda". A CPU is host and device at once, with one memory.
     """
 
     prompt_tokens: int = 0
@@ -89,22 +89,22 @@ class Stats:
 
     @property
     def cpu_share(self) -> float:
-        """Far blocks of all chosen ones."""
+        """Far blocks as a part of all chosen blocks."""
         return self.steps.far_blocks / max(1, self.steps.chosen_blocks)
 
     @property
     def guarded_heads(self) -> int:
-        """KV heads in which the guard found something missed or spoilt by a scout."""
+        """KV heads in which the guard attended to blocks again."""
         return self.steps.guarded_heads
 
     @property
     def hidden_cpu_s(self) -> float:
-        """Seconds of CPU attention that ran behind other work."""
+        """Seconds of CPU attention that overlapped with other work."""
         return self.steps.hidden_s
 
     @property
     def unhidden_cpu_s(self) -> float:
-        """Seconds of CPU attention that were waited for."""
+        """Seconds that a layer waited for CPU attention."""
         return self.steps.unhidden_s
 
     @property
@@ -116,7 +116,7 @@ class Stats:
         return "\n".join(f"{name:<9} {value}" for name, value in self.rows().items())
 
     def rows(self) -> dict[str, str]:
-        """What a report says, line by line; of device and host nothing where the device held everything."""
+        """The lines of a report, by name. Lines about host and device are left out if the device held everything."""
         full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
         kept = f" ({self.cached_tokens:,} of them kept from others)" if self.cached_tokens else ""
         rows = {

@@ -148,7 +148,7 @@ def check_driver(driver: Driver, built_for: str | None) -> Check:
 
 
 def check_device_memory(gpu: Gpu, shape: ModelShape = EIGHT_BILLION) -> Check:
-    """What a device has room for, with the default budget."""
+    """How much fits in the device's memory, with the default budget."""
     scout = ScoutConfig()
     slots = shape.kv_bytes(2 * (scout.budget or 0) + scout.block_size)
     value = f"{gpu.memory / GIB:.1f} GiB; one sequence's slots {slots / GIB:.1f} GiB"
@@ -234,7 +234,7 @@ def check_threads(host: Host, env: Mapping[str, str]) -> Check:
 
 
 def check_device(host: Host, driver: Driver | None) -> list[Check]:
-    """What a GPU offers; where there is none, that alone."""
+    """The checks of the GPU; a single one if there is no GPU."""
     checks = [check_gpu(host, driver)]
     if driver is None or not driver.gpus:
         return checks

@@ -21,7 +21,7 @@ class Measured:
 
 
 def store(folder: Path, measured: Measured) -> Path:
-    """Keep a measurement; returns the file. Raises CacheFolderError where it cannot be written."""
+    """Write a measurement to the cache folder; returns the file. Raises CacheFolderError if it cannot be written."""
     file = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What attention asks of the processor that it runs on."""
+"""The protocol of all operations that attention needs from a processor."""
 
 from typing import NamedTuple, Protocol
 

@@ -79,7 +79,8 @@ def _read(path: Path, decoder: Decoder, lookahead: int) -> Correction:
             about = file.metadata() or {}
             corrections = Correction(file.get_tensor("left"), file.get_tensor("right"))
     except (SafetensorError, OSError) as error:
-        raise CalibrationError(f"cannot read the calibration {path}: {error}: {OFF}") from error
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
+        raise CalibrationError(f"cannot read the calibration {path}: {reason}: {OFF}") from error
     if about.get("format") != FORMAT:
         raise CalibrationError(f"the calibration {path} was stored by an earlier version: {OFF}")
     for what, found, expected in (

@@ -1,4 +1,4 @@
-"""What a tokenizer's decoder makes of tokens that arrive one at a time."""
+"""Detokenization of tokens that arrive one at a time."""
 
 import json
 from collections.abc import Mapping

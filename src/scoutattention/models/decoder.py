@@ -114,7 +114,7 @@ class Decoder(QueryModel):
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
     def with_rows(self, few: RowOps, many: RowOps = reference_rows, most: int = FEW_ROWS) -> "Decoder":
-        """The same decoder, with other kernels for at most so many rows, and for more."""
+        """The same decoder, with other kernels for batches of at most `most` rows, and for larger ones."""
         return Decoder(self.config, self.weights, few, many, most, self.ranks)
 
     @property

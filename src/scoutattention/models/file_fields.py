@@ -95,7 +95,7 @@ class Entries:
         return Entries(value, f"{key} in {self.source}", self._error)
 
     def wrong(self, key: str, wanted: str) -> ScoutError:
-        """The error of an entry that is not what is wanted."""
+        """The error about an entry with a wrong value."""
         return self._error(f"{self.source} gives {key}={shown(self.raw.get(key))}, which is not {wanted}")
 
     def unsupported(self, key: str, supported: str) -> ScoutError:

@@ -11,7 +11,7 @@ from ..errors import ModelNotFoundError
 
 
 def download(name: str, files: Sequence[str]) -> Path:
-    """The directory of a model, which is downloaded where it is not there yet.   files: patterns of what is read of it.
+    """The directory of a model from the hub, downloaded if necessary.   files: patterns of the files that are needed.
 
     Raises ModelNotFoundError.
     """

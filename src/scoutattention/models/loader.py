@@ -200,7 +200,7 @@ def _qk_norm(reader: Reader, config: ModelConfig, prefix: str) -> Tensor:
 
 
 def _refuse_leftovers(checkpoint: Tensors, config: ModelConfig) -> None:
-    """A tensor nobody asked for means a model that is not quite what its config.json says."""
+    """Refuse checkpoints with unused tensors: then the model differs from its config.json."""
     leftover = sorted(name for name in checkpoint.unread if _RECOMPUTED not in name)
     if leftover:
         raise UnsupportedModelError(

@@ -70,9 +70,9 @@ def no_collection() -> Iterator[None]:
 
 
 class Graphs:
-    """Runs steps, and captures those whose key comes again.
+    """Runs steps, and captures a step as a CUDA graph when its key comes a second time.
 
-    not_replayed: steps that were queued anew, or captured, so far.
+    not_replayed: steps so far that ran without a graph, or were captured.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -94,7 +94,7 @@ class Graphs:
         return captured.logits
 
     def _find(self, key: Hashable, step: Step) -> Captured | None:
-        """A captured step of this key; None where it has not come often enough."""
+        """The captured step of this key, or None if the key has not come often enough."""
         if key not in self._captured:
             self.not_replayed += 1
             self._seen[key] = self._seen.get(key, 0) + 1

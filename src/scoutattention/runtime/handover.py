@@ -89,7 +89,7 @@ class FlagTable:
         return line
 
     def close(self) -> None:
-        """End the thread: nothing is answered any more. A second call does nothing."""
+        """End the poll thread, which answers no call after that. A second call does nothing."""
         self.thread.close()
 
     def _host(self, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:

@@ -34,7 +34,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
 
 
 class Arena:
-    """Memory for many tensors that stay, in pieces much larger than they are: so they lie in large pages as well."""
+    """Memory for many long-lived tensors, in large pieces, so that the system can use huge pages."""
 
     def __init__(self, device: torch.device = CPU, piece: int = PIECE) -> None:
         """`piece`: bytes of one; 0 gives every tensor its own."""
@@ -44,7 +44,7 @@ class Arena:
         self._used = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor; what is larger than a piece has one of its own."""
+        """An uninitialised tensor. A tensor larger than a piece gets its own piece."""
         count = math.prod(shape) * dtype.itemsize
         if self._used + count > self._piece.numel():
             self._piece, self._used = empty((max(self._size, count),), torch.uint8, self._device), 0

@@ -48,7 +48,7 @@ def _forget_refusal() -> None:
 
 
 def unpin(pinned: tuple[int, ...]) -> None:
-    """Let go of what was pinned, once the device is done with it."""
+    """Unpin the memory, when the device no longer uses it."""
     torch.cuda.synchronize()
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for address in pinned:

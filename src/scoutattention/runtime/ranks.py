@@ -103,7 +103,7 @@ class Sums(Protocol):
         ...
 
     def abort(self) -> None:
-        """Break off what is under way, and end."""
+        """Abort all sums in progress, and close."""
         ...
 
 

@@ -23,9 +23,9 @@ class SideStream:
 
     @contextmanager
     def after(self, *tensors: Tensor) -> Iterator[None]:
-        """What is queued inside runs beside what comes later, and after what was queued before.
+        """Queue work inside on the second stream: after all work queued before, and concurrent with work queued later.
 
-        tensors: from before, that it uses: their memory is not given away until it has.
+        tensors: earlier tensors that this work uses; their memory is not reused before the work is done.
         """
         if self._stream is None:
             yield
@@ -37,16 +37,16 @@ class SideStream:
             yield
 
     def mark(self, index: int) -> None:
-        """Set a mark behind what is beside the current stream by now."""
+        """Set a mark behind the work queued so far on the second stream."""
         if self._marks:
             self._marks[index].record(self._stream)
 
     def wait(self, index: int) -> None:
-        """Let the current stream wait for what is before a mark."""
+        """Make the current stream wait for the work before a mark."""
         if self._marks:
             self._marks[index].wait()
 
     def join(self) -> None:
-        """Let the current stream wait for what is beside it."""
+        """Make the current stream wait for the second stream."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)

@@ -36,7 +36,7 @@ OTHERS = ("#b5a7d6", "#c2d6a7", "#d6b5a7", "#a7d6d0", "#d6a7c2")
 
 
 class Bar(NamedTuple):
-    """A span in the picture.   row: from the top.   text: what is said of it."""
+    """A span in the picture.   row: counted from the top.   text: its description."""
 
     row: int
     start_ms: float
@@ -109,7 +109,7 @@ class _Drawing:
         self._stages: dict[str, str] = {}
 
     def add(self, name: str, timeline: Timeline, steps: list[Span], step: Span) -> None:
-        """Draw a step of a timeline below what there is."""
+        """Draw a step of a timeline below the earlier ones."""
         part, begin = timeline.part(step), step.start_s
         times, head = far_time(part), f"{name}, " if self._several else ""
         which = f"{head}decode step {steps.index(step) + 1} of {len(steps)}: {_ms(step.end_s - begin)}"
@@ -131,7 +131,7 @@ class _Drawing:
             self._lines.append(Line(rows[start.lane], (start.end_s - begin) * 1e3, rows[end.lane], at_ms))
 
     def picture(self) -> Picture:
-        """What was drawn."""
+        """The finished picture."""
         known = [name for name in COLOURS if name in self._stages]
         legend = {name: self._stages[name] for name in [*known, *sorted(self._stages.keys() - set(known))]}
         end_ms = max(bar.end_ms for bar in self._bars)

@@ -1,1 +1,1 @@
-"""Decoding beside other engines, each in a process of its own."""
+"""The CPU decode benchmark: this engine and others, each in a process of its own."""

@@ -50,7 +50,7 @@ class Decoding(Protocol):
     """An engine with its sequences."""
 
     def setup(self) -> Setup:
-        """What it runs with."""
+        """The set-up that the engine runs with."""
         ...
 
     def read(self) -> None:

@@ -41,7 +41,7 @@ class Serving:
     decoding: Decoding
 
     def read(self) -> float:
-        """Read the prompts; seconds that it took."""
+        """Prefill the prompts; returns the seconds that this took."""
         start = time.perf_counter()
         self.decoding.read()
         return time.perf_counter() - start
@@ -64,7 +64,7 @@ class Serving:
         return self.decoding.answers()
 
     def setup(self) -> Setup:
-        """What the engine runs with."""
+        """The set-up that the engine runs with."""
         return self.decoding.setup()
 
     def memory(self) -> tuple[int, int]:
@@ -112,7 +112,7 @@ class EngineProcess:
         return answer
 
     def close(self) -> None:
-        """End the process, also where it is at work."""
+        """End the process, even if it is working."""
         self._pipe.close()
         for end in (self._process.terminate, self._process.kill):
             self._process.join(GRACE_S)

@@ -1,4 +1,4 @@
-"""What the GPU benchmark runs, and what it reports."""
+"""The cases of the GPU benchmark, and their results."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass

@@ -163,7 +163,7 @@ def run(bench: Bench, rival: Rival, case: Case, engine: Engine) -> Result:
 
 
 class Trace(NamedTuple):
-    """What the device ran in TRACED steps; both are empty where nobody could see."""
+    """The device's work in TRACED steps; both fields are empty if the profiler saw nothing."""
 
     steps: list[Taken]
     events: list[Event]

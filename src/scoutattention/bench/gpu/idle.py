@@ -8,7 +8,7 @@ from .cases import Kernel
 
 
 def traced(step: Callable[[], object], steps: int) -> list[Event]:
-    """What the GPU ran in `steps` steps; empty where the profiler saw nothing of it."""
+    """The GPU's work in `steps` steps; empty if the profiler saw nothing, as in some containers."""
     profiler = Profiler()
     profiler.begin()
     try:

@@ -45,7 +45,7 @@ def _more(name: str, value: float) -> str:
 
 
 def show(rows: Iterable[Row], best: float | None = None, tell: Tell = print) -> list[Row]:
-    """Tell of rows as they come."""
+    """Report rows as they come."""
     shown = []
     for row in rows:
         shown.append(row)

@@ -194,7 +194,7 @@ class _OfStep(NamedTuple):
 
 
 def replay(attention: ScoutAttention, source: Replay, device: torch.device) -> None:
-    """Make an attention choose what was recorded; `device` is where it chooses."""
+    """Make an attention choose the recorded blocks, on `device`."""
     predictor = MarkedPredictor(attention.parts.predictor)
     parts = attention.parts
     table = parts.store.pages.table

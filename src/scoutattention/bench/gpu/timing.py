@@ -55,7 +55,7 @@ def attempt(kernel: str, case: str, measure: Callable[[], Row]) -> Row:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, and not more of it than a line of results can take."""
+    """The first line of an error's message, shortened to fit a line of results."""
     return (str(error).splitlines() or [""])[0][:200]
 
 
@@ -134,5 +134,5 @@ def driver() -> str:
 
 
 def as_json(row: Row) -> dict[str, object]:
-    """A row's fields, and what follows from them."""
+    """A row's fields, and values computed from them."""
     return asdict(row) | {"bytes_per_second": row.rate, "right": row.right}

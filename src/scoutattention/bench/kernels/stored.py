@@ -45,7 +45,7 @@ class WeightTiming:
     read_gbps: float
 
     def as_dict(self) -> dict[str, object]:
-        """The measurement, and what follows from it."""
+        """The measurement, and values computed from it."""
         return asdict(self.case) | {
             "gbps": self.gbps,
             "share_of_read_bandwidth": self.gbps / self.read_gbps,

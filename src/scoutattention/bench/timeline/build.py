@@ -127,7 +127,7 @@ class _Step:
         return Span(self._lane, *piece)
 
     def _at(self, time_s: float) -> Piece | None:
-        """What the engine's thread did at a time."""
+        """The engine thread's work at a time."""
         place = bisect_right(self._starts, time_s) - 1
         return self._pieces[place] if place >= 0 and time_s <= self._pieces[place].end_s else None
 

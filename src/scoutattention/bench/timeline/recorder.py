@@ -59,14 +59,14 @@ class Recorder:
         self._step(step)()
 
     def end(self) -> None:
-        """Watch no more. A second call does nothing."""
+        """Stop recording. A second call does nothing."""
         self._watch.end()
         self._engine.workers.record_tasks(on=False)
         if self._profiler is not None:
             self._profiler.end()
 
     def timeline(self) -> Timeline:
-        """What was recorded."""
+        """The recorded timeline."""
         kernels = [] if self._profiler is None else spans_of(self._profiler.events)
         layers = self._engine.runner.decoder.shape.num_layers
         return build_timeline(Recorded(self._prompts, self._steps, kernels, layers, on_cpu=self._profiler is None))
@@ -111,7 +111,7 @@ class Recorder:
             watch.replace(transport, "times", partial(self._times, transport))
 
     def _step(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        """An engine's step; what is kept of it is what decoding did."""
+        """Record a step of an engine. Only the spans of decoding are kept."""
 
         def call() -> Any:  # noqa: ANN401  # what a step gives
             calls, start_s = self._watch.calls, perf_counter()

@@ -1,4 +1,4 @@
-"""Watching methods of single objects, so that what nobody watches pays nothing."""
+"""Wraps methods of single objects to time them, so that objects that are not watched have no overhead."""
 
 from collections.abc import Callable
 from functools import partial
@@ -50,7 +50,7 @@ class Watch:
         return call
 
     def end(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         for thing, method in reversed(self._replaced):
             delattr(thing, method)
         self._replaced.clear()

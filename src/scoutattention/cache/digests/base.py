@@ -1,4 +1,4 @@
-"""What is asked of any kind of digest."""
+"""The protocol of all kinds of digests."""
 
 from typing import Protocol
 

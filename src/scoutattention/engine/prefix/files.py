@@ -70,7 +70,10 @@ class PrefixFiles:
         except BlockingIOError:
             raise CacheFolderError(f"another process has prefix_cache_dir={str(directory)!r}: give another") from None
         except OSError as error:
-            raise CacheFolderError(f"cannot use prefix_cache_dir={str(directory)!r}: {error}") from error
+            reason = (
+                "it is not a directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+            )
+            raise CacheFolderError(f"cannot use prefix_cache_dir={str(directory)!r}: {reason}") from error
 
     def close(self) -> None:
         """Let other processes have the directory."""
@@ -86,7 +89,7 @@ class PrefixFiles:
         return best, 0 if best is None else most
 
     def keep(self, names: Sequence[bytes], pages: Sequence[int], state: Sequence[Tensor]) -> None:
-        """Store a prompt whose blocks have these names and pages. What goes wrong is told of in the log."""
+        """Store a prompt whose blocks have these names and pages. Errors are logged."""
         if any(names[-1] in stored.names for stored in self._stored.values()):
             return
         size = len(pages) * sum(len(part) * part[0, 0].nbytes for part in self._content)
@@ -172,7 +175,7 @@ class PrefixFiles:
         self._remove(folder)
 
     def _remove(self, folder: Path) -> None:
-        """Rename it first: what is deleted in part is never read."""
+        """Rename the file, then delete it: so a half-deleted file is never read."""
         self._stored.pop(folder.name, None)
         gone = folder.with_name(_REMOVING + folder.name)
         with suppress(OSError):  # of a folder that is only read, for one
@@ -196,7 +199,7 @@ def _store(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
-    """What a file holds. Raises ValueError where it is not what was written, OSError where it cannot be read."""
+    """The tensors of a file. Raises ValueError if the file is damaged, OSError if it cannot be read."""
     data = path.read_bytes()
     if checksum(data) != expected:
         raise ValueError(f"{path} is not what was written")
@@ -207,7 +210,7 @@ def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
 
 
 def _bring_to_disk(directory: Path) -> None:
-    """What a directory lists."""
+    """Flush the list of a directory's files to the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

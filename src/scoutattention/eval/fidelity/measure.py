@@ -172,7 +172,7 @@ class Played(NamedTuple):
 
 
 def cache_sizes(cache: Cache) -> CacheSizes:
-    """What the sequence in row 0 takes now."""
+    """The memory that the sequence in row 0 takes now."""
     store, digests = cache.store, cache.digests
     _, held = store.cache_bytes(1)
     whole = (store.closed[0] + 1) * store.near_pool.entry_bytes
@@ -182,7 +182,7 @@ def cache_sizes(cache: Cache) -> CacheSizes:
 
 
 def compare(truth: Truth, played: Played) -> Fidelity:
-    """The numbers of what a configuration did, beside full attention."""
+    """The measurements of a configuration, compared with full attention."""
     full, other, cache = truth.log_probs, played.log_probs, played.cache
     layers = played.layers.result()
     kl = (full.exp() * (full - other)).sum(-1)

@@ -1,4 +1,4 @@
-"""What was measured, as plain values: of one text, and over several."""
+"""Measurements as plain values, of one text and over several texts."""
 
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
@@ -26,12 +26,12 @@ def scalars(result: Fidelity) -> dict[str, float | None]:
 
 
 def mean(results: list[Fidelity]) -> dict[str, float | None]:
-    """Each scalar's mean over texts; None where it was measured on none."""
+    """Each scalar's mean over texts; None if it was measured on no text."""
     return {name: fmean(values) if (values := _values(results, name)) else None for name in SCALARS}
 
 
 def worst(results: list[Fidelity]) -> dict[str, float | None]:
-    """Each scalar's worst value over texts; None where it was measured on none."""
+    """Each scalar's worst value over texts; None if it was measured on no text."""
     return {
         name: (min if name in LARGER_IS_BETTER else max)(values) if (values := _values(results, name)) else None
         for name in SCALARS

@@ -56,7 +56,7 @@ class Grid:
                 yield from (Cell(task, length, depth) for depth in depths)
 
     def puzzles(self, cell: "Cell") -> Iterator[Puzzle]:
-        """What is asked in a cell."""
+        """The questions of a cell."""
         for sample in range(self.samples):
             seed = f"{self.seed} {cell.task} {cell.length} {cell.depth} {sample}"
             yield TASKS[cell.task](seed, (cell.depth or 0) / 100)

@@ -37,7 +37,7 @@ def draw_heatmaps(rows: Sequence[Row], about: str) -> Figure:
 
 
 def png(rows: Sequence[Row], about: str) -> bytes:
-    """The heatmaps as a PNG file.   about: what they share."""
+    """The heatmaps as a PNG file.   about: their common title."""
     buffer = io.BytesIO()
     draw_heatmaps(rows, about).savefig(buffer, dpi=200, format="png")
     return buffer.getvalue()

@@ -62,12 +62,12 @@ class Budget:
         self._weights: dict[int, tuple[object, int]] = {}  # of lists and mappings, which no template can change
 
     def reserve(self, size: int) -> None:
-        """TemplateLimit if a text of so many characters is too long."""
+        """Raise TemplateLimit if a text of this many characters is too long."""
         if size > self._left:
             raise TemplateLimit(f"it makes more than {self._most:,} characters")
 
     def spend(self, size: int) -> None:
-        """Count what was made."""
+        """Count characters that the template produced."""
         self.reserve(size)
         self._left -= size
         if time.thread_time() > self._until:
