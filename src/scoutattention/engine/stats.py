@@ -69,7 +69,7 @@ class Stats:
         return self.prompt_tokens - self.cached_tokens + self.new_tokens
 
     def with_step(self, before: Self) -> Self:
-        """The same, and the step counted that led here from `before`. A prompt's tokens are of the step that ends it."""
+        """The same, with the step from `before` counted. A prompt counts in the step that ends it."""
         tokens = self.computed_tokens - before.computed_tokens
         if not tokens:
             return self
