@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...config import DTypeName, ScoutConfig, WeightsName, parse_size
+from ...config import ScoutConfig, WeightsName, parse_size
 from ...errors import ConfigError
 from ...hardware.doctor import cache_folder
 from ...hardware.gpu import read_driver
@@ -25,7 +25,7 @@ from ...planner.planner import Plan, make_plan, timelines_of, work_of
 from ...shape import NamedShape
 from ...trace.chrome import to_json
 from ..command import Call, load_action, takes
-from ..flags import Ablations, AsJson, Plot, flag
+from ..flags import Ablations, AsJson, DType, Plot, flag
 from ..inputs import read_numbers
 from ..output import check_drawing, check_writable, show, write_file
 from ..settings import Settings, read_settings
@@ -64,9 +64,7 @@ class PlanFlags:
         Path | None,
         flag("--drift", "Take the CPU share from what `scout eval fidelity --record` wrote.", metavar="FILE"),
     ] = None
-    dtype: Annotated[
-        DTypeName, flag("--dtype", "Number format of weights and KV cache; 'auto': that of config.json.")
-    ] = "auto"
+    dtype: DType = "auto"
     weights: Annotated[WeightsName, flag("--weights", "How a CPU keeps the weights; as in `scout generate`.")] = "auto"
     explore: Annotated[
         bool, flag("--explore", "Show what lookahead, budget, digests, slots and recall do, one at a time.")
