@@ -21,18 +21,18 @@ TERM = re.compile(r"^\| \*\*(.+?)\*\*(.*?)\|", re.MULTILINE)
 """A term in the first column, and what may stand beside it there."""
 
 PLAIN_WORDS = """
-" action answer app base build capacity case chat check code command common correct description drawing error evaluate
-exact explore file flag folder form found function generate hardware idle ignore input job join known line list load
-local make measure meter method miss move not number on penalty plot problem process reader refusal repetition reply
-report request resolve result retrieval round row rule run score security seed sending setting setup shape sources
-stage state stop store table task text timing trace type watch word work write picture
+action answer app base build capacity case chat check code command common compare correct description drawing error
+evaluate exact explore file flag folder form found function generate hardware idle ignore input job join known line
+list load local make measure meter method miss move not number on penalty plot problem process reader refusal
+repetition reply report request resolve result retrieval round row rule run score security seed sending setting setup
+shape sources stage state stop store table task text timing trace type watch word work write picture
 """
 """Words with their meaning in a dictionary."""
 FIELD_WORDS = """
 attention backend bench bias cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval
 fetch fidelity field fingerprint format frequency graph init instructions integration k kernel key kv layer len linear
 loader logit logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict
-presence prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler schema
+presence profiler prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler schema
 sentencepiece seq serve server session shell size softmax spec stream structured temperature template tensor token
 tokenizer unsupported vocabulary worker
 """

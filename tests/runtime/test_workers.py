@@ -195,10 +195,11 @@ def test_tasks_are_recorded_while_they_are_to_be():
         workers.record_tasks(on=False)
         submit(workers, call).wait()
         assert workers.take_tasks() == []
-    assert {one.job for one in times} == {job.number for job in jobs}
-    assert {one.thread for one in times} <= {0, cpu.OTHER_THREAD}
-    assert all(before <= one.start_s <= one.end_s <= after for one in times)
+    numbers, threads, _, _ = map(set, zip(*times, strict=True))
+    assert numbers == {job.number for job in jobs}
+    assert threads <= {0, cpu.OTHER_THREAD}
+    assert all(before <= start_s <= end_s <= after for _, _, start_s, end_s in times)
     for job in jobs:
-        own = [one for one in times if one.job == job.number]
-        assert min(one.start_s for one in own) == pytest.approx(job.started_s, abs=1e-4)
-        assert max(one.end_s for one in own) == pytest.approx(job.started_s + job.ran_s, abs=1e-4)
+        own = [(start_s, end_s) for number, _, start_s, end_s in times if number == job.number]
+        assert min(start_s for start_s, _ in own) == pytest.approx(job.started_s, abs=1e-4)
+        assert max(end_s for _, end_s in own) == pytest.approx(job.started_s + job.ran_s, abs=1e-4)

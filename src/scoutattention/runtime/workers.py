@@ -65,17 +65,10 @@ class Job:
         return self._native.waited_s
 
 
-class TaskTimes(NamedTuple):
-    """Tasks of one job that one thread ran one after the other.
-
-    job: its number.   thread: of the workers, from 0; OTHER_THREAD is any other thread, which waited for the job.
-    start_s, end_s: of the first and of the last task, on the clock of `time.perf_counter`.
-    """
-
-    job: int
-    thread: int
-    start_s: float
-    end_s: float
+TaskTimes = tuple[int, int, float, float]
+"""Tasks of one job that one thread ran one after the other: the job's number; the thread, from 0 among the workers, or
+OTHER_THREAD, which waited for the job; start and end in seconds, on the clock of `time.perf_counter`. A plain tuple,
+since it is made while a step is timed."""
 
 
 class Workers:
@@ -139,7 +132,7 @@ class Workers:
 
     def take_tasks(self) -> list[TaskTimes]:
         """What was noted since it was last taken; what a job did is there once the job was waited for."""
-        return [TaskTimes(*times) for times in self._native.take_tasks()]
+        return self._native.take_tasks()
 
     def close(self) -> None:
         """Finish what was submitted and end the threads. A second call does nothing."""

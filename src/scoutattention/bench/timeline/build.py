@@ -12,7 +12,7 @@ from ...runtime.workers import OTHER_THREAD, TaskTimes
 from ...trace.span import Span
 from ...trace.timeline import DECODE, DEVICE, FAR, HOST, LINK, PROMPT, SCHEDULER, WAIT, Arrow, Timeline, worker
 from .kernels import with_layers
-from .watch import Watched
+from .watch import Noted, Watched
 
 COPY = "copy"
 INSIDE = {("merge", "near"): "guard"}
@@ -31,10 +31,11 @@ class Piece(NamedTuple):
 class StepRecord(NamedTuple):
     """A step that decoded.
 
-    calls: of the engine's thread.   tasks: of the worker threads.   answered: calls that a GPU made.
+    calls: of the engine's thread, the fields of `Watched`.   tasks: of the worker threads.
+    answered: calls that a GPU made.
     """
 
-    calls: Sequence[Watched]
+    calls: Sequence[Noted]
     tasks: Sequence[TaskTimes]
     answered: Sequence[Answered]
 
@@ -73,12 +74,13 @@ class _Step:
         self._record = record
         self._lane = lane
         self._on_cpu = on_cpu
-        flat = pieces(record.calls)
+        self._calls = [Watched(*noted) for noted in record.calls]
+        flat = pieces(self._calls)
         self._pieces = _decoding(flat)
         self._starts = [piece.start_s for piece in self._pieces]
         self.frame = Span(SCHEDULER, DECODE, None, self._pieces[0].start_s, self._pieces[-1].end_s)
         self._job_layers = {call.report.job: call.layer for call in record.answered}
-        for call in record.calls:
+        for call in self._calls:
             if call.job is not None and call.name != WAIT:
                 piece = self._at(_middle(call))
                 self._job_layers[call.job] = -1 if piece is None or piece.layer is None else piece.layer
@@ -115,7 +117,7 @@ class _Step:
         """The spans that give jobs, and those that wait for them."""
         gives: dict[int, Span] = {}
         waits: dict[int, Span] = {}
-        for call in self._record.calls:
+        for call in self._calls:
             piece = None if call.job is None else self._at(_middle(call))
             if call.job is not None and piece is not None:
                 (waits if call.name == WAIT else gives)[call.job] = self._span(piece)

@@ -121,8 +121,8 @@ class Recorder:
                 return step()
             finally:
                 tasks = self._engine.workers.take_tasks()
-                if any(one.name == "prepare" for one in calls):
-                    calls.append(Watched("schedule", None, start_s, perf_counter()))
+                if any(one[0] == "prepare" for one in calls):
+                    calls.append(("schedule", None, start_s, perf_counter(), None))
                     self._steps.append(StepRecord(tuple(calls), tasks, tuple(self._answered)))
                 if len(self._steps) >= self._most:
                     self.end()
@@ -146,12 +146,13 @@ class Recorder:
                 read_piece(sequence)
             finally:
                 del calls[before:]
-                calls.append(Watched(PROMPT, None, start_s, perf_counter()))
+                read = Watched(PROMPT, None, start_s, perf_counter())
+                calls.append(read)
                 last = self._prompts[-1] if self._prompts else None
                 if last is not None and start_s - last.end_s < GAP_S:
-                    self._prompts[-1] = last._replace(end_s=calls[-1].end_s)
+                    self._prompts[-1] = last._replace(end_s=read.end_s)
                 else:
-                    self._prompts.append(calls[-1])
+                    self._prompts.append(read)
 
         return call
 
@@ -180,7 +181,7 @@ class Recorder:
         def call(*args: Any, **options: Any) -> Job:  # noqa: ANN401  # see `Workers.submit`
             start_s = perf_counter()
             job = submit(*args, **options)
-            self._watch.calls.append(Watched("hand over", None, start_s, perf_counter(), job.number))
+            self._watch.calls.append(("hand over", None, start_s, perf_counter(), job.number))
             return job
 
         return call
@@ -190,7 +191,7 @@ class Recorder:
 
         def call(job: Job) -> None:
             end_s = perf_counter()
-            self._watch.calls.append(Watched(WAIT, None, end_s - job.waited_s, end_s, job.number))
+            self._watch.calls.append((WAIT, None, end_s - job.waited_s, end_s, job.number))
             note(job)
 
         return call

@@ -11,23 +11,25 @@ from typing import Annotated, Any
 
 import typer
 
-from ...config import DTypeName, ScoutConfig, WeightsName, parse_size
+from ...config import ScoutConfig, WeightsName, parse_size
 from ...errors import ConfigError
 from ...hardware.doctor import cache_folder
 from ...hardware.gpu import read_driver
 from ...hardware.host import Host
 from ...hardware.measure import stored
 from ...models.shapes.known import read_model
+from ...planner.compare import Comparison, compare
 from ...planner.computers import Computer, find_computer, this_computer
 from ...planner.explore import Explored, Shares, explore
 from ...planner.planner import Plan, make_plan, timelines_of, work_of
+from ...shape import NamedShape
 from ...trace.chrome import to_json
 from ..command import Call, load_action, takes
-from ..flags import Ablations, AsJson, Plot, flag
+from ..flags import Ablations, AsJson, DType, Plot, flag
 from ..inputs import read_numbers
 from ..output import check_drawing, check_writable, show, write_file
 from ..settings import Settings, read_settings
-from .tables import break_even_table, command_of, explored_table, plan_table, sentences
+from .tables import break_even_table, command_of, compared_table, explored_table, plan_table, sentences
 
 MEASURED = "measured"
 ABLATIONS = ("candidates", "correction_dims", "digest", "recall_interval", "recall_target", "true_query_layers")
@@ -62,13 +64,15 @@ class PlanFlags:
         Path | None,
         flag("--drift", "Take the CPU share from what `scout eval fidelity --record` wrote.", metavar="FILE"),
     ] = None
-    dtype: Annotated[
-        DTypeName, flag("--dtype", "Number format of weights and KV cache; 'auto': that of config.json.")
-    ] = "auto"
+    dtype: DType = "auto"
     weights: Annotated[WeightsName, flag("--weights", "How a CPU keeps the weights; as in `scout generate`.")] = "auto"
     explore: Annotated[
         bool, flag("--explore", "Show what lookahead, budget, digests, slots and recall do, one at a time.")
     ] = False
+    check: Annotated[
+        Path | None,
+        flag("--check", "Compare with what `scout bench decode --json` or `bench gpu --json` wrote.", metavar="FILE"),
+    ] = None
     ablation: Ablations = None
     as_json: AsJson = False
     plot: Plot = None
@@ -90,6 +94,10 @@ def plan(call: Call[PlanFlags]) -> None:
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
     _check_explore(flags, batches)
+    if flags.check is not None and (flags.explore or flags.plot is not None or flags.trace is not None):
+        raise ConfigError(
+            "--check compares measured steps with predicted ones: leave --explore, --plot and --trace out"
+        )
     settings = _settings(call)
     model = read_model(flags.shape, flags.dtype, flags.weights)
     computer = computer_of(flags.hardware)
@@ -97,6 +105,9 @@ def plan(call: Call[PlanFlags]) -> None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
     _check_weights(flags, computer)
     drift, shares = (None, None) if flags.drift is None else _recorded(flags.drift, settings.scout)
+    if flags.check is not None:
+        _compare(compare(flags.check, model, settings.scout, computer, drift), model, as_json=flags.as_json)
+        return
     made = make_plan(model, computer, settings.scout, contexts, batches, drift)
     if flags.explore:
         found = _explore(made, batches[0] if batches else None, shares)
@@ -157,6 +168,17 @@ def _explore(made: Plan, batch: int | None, shares: Shares | None) -> dict[int, 
     contexts = dict.fromkeys(row.context for row in made.rows)
     cases = {context: work_of(made.model, made.scout, context)._replace(drift=made.drift) for context in contexts}
     return {context: explore(work, made.computer, batch, shares) for context, work in cases.items()}
+
+
+def _compare(found: Comparison, model: NamedShape, *, as_json: bool) -> None:
+    """Print measured steps beside predicted ones."""
+    if as_json:
+        print(json.dumps(asdict(found) | {"median_error": found.median_error}), flush=True)
+        return
+    show(compared_table(found, model.name))
+    show(f"In the median the predicted step is off by {found.median_error:.0%}.")
+    if found.unknown:
+        show(f"Not predicted here: {', '.join(found.unknown)}.")
 
 
 def _show_explored(found: Mapping[int, Sequence[Explored]], made: Plan, *, as_json: bool, recorded: bool) -> None:

@@ -9,6 +9,7 @@ from ...config import ScoutConfig
 from ...config.fields import format_bytes
 from ...models.resolve import BUNDLED
 from ...models.shapes.known import known_shape
+from ...planner.compare import Comparison
 from ...planner.costs import weight_bytes
 from ...planner.explore import Explored
 from ...planner.planner import Plan, Recommended, Row, work_of
@@ -16,6 +17,7 @@ from ..output import PlainTable
 from ..settings import flag_of, settings_of
 
 COLUMNS = ("Context", "Design", "Batch", "ms/step", "Tokens/s", "Waits", "CPU share", "CPU takes", "It has", "Memory")
+COMPARED = ("Engine", "Context", "Batch", "ms/step", "Error", "Waited, ms", "CPU, ms")
 EXPLORED = (
     "Setting",
     "Value",
@@ -152,4 +154,15 @@ def explored_table(found: Sequence[Explored], context: int, made: Plan) -> Plain
             cells = (str(one.batch), *speed, f"{one.absent:.1%}", f"{one.cpu_share:.1%}", f"{one.far_s * 1e3:.2f} ms")
         last = after is None or after.setting != one.setting
         table.add_row(one.setting, value, *cells, format_bytes(one.device), end_section=last)
+    return table
+
+
+def compared_table(found: Comparison, model: str) -> PlainTable:
+    """Measured cases beside predictions, each as "measured / predicted"."""
+    table = PlainTable(*COMPARED, keys=3, title=f"{model}: measured / predicted")
+    for case in found.cases:
+        pairs = ((case.waited_s, case.predicted_waited_s), (case.far_s, case.predicted_far_s))
+        cells = ["" if one is None else f"{one * 1e3:.2f} / {other * 1e3:.2f}" for one, other in pairs]
+        ms = f"{case.step_s * 1e3:.2f} / {case.predicted_s * 1e3:.2f}"
+        table.add_row(case.engine, f"{case.context:,}", str(case.batch), ms, f"{case.error:+.0%}", *cells)
     return table
