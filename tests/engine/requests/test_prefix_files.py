@@ -181,7 +181,7 @@ def test_settings_that_rule_out_a_directory_are_named(tiny_models, tmp_path):
     with pytest.raises(ConfigError, match="prefix_cache=False stores no prompts, and prefix_cache_dir="):
         LLM(path, prefix_cache=False, prefix_cache_dir=folder)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheFolderError, match="cannot use prefix_cache_dir=.*: it is not a directory"):
+    with pytest.raises(CacheFolderError, match=r"cannot use prefix_cache_dir=.*: it is not a directory"):
         LLM(path, prefix_cache_dir=str(tmp_path / "file"))
     with LLM(path, prefix_cache_dir=folder, prefix_cache_size="1MiB") as llm:
         assert llm.engine_config.prefix_cache_size == FIRST_MIB
