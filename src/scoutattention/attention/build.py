@@ -64,7 +64,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Around:
-    """What stands around attention.
+    """The parts that differ by the program around attention: an engine, transformers, or vLLM.
 
     make_transport: see `MakeTransport`; called only where blocks may be absent.
     stored: a model's corrections, see `scout calibrate`.   observer: looks on, and changes nothing.

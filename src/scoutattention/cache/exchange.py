@@ -16,8 +16,8 @@ COUNTS = 8
 """Numbers that a step counts."""
 
 
-class Told(NamedTuple):
-    """What the device is told.   numbers: int64 [NUMBERS, R].   draws: float32 [DRAW, R].   masks: bool [M, R]."""
+class StepInputs(NamedTuple):
+    """The inputs of a step.   numbers: int64 [NUMBERS, R].   draws: float32 [DRAW, R].   masks: bool [M, R]."""
 
     numbers: Tensor
     draws: Tensor
@@ -84,11 +84,11 @@ class StepExchange:
         return numbers[:COUNTS], numbers[COUNTS:]
 
 
-def _parts(memory: Tensor, rows: int) -> Told:
+def _parts(memory: Tensor, rows: int) -> StepInputs:
     """Its parts, which lie one after the other."""
     first, second = 8 * NUMBERS * rows, (8 * NUMBERS + 4 * DRAW) * rows
     numbers, draws, masks = memory[:first], memory[first:second], memory[second:]
-    return Told(
+    return StepInputs(
         numbers.view(torch.int64).view(NUMBERS, rows),
         draws.view(torch.float32).view(DRAW, rows),
         masks.view(torch.bool).view(-1, rows),

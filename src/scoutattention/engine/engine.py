@@ -162,7 +162,7 @@ class Engine:
             if sequence is None:
                 break
             news[sequence] = None
-            with self._failing([sequence], f"reading a prompt of {sequence.num_tokens} tokens"):
+            with self._ending_on_error([sequence], f"reading a prompt of {sequence.num_tokens} tokens"):
                 self.read_piece(sequence)
             self.scheduler.retire()
             before, spent = spent, time.perf_counter() - started
@@ -208,7 +208,7 @@ class Engine:
         if not sequences:
             return []
         positions = [sequence.num_tokens - 1 for sequence in sequences]
-        with self._failing(sequences, f"decoding {len(sequences)} sequences"):
+        with self._ending_on_error(sequences, f"decoding {len(sequences)} sequences"):
             for row, one in enumerate(sequences):
                 self.runner.seen.go_on(row, one.steering, len(one.output_ids))
             fed, draws = [one.last_token for one in sequences], [one.draw() for one in sequences]
@@ -231,7 +231,7 @@ class Engine:
         return bool(gathered(self.ranks, torch.tensor([wish]))[0]) if self.ranks.size > 1 else wish
 
     @contextmanager
-    def _failing(self, sequences: list[Sequence], doing: str) -> Iterator[None]:
+    def _ending_on_error(self, sequences: list[Sequence], doing: str) -> Iterator[None]:
         """An error inside ends these sequences. After any other exception they are put back, to be prefilled again."""
         with ExitStack() as broken_off:
             for sequence in sequences:  # the first is the last to be put back, and so the first to be read

@@ -75,7 +75,7 @@ class EngineThread:
         self._queue.submit(self._after, self._queue.submit(self._step))
 
     def _step(self) -> None:
-        self._do_errands()
+        self._run_errands()
         for request in self._engine.step() if self._engine.busy else ():
             request.reader.tell()
 
@@ -91,7 +91,7 @@ class EngineThread:
             except RuntimeError:  # the interpreter is ending, and no thread may be asked for more
                 self._cancel_all(ScoutError("the main thread has ended before this answer: let it wait for the answer"))
 
-    def _do_errands(self) -> None:
+    def _run_errands(self) -> None:
         while self._errands:
             self._errands.popleft()()
 
@@ -114,6 +114,6 @@ class EngineThread:
             self._cancel(request, error)
 
     def _end(self) -> None:
-        self._do_errands()
+        self._run_errands()
         self._cancel_all(ScoutError("the LLM was closed: make a new one"))
         self._engine.close()

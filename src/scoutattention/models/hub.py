@@ -20,5 +20,6 @@ def download(name: str, files: Sequence[str]) -> Path:
     except (OSError, HTTPError, HFValidationError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelNotFoundError(
-            f"there is no directory {name!r}, and the hub does not give a model of that name: {reason}"
+            f"there is no directory {name!r}, and no model of that name can be had from the hub: "
+            f"{reason.removeprefix('Got: ')}: check the name and the network, or give a directory or a .gguf file"
         ) from error

@@ -9,7 +9,7 @@ import torch
 
 from .cases import LeftOut, Rival
 from .decode import Bench, check_room, free, make_engine, others, tried
-from .rounds import little_garbage
+from .rounds import frozen_garbage
 
 LONGEST = 8192
 """Tokens of the prompt, at most: so that all engines take a minute together."""
@@ -26,7 +26,7 @@ def prefill_speeds(bench: Bench, engines: Sequence[Rival]) -> tuple[int, dict[st
     tokens = torch.randint(0, bench.decoder.shape.vocab_size, (length,), generator=torch.Generator().manual_seed(0))
     speeds: dict[str, float] = {}
     left_out = []
-    with little_garbage():
+    with frozen_garbage():
         for rival in engines:
             if time.perf_counter() >= bench.until:
                 break

@@ -38,7 +38,7 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
     queues: list[Queue] = []
     results: list[Result] = []
     left_out: list[LeftOut] = []
-    with little_garbage():
+    with frozen_garbage():
         for context, sharing in itertools.product(bench.workload.contexts, groups.values()):
             queue, without = with_room(bench, context, sharing)
             queues.append(queue)
@@ -57,8 +57,8 @@ def measure(bench: Bench, engines: Sequence[Rival]) -> Measured:
 
 
 @contextmanager
-def little_garbage() -> Iterator[None]:
-    """Keep the garbage collector away from all that exists: scanning all modules takes as long as a short case."""
+def frozen_garbage() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection: scanning them takes as long as a short case."""
     free()
     gc.freeze()
     try:

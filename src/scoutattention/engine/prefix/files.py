@@ -153,9 +153,9 @@ class PrefixFiles:
                 "files": torch.tensor(list(json.dumps(files).encode()), dtype=torch.uint8),
             }
             folder = self._directory / f"{self._key}-{names[-1].hex()[:32]}-{_store(work / INDEX, index)}"
-            _bring_to_disk(work)
+            _sync_folder(work)
             work.rename(folder)
-            _bring_to_disk(self._directory)
+            _sync_folder(self._directory)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         self._stored[folder.name] = Stored(folder, frozenset(names), files)
@@ -209,7 +209,7 @@ def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is malformed: {error}") from error
 
 
-def _bring_to_disk(directory: Path) -> None:
+def _sync_folder(directory: Path) -> None:
     """Flush the list of a directory's files to the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -148,7 +148,9 @@ def measure(
             done.append(step)
             cache = cache_sizes(engine.cache)
         elapsed = time.perf_counter() - started - observers.seconds
-    return compare(truth, Played(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed))
+    return compare(
+        truth, TextRun(torch.stack(logits).log_softmax(-1), done, cache, layers, engine.calibration, elapsed)
+    )
 
 
 class CacheSizes(NamedTuple):
@@ -160,8 +162,8 @@ class CacheSizes(NamedTuple):
     digests: float
 
 
-class Played(NamedTuple):
-    """What a configuration did.   log_probs: float32 [steps, vocab], after each fed token.   elapsed_s: all steps'."""
+class TextRun(NamedTuple):
+    """One configuration's run over a text.   log_probs: float32 [steps, vocab].   elapsed_s: of all steps together."""
 
     log_probs: Tensor
     steps: list[StepStats]
@@ -181,7 +183,7 @@ def cache_sizes(cache: Cache) -> CacheSizes:
     return CacheSizes(whole, held, per_token, 0 if shared else per_token * store.closed[0] * store.block_size)
 
 
-def compare(truth: Truth, played: Played) -> Fidelity:
+def compare(truth: Truth, played: TextRun) -> Fidelity:
     """The measurements of a configuration, compared with full attention."""
     full, other, cache = truth.log_probs, played.log_probs, played.cache
     layers = played.layers.result()
