@@ -23,6 +23,15 @@ def test_a_budget_of_the_whole_context_gives_the_same_tokens(family):
             assert torch.equal(answer(model, given), expected)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gpt-oss"])
+def test_so_it_does_where_the_cpu_attends_to_some_blocks(family):
+    model, given = make(family), prompts(300, 270)
+    expected = answer(model, given)
+    with scout(model, budget=WHOLE, device_memory="256KiB") as session:
+        assert torch.equal(answer(model, given), expected)
+        assert session.stats().cpu_share > 0.1
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_queries_of_the_probe_and_of_the_fast_path_are_the_true_ones(family, monkeypatch):
     model, given, seen = make(family), prompts(50), []
