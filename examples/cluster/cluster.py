@@ -9,8 +9,11 @@ is started anew. A request that a replica was answering when it ended is lost; e
 
 import argparse
 import asyncio
+import os
+import signal
 import sys
 from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -91,9 +94,9 @@ async def read_request(reader: StreamReader) -> bytes:
 
 
 async def keep_running(command: list[str], port: int) -> None:
-    """Start a replica, and start it again whenever it ends."""
+    """Start a replica, and start it again whenever it ends. Processes that it leaves behind are ended with it."""
     for start in count(1):
-        process = await asyncio.create_subprocess_exec(*command, "--port", str(port))
+        process = await asyncio.create_subprocess_exec(*command, "--port", str(port), start_new_session=True)
         print(f"replica at port {port}, start {start}: process {process.pid}", file=sys.stderr)
         try:
             await process.wait()
@@ -101,11 +104,14 @@ async def keep_running(command: list[str], port: int) -> None:
             if process.returncode is None:
                 process.terminate()
                 await process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         await asyncio.sleep(PAUSE_S)
 
 
 async def run(command: list[str], replicas: int, port: int) -> None:
     """Run replicas and their router until this program is ended."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     members = [Replica(port + 1 + number) for number in range(replicas)]
     server = await asyncio.start_server(Router(members).serve, HOST, port)
     async with server, asyncio.TaskGroup() as tasks:
@@ -123,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         asyncio.run(run(options.command, options.replicas, options.port))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import importlib.util
+import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,47 @@ def test_a_replica_that_ends_is_started_again(cluster, capfd, monkeypatch):
         return "".join(told)
 
     assert "replica at port 1, start 1" in asyncio.run(asyncio.wait_for(watch(), 20))
+
+
+REPLICA = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("child", child.pid, file=sys.stderr, flush=True)
+time.sleep({seconds})
+"""
+
+
+def running(pid):
+    """Whether a process is there, and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_what_a_replica_started_ends_with_it(seconds, tmp_path):
+    """With one that ends by itself, and with the program, which is told to end."""
+    script, log = tmp_path / "replica.py", tmp_path / "log"
+    script.write_text(REPLICA.format(seconds=seconds))
+    command = [sys.executable, str(PATH), "--replicas", "1", "--port", "0", "--", sys.executable, str(script)]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file)
+    try:
+        child = wait_for(lambda: re.findall(r"child (\d+)", log.read_text()))[0]
+        if seconds:
+            assert running(child)
+            process.terminate()
+            assert process.wait(20) == 130
+        wait_for(lambda: not running(child))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(condition):
+    for _ in range(400):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")

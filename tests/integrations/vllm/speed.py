@@ -50,8 +50,11 @@ class Paced:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=60)  # it ends with its input
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def compare(python, model, prompts, scout, *, rounds=5, steps=8):

@@ -64,7 +64,8 @@ def test_a_server_that_cannot_run_says_one_sentence(smollm2, options, scout, mes
 CONFIGURED = """
 import json, sys
 from vllm.engine.arg_utils import EngineArgs
-config = EngineArgs(sys.argv[1], dtype="float32", additional_config=json.loads(sys.argv[2])).create_engine_config()
+arguments = EngineArgs(sys.argv[1], dtype="float32", max_num_seqs=2, additional_config=json.loads(sys.argv[2]))
+config = arguments.create_engine_config()
 told = {
     "worker": config.parallel_config.worker_cls,
     "eager": config.model_config.enforce_eager,
