@@ -45,15 +45,15 @@ class RowCorrection(NamedTuple):
     used: Tensor | None = None
 
 
-def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor | StoredMatrix, fill: Fill | None = None, numbers: int = PRODUCT_TILE) -> Tensor:
     """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A] where each row has its own, in the dtype of x.
 
-    Of a stored matrix [B, A], some rows at a time are expanded to the dtype of x.   fill: see `expand`.
+    Of a stored matrix [B, A], about so many `numbers` at a time are expanded to the dtype of x.   fill: see `expand`.
     """
     if isinstance(weight, StoredMatrix):
         x, weight = in_order(x, weight)
         out = x.new_empty(len(x), weight.shape[0])
-        lines = max(1, PRODUCT_TILE // max(weight.columns, 1))
+        lines = max(1, numbers // max(weight.columns, 1))
         for first in range(0, weight.shape[0], lines):
             tile = expand(weight, slice(first, first + lines), x.dtype, fill)
             torch.mm(x, tile.T, out=out[:, first : first + lines])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -49,6 +50,8 @@ class StoredKind(Enum):
 
 KINDS = {kind.number: kind for kind in StoredKind}
 """The kinds that are supported, by GGUF's numbers."""
+GPU_KINDS = frozenset(StoredKind[name] for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"))
+"""The kinds that a GPU's kernels read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,8 @@ class StoredMatrix:
         begin, end, step = rows.indices(self.shape[0])
         if step != 1:
             raise KernelError(f"rows {rows} of a stored matrix have a step of {step}: it must be 1")
+        if (begin, end) == (0, self.shape[0]):  # most products are of whole matrices
+            return self
         kept = (replace(part, data=part.data[a:b]) for part, a, b in self._spans(begin, max(begin, end)))
         return replace(self, parts=tuple(kept))
 
@@ -136,6 +141,16 @@ def stacked(matrices: tuple[StoredMatrix, ...]) -> StoredMatrix:
         if not same:
             raise KernelError("matrices whose columns are in different orders cannot be stacked")
     return StoredMatrix(tuple(part for matrix in matrices for part in matrix.parts), columns.pop(), order)
+
+
+def joined(matrix: StoredMatrix) -> StoredMatrix:
+    """The same matrix with neighbouring parts of one kind in one place, so that one launch multiplies them."""
+    groups = [list(parts) for _, parts in groupby(matrix.parts, lambda part: part.kind)]
+    parts = (
+        group[0] if len(group) == 1 else StoredRows(torch.cat([part.data for part in group]), group[0].kind)
+        for group in groups
+    )
+    return replace(matrix, parts=tuple(parts))
 
 
 def in_order(x: Tensor, matrix: StoredMatrix) -> tuple[Tensor, StoredMatrix]:

@@ -52,12 +52,13 @@ def test_corrected_norm(column, dtype, shape, ranks):
 
 @every_dtype
 @pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("T", "Q", "H", "D"), [(1, 1, 1, 2), (4, 12, 4, 64), (3, 5, 0, 24)])
-def test_place_heads(column, dtype, normed, T, Q, H, D):
+def test_place_heads(column, dtype, normed, paired, T, Q, H, D):
     angles, heads = torch.randn(T, D // 2).repeat(1, 2), Q + 2 * H
     x, rope = torch.randn(T, heads + 1, D)[:, :heads].to(dtype), Rope(angles.cos(), angles.sin())
     bias = torch.randn(heads * D).to(dtype) if normed else None
-    how = HeadPlacing(Q, bias, torch.randn(Q + H, D) if normed else None, 1e-2, rope)
+    how = HeadPlacing(Q, bias, torch.randn(Q + H, D) if normed else None, 1e-2, rope, paired)
     got = rows.place_heads(*column.put((x, how)))
     want = reference_rows.place_heads(x.double(), how)
     assert all(part.is_contiguous() for part in got)

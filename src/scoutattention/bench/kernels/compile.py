@@ -31,7 +31,10 @@ from ...kernels.triton.precompile import TARGETS, compile_launch
 from ...kernels.triton.recall import recall_launch, wanted_launch
 from ...kernels.triton.rows import norm_launch, place_launch, swiglu_launch
 from ...kernels.triton.shares import count_launch, follow_launch
+from ...kernels.triton.stored_blocks.matrix import product_launch as stored_launch
+from ...kernels.triton.stored_blocks.numbers import GROUPINGS, expand_launch
 from ...runtime.packed import Packed
+from ...runtime.stored import StoredRows
 from ...types import (
     BlockList,
     CallFlags,
@@ -174,7 +177,7 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
 
 
 def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:
-    """What a layer computes of 8 rows: norms of rows and of heads, rotary embedding, a product, gated unit."""
+    """What a layer computes of 8 rows: norms of rows and of heads, rotary embedding, products, gated unit."""
     x, width = some(8, heads, head_dim, dtype=dtype), heads * head_dim
     row = some(8, width, dtype=dtype)
     yield norm_launch(row, None, some(width), 1e-5, (row, row))
@@ -184,6 +187,10 @@ def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Laun
     correction = RowCorrection(some(8, 64, width, dtype=dtype), some(8, width, 64, dtype=dtype))
     yield from correction_launches(row, some(width), 1e-5, (correction, correction), some(8, width // 128, 129), row)
     yield product_launch(row, some(width, width, dtype=dtype), row)
+    for kind in GROUPINGS:
+        part = StoredRows(some(width, width // kind.length * kind.size, dtype=torch.uint8), kind)
+        yield stored_launch(row, part, row)
+        yield expand_launch(some(width, width, dtype=dtype), part)
     yield swiglu_launch(some(8, 8 * width, dtype=dtype), some(8, 4 * width, dtype=dtype))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...runtime.stored import StoredMatrix
 from .. import reference_rows
 from .base import TL_DTYPES, Launch, arithmetic, ceil_div, check, tl, triton
+from .stored_blocks.matrix import linear as linear_of_blocks
 
 FEW = 16
 """Rows that are few; they are computed as so many."""
@@ -71,9 +72,11 @@ def linear(x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
     """Rows x [T, A] times the transpose of weight, rounded once; the plain twin is `reference_rows.linear`.
 
     One launch for few rows of 16 bits and a matrix [B, A] that is not long, a library's for others.   weight: of the
-    dtype of x.   Raises KernelError where a tensor does not fit.
+    dtype of x, or a stored matrix; see `stored_blocks/matrix.py`.   Raises KernelError where a tensor does not fit.
     """
-    if isinstance(weight, StoredMatrix) or weight.dim() != 2 or not _few(x) or weight.shape[0] > MOST:
+    if isinstance(weight, StoredMatrix):
+        return linear_of_blocks(x, weight)
+    if weight.dim() != 2 or not _few(x) or weight.shape[0] > MOST:
         return reference_rows.linear(x, weight)
     check("x", x, (None, None), *TL_DTYPES)
     check("weight", weight, (None, x.shape[1]), x.dtype, rows=2)

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 
 from ...types import Rope
-from .. import reference_rows
 from ..reference_rows import HeadPlacing
 from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 from .corrections import corrected_norm
 from .matrix import linear
+from .stored_blocks.numbers import expand
 
 __all__ = ["add_norm", "corrected_norm", "expand", "linear", "place_heads", "rms_norm", "swiglu"]
 
 CHANNELS = 1024  # of a gated unit that a program computes
-
-expand = reference_rows.expand
 
 
 @triton.jit
@@ -66,18 +64,25 @@ def _place_kernel(
     HALF: tl.constexpr,
     BIAS: tl.constexpr,
     NORM: tl.constexpr,
+    PAIRED: tl.constexpr,
 ) -> None:
-    """Program (row, head): Q queries, then H keys, then H values, which stay as they are but for the BIAS."""
+    """Program (row, head): Q queries, then H keys, then H values, which stay as they are but for the BIAS.
+
+    PAIRED: the two channels that rotate together follow one another in x and in the bias.
+    """
     t = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, HALF)
     there = d < D // 2
     turns = d < tl.where(n < Q + H, D // 2, 0)
-    first = tl.load(x + t * x_t + n * D + d, mask=there, other=0.0).to(tl.float32)
-    second = tl.load(x + t * x_t + n * D + D // 2 + d, mask=there, other=0.0).to(tl.float32)
+    pairs = PAIRED and n < Q + H
+    one_at = n * D + tl.where(pairs, 2, 1) * d
+    two_at = one_at + tl.where(pairs, 1, D // 2)
+    first = tl.load(x + t * x_t + one_at, mask=there, other=0.0).to(tl.float32)
+    second = tl.load(x + t * x_t + two_at, mask=there, other=0.0).to(tl.float32)
     if BIAS:
-        first += tl.load(bias + n * D + d, mask=there, other=0.0).to(tl.float32)
-        second += tl.load(bias + n * D + D // 2 + d, mask=there, other=0.0).to(tl.float32)
+        first += tl.load(bias + one_at, mask=there, other=0.0).to(tl.float32)
+        second += tl.load(bias + two_at, mask=there, other=0.0).to(tl.float32)
     if NORM:
         scale = tl.rsqrt(tl.sum(first * first + second * second, axis=0) / D + eps)
         scale = tl.where(n < Q + H, scale, 1.0)
@@ -120,7 +125,8 @@ def place_launch(x: Tensor, how: HeadPlacing, result: tuple[Tensor, Tensor, Tens
     """The launch of `place_heads`, which fills `result`."""
     T, heads, D = x.shape
     bias, norm = (x if part is None else part for part in (how.bias, how.norm))
-    constants = {"D": D, "HALF": padded(D // 2), "BIAS": how.bias is not None, "NORM": how.norm is not None}
+    given = {"BIAS": how.bias is not None, "NORM": how.norm is not None, "PAIRED": how.paired}
+    constants = {"D": D, "HALF": padded(D // 2), **given}
     arguments = (x, bias, norm, *how.rope, *result, x.stride(0), how.queries, (heads - how.queries) // 2, how.eps)
     return Launch(_place_kernel, (T, heads), arguments, constants, warps=1)
 

@@ -1,0 +1,1 @@
+"""Weights in stored blocks on a GPU: their numbers, and products with them."""
