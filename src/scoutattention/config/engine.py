@@ -56,13 +56,13 @@ class EngineConfig(Checked):
         "auto",
         "Numbers: 'auto', 'float32', 'bfloat16', 'float16'.",
         change="The number format of weights and KV cache; 'auto' is the checkpoint's, and float32 for a .gguf file. "
-        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay so: it is then "
-        "the format of the KV cache and of a prompt's own numbers.",
+        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. Quantised weights stay so: it is then the "
+        "format of the KV cache and of a prompt's own numbers.",
     )
     weights: WeightsName = setting(
         "auto",
         "Weights: 'auto' (stored), 'bf16', 'int8', 'int4'.",
-        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint on a CPU. "
+        change="'auto' keeps them as the file has them. 'int8' halves the memory of a 16-bit checkpoint. "
         "'int4' takes less than a third, and costs accuracy. 'bf16' expands what is quantised.",
     )
     kv_dtype: KVDTypeName = setting(
