@@ -161,16 +161,9 @@ def test_a_gguf_file_of_numbers_is_rounded(tmp_path):
     assert kinds == {StoredKind.Q8_0}
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"weights": "bf16", "dtype": "float32"}, "weights='bf16' with dtype='float32' .* set dtype to 'bfloat16'"),
-        ({"weights": "int8", "device": torch.device("meta")}, "weights='int8' is for a CPU"),
-    ],
-)
-def test_settings_that_do_not_go_together(settings, message, folder):
-    with pytest.raises(ConfigError, match=message):
-        load(str(folder), **settings)
+def test_settings_that_do_not_go_together(folder):
+    with pytest.raises(ConfigError, match=r"weights='bf16' with dtype='float32' .* set dtype to 'bfloat16'"):
+        load(str(folder), weights="bf16", dtype="float32")
 
 
 def test_rows_that_blocks_do_not_fill_are_named(tmp_path):

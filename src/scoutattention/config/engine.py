@@ -56,14 +56,14 @@ class EngineConfig(Checked):
         "auto",
         "Dtype: 'auto', 'float32', 'bfloat16', 'float16'.",
         change="The number format of weights and KV cache; 'auto' is the checkpoint's, and float32 for a .gguf file. "
-        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. On a CPU quantised weights stay quantised, and "
+        "Choose 'bfloat16' for speed, and 'float32' to compare numbers. Quantised weights stay quantised, and "
         "dtype is the format of the KV cache and of activations in prefill.",
     )
     weights: WeightsName = setting(
         "auto",
         "Weights: 'auto' (as stored), 'bf16', 'int8', 'int4'.",
-        change="On a CPU 'int8' halves the memory of a 16-bit checkpoint. 'int4' takes less than a third, and costs "
-        "accuracy. 'bf16' expands quantised weights.",
+        change="'int8' halves the memory of a 16-bit checkpoint. 'int4' takes less than a third, and costs accuracy. "
+        "'bf16' expands quantised weights.",
     )
     kv_dtype: KVDTypeName = setting(
         "auto",

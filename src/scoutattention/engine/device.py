@@ -78,10 +78,6 @@ def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.de
     """A decoder that computes rows with the kernels that a configuration asks for."""
     kernels = kernels_for(engine_config, device)
     if kernels in ("triton", "cuda"):
-        if decoder.weights.in_blocks:
-            raise ConfigError(
-                f"kernels={kernels!r} do not read weights in blocks, which stay so on a CPU: set kernels to 'auto'"
-            )
         most = FEW_ROWS if device.type == "cpu" else sys.maxsize  # the interpreter is slow
         return decoder.with_rows(import_module("scoutattention.kernels.triton.rows"), most=most)
     if kernels == "plain":

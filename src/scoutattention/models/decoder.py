@@ -42,11 +42,6 @@ class DecoderWeights:
     files: tuple[StoredFile, ...] = ()
     rounded: StoredKind | None = None
 
-    @property
-    def in_blocks(self) -> bool:
-        """Whether any of the layers' matrices is."""
-        return any(isinstance(layer.qkv, StoredMatrix) for layer in self.layers)
-
 
 class Rotary:
     """The rotary tables of a model on its device."""

@@ -60,12 +60,12 @@ def load(
     ranks: who else loads the model; each takes its part of the layers.
     rope_scaling: how positions are rotated instead of as the model says; see `EngineConfig.rope_scaling`.
     weights: how matrices are kept; see `EngineConfig.weights`. With "bf16" the dtype "auto" is bfloat16.
-    in_place: whether matrices in blocks stay so on a CPU; a GPU's kernels do not read them.
+    in_place: whether matrices in blocks stay so.
     Raises ModelNotFoundError, ModelFileError or UnsupportedModelError, and ConfigError where the ranks cannot share the
     model, or its weights are not kept as `weights` says.
     """
     device = device or torch.device("cpu")
-    _check_weights(weights, dtype, device)
+    _check_weights(weights, dtype)
     files = open_model(model) if isinstance(model, str) else model
     tokenizer = files.tokenizer()
     config = config_of(files, "bfloat16" if weights == "bf16" and dtype == "auto" else dtype, rope_scaling)
@@ -80,13 +80,9 @@ def load(
     return LoadedModel(files.path, Decoder(config, read, ranks=ranks), tokenizer)
 
 
-def _check_weights(weights: WeightsName, dtype: DTypeName, device: torch.device) -> None:
+def _check_weights(weights: WeightsName, dtype: DTypeName) -> None:
     if weights == "bf16" and dtype not in ("auto", "bfloat16"):
         raise ConfigError(f"weights='bf16' with dtype={dtype!r} is not supported: set dtype to 'bfloat16'")
-    if weights in QUANTISED and device.type != "cpu":
-        raise ConfigError(
-            f"weights={weights!r} is for a CPU, since a GPU's kernels do not read blocks: set weights to 'auto'"
-        )
 
 
 def open_files(path: Path) -> ModelFiles:
@@ -122,9 +118,9 @@ def read_weights(
 ) -> DecoderWeights:
     """Every weight of the decoder, in the config's dtype, the norms' in float32; of the layers' matrices a rank's part.
 
-    Matrices in blocks stay so on a CPU, unless `in_place` is False.   kind: of the blocks that other matrices are
-    rounded to. Refuses a checkpoint that has more than the config implies, and numbers that are not finite in the
-    config's dtype.
+    Matrices in blocks stay so, unless `in_place` is False or a GPU's kernels do not read their kind. kind: of the
+    blocks that other matrices are rounded to. Refuses a checkpoint that has more than the config implies, and numbers
+    that are not finite in the config's dtype.
     """
     shape = config.shape
     reader = Reader(
@@ -133,7 +129,7 @@ def read_weights(
         ranks,
         Fingerprint(config),
         Arena(device, PIECE if device.type == "cpu" else 0),
-        in_place=in_place and device.type == "cpu",
+        in_place=in_place,
         kind=kind,
     )
     table = (shape.vocab_size, shape.hidden_size)
@@ -145,7 +141,7 @@ def read_weights(
         norm=reader.norm("model.norm.weight", shape.hidden_size),
         head=_head(reader, config, embedding),
         fingerprint=str(reader.fingerprint),
-        files=checkpoint.files if reader.in_place else (),
+        files=checkpoint.files if reader.in_place and not reader.arena.on_gpu else (),
         rounded=kind,
     )
     _refuse_leftovers(checkpoint, config)

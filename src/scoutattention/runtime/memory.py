@@ -43,6 +43,11 @@ class Arena:
         self._piece = empty((0,), torch.uint8, device)
         self._used = 0
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the memory is a GPU's."""
+        return self._device.type != "cpu"
+
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor. A tensor larger than a piece gets its own piece."""
         count = math.prod(shape) * dtype.itemsize

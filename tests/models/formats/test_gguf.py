@@ -17,7 +17,7 @@ from scoutattention.models.decoder import Decoder
 from scoutattention.models.formats.gguf_file import open_gguf
 from scoutattention.models.formats.safetensors import Checkpoint
 from scoutattention.models.loader import load, read_weights
-from scoutattention.runtime.memory import CPU
+from scoutattention.runtime.memory import CPU, Arena
 from scoutattention.runtime.ranks import ALONE, Alone
 from scoutattention.runtime.stored import StoredMatrix
 
@@ -211,9 +211,44 @@ def test_a_file_that_is_replaced_stays_the_model(tmp_path):
         assert llm.generate(PROMPT, ANSWER)[0].token_ids == before
 
 
-def test_kernels_of_a_gpu_do_not_read_blocks(file):
-    with pytest.raises(ConfigError, match=r"kernels='triton' do not read weights in blocks.* set kernels to 'auto'"):
-        LLM(str(file), kernels="triton")
+def test_kernels_of_a_gpu_read_blocks(tmp_path):
+    model = families.make("llama")
+    path = str(write(tmp_path / "tiny.gguf", model, kinds=mixed(model)))
+    answers = []
+    for kernels in ("triton", "plain"):
+        with LLM(path, kernels=kernels, scout=ScoutConfig(budget=None, block_size=8)) as llm:
+            answers.append(llm.generate(PROMPT[:10], SamplingParams(max_tokens=2, ignore_eos=True))[0].token_ids)
+    assert answers[0] == answers[1]
+
+
+def test_a_gpu_has_blocks_that_its_kernels_read_and_numbers_of_others(tmp_path, monkeypatch):
+    model = families.make("llama", hidden_size=256, intermediate_size=256)
+    layer = {"attn_q": "Q4_0", "attn_k": "Q8_0", "attn_v": "Q8_0", "attn_output": "Q4_1", "ffn_gate": "F16"}
+    kinds = {f"blk.1.{name}.weight": kind for name, kind in layer.items()}
+    path = str(write(tmp_path / "tiny.gguf", model, kinds=kinds))
+    there = load(path).decoder.weights
+    monkeypatch.setattr(Arena, "on_gpu", True)
+    weights = load(path).decoder.weights
+    assert (len(there.files), weights.files) == (1, ())
+    assert [part.kind.name for part in weights.layers[1].qkv.parts] == ["Q4_0", "Q8_0"]
+    assert [part.kind.name for part in weights.layers[1].output.parts] == ["Q4_1"]
+    assert isinstance(weights.layers[1].gate_up, torch.Tensor)
+    assert isinstance(weights.embedding, torch.Tensor)
+    for name in ("qkv", "output", "gate_up", "down"):
+        ours, theirs = getattr(weights.layers[1], name), getattr(there.layers[1], name)
+        assert torch.equal(ours if isinstance(ours, torch.Tensor) else numbers(ours), numbers(theirs))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_gpu_answers_from_blocks_as_from_numbers(graphs, tmp_path):
+    model = families.make("llama")
+    kinds = mixed(model)
+    answers = []
+    for one in (write(tmp_path / "tiny.gguf", model, kinds=kinds), save(rounded(model, kinds), tmp_path / "folder")):
+        with LLM(str(one), device="cuda", graphs=graphs, scout=ScoutConfig(budget=24, block_size=8)) as llm:
+            answers.append([out.token_ids for out in llm.generate([PROMPT, PROMPT[:7], PROMPT * 3], ANSWER)])
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 24, 200, 3000, 9000, -1])

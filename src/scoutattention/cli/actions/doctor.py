@@ -51,7 +51,8 @@ def check_model(name: str, host: Host) -> list[Check]:
             f" and, quantised with {scheme.name}, in blocks" if scheme.in_blocks else f", expanded from {scheme.name}"
         )
     halves = "; --dtype bfloat16 halves that" if dtype == "float32" else ""
-    advice = f"on a GPU {format_bytes(config.weights * config.shape.dtype_bytes)} in {dtype}{halves}"
+    place = "expanded" if scheme is not None and scheme.in_blocks else "on a GPU"
+    advice = f"{place} {format_bytes(config.weights * config.shape.dtype_bytes)} in {dtype}{halves}"
     if scheme is None or not scheme.in_blocks:
         sizes = {key: config.weights // kind.length * kind.size for key, kind in QUANTISED.items()}
         advice += "; on a CPU " + ", ".join(f"{format_bytes(size)} with --weights {key}" for key, size in sizes.items())

@@ -17,7 +17,7 @@ from .safetensors import EMBEDDING, HEAD, Checkpoint, Tensors
 
 
 class Quantised(NamedTuple):
-    """What weights are quantised with: a method or kinds, by name.   in_blocks: whether they stay so on a CPU."""
+    """What weights are quantised with: a method or kinds, by name.   in_blocks: whether they stay so."""
 
     name: str
     in_blocks: bool

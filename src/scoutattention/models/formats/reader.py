@@ -14,7 +14,7 @@ from ...kernels.quantise import COLUMNS, MOST_SCALE, quantised
 from ...kernels.reference_stored import expand
 from ...runtime.memory import Arena
 from ...runtime.ranks import Ranks
-from ...runtime.stored import StoredKind, StoredMatrix, columns_of, stacked, stored
+from ...runtime.stored import GPU_KINDS, StoredKind, StoredMatrix, columns_of, joined, stacked, stored
 from ..fingerprint import Fingerprint
 from ..layers import Weight
 from .safetensors import Tensors
@@ -86,22 +86,28 @@ class Reader(NamedTuple):
 
     def _stacked(self, parts: Mapping[str, Weight]) -> StoredMatrix:
         try:
-            return stacked(tuple(part for part in parts.values() if isinstance(part, StoredMatrix)))
+            weight = stacked(tuple(part for part in parts.values() if isinstance(part, StoredMatrix)))
         except KernelError as error:
             raise UnsupportedModelError(f"{self.checkpoint.path}: of {', '.join(parts)}, {error}") from error
+        return joined(weight) if self.arena.on_gpu else weight
 
     def _kept(self, name: str, weight: Weight) -> Weight:
         """A part of a matrix as it stays, where it stays in blocks.
 
-        Numbers are rounded to blocks where there is a `kind`. Blocks that are in no file get their place in the arena.
+        Numbers are rounded to blocks where there is a `kind`. Blocks that are in no file get their place in the arena;
+        so do all blocks on a GPU, but those that its kernels do not read are expanded.
         """
         if not self.in_place:
             return weight
         if self.kind is not None:
             return self._quantised(name, weight, self.kind)
-        if isinstance(weight, Tensor) or self.checkpoint.files:
+        if isinstance(weight, Tensor) or (self.checkpoint.files and not self.arena.on_gpu):
             return weight
-        return replace(weight, parts=tuple(replace(part, data=self._copied(part.data)) for part in weight.parts))
+        if self.arena.on_gpu and any(part.kind not in GPU_KINDS for part in weight.parts):
+            return self._filled(name, weight, self.dtype)
+        order = None if weight.order is None else self._copied(weight.order)
+        parts = tuple(replace(part, data=self._copied(part.data)) for part in weight.parts)
+        return replace(weight, parts=parts, order=order)
 
     def _quantised(self, name: str, weight: Weight, kind: StoredKind) -> StoredMatrix:
         rows, columns = weight.shape
