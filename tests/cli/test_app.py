@@ -253,6 +253,19 @@ def test_an_old_flag_or_variable_names_the_new_one(capsys, monkeypatch, name):
     assert err == f"scout: SCOUT_{name.upper()} is no setting any more: {OLD_FLAGS[name]}\n"
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("BUDGETT", "BUDGET"), ("MAX_TOKEN", "MAX_TOKENS"), ("DENCE", "DENSE")])
+def test_a_misspelt_variable_is_refused(capsys, monkeypatch, wrong, right):
+    monkeypatch.setenv(f"SCOUT_{wrong}", "1")
+    assert main(["generate", "m", "--prompt", "a"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"scout: the environment variable SCOUT_{wrong} is no setting: did you mean SCOUT_{right}?\n"
+
+
+def test_a_variable_of_another_program_is_left_alone(monkeypatch):
+    monkeypatch.setenv("SCOUT_SUITE_PROFILE", "1")
+    assert main(["--version"]) == 0
+
+
 def test_a_wrong_value_of_the_environment_names_its_variable(capsys, monkeypatch):
     monkeypatch.setenv("SCOUT_MAX_TOKENS", "x")
     assert main(["generate", "m", "--prompt", "a"]) == 2
@@ -270,7 +283,7 @@ def test_a_wrong_value_of_the_environment_names_its_variable(capsys, monkeypatch
         (["--prompt-file", "f", "-"], "--prompt-file and -"),
         (["hello"], "unexpected argument 'hello'"),
         (["--prompt", " "], "--prompt is empty"),
-        (["--prompt", "a", "--max-tokens", "0"], "max_tokens=0 is below"),
+        (["--prompt", "a", "--max-tokens", "-1"], "max_tokens=-1 is below"),
         (["--prompt", "a", "--max-tokens", "x"], "Invalid value for '--max-tokens': it is not a whole number"),
         (["--prompt", "a", "--temperature", "x"], "Invalid value for '--temperature': it is not a number"),
         (["--prompt", "a", "--dtype", "bf16"], "Invalid value for '--dtype': 'bf16' is not one of 'auto'"),

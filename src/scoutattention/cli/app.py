@@ -25,7 +25,7 @@ from .planner.plan import plan
 from .retrieval import retrieval
 from .server.load import serve as bench_serve
 from .server.serve import serve
-from .settings import refuse_old_environment, refuse_old_flag
+from .settings import refuse_old_flag, refuse_wrong_environment
 from .shell import named_faults, tell
 from .trace import trace
 
@@ -148,7 +148,7 @@ def run(args: Sequence[str]) -> int:
     """
     state = Run()
     try:
-        refuse_old_environment(os.environ)
+        refuse_wrong_environment(os.environ)
         with named_faults():
             code = app(list(args), prog_name="scout", standalone_mode=False, obj=state)
     except typer.TyperException as error:

@@ -121,9 +121,9 @@ class GpuFlags:
     model: Annotated[str | None, typer.Argument(help="As in `scout generate`; left out with --load-format dummy.")] = (
         None
     )
-    load_format: Annotated[
-        Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape, without a model.")
-    ] = "auto"
+    load_format: Annotated[Literal["auto", "dummy"], flag("--load-format", "'dummy': random weights of --shape.")] = (
+        "auto"
+    )
     shape: Annotated[
         str,
         flag(
@@ -164,7 +164,7 @@ class GpuFlags:
     ] = "auto"
     device_limit: Annotated[
         str | None,
-        flag("--device-limit", "Use at most this much GPU memory, as if the GPU were smaller.", metavar="BYTES"),
+        flag("--device-limit", "Use no more GPU memory than this.", metavar="BYTES"),
     ] = None
     minutes: Annotated[
         float | None,
@@ -182,7 +182,7 @@ class GpuFlags:
     plot: Plot = None
     trace: Annotated[
         Path | None,
-        flag("--trace", "Write a few steps of each engine's first case, for `scout trace`.", metavar="FILE"),
+        flag("--trace", "A few steps of each engine, for `scout trace`.", metavar="FILE"),
     ] = None
 
 

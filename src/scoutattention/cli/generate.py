@@ -26,9 +26,9 @@ class GenerateFlags:
     prompt_file: Annotated[Path | None, flag("--prompt-file", "A UTF-8 file with the prompt.", metavar="FILE")] = None
     messages: Messages = None
     system: System = None
-    chat: Annotated[
-        bool | None, flag("--chat/--no-chat", "Apply the chat template. Without it: if the model has one.")
-    ] = None
+    chat: Annotated[bool | None, flag("--chat/--no-chat", "Apply the chat template. Without it: if there is one.")] = (
+        None
+    )
     as_json: AsJson = False
     dense: Annotated[
         bool,

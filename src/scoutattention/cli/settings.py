@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
@@ -36,6 +37,11 @@ OLD_FLAGS = {
 } | {item.name: ABLATION.format(item.name, item.name) for item in fields(Ablation)}
 """Settings that were flags of their own, also as SCOUT_... in the environment, with what to write now."""
 
+OTHER_VARIABLES = ("SCOUT_DENSE", "SCOUT_DEBUG", "SCOUT_API_KEY")
+"""Variables of flags that are no settings."""
+MISSPELT = 0.9
+"""How alike two names are, from 0 to 1, of which one is taken for the other misspelt."""
+
 
 def refuse_old_flag(flag: str) -> None:
     """Raises ConfigError for a flag of earlier versions, as --most-share, with what to write now."""
@@ -44,11 +50,16 @@ def refuse_old_flag(flag: str) -> None:
         raise ConfigError(f"there is no {flag} any more: {OLD_FLAGS[name]}")
 
 
-def refuse_old_environment(environment: Mapping[str, str]) -> None:
-    """Raises ConfigError for a variable of earlier versions, as SCOUT_MOST_SHARE, with what to write now."""
+def refuse_wrong_environment(environment: Mapping[str, str]) -> None:
+    """Raises ConfigError for a variable of earlier versions, as SCOUT_MOST_SHARE, and for a misspelt one."""
     for name in OLD_FLAGS:
         if variable_of(name) in environment:
             raise ConfigError(f"{variable_of(name)} is no setting any more: {OLD_FLAGS[name]}")
+    known = [variable_of(name) for cls in PANELS for name in settings_of(cls)] + list(OTHER_VARIABLES)
+    for variable in sorted(environment):
+        alike = get_close_matches(variable, known, 1, cutoff=MISSPELT)
+        if variable.startswith("SCOUT_") and variable not in known and alike:
+            raise ConfigError(f"the environment variable {variable} is no setting: did you mean {alike[0]}?")
 
 
 def settings_of(cls: type) -> dict[str, tuple[Field[Any], Setting]]:

@@ -66,7 +66,7 @@ class SamplingParams(RequestChecks):
 
     max_tokens: int = setting(
         128,
-        "Largest number of new tokens; 0 prefills the prompt, and decodes nothing.",
+        "Most new tokens; 0 only reads the prompt.",
         change="Set it to the longest answer you want.",
         least=0,
     )
