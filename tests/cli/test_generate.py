@@ -36,6 +36,9 @@ def test_json_has_the_log_probabilities_that_are_asked_for(capsys):
     assert main([*ASK, "--logprobs", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["logprobs"] == [{"5": -0.5}, {"6": -1.0}, {"7": -1.0}]
+    assert "prompt_logprobs" not in report
+    assert main([*ASK, "--prompt-logprobs", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_logprobs"] == [None]
     assert main([*ASK, "--json"]) == 0
     assert "logprobs" not in json.loads(capsys.readouterr().out)
 
@@ -46,6 +49,7 @@ def test_json_has_the_log_probabilities_that_are_asked_for(capsys):
         (("--n", "2"), "n=2 answers of temperature 0 would be the same"),
         (("--n", "0", "--temperature", "1"), "n=0 is below the least value 1"),
         (("--logprobs", "2"), "--logprobs are a part of the JSON output: add --json"),
+        (("--prompt-logprobs", "2"), "--prompt-logprobs are a part of the JSON output: add --json"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(capsys, args, message):

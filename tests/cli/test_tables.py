@@ -17,9 +17,9 @@ from scoutattention.bench.gpu.cases import Kernel, LeftOut, Measured, Result
 from scoutattention.bench.kernels.native import Timing
 from scoutattention.bench.kernels.problems import Case
 from scoutattention.bench.kernels.stored import WeightCase, WeightTiming
-from scoutattention.cli import main
+from scoutattention.cli import main, output
 from scoutattention.cli.actions import calibrate, decode, fidelity, generate, gpu, kernels, retrieval
-from scoutattention.cli.output import PlainTable, busy, progress, show
+from scoutattention.cli.output import PlainTable, busy, loading, progress, show
 from scoutattention.config import ScoutConfig
 from scoutattention.engine.calibrate import Fit, LayerScore, Score
 from scoutattention.eval.fidelity.ablation import ROWS, Variant
@@ -27,6 +27,7 @@ from scoutattention.eval.fidelity.layers import Layers
 from scoutattention.eval.fidelity.measure import Fidelity
 from scoutattention.eval.fidelity.report import Measured as FidelityMeasured
 from scoutattention.eval.retrieval.measure import Row
+from scoutattention.models import loader
 
 LAYERS = Layers([None], [None], [0.0], [None], [0.0], [0.0])
 ONE = Fidelity(
@@ -152,6 +153,21 @@ def test_warnings_come_after_a_bar_as_one_line(monkeypatch, capsys, up, moving):
         assert "old" not in capsys.readouterr().err
         assert callable(watch)
     assert re.search(r"(^|\r|K|\n)scout: warning: old\n$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_model_that_is_loaded_tells_how_far(monkeypatch, tiny_models, caplog, capsys, moving):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: moving, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(output, "TOLD_S", 0.0)
+    said = []
+    with loading("tiny", said.append):
+        loader.load(str(tiny_models["llama"]))
+    lines = [f"Loading tiny: {layer} of 3 layers are read" for layer in (1, 2, 3)]
+    assert said == ([] if moving else lines)
+    assert ("Loading tiny" in capsys.readouterr().err) == moving
+    loader.load(str(tiny_models["llama"]))
+    assert (said[3:], caplog.records) == ([], [])
 
 
 def test_a_bar_tells_rate_and_time_left(monkeypatch, capsys):

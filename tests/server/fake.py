@@ -2,14 +2,14 @@
 
 import asyncio
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from scoutattention.attention.step import StepStats
 from scoutattention.engine.prompts import PromptReader
-from scoutattention.engine.stats import Stats
+from scoutattention.engine.stats import Stats, StepCounts
 from scoutattention.models.templates.chat import ChatTemplate
 from scoutattention.models.text import Tokenizer
 from scoutattention.server.engine import Memory, Tier
@@ -105,8 +105,13 @@ class FakeEngine:
         return self.answers[-1]
 
     def stats(self):
-        before = Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
-        return replace(before, new_tokens=20).with_step(before).with_step(Stats())
+        return Stats(prompt_tokens=9, cached_tokens=4, steps=StepStats(4, 1, 2, 2.0, 2.0, 1, 2))
+
+    def steps(self):
+        counts = StepCounts()
+        for tokens in (17, 0, 32):
+            counts.add(tokens)
+        return counts
 
     def queue(self):
         return 2, 1

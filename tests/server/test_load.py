@@ -15,6 +15,7 @@ from scoutattention.bench.serve.prompts import prompts
 from scoutattention.bench.serve.results import Limits, result
 from scoutattention.cli import main
 from scoutattention.errors import KernelError
+from scoutattention.server.answer import reply
 
 from .conftest import serving
 from .fake import FakeEngine
@@ -59,6 +60,21 @@ def test_all_requests_are_answered_at_each_rate(client):
         assert all(0 < one.ttft_s <= one.whole_s <= load.seconds for one in load.asked)
     asked = [client.engine.prompt(number) for number in range(1, 11)]
     assert len(set(asked)) == 10
+
+
+def test_a_server_that_tells_no_tokens_in_a_stream(client, monkeypatch):
+    monkeypatch.setattr(reply.Reply, "events", without_usage(reply.Reply.events))
+    client.engine.answers.clear()
+    (load,) = measure(find_target(str(client.base_url), None), WORKLOAD, (math.inf,), quiet)
+    assert {(one.prompt_tokens, one.new_tokens, one.error) for one in load.asked} == {(0, 3, None)}
+    assert {len(answer.ids) for answer in client.engine.answers[2:]} == {100}
+
+
+def without_usage(events):
+    def told(self, form, *, at_end, with_each):
+        return events(self, form, at_end=False, with_each=False)
+
+    return told
 
 
 def test_requests_come_at_the_rate(client):

@@ -1,7 +1,9 @@
 """What commands show and write: tables on stdout, progress on stderr, and files."""
 
+import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
+from typing_extensions import override
 
 from ..errors import ConfigError
 from .shell import tell
 
 WIDE = 200
 """Characters of a line where there is no terminal, whose width nobody has to fit."""
+TOLD_S = 10.0
+"""Seconds between two lines of a log about the same work."""
+LOADER = "scoutattention.models.loader"
+"""The logger that tells how much of a model was read."""
 WRAPS, NARROW = 24, 6
 """Characters: cells that are longer are texts, which may wrap; headings that are longer than cells and this wrap."""
 BETWEEN, EDGES = 3, 2
@@ -179,6 +186,44 @@ def busy(text: str) -> Iterator[Callable[[str], object]]:
         console = Console(stderr=True)
         with console.status(text, spinner="dots" if console.encoding.startswith("utf") else "line") as status:
             yield status.update
+
+
+@contextmanager
+def loading(model: str, log: Callable[[str], object] = lambda text: None) -> Iterator[None]:
+    """Shows that a model is being loaded, and how much of it was read.
+
+    log: told as well, once in `TOLD_S` seconds, where stderr is no terminal.
+    """
+    loader, text = logging.getLogger(LOADER), f"Loading {model}"
+    with busy(text) as show_text:
+        every, say = (0.1, show_text) if moving() else (TOLD_S, log)
+        watch = _Watch(every, lambda message: say(f"{text}: {message}"))
+        loader.addFilter(watch)
+        before = loader.level
+        loader.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            loader.removeFilter(watch)
+            loader.setLevel(before)
+
+
+class _Watch(logging.Filter):
+    """Passes the messages of a logger on, at most one in so many seconds, and keeps them from the log itself."""
+
+    def __init__(self, every: float, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._every = every
+        self._say = say
+        self._said = time.monotonic()
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now - self._said >= self._every:
+            self._said = now
+            self._say(record.getMessage())
+        return False
 
 
 def moving() -> bool:

@@ -129,9 +129,10 @@ class Answer:
                 ready.finish_reason and ready.error is None and not before.finish_reason
             ):
                 text, tokens = slice(before.text, ready.text), slice(before.tokens, ready.tokens)
-                logprobs = None if request.params.logprobs is None else request.logprobs[tokens]
+                logprobs = None if request.params.logprobs is None else request.logprobs.answer[tokens]
                 end = ready.finish_reason if ready.error is None else None
-                of_prompt = None if before.tokens else request.prompt_logprobs
+                scored = request.params.prompt_logprobs is not None and not before.tokens
+                of_prompt = request.logprobs.prompt if scored else None
                 yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs, index, of_prompt)
             if ready.error is not None and before.error is None:
                 yield ready.error

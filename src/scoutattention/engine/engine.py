@@ -26,7 +26,7 @@ from .prefix.cache import make_prefix_cache
 from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, not_finite, top_logprobs
 from .scheduler import Scheduler, Sequence
-from .stats import Stats
+from .stats import Stats, StepCounts
 
 SPARE_CORES = 2
 """Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
@@ -97,6 +97,7 @@ class Engine:
         self._reading: tuple[Sequence, Reading] | None = None
         self._step_s = 0.0
         self.stats = Stats(device=device.type)
+        self.step_counts = StepCounts()
 
     @property
     def store(self) -> KVStore:
@@ -139,12 +140,12 @@ class Engine:
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
-        before = self.stats
+        before = self.stats.computed_tokens
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
         news += self._read(self._step_s if streamed else READING_S)
         news = news or self._decode()
-        self.stats = self.stats.with_step(before)
+        self.step_counts.add(self.stats.computed_tokens - before)
         return news
 
     def close(self) -> None:

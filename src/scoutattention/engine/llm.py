@@ -251,8 +251,8 @@ def _output(request: Request) -> Output:
         len(request.prompt_ids),
         request.finish_reason,
         request.ttft_s,
-        None if request.params.logprobs is None else request.logprobs,
+        None if request.params.logprobs is None else request.logprobs.answer,
         request.ready.error,
         request.prefix.tokens,
-        request.prompt_logprobs,
+        None if request.params.prompt_logprobs is None else request.logprobs.prompt,
     )

@@ -37,13 +37,21 @@ class Reader(NamedTuple):
 NOBODY = Reader(streamed=False, tell=lambda: None)
 
 
+class Logprobs(NamedTuple):
+    """Log-probabilities by token id, the token's own first, of tokens for which they are asked.
+
+    prompt: of those that were read; None of the first one.   answer: of those that were drawn.
+    """
+
+    prompt: list[dict[int, float] | None]
+    answer: list[dict[int, float]]
+
+
 @dataclass(eq=False)
 class Sequence:
     """A request from its arrival to its end; only the engine changes it.
 
     limit: longest the sequence may become, prompt and answer together.
-    logprobs: of each token of the answer, if they are asked for; see `SamplingParams.logprobs`.
-    prompt_logprobs: of each token of the prompt, if they are asked for, once it was read; None of the first one.
     prefix: what was kept of the tokens when the sequence was admitted.
     ready: what another thread may read; it is set last, and at once.
     times: when it came, when it was admitted first, and when its first token came, as far as that is so.
@@ -56,8 +64,7 @@ class Sequence:
     limit: int
     tokenizer: InitVar[Tokenizer]
     output_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, float]] = field(default_factory=list)
-    prompt_logprobs: list[dict[int, float] | None] | None = None
+    logprobs: Logprobs = field(default_factory=lambda: Logprobs([], []))
     ready: Ready = field(default_factory=Ready)
     prefix: Prefix = NOTHING
     times: list[float] = field(default_factory=lambda: [time.perf_counter()])
@@ -103,8 +110,8 @@ class Sequence:
         """
         if self.params.prompt_logprobs is None or self.output_ids:
             return None
-        self.prompt_logprobs = [None]
-        return Scores(self.prompt_ids, self.params.prompt_logprobs, self.prompt_logprobs)
+        self.logprobs.prompt[:] = [None]
+        return Scores(self.prompt_ids, self.params.prompt_logprobs, self.logprobs.prompt)
 
     def append(self, token: int, logprobs: dict[int, float] | None = None) -> None:
         """Take the next token: extend ids and text, and finish if it ends the answer, or if none is wanted."""
@@ -116,7 +123,7 @@ class Sequence:
         self.steering.chances.used()
         self.output_ids.append(token)
         if logprobs is not None:
-            self.logprobs.append(logprobs)
+            self.logprobs.answer.append(logprobs)
         reason, said = None, self._said
         if said.add(token, len(self.output_ids) > self.params.min_tokens):
             reason = "stop"

@@ -1,14 +1,13 @@
 """Totals of an engine's work since it was made."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
 
 from ..attention.step import StepStats
 from ..config.fields import format_bytes
 
 STEP_TOKENS = (1, 8, *(2**power for power in range(4, 15)))
-"""Bounds of the counts of steps by their tokens, those of vLLM's histogram; the last count has no bound."""
+"""Bounds of the counts of steps by their tokens, those of vLLM's histogram."""
 
 ON_GPU = {
     "cache": "{} in full, {} on the device",
@@ -35,7 +34,6 @@ class Stats:
     hidden_cpu_s, unhidden_cpu_s: seconds of CPU attention that overlapped with other work, and that were waited for.
     recalled_bytes: bytes copied from host pages to device slots.
     cached_tokens: prompt tokens that were reused from other prompts, and not prefilled.
-    step_counts: steps by the number of tokens that they completed: at most each of `STEP_TOKENS`, and more.
     device: "cpu" or "cuda". A CPU is host and device at once, with one memory.
     """
 
@@ -50,7 +48,6 @@ class Stats:
     kv_bytes_total: int = 0
     kv_bytes_device: int = 0
     steps: StepStats = field(default_factory=StepStats)
-    step_counts: tuple[int, ...] = (0,) * (len(STEP_TOKENS) + 1)
     device: str = "cpu"
 
     @property
@@ -67,15 +64,6 @@ class Stats:
     def computed_tokens(self) -> int:
         """Tokens that were read or made: prompts, without what was kept of others, and answers."""
         return self.prompt_tokens - self.cached_tokens + self.new_tokens
-
-    def with_step(self, before: Self) -> Self:
-        """The same, with the step from `before` counted. A prompt counts in the step that ends it."""
-        tokens = self.computed_tokens - before.computed_tokens
-        if not tokens:
-            return self
-        place = bisect_left(STEP_TOKENS, tokens)
-        counts = (count + (at == place) for at, count in enumerate(self.step_counts))
-        return replace(self, step_counts=tuple(counts))
 
     @property
     def near_blocks(self) -> int:
@@ -133,3 +121,24 @@ class Stats:
                 "Recalled": words["recalled"].format(format_bytes(self.recalled_bytes)),
             }
         return rows
+
+
+class StepCounts:
+    """How many steps of an engine have completed how many tokens.
+
+    A prompt's tokens, without those that were kept of others, belong to the step that read its last one. Steps that
+    complete none are not counted.
+
+    counts: of steps with at most as many tokens as each of `STEP_TOKENS`, and more than the one before; the last one of
+        steps with more.   tokens: of all steps.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(STEP_TOKENS) + 1)
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """Count a step."""
+        if tokens:
+            self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+            self.tokens += tokens

@@ -1,5 +1,7 @@
 """From a model's name to a decoder and its tokenizer."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from .text import Tokenizer
 
 QUANTISED = {"int8": StoredKind.Q8_0, "int4": StoredKind.Q4_1}
 """What weights are rounded to, by the values of `EngineConfig.weights` that quantise."""
+LOG = logging.getLogger(__name__)
 _RECOMPUTED = ".rotary_emb."  # stored by old checkpoints; follows from config.json
 
 
@@ -137,7 +140,7 @@ def read_weights(
     embedding = reader.matrix(HEAD if only_head else EMBEDDING, *table)
     weights = DecoderWeights(
         embedding=embedding,
-        layers=tuple(_layer(reader, config, f"model.layers.{layer}.") for layer in range(shape.num_layers)),
+        layers=tuple(_layers(reader, config)),
         norm=reader.norm("model.norm.weight", shape.hidden_size),
         head=_head(reader, config, embedding),
         fingerprint=str(reader.fingerprint),
@@ -165,6 +168,14 @@ def _head(reader: Reader, config: ModelConfig, embedding: Weight) -> Weight:
 
 def _equal(a: Weight, b: Weight) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+
+
+def _layers(reader: Reader, config: ModelConfig) -> Iterator[LayerWeights]:
+    """All layers; the log has how many were read, for programs that show it."""
+    count = config.shape.num_layers
+    for layer in range(count):
+        yield _layer(reader, config, f"model.layers.{layer}.")
+        LOG.debug("%d of %d layers are read", layer + 1, count)
 
 
 def _layer(reader: Reader, config: ModelConfig, prefix: str) -> LayerWeights:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 from ..config import SamplingParams
-from ..engine.stats import Stats
+from ..engine.stats import Stats, StepCounts
 from ..models.text import Tokenizer
 
 
@@ -125,6 +125,10 @@ class Engine(Protocol):
 
     def stats(self) -> Stats:
         """Totals since the model was loaded."""
+        ...
+
+    def steps(self) -> StepCounts:
+        """Steps since the model was loaded, by the tokens that they completed."""
         ...
 
     def queue(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from ..config import SamplingParams
 from ..engine.answer import Answer
 from ..engine.llm import LLM
 from ..engine.prompts import PromptReader
-from ..engine.stats import Stats
+from ..engine.stats import Stats, StepCounts
 from ..errors import ConfigError
 from .engine import Memory, Reading, Tier
 
@@ -37,6 +37,10 @@ class LocalEngine:
     def stats(self) -> Stats:
         """Totals since the model was loaded."""
         return self._llm.stats()
+
+    def steps(self) -> StepCounts:
+        """Steps since the model was loaded, by the tokens that they completed."""
+        return self._llm.engine.step_counts
 
     def queue(self) -> tuple[int, int]:
         """Answers that are made, the one whose prompt is being read among them, and answers that wait."""

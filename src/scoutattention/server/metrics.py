@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..engine.stats import STEP_TOKENS, Stats
+from ..engine.stats import STEP_TOKENS
 from .engine import Engine, Memory
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -99,7 +99,7 @@ class _Totals(Collector):
         yield self._config(memory)
         yield self._counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for.", stats.prompt_tokens)
         yield self._counter("vllm:prefix_cache_hits", "Those of them that were kept.", stats.cached_tokens)
-        yield self._steps(stats)
+        yield self._steps()
         for name, what, tier in (("host", "pages", memory.pages), ("device", "slots", memory.slots)):
             yield self._gauge(f"scout:{name}_pool_blocks", f"Blocks that the pool of {what} has room for.", tier.blocks)
             yield self._gauge(f"scout:{name}_pool_blocks_used", "Blocks of them that sequences use.", tier.used)
@@ -131,12 +131,13 @@ class _Totals(Collector):
         family.add_metric(list(labels.values()), 1)
         return family
 
-    def _steps(self, stats: Stats) -> Metric:
+    def _steps(self) -> Metric:
+        steps = self._engine.steps()
         text = "Tokens that a step of the engine completed."
         family = HistogramMetricFamily("vllm:iteration_tokens_total", text, labels=list(self._labels))
         bounds = [*map(str, map(float, STEP_TOKENS)), "+Inf"]
-        buckets = list(zip(bounds, accumulate(stats.step_counts), strict=True))
-        family.add_metric(list(self._labels.values()), buckets, stats.computed_tokens)
+        buckets = list(zip(bounds, accumulate(steps.counts), strict=True))
+        family.add_metric(list(self._labels.values()), buckets, steps.tokens)
         return family
 
     def _residency(self) -> Metric:

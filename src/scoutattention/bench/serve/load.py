@@ -91,12 +91,24 @@ async def _measure(
     async with httpx.AsyncClient(headers=_headers(target.key), timeout=PATIENCE_S, limits=limits) as client:
         tell("Trying one request")
         each = GUESS * workload.prompt_tokens
-        first = await _ask(client, target, next(prompts(workload.text, int(each), workload.seed)), 1)
+        trial = next(prompts(workload.text, int(each), workload.seed))
+        first = await _ask(client, target, trial, 1)
         if first.error is not None:
             raise ConfigError(f"{target.url} did not answer a first request: {first.error}")
-        characters = max(1, round(each * workload.prompt_tokens / max(1, first.prompt_tokens)))
+        found = first.prompt_tokens or await _prompt_tokens(client, target, trial) or workload.prompt_tokens
+        characters = max(1, round(each * workload.prompt_tokens / found))
         asking = prompts(workload.text, characters, workload.seed)
         return [await _at(client, target, workload, rate, asking, tell) for rate in rates]
+
+
+async def _prompt_tokens(client: httpx.AsyncClient, target: Target, prompt: str) -> int:
+    """Tokens of a prompt, from a server that does not tell them in a stream; 0 where it does not tell them at all."""
+    body = {"model": target.model, "prompt": prompt, "max_tokens": 1}
+    try:
+        said = (await client.post(f"{target.url}/completions", json=body)).raise_for_status().json()
+        return int(said["usage"]["prompt_tokens"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return 0
 
 
 async def _at(

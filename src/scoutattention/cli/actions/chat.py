@@ -13,7 +13,7 @@ from ...engine.llm import LLM
 from ...errors import CapacityError, ConfigError, PromptError
 from ..chat import ChatFlags
 from ..inputs import Message, read_line
-from ..output import busy, show, write_file
+from ..output import loading, show, write_file
 from ..settings import Settings
 from ..shell import go_on, tell
 from .answer import chunks
@@ -39,7 +39,7 @@ OTHER_NAMES = {"/?": "/help", "/quit": "/exit", "/bye": "/exit", "/retry": "/reg
 
 def chat(flags: ChatFlags, messages: list[Message], settings: Settings) -> None:
     """Talk until the input ends. Raises typer.Exit where a turn failed and nobody was there to see it."""
-    with busy(f"Loading {flags.model}"):
+    with loading(flags.model):
         llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
     with llm:
         if not llm.tokenizer.has_chat_template:

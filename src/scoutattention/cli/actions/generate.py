@@ -13,7 +13,7 @@ from ...engine.stats import Stats
 from ...hardware.host import peak_memory
 from ..generate import GenerateFlags
 from ..inputs import Message
-from ..output import PlainTable, busy, show
+from ..output import PlainTable, loading, show
 from ..settings import Settings
 from .answer import chunks
 from .trace import traced
@@ -26,7 +26,7 @@ JSON_STATS = (
 
 def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settings) -> None:
     """Answer a prompt or a conversation, once or several times, and print the numbers of the run."""
-    with busy(f"Loading {flags.model}"):
+    with loading(flags.model):
         llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(settings.engine))
     each = of_each_answer(settings.params)
     with traced(llm, flags.trace), llm:

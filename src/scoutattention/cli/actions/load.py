@@ -39,7 +39,8 @@ def load(flags: LoadFlags, rates: Sequence[float]) -> None:
         with place as url:
             target = find_target(url, flags.api_key)
             results = [result(one, limits) for one in measure(target, workload, rates, tell)]
-    about = f"{target.model}: prompts of {results[0].prompt_tokens:,.0f} tokens, answers of {flags.new_tokens:,}"
+    prompt = results[0].prompt_tokens or flags.prompt_tokens
+    about = f"{target.model}: prompts of {prompt:,.0f} tokens, answers of {flags.new_tokens:,}"
     if flags.plot is not None:
         write_file(flags.plot, load_action("drawings").serve_png(results, about))
     if flags.as_json:

@@ -11,7 +11,7 @@ from ...eval.retrieval.measure import Grid, Row, as_dict, heatmap, measure, open
 from ...eval.retrieval.tasks import TASKS
 from ...models.loader import load
 from ..command import load_action
-from ..output import PlainTable, busy, progress, show, write_file
+from ..output import PlainTable, loading, progress, show, write_file
 from ..retrieval import RetrievalFlags
 from ..settings import Settings
 
@@ -40,7 +40,7 @@ def retrieval(flags: RetrievalFlags, places: tuple[tuple[int, ...], tuple[int, .
 
 def _measure(model: str, grid: Grid, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
     """The rows; the CPU share, and the calibration that the method used."""
-    with busy(f"Loading {model}"):
+    with loading(model):
         engine, device = settings.engine, find_device(settings.engine.device)
         loaded = load(model, engine.dtype, device, rope_scaling=engine.rope_scaling, weights=engine.weights)
         pair = open_pair(loaded, grid, settings.scout, engine)

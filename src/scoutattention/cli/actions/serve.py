@@ -15,15 +15,15 @@ from ...server.local import LocalEngine
 from ...server.run import Process, bind, url_of
 from ...server.security import is_local
 from ...server.state import Options
-from ..output import busy, moving, progress
+from ..output import TOLD_S, loading, moving, progress
 from ..server.serve import ServeFlags
 from ..settings import Settings
 from ..shell import tell
 from .trace import traced
 
 LOG = logging.getLogger("scoutattention.serve")
-SHOWN_S, TOLD_S = 2.0, 10.0
-"""Seconds for which a prompt is being read before a bar shows it, and between two lines of the log."""
+SHOWN_S = 2.0
+"""Seconds for which a prompt is being read before a bar shows it."""
 
 
 def serve(flags: ServeFlags, settings: Settings) -> None:
@@ -39,7 +39,7 @@ def serve(flags: ServeFlags, settings: Settings) -> None:
     name = flags.served_model_name or flags.model
     with closing(bind(flags.host, flags.port)) as bound:
         LOG.info("loading %s", flags.model)
-        with busy(f"Loading {flags.model}"):
+        with loading(flags.model, LOG.info):
             llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(engine_config))
         with traced(llm, flags.trace), llm:
             engine = LocalEngine(llm)
