@@ -1,5 +1,7 @@
 """Engines whose kernels only queue work, as a device's do."""
 
+import math
+
 import pytest
 
 from scoutattention.engine import engine
@@ -29,5 +31,6 @@ def stream_device(device, request) -> str:
 
 @pytest.fixture(autouse=True)
 def prompts_at_once(monkeypatch):
-    """The first step reads all prompts that may be read, however slow the machine is."""
+    """The first step reads all prompts that may be read, and nothing else, however slow the machine is."""
     monkeypatch.setattr(engine, "READING_S", 600.0)
+    monkeypatch.setattr(engine, "MOST_READING", math.inf)

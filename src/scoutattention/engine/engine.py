@@ -33,6 +33,8 @@ SPARE_CORES = 2
 PROMPTS_OWN = "the prompt's own"
 READING_S = 0.2
 """Seconds that prompts are read for before the engine looks for requests that come and go."""
+MOST_READING = 10
+"""Prompts are read for so many times as long as the decode steps between take, at most: nobody waits for ever."""
 
 
 def make_plan(decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, device: torch.device) -> MemoryPlan:
@@ -95,7 +97,7 @@ class Engine:
         self._prefixes = make_prefix_cache(self.cache, self.plan, decoder, scout, engine_config, self.calibration)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None
-        self._step_s = 0.0
+        self._step_s = self._read_s = 0.0
         self.stats = Stats(device=device.type)
         self.step_counts = StepCounts()
 
@@ -134,8 +136,8 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Run a decode step, or read prompts for a while, and return the sequences of which there is news.
 
-        Prompts come first, since a larger batch decodes more tokens in a step. Only where somebody reads an answer
-        token by token, the two take turns and have about the same time.
+        Prompts come first, since a larger batch decodes more tokens in a step; see MOST_READING. Only where somebody
+        reads an answer token by token, the two take turns and have about the same time.
         An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
@@ -143,8 +145,11 @@ class Engine:
         before = self.stats.computed_tokens
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
+        started = time.perf_counter()
         news += self._read(self._step_s if streamed else READING_S)
-        news = news or self._decode()
+        self._read_s += time.perf_counter() - started
+        if not news or self._agreed(self._read_s > MOST_READING * (self._step_s or READING_S)):
+            news += self._decode()
         self.step_counts.add(self.stats.computed_tokens - before)
         return news
 
@@ -215,7 +220,7 @@ class Engine:
             fed, draws = [one.last_token for one in sequences], [one.draw() for one in sequences]
             logits, step, tokens = self.runner.decode(fed, positions, draws=draws)
             self._append(sequences, tokens, logits)
-            self._step_s = time.perf_counter() - started
+            self._step_s, self._read_s = time.perf_counter() - started, 0.0
             self.stats = replace(
                 self.stats,
                 new_tokens=self.stats.new_tokens + len(sequences),

@@ -104,6 +104,23 @@ def test_prompts_come_first_where_nobody_streams(llm):
     run(llm)
 
 
+def test_an_answer_goes_on_while_prompts_keep_coming(llm, monkeypatch):
+    """A prompt of which one token is asked for comes with every step, and nobody streams."""
+    monkeypatch.setattr("scoutattention.engine.engine.READING_S", 0.0)
+    monkeypatch.setattr("scoutattention.engine.engine.MOST_READING", 1)
+    first = request(llm, 0)
+    llm.engine.add(first)
+    others = []
+    while not first.ready.finish_reason:
+        others.append(request(llm, 1, 1))
+        llm.engine.add(others[-1])
+        llm.engine.step()
+        assert len(others) < 1000
+    for other in others:
+        llm.engine.cancel(other)
+    run(llm)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_a_prompt_that_is_cancelled_while_it_is_read_frees_its_memory_at_once(llm, steps, monkeypatch):
     monkeypatch.setattr("scoutattention.engine.engine.READING_S", 0.0)
