@@ -48,8 +48,14 @@ def test_json_has_the_log_probabilities_that_are_asked_for(capsys):
     [
         (("--n", "2"), "n=2 answers of temperature 0 would be the same"),
         (("--n", "0", "--temperature", "1"), "n=0 is below the least value 1"),
-        (("--logprobs", "2"), "--logprobs are a part of the JSON output: add --json"),
-        (("--prompt-logprobs", "2"), "--prompt-logprobs are a part of the JSON output: add --json"),
+        (
+            ("--logprobs", "2"),
+            "--logprobs needs --json, because log-probabilities are only in the JSON",
+        ),
+        (
+            ("--prompt-logprobs", "2"),
+            "--prompt-logprobs needs --json, because log-probabilities are only in the JSON",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(capsys, args, message):

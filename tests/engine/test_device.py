@@ -162,8 +162,8 @@ def test_a_prompt_that_the_device_has_no_memory_for_fails_alone(tiny_models, mon
     expected = llm.generate([PROMPT, PROMPT[:30]], FEW)[0].token_ids
     read = llm.engine.runner.read
 
-    def failing(row, ids):
-        reading = read(row, ids)
+    def failing(row, ids, **options):
+        reading = read(row, ids, **options)
         yield next(reading)
         if len(ids) < len(PROMPT):
             raise torch.OutOfMemoryError("CUDA out of memory")

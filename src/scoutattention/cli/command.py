@@ -1,5 +1,6 @@
 """What all commands share: flags as the fields of a class, `--debug`, `--help-all`, and loading PyTorch late."""
 
+import atexit
 import gc
 import inspect
 import sys
@@ -44,6 +45,7 @@ def load_action(name: str) -> ModuleType:
     finally:
         if first:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # what they hold is released at the end
             gc.enable()
 
 

@@ -26,7 +26,7 @@ from .prefix.cache import make_prefix_cache
 from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, not_finite, top_logprobs
 from .scheduler import Scheduler, Sequence
-from .stats import Stats, StepCounts
+from .stats import Stats
 
 SPARE_CORES = 2
 """Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
@@ -34,7 +34,7 @@ PROMPTS_OWN = "the prompt's own"
 READING_S = 0.2
 """Seconds that prompts are read for before the engine looks for requests that come and go."""
 MOST_READING = 10
-"""Prompts are read for so many times as long as the decode steps between take, at most: nobody waits for ever."""
+"""Prompts that came later are read for so many times as long as a decode step takes, and then one is due."""
 
 
 def make_plan(decoder: Decoder, scout: ScoutConfig, engine_config: EngineConfig, device: torch.device) -> MemoryPlan:
@@ -97,9 +97,8 @@ class Engine:
         self._prefixes = make_prefix_cache(self.cache, self.plan, decoder, scout, engine_config, self.calibration)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None
-        self._step_s = self._read_s = 0.0
+        self._last_step = 0.0, 0.0  # seconds that it took, and when it ended
         self.stats = Stats(device=device.type)
-        self.step_counts = StepCounts()
 
     @property
     def store(self) -> KVStore:
@@ -136,21 +135,17 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Run a decode step, or read prompts for a while, and return the sequences of which there is news.
 
-        Prompts come first, since a larger batch decodes more tokens in a step; see MOST_READING. Only where somebody
-        reads an answer token by token, the two take turns and have about the same time.
+        Prompts come first, since a larger batch decodes more tokens in a step; see MOST_READING for those that come
+        later. Only where somebody reads an answer token by token, the two take turns and have about the same time.
         An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
         is broken off by anything else costs nobody a token: its sequences are read anew.
         Ranks that share a model have a step together: what fails on one of them is raised.
         """
-        before = self.stats.computed_tokens
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
-        started = time.perf_counter()
-        news += self._read(self._step_s if streamed else READING_S)
-        self._read_s += time.perf_counter() - started
-        if not news or self._agreed(self._read_s > MOST_READING * (self._step_s or READING_S)):
+        news += self._read(self._last_step[0] if streamed else READING_S)
+        if not news or (not streamed and self._agreed(self._step_is_due(news[-1]))):
             news += self._decode()
-        self.step_counts.add(self.stats.computed_tokens - before)
         return news
 
     def close(self) -> None:
@@ -220,17 +215,23 @@ class Engine:
             fed, draws = [one.last_token for one in sequences], [one.draw() for one in sequences]
             logits, step, tokens = self.runner.decode(fed, positions, draws=draws)
             self._append(sequences, tokens, logits)
-            self._step_s, self._read_s = time.perf_counter() - started, 0.0
+            ended = time.perf_counter()
+            self._last_step = ended - started, ended
             self.stats = replace(
                 self.stats,
                 new_tokens=self.stats.new_tokens + len(sequences),
-                decode_s=self.stats.decode_s + self._step_s,
+                decode_s=self.stats.decode_s + self._last_step[0],
                 decode_tokens=self.stats.decode_tokens + len(sequences),
                 steps=self.stats.steps + step.of_all(self.ranks),
             )
             self._measure_cache()
         self.scheduler.retire()
         return sequences
+
+    def _step_is_due(self, read: Sequence) -> bool:
+        """Whether a running answer has waited long enough for prompts that came later; `read`: the last of them."""
+        took, ended = self._last_step
+        return self.scheduler.came_later(read) and time.perf_counter() - ended > MOST_READING * took
 
     def _agreed(self, wish: bool) -> bool:
         """The wish of rank 0, for all ranks: wishes depend on clocks, which differ."""

@@ -34,7 +34,7 @@ from .plan import choose
 from .prompts import Prompt, PromptReader, of_each_answer, paired
 from .runner import Progress
 from .scheduler import Sequence as Request
-from .stats import Stats
+from .stats import Stats, StepCounts
 from .thread import EngineThread
 
 
@@ -189,6 +189,10 @@ class LLM:
     def stats(self) -> Stats:
         """Totals since the model was loaded."""
         return self.engine.stats
+
+    def step_counts(self) -> StepCounts:
+        """Steps since the model was loaded, by the tokens that they completed."""
+        return self._thread.step_counts
 
     def close(self) -> None:
         """Stop the worker threads and the other ranks; answers that are under way end with an error."""

@@ -248,6 +248,10 @@ class Scheduler:
         self.reading = None
         return row
 
+    def came_later(self, sequence: Sequence) -> bool:
+        """Whether a sequence came when an answer that still runs had begun."""
+        return any(sequence.times[0] > one.times[-1] for one in self.running)
+
     def retire(self) -> None:
         """Release the rows of finished sequences; the last rows move into the gaps, so that rows stay contiguous."""
         if self.reading is not None and self.reading.finish_reason is not None:

@@ -12,6 +12,7 @@ import torch
 from ..errors import ScoutError
 from .engine import Engine
 from .scheduler import Sequence as Request
+from .stats import StepCounts
 
 CANCELLED = ScoutError("the answer was cancelled")
 
@@ -21,10 +22,13 @@ class EngineThread:
 
     What changes the engine between two steps is an errand: requests that come, and requests that are given up. No
     signal ever breaks into a step, since signals break into the main thread alone.
+
+    step_counts: its steps, by the tokens that they completed.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.step_counts = StepCounts()
         self._errands: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()  # of `_awake` and `_closed`; held for a moment
         self._awake = False
@@ -76,8 +80,10 @@ class EngineThread:
 
     def _step(self) -> None:
         self._run_errands()
+        before = self._engine.stats.computed_tokens
         for request in self._engine.step() if self._engine.busy else ():
             request.reader.tell()
+        self.step_counts.add(self._engine.stats.computed_tokens - before)
 
     def _after(self, step: "Future[None]") -> None:
         """Go on after a step. Whatever it failed with, who waits for an answer gets it."""

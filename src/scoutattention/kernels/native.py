@@ -158,7 +158,11 @@ class RowKernels:
 
     def corrected_norm(self, x: Tensor, weight: Tensor, eps: float, by: Sequence[RowCorrection]) -> Tensor:
         """The norm of x [T, A] with what corrections change it by; see `reference_rows.corrected_norm`."""
-        return reference_rows.corrected(self.rms_norm(x, weight, eps), by, self.linear)
+        z = total = self.rms_norm(x, weight, eps)
+        for left, right, used in by:
+            change = self.linear(self.linear(z, left), right)
+            total = total + (change if used is None else change * used[:, None])
+        return total
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""

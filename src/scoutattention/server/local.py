@@ -40,7 +40,7 @@ class LocalEngine:
 
     def steps(self) -> StepCounts:
         """Steps since the model was loaded, by the tokens that they completed."""
-        return self._llm.engine.step_counts
+        return self._llm.step_counts()
 
     def queue(self) -> tuple[int, int]:
         """Answers that are made, the one whose prompt is being read among them, and answers that wait."""

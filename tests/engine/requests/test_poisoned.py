@@ -99,8 +99,8 @@ def test_a_kernel_that_fails_while_a_prompt_is_read(llm, monkeypatch):
     read = llm.engine.runner.read
 
     def poison(batch, place):
-        def failing(row, ids):
-            reading = read(row, ids)
+        def failing(row, ids, **options):
+            reading = read(row, ids, **options)
             yield next(reading)
             if ids == batch[place]:
                 raise KernelError("the kernel has failed")

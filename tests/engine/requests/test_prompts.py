@@ -126,7 +126,7 @@ def test_each_prompt_may_have_its_own_params(llm):
     [
         ({"max_tokens": True}, "max_tokens=True is of type bool: give a whole number"),
         ({"max_tokens": 2.0}, r"max_tokens=2\.0 is of type float"),
-        ({"max_tokens": 0}, "below the least value 1"),
+        ({"max_tokens": -1}, "below the least value 0"),
         ({"temperature": 1e-40}, "temperature=1e-40 is beyond what float32 holds"),
         ({"temperature": float("nan")}, "temperature=nan is not a finite number"),
         ({"temperature": 10**400}, "temperature=inf is not a finite number"),

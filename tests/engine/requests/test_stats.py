@@ -73,7 +73,7 @@ def test_steps_are_counted_by_their_tokens(tiny_models):
     with LLM(str(tiny_models["llama"]), scout=ScoutConfig(budget=None, block_size=8)) as llm:
         for _ in range(2):
             llm.generate([PROMPT, PROMPT[:20]], SamplingParams(max_tokens=5, ignore_eos=True))
-        stats, steps = llm.stats(), llm.engine.step_counts
+        stats, steps = llm.stats(), llm.step_counts()
     assert stats.cached_tokens
     assert steps.tokens == stats.computed_tokens == 2 * (len(PROMPT) + 20 + 5 * 2) - stats.cached_tokens
     counts = dict(zip((*STEP_TOKENS, None), steps.counts, strict=True))

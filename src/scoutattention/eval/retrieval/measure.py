@@ -121,13 +121,13 @@ def share_prompts(reader: Runner, follower: Runner) -> None:
     last: list[tuple[list[int], Tensor]] = []
     read_here, read_there = reader.read, follower.read
 
-    def read(row: int, token_ids: list[int]) -> Reading:
+    def read(row: int, token_ids: list[int], **_: None) -> Reading:
         record.clear()
         last.clear()
         last.append((token_ids, (yield from read_here(row, token_ids, record))))
         return last[0][1]
 
-    def follow(row: int, token_ids: list[int]) -> Reading:
+    def follow(row: int, token_ids: list[int], **_: None) -> Reading:
         if not last or last[0][0] != token_ids:
             return (yield from read_there(row, token_ids))
         follower.replay(row, record)
