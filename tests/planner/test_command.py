@@ -113,7 +113,7 @@ def test_quantised_weights_stay_so_on_a_cpu(tmp_path, capsys):
     plain, slow, _ = needed(capsys, config_json(tmp_path), *ON_A_CPU)
     awq, fast, command = needed(capsys, config_json(tmp_path, quantization_config=AWQ), *ON_A_CPU)
     assert plain - awq == pytest.approx(8.9, abs=0.1), "6.95 billion of 8.19 in 5 bits instead of 16"
-    assert slow > 2 * fast
+    assert slow > 1.8 * fast
     assert "--weights" not in command
     int4, _, command = needed(capsys, config_json(tmp_path), *ON_A_CPU, "--weights", "int4", "--dtype", "float16")
     assert int4 < awq

@@ -29,7 +29,7 @@ class Client(httpx.Client):
             assert response.headers["content-type"].startswith("text/event-stream")
             lines = [line for line in response.iter_lines() if line]
         assert lines[-1] == "data: [DONE]"
-        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1] if line.startswith("data: ")]
 
 
 @contextmanager

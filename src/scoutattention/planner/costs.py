@@ -40,11 +40,27 @@ SHEET = 0.8  # of a data sheet's bandwidth, that threads reach when they only re
 SCATTERED = 0.56  # of what threads read, in blocks of 8 KiB: one H100's host, 44 of 78 GB/s
 FAR_CALL_S = 150e-6  # from a flag to its answer, beside the bytes: one H100, hidden and waited time of its two cases
 
-# A CPU that is the device too: docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s.
-CPU_PRODUCTS, CPU_ATTENTION = 0.68, 0.63  # of what threads read: products of few rows; full attention at two lengths
-CORE_FLOPS = 150e9  # of a core, where products are bound by computing: docs/lab/2026-11-23-matrix-products.md, 16 rows
-CORE_BLOCK_FLOPS = 65e9  # the same with weights in few bits: docs/lab/2026-11-26-stored-weights.md, 4 rows of SmolLM2
-CPU_LAYER_S, CPU_CHOICE_S = 100e-6, 150e-6  # of a layer, and of its choice, beside the bytes
+CPU_CHOICE_S = 150e-6  # of a layer's choice on a CPU, beside the bytes: docs/lab/2026-11-23-cpu-decode-step.md
+
+
+class Reach(NamedTuple):
+    """What a CPU that is the device reaches.
+
+    products, attention: of what threads read.   core_flops: of a core, where products are bound by computing.
+    layer_s: of a layer, beside the bytes; its products and its attention are calls of threads.
+    """
+
+    products: float
+    core_flops: float
+    attention: float
+    layer_s: float
+
+
+CPU = Reach(products=0.68, core_flops=150e9, attention=0.63, layer_s=100e-6)
+"""docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s; computing: the lab note on matrix products."""
+CPU_IN_BLOCKS = Reach(products=0.68, core_flops=65e9, attention=0.5, layer_s=390e-6)
+"""With weights in few bits: docs/lab/2026-11-26-stored-weights.md; attention and a layer's rest by the stages of `scout
+bench decode smollm2 --contexts 1024,4096 --batches 1,4`, two cores that read 42 GB/s before it, 2026-11-26."""
 
 
 class Work(NamedTuple):
@@ -204,13 +220,14 @@ def _on_cpu(design: Design, work: Work, computer: Computer) -> Costs:
     """Everything in one memory: nothing is far, and a budget saves reading."""
     shape, scout, rate = work.shape, work.scout, read_rate(computer.host)
     each = weight_bytes(work, computer) / shape.matrix_numbers(tied=work.tied)
-    computes = computer.host.cores * (CORE_BLOCK_FLOPS if each < shape.dtype_bytes else CORE_FLOPS)
+    reach = CPU_IN_BLOCKS if each < shape.dtype_bytes else CPU
+    computes = computer.host.cores * reach.core_flops
     before, after, head = (
-        max(numbers * each / (CPU_PRODUCTS * rate), 2 * numbers * work.batch / computes) for numbers in _parts(shape)
+        max(numbers * each / (reach.products * rate), 2 * numbers * work.batch / computes) for numbers in _parts(shape)
     )
     tokens: float = work.context if design == "full" else min(work.context, scout.budget or work.context)
-    near = layer_bytes(work, tokens) * _page_part(work) / (CPU_ATTENTION * rate)
+    near = layer_bytes(work, tokens) * _page_part(work) / (reach.attention * rate)
     judge = 0.0
     if design != "full" and tokens < work.context:
-        judge = CPU_CHOICE_S + sum(_scan_bytes(work)) / (CPU_ATTENTION * rate)
-    return Costs(LayerCosts(before + CPU_LAYER_S, 0, judge, near, 0, after, 0, 0, 0, 0), head)
+        judge = CPU_CHOICE_S + sum(_scan_bytes(work)) / (reach.attention * rate)
+    return Costs(LayerCosts(before + reach.layer_s, 0, judge, near, 0, after, 0, 0, 0, 0), head)

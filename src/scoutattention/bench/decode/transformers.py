@@ -1,5 +1,6 @@
 """Hugging Face transformers in the decode benchmark: with SDPA and either of its caches, or with ScoutAttention."""
 
+import atexit
 from typing import Any
 
 import torch
@@ -73,4 +74,5 @@ class ScoutTransformersDecoding(TransformersDecoding):
     @override
     def _make_cache(self, job: DecodeJob) -> Cache:
         session = scout(self._model, budget=job.budget, workers=job.threads).__enter__()
+        atexit.register(session.__exit__, None, None, None)
         return session.new_cache(job.max_len)
