@@ -86,8 +86,7 @@ class LLM:
     """A loaded model with its KV cache and its engine. Any number of threads may use it at the same time.
 
     model: "smollm2", a directory in Hugging Face layout, a .gguf file, or a hub name.
-    scout: the settings of the method; with "auto" the planner chooses the method or full attention for this computer
-        (docs/planning.md).
+    scout: the settings of the method; with "auto" the planner chooses the method or full attention for this computer.
     engine_config: fields of `EngineConfig`; sizes may be strings, as in device_memory="8GiB".
     `with LLM(...) as llm` closes it at the end. Raises a ScoutError if the model or a setting is wrong.
     """
