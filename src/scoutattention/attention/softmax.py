@@ -17,9 +17,10 @@ MULTIPLE = 8
 class Softmax:
     """The softmax of a model's attention.
 
-    scale: what products of queries and keys are multiplied with.
-    sink_logits: float32 [L, H, G] or None, a score of each query head that counts beside its keys', with a value of
-        zero. (gpt-oss has them as "attention sinks", after StreamingLLM, arXiv 2309.17453.)
+    scale: multiplies the products of queries and keys.
+    sink_logits: float32 [L, H, G], or None. Each query head has a learned score that is one more term of its softmax
+        denominator; its value is zero. gpt-oss calls these scores "attention sinks", after StreamingLLM, arXiv
+        2309.17453.
     """
 
     ops: Ops

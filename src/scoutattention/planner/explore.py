@@ -25,11 +25,11 @@ RECALLS = (0, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Explored:
-    """A setting's value, and the steps that it leads to.   usual: whether it is the plan's own.
+    """A value of a setting, and the predicted steps with it.   usual: whether the plan has this value.
 
-    batch: 0 where not even one sequence fits.   step_s, idle, cpu_share, far_s: see `planner.Row`, means of the steps.
-    absent: part of the chosen blocks that has no slot; what is above `cpu_share` of it is left out.
-    device: bytes of the GPU.
+    batch: sequences; 0 if not even one fits.   step_s, idle, cpu_share, far_s: means over the steps; see `planner.Row`.
+    absent: blocks without a slot, as a part of the chosen blocks. The CPU attends to `cpu_share`, and the rest is left
+        out.   device: bytes of GPU memory.
     """
 
     setting: str

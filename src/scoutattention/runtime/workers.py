@@ -66,9 +66,11 @@ class Job:
 
 
 TaskTimes = tuple[int, int, float, float]
-"""Tasks of one job that one thread ran one after the other: the job's number; the thread, from 0 among the workers, or
-OTHER_THREAD, which waited for the job; start and end in seconds, on the clock of `time.perf_counter`. A plain tuple,
-since it is made while a step is timed."""
+"""A run of one job's tasks on one thread: job, thread, start and end.
+
+job: its number.   thread: the worker's number from 0, or OTHER_THREAD for the thread that waited for the job.
+start, end: seconds on the clock of `time.perf_counter`. A plain tuple is quick to make while a step is timed.
+"""
 
 
 class Workers:

@@ -15,8 +15,8 @@ from ...models.decoder import FEW_ROWS
 def multiply_natively(model: nn.Module, kernels: RowKernels, undo: ExitStack) -> None:
     """Let a model's linear layers, which are on the CPU, multiply few rows by `kernels`; `undo` takes it back.
 
-    A `forward` of the module's own stands before its class's. Modules that have one already keep it, and so do
-    subclasses of nn.Linear, of which nobody knows what they compute.
+    Each module gets a `forward` of its own, which Python finds before that of its class. A module that already has its
+    own `forward` keeps it. Subclasses of nn.Linear are left alone, because they may compute something else.
     """
     dtypes = set(TORCH_DTYPES.values())
     for module in model.modules():
