@@ -106,6 +106,7 @@ def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size):
         assert all(layer >= before for before in kept), "a layer reads all pieces before the next one reads any"
         kept.setdefault(layer, []).append((q, k, v))
         q, k, v = (torch.cat(parts) for parts in zip(*kept[layer], strict=True))
+        yield  # a turn of its own, in which nothing more was done
         return dense(layer, q, k, v, x)[-len(x) :]
 
     hidden = []
@@ -113,7 +114,14 @@ def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size):
     def read():
         hidden.append((yield from decoder.read(torch.tensor(PROMPT), decoder.rope(torch.arange(count)), attend, size)))
 
-    assert len(list(read())) == shape.num_layers * -(-count // size)
+    told, pieces = list(read()), -(-count // size)
+    assert len(told) == 2 * shape.num_layers * pieces
+    assert told[1::2] == [
+        (layer * count + min(count, end * size)) // shape.num_layers
+        for layer in range(shape.num_layers)
+        for end in range(1, pieces + 1)
+    ]
+    assert told[::2] == [0, *told[1:-1:2]]
     logits = decoder.logits(decoder.normed_output(hidden[0]))
     torch.testing.assert_close(logits, prompt_logits(decoder, PROMPT), atol=1e-5, rtol=0)
 

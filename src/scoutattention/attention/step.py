@@ -1,6 +1,6 @@
 """A decode step as a value: its work, its counts, and the protocol between engine and attention."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,6 +19,9 @@ Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 q and k are normalised and rotated; x is the layer's input residual stream, from which scouts for later layers are made.
 All are contiguous.
 """
+
+AttendInTurns = Callable[[int, Tensor, Tensor, Tensor, Tensor], Generator[None, None, Tensor]]
+"""The same in short turns: it yields where other sequences may run, and returns what an `Attend` does."""
 
 
 @dataclass(frozen=True, eq=False)

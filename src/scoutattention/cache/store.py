@@ -157,9 +157,13 @@ class KVStore:
         )
         self._followers.append((state, fresh))
 
-    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Store a prompt's keys and values of one layer, [T, H, D], behind its closed blocks: the rest is left open."""
+    def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor, block: int | None = None) -> None:
+        """Store a prompt's keys and values of one layer, [T, H, D]: the rest behind whole blocks is left open.
+
+        block: the first one that is written; None is the one behind the row's closed blocks.
+        """
         first, full, size = self.closed[row], k.shape[0] // self.block_size, self.block_size
+        first = first if block is None else block
         blocks = (full, size, *k.shape[1:])
         closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
         with self.side.after(k, v):

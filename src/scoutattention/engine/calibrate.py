@@ -1,6 +1,6 @@
 """Calibrating a model on text: one pass over all of it, in windows, that fits each layer's correction as it goes."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,8 +73,9 @@ def calibrate(
     fitter = _Fitter(decoder, fits, rope, held_out)
     inputs: list[Tensor] = []
 
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Generator[None, None, Tensor]:
         inputs.append(x.clone())
+        yield from ()
         if len(inputs) == windows:
             fitter.see(layer, torch.cat(inputs))
             inputs.clear()

@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
 
 PIECE, PIECE_ON_CPU = 2048, 256
-"""Tokens of a prompt that a layer reads at once: between two pieces, others decode."""
+"""Tokens of a prompt that a layer reads at once: between two pieces, others decode, and on a CPU within them."""
 
 SCORED_BYTES = 64 << 20
 """Of logits that are held at once for the log-probabilities of a prompt's tokens."""
@@ -82,7 +82,7 @@ class Runner:
     def read(
         self, row: int, token_ids: list[int], record: Record | None = None, scores: Scores | None = None
     ) -> Reading:
-        """Run a prompt in pieces, see `prefill`; yields after each piece how much of the work is done, in tokens.
+        """Run a prompt in pieces, see `prefill`; yields between short turns how much of the work is done, in tokens.
 
         scores: to be filled with log-probabilities of a prompt of which the row holds nothing.
         Raises ModelError where these are not finite.
@@ -90,7 +90,7 @@ class Runner:
         decoder, device, count = self.decoder, self.decoder.device, len(token_ids)
         known = self._prompt_attention.known(row)
         rope = decoder.rope(torch.arange(known, count, device=device), count)
-        attend = self._prompt_attention.begin(row, rope, record)
+        attend = self._prompt_attention.begin_in_turns(row, rope, record)
         tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
         reading = decoder.read(tokens, rope, attend, size)
         try:

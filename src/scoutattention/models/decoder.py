@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..attention.predict import Adjust, QueryModel
-from ..attention.step import Attend
+from ..attention.step import Attend, AttendInTurns
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
@@ -148,22 +148,24 @@ class Decoder(QueryModel):
             x, normed = self._ops(x).add_norm(x, change, self._norm_after(layer), self.config.rms_norm_eps)
         return normed
 
-    def read(self, token_ids: Tensor, rope: Rope, attend: Attend, size: int) -> Generator[int, None, Tensor]:
-        """Run a prompt's tokens, int64 [T], through all layers; yields after each piece of at most `size` tokens.
+    def read(self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int) -> Generator[int, None, Tensor]:
+        """Run a prompt's tokens, int64 [T], through all layers, in pieces of at most `size` tokens.
 
-        It yields how much of the work is done, in tokens. A layer reads all pieces before the next layer reads the
-        first one, and `attend` gets them in this order. Returns the last layer's output [T, E], for `normed_output`.
+        It yields after each piece and wherever `attend` does: how much of the work is done, in tokens. A layer reads
+        all pieces before the next layer reads the first one, and `attend` gets them in this order. Returns the last
+        layer's output [T, E], for `normed_output`.
         """
-        x, count = self._embedded(token_ids), len(token_ids)
+        x, count, done = self._embedded(token_ids), len(token_ids), 0
         for layer in range(self.shape.num_layers):
             for start in range(0, count, size):
                 piece = slice(start, start + size)
                 place = Rope(rope.cos[piece], rope.sin[piece])
                 q, k, v = self.project(layer, self.normed_input(layer, x[piece]), place)
-                out = attend(layer, q.contiguous(), k.contiguous(), v.contiguous(), x[piece])
-                before, change = self.update(layer, x[piece], out)
+                turns = attend(layer, q.contiguous(), k.contiguous(), v.contiguous(), x[piece])
+                before, change = self.update(layer, x[piece], (yield from _telling(done, turns)))
                 x[piece] = before + change
-                yield (layer * count + min(count, piece.stop)) // self.shape.num_layers
+                done = (layer * count + min(count, piece.stop)) // self.shape.num_layers
+                yield done
         return x
 
     def normed_output(self, x: Tensor) -> Tensor:
@@ -250,6 +252,17 @@ class Decoder(QueryModel):
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else self.many_rows
+
+
+def _telling(done: int, turns: Generator[None, None, Tensor]) -> Generator[int, None, Tensor]:
+    """Work in turns that tells at each how much is done, in tokens."""
+    try:
+        while True:
+            next(turns)
+            yield done
+    except StopIteration as end:
+        out: Tensor = end.value
+        return out
 
 
 def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype, ops: RowOps = reference_rows) -> Tensor:

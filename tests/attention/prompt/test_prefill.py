@@ -1,4 +1,4 @@
-"""What memory a prompt's attention takes beside its result."""
+"""A prompt's attention: the memory that it takes, and that pieces and turns change nothing."""
 
 from types import SimpleNamespace
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoutattention.attention.prompt import trial
+from scoutattention.attention.prompt import prefill, trial
 from scoutattention.attention.prompt.prefill import PromptAttention
 from scoutattention.attention.softmax import Softmax
+from scoutattention.config import ScoutConfig
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference_prompt import causal, causal_by_group, causal_by_head
 from scoutattention.types import Rope
+from tests.attention.rig import Rig
 
 
 class Allocated(TorchDispatchMode):
@@ -73,15 +75,67 @@ def placed(tokens, size):
     """The two layers of a prompt that was read in pieces."""
     torch.manual_seed(3)
     found = []
-    empty = SimpleNamespace(closed=[0], block_size=8, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16))
-    reader = PromptAttention(None, empty, None, Softmax(PlainOps(torch.device("cpu")), 0.3), None, None)
-    reader.place = lambda row, layer, prompt: found.append(prompt)
+    cpu = torch.device("cpu")
+    empty = SimpleNamespace(
+        closed=[0], block_size=8, device=cpu, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16)
+    )
+    reader = PromptAttention(None, empty, None, Softmax(PlainOps(cpu), 0.3), None, None)
+    reader._place = lambda row, layer, prompt: iter(found.append(prompt) or ())
     attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
     for layer in range(2):
         layer_inputs = (*prompt(tokens), torch.randn(tokens, 8))
         for start in range(0, tokens, size):
             attend(layer, *(part[start : start + size] for part in layer_inputs))
     return found
+
+
+@pytest.mark.parametrize("quota", [None, 4])
+def test_a_prompt_in_short_turns_is_bit_for_bit_the_prompt_at_once(quota, monkeypatch):
+    """Whoever else runs between two turns: the native kernel sums the keys of a position in the same order."""
+    whole = Rig(ScoutConfig(block_size=8), quota=quota)
+    outs = whole.add(203)
+    monkeypatch.setattr(prefill, "TURN_PAIRS", 41 * 203)
+    monkeypatch.setattr(prefill, "LEAST_TURN", 41)
+    monkeypatch.setattr(prefill, "TURN_BLOCKS", 10)
+    shared = Rig(ScoutConfig(block_size=8), quota=quota)
+    turns = Counting(shared.prompt)
+    shared.prompt = turns
+    for (_, one), (_, other) in zip(outs, shared.add(203), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    # Before each of 5 parts and behind the last; behind fitting, writing in 3, and, with slots, filling and trying.
+    assert turns.counts == [6 + (4 if quota is None else 6)] * 3
+    for one, other in zip(closed_blocks(whole), closed_blocks(shared), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def closed_blocks(rig):
+    """What is kept of the closed blocks of the sequence in row 0: keys, values and digests."""
+    pages = rig.store.pages.table[0, : rig.store.closed[0]].long()
+    return [part[:, pages] for part in (*rig.store.pages.pool.content, *rig.digests.content())]
+
+
+class Counting:
+    """A prompt's attention that counts the turns of each piece."""
+
+    def __init__(self, prompt):
+        self._prompt = prompt
+        self.finish = prompt.finish
+        self.counts = []
+
+    def begin(self, row, rope):
+        in_turns = self._prompt.begin_in_turns(row, rope)
+
+        def attend(*piece):
+            work, count = in_turns(*piece), 0
+            while True:
+                try:
+                    next(work)
+                except StopIteration as end:
+                    self.counts.append(count)
+                    return end.value
+                count += 1
+
+        return attend
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """A prompt that begins like one that was read is read from there on, and answered as if it were read whole."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -114,7 +116,7 @@ def test_only_the_rest_is_read(tiny_models, monkeypatch):
         for prompt in PROMPTS[:2]:
             llm.generate(prompt, SamplingParams(max_tokens=1))
         assert lengths == [303, 13]
-        assert done[-3:] == [300, 304, 309]
+        assert [tokens for before, tokens in pairwise(done) if tokens != before][-3:] == [300, 304, 309]
 
 
 def test_prompts_that_arrive_together_share_what_the_first_one_reads(tiny_models, memory):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -14,13 +15,25 @@ from ...kernels.reference_recall import Moves
 from ...types import Rope
 from ..recall import first_residents
 from ..softmax import Softmax
-from ..step import Attend
+from ..step import Attend, AttendInTurns
 from .trial import ScoutTrial, TrialSample, sample_every
 
 logger = logging.getLogger(__name__)
 
 VOTERS = 32
 """Last prompt positions whose attention decides which blocks get the first slots."""
+
+TURN_PAIRS, LEAST_TURN = 1 << 19, 32
+"""Pairs of a position and a key of one head that a CPU attends to in a turn, and positions of a turn at least.
+
+So many pairs take two cores some 10 ms where a layer has 9 heads of 64 channels.
+"""
+
+TURN_BLOCKS = 64
+"""Blocks of a layer that a CPU stores, with their digests, in a turn."""
+
+Turns = Generator[None, None, None]
+"""Work in short turns: where it yields, other sequences may run."""
 
 
 class PromptLayer(NamedTuple):
@@ -55,12 +68,18 @@ class PromptAttention:
         self._softmax = softmax
         self._trial = trial
         self._trusted = trusted
+        self._in_turns = store.device.type == "cpu"
 
     def known(self, row: int) -> int:
         """Tokens of a row's prompt that need not be read."""
         return self._store.closed[row] * self._store.block_size
 
     def begin(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> Attend:
+        """Start a prompt as `begin_in_turns` does, for callers whose pieces are short enough."""
+        in_turns = self.begin_in_turns(row, rope, record)
+        return lambda *piece: _ended(in_turns(*piece))
+
+    def begin_in_turns(self, row: int, rope: Rope, record: list[PromptLayer] | None = None) -> AttendInTurns:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
         Each layer gets the prompt's tokens in order, in any number of pieces. Either it has them all before the next
@@ -74,35 +93,58 @@ class PromptAttention:
         tried = Rope(rope.cos[::every], rope.sin[::every])
         unfinished: dict[int, _Seen] = {}
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Generator[None, None, Tensor]:
             if layer not in unfinished:
                 unfinished[layer] = _Seen(total, every, *self._store.read_prefix(layer, row))
             known = unfinished[layer].add(q, k, v, x)
-            out = self._softmax.causal(layer, q, *known)
+            out = yield from self._causal(layer, q, *known)
             if len(known[0]) == total:
                 prompt = unfinished.pop(layer).layer(tried)
-                self.place(row, layer, prompt)
+                yield from self._place(row, layer, prompt)
                 if record is not None:
                     record.append(prompt)
             return out
 
         return attend
 
+    def _causal(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Generator[None, None, Tensor]:
+        """A piece's attention to all keys so far."""
+        before, count, outs = len(k) - len(q), len(q), []
+        turn = max(LEAST_TURN, TURN_PAIRS // len(k)) if self._in_turns else count
+        for start in range(0, count, turn):
+            yield from self._pause()
+            end = min(start + turn, count)
+            outs.append(self._softmax.causal(layer, q[start:end], k[: before + end], v[: before + end]))
+        yield from self._pause()
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
     def place(self, row: int, layer: int, prompt: PromptLayer) -> None:
         """Store one layer's keys and values; where blocks may be absent, fill the slots and try the scouts.
 
         Behind blocks that the row has already, bases are theirs, and so is what was found when scouts were tried.
         """
+        for _ in self._place(row, layer, prompt):
+            pass
+
+    def _place(self, row: int, layer: int, prompt: PromptLayer) -> Turns:
+        """`place` in turns."""
         start = self.known(row)
         if not start:
             self._digests.fit(layer, row, prompt.sample.q, prompt.k)
-        self._store.write_prompt(layer, row, prompt.k[start:], prompt.v[start:])
+            yield from self._pause()
+        total, size = len(prompt.k), self._store.block_size
+        turn = TURN_BLOCKS * size if self._in_turns else total
+        for at in range(start, total, turn):
+            k, v = (part[at : at + turn] for part in (prompt.k, prompt.v))
+            self._store.write_prompt(layer, row, k, v, at // size)
+            yield from self._pause()
         if self._store.resident:
             return
         with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
             self._fill_slots(row, layer, prompt.voters, prompt.k)
         if start:
             return
+        yield from self._pause()
         cosine = self._trial.cosine(row, layer, prompt.sample)
         if math.isnan(cosine):
             logger.warning(
@@ -110,6 +152,12 @@ class PromptAttention:
             )
         if self._config.ablation.true_query_layers is None:
             self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
+        yield from self._pause()
+
+    def _pause(self) -> Turns:
+        """Let other sequences run; a device that works through a queue is not kept waiting."""
+        if self._in_turns:
+            yield
 
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done."""
@@ -129,6 +177,16 @@ class PromptAttention:
         slot = torch.arange(count, device=blocks.device).repeat(heads)
         moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
         transfers.copy_now(layer, moves)
+
+
+def _ended(work: Generator[None, None, Tensor]) -> Tensor:
+    """What comes of work in turns, done at once."""
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        out: Tensor = end.value
+        return out
 
 
 class _Seen:
