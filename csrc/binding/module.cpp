@@ -39,6 +39,9 @@ void bind_workers(nb::module_& m) {
         .def("update_interest", &Workers::update_interest, "interest"_a, "blocks"_a, "wishes"_a, "rows"_a,
              "kept"_a)
         .def("find_late", &Workers::find_late, "request"_a)
+        .def("page_list", &Workers::page_list, "table"_a, "blocks"_a, "wanted"_a, "size"_a)
+        .def("near_list", &Workers::near_list, "request"_a)
+        .def("append", &Workers::append, "rows"_a, "pool"_a, "entry"_a, "fill"_a)
         .def("merge", &Workers::merge, "a"_a, "b"_a)
         .def("corrected_lse", &Workers::corrected_lse, "far"_a, "q"_a, "q_hat"_a, "scale"_a)
         .def("scout_error", &Workers::scout_error, "far"_a, "near"_a, "q"_a, "q_hat"_a)

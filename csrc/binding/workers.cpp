@@ -2,6 +2,7 @@
 
 #include "instruction_sets/dispatch.h"
 #include "tasks/choice.h"
+#include "tasks/pages.h"
 
 namespace scout {
 namespace {
@@ -174,6 +175,51 @@ nb::tuple Workers::find_late(const GuardRequestArgument& request) {
     call.spoilt = spoilt.data, call.late = late.data;
     scout::find_late(call);
     return nb::make_tuple(spoilt.tensor, late.tensor);
+}
+
+nb::tuple Workers::page_list(const Tensor& pages, const Tensor& blocks, const Tensor& wanted, int64_t size) {
+    const auto [B, H, N] = shape<3>("blocks", blocks, "[B, H, N]");
+    PageListCall call{};
+    call.B = B, call.H = H, call.N = N, call.C = N, call.size = size;
+    call.table = table("table", pages, {B}, "[B, NB]"), call.width = pages.size(1);
+    call.candidates = exact<int64_t>("blocks", blocks, {B, H, N});
+    call.wanted = exact<bool>("wanted", wanted, {B, H, N});
+    const auto index = new_like<int32_t>(pages, {B, H, N}), length = new_like<int32_t>(pages, {B, H, N});
+    call.index = index.data, call.length = length.data;
+    list_pages(call);
+    return nb::make_tuple(index.tensor, length.tensor);
+}
+
+nb::tuple Workers::near_list(const NearRequestArgument& request) {
+    const auto& [pages, candidates, picks, count, closed, opened, size] = request;
+    const auto [B, H, C] = shape<3>("candidates", candidates, "[B, H, C]");
+    check("count", count, C, "the candidates");
+    PageListCall call{};
+    call.B = B, call.H = H, call.N = count, call.C = C, call.size = size;
+    call.table = table("table", pages, {B}, "[B, NB]"), call.width = pages.size(1);
+    call.candidates = exact<int64_t>("candidates", candidates, {B, H, C});
+    call.picks = picks ? exact<int64_t>("picks", *picks, {B, H, count}) : nullptr;
+    call.closed = exact<int64_t>("closed", closed, {B});
+    call.entry = exact<int64_t>("entry", opened.first, {B}), call.fill = exact<int64_t>("fill", opened.second, {B});
+    const auto index = new_like<int32_t>(pages, {B, H, 1 + count}), length = new_like<int32_t>(pages, {B, H, 1 + count});
+    call.index = index.data, call.length = length.data;
+    list_pages(call);
+    return nb::make_tuple(index.tensor, length.tensor);
+}
+
+void Workers::append(const Tensor& rows, const Tensor& pool, const Tensor& entry, const Tensor& fill) {
+    const auto [B, H, D] = shape<3>("rows", rows, "[B, H, D]");
+    const auto [S, heads, P, width] = shape<4>("pool", pool, "[S, H, P, D]");
+    const auto [a, b] = std::pair{rows.memory.dtype, pool.memory.dtype};
+    const bool alike = a.code == b.code && a.bits == b.bits && heads == H && width == D;
+    if (!alike || !is_contiguous(rows, 2) || !is_contiguous(pool, 2))
+        throw std::invalid_argument("rows are " + text(rows, "dtype") + " " + text(rows, "shape") + " and the pool is " +
+                                    text(pool, "dtype") + " " + text(pool, "shape") +
+                                    ": both must have the same dtype, H and D, and contiguous rows");
+    const int64_t element = a.bits / 8;
+    append_rows({B, H, S, P, D * element, address<char>(rows), rows.stride(0) * element, rows.stride(1) * element,
+                 address<char>(pool), pool.stride(0) * element, pool.stride(1) * element,
+                 exact<int64_t>("entry", entry, {B}), exact<int64_t>("fill", fill, {B})});
 }
 
 nb::tuple Workers::merge(const PartialArgument& a, const PartialArgument& b) {

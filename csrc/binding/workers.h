@@ -19,6 +19,9 @@ using SplitRequestArgument =
 using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor, 2>, Tensor, Tensor, double,
                                         Tensor>;           // types.GuardRequest
 
+using NearRequestArgument = std::tuple<Tensor, Tensor, std::optional<Tensor>, int64_t, Tensor, std::pair<Tensor, Tensor>,
+                                       int64_t>;  // ops.NearRequest
+
 using HeadPlacingArgument = std::tuple<int64_t, std::optional<Tensor>, std::optional<Tensor>, double,
                                        std::pair<Tensor, Tensor>, bool>;  // reference_rows.HeadPlacing
 
@@ -50,6 +53,10 @@ class Workers {
     void update_interest(const Tensor& interest, const Tensor& blocks, const Tensor& wishes, const Tensor& rows,
                          double kept);
     nb::tuple find_late(const GuardRequestArgument& request);
+    nb::tuple page_list(const Tensor& table, const Tensor& blocks, const Tensor& wanted, int64_t size);
+    nb::tuple near_list(const NearRequestArgument& request);
+    // Writes rows [B, H, D] to a layer of a pool, [S, H, P, D] of the same dtype, at an entry and a position of each.
+    void append(const Tensor& rows, const Tensor& pool, const Tensor& entry, const Tensor& fill);
 
     nb::tuple merge(const PartialArgument& a, const PartialArgument& b);
     nb::object corrected_lse(const PartialArgument& far, const Tensor& q, const Tensor& scout, double scale);

@@ -7,19 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoutattention.kernels import reference, reference_rows
+from scoutattention.kernels import plain, reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
+from scoutattention.kernels.ops import NearRequest
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference_rows import HeadPlacing
-from scoutattention.kernels.reference_stored import expand
 from scoutattention.runtime.memory import CPU
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
 
-from .cases import of_closed, scorer
+from .cases import Arguments, code_rounding, of_closed, scorer, stored_rounding
 from .stored_blocks import random_blocks
-
-Arguments = dict[str, Any]
 
 B, H, G, D, P, S, N = 2, 2, 3, 24, 5, 6, 4
 PLAIN = PlainOps(CPU)
@@ -59,22 +57,6 @@ def code_arguments() -> Arguments:
     return {"q": ints(255, B, H, G, D).float() - 127, "codes": codes, "bounds": bounds} | lists()
 
 
-def most(numbers: Tensor) -> float:
-    """The largest finite magnitude, 0 where there is none."""
-    return max(numbers.double().abs().nan_to_num(0, 0, 0).flatten().tolist(), default=0.0)
-
-
-def code_rounding(args: Arguments) -> float:
-    """The most that products rounded to 8 bits change a score: codes lie at most 1.5 from their mean."""
-    return most(args["q"]) * most(args["bounds"][..., 1, :]) / 127 * 0.5 * 1.5 * args["q"].shape[-1]
-
-
-def stored_rounding(args: Arguments) -> float:
-    """The most that a row of x changes a product where it is rounded to 8 bits."""
-    weight = expand(stored(args["data"], StoredKind.Q4_1, args["x"].shape[-1]), slice(0, None), torch.float64)
-    return most(args["x"]) / 127 * 0.5 * most(weight.abs().sum(-1))
-
-
 def joined_arguments() -> Arguments:
     """Two partials [B, H, G, D], with what corrects one of them."""
     lse = torch.randn(2, B, H, G)
@@ -100,8 +82,23 @@ def guard_request(
 
 def updated(update: Callable[..., None], interest: Tensor, **args: Any) -> Tensor:
     """The interest that a function leaves behind."""
-    changed = interest if interest.is_meta else interest.clone(memory_format=torch.preserve_format)
-    update(changed, **args)
+    update(changed := copy(interest), **args)
+    return changed
+
+
+def copy(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta else tensor.clone(memory_format=torch.preserve_format)
+
+
+def near_request(closed: Tensor, entry: Tensor, **choice: Tensor) -> NearRequest:
+    """What `near_list` takes, from single tensors."""
+    table = torch.arange(B * N, dtype=torch.int32).view(B, N) % S
+    return NearRequest(table, **choice, chosen=2, closed=closed, opened=(entry, entry % P), size=P)
+
+
+def appended(append: Callable[..., None], pool: Tensor, k: Tensor, fill: Tensor) -> Tensor:
+    """The pool that a function leaves behind."""
+    append(k, k, (changed := copy(pool), changed), torch.arange(B) * 2, fill)
     return changed
 
 
@@ -226,6 +223,21 @@ CALLS = {
         },
         lambda workers, **args: NativeOps(workers).split_choice(split_request(**args)),
         lambda **args: reference.split_choice(split_request(**args)),
+    ),
+    "near list": KernelCall(
+        lambda: {
+            "candidates": torch.rand(B, H, N).argsort(-1),
+            "picks": torch.rand(B, H, N).argsort(-1)[..., :2].contiguous(),
+            "closed": ints(N + 1, B, dtype=torch.int64),
+            "entry": ints(S, B, dtype=torch.int64),
+        },
+        lambda workers, **args: NativeOps(workers).near_list(near_request(**args)),
+        lambda **args: plain.near_list(near_request(**args), plain.page_list),
+    ),
+    "append": KernelCall(
+        lambda: {"pool": torch.randn(S, H, P, D), "k": torch.randn(B, H, D), "fill": ints(P, B, dtype=torch.int64)},
+        lambda workers, **args: appended(NativeOps(workers).append, **args),
+        lambda **args: appended(plain.append, **args),
     ),
     "late": KernelCall(
         lambda: {

@@ -3,16 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference
 from scoutattention.kernels.native import NativeOps
+from scoutattention.kernels.reference_stored import expand
+from scoutattention.runtime.stored import StoredKind, stored
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import BlockList, Partial
 
 GARBAGE = 2**31 - 1
+
+Arguments = dict[str, Any]
+"""Of a kernel, by their names."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +131,19 @@ def scorer(workers: Workers, name: str) -> Callable[..., Tensor]:
 def of_closed(scores: Tensor, closed: Tensor) -> Tensor:
     """Scores [B, H, G, N], 0 for what is not closed: a kernel leaves anything there."""
     return scores.masked_fill(torch.arange(scores.shape[-1]) >= closed[:, None, None, None], 0)
+
+
+def most(numbers: Tensor) -> float:
+    """The largest finite magnitude, 0 where there is none."""
+    return max(numbers.double().abs().nan_to_num(0, 0, 0).flatten().tolist(), default=0.0)
+
+
+def code_rounding(args: Arguments) -> float:
+    """The most that products rounded to 8 bits change a score: codes lie at most 1.5 from their mean."""
+    return most(args["q"]) * most(args["bounds"][..., 1, :]) / 127 * 0.5 * 1.5 * args["q"].shape[-1]
+
+
+def stored_rounding(args: Arguments) -> float:
+    """The most that a row of x changes a product where it is rounded to 8 bits."""
+    weight = expand(stored(args["data"], StoredKind.Q4_1, args["x"].shape[-1]), slice(0, None), torch.float64)
+    return most(args["x"]) / 127 * 0.5 * most(weight.abs().sum(-1))

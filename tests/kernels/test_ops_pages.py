@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import plain
-from scoutattention.kernels.ops import CallRequest, PartialRequest, TakeRequest
+from scoutattention.kernels.ops import CallRequest, NearRequest, PartialRequest, TakeRequest
 from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.packed import Packed, pack
 from scoutattention.types import BlockList, CallFlags, CloseRequest, Copies, PageSelection, StepRows
 
 from .columns import DTYPES, EXACT, assert_near, every_call, wide
-from .sizes import GARBAGE, SIZES, Sizes, pages_of, queries, scattered, selection, split_request
+from .sizes import GARBAGE, SIZES, Sizes, chosen, pages_of, queries, scattered, selection, split_request
 
 PACKED = [Sizes(H=1, D=16, P=16), Sizes(H=3, D=80, P=5), Sizes(D=128, P=32)]
 """Sizes of packed pages: of whole words, and of words that are partly used, along channels and along rows."""
@@ -39,6 +39,24 @@ def test_page_lists(column, sizes):
     got, want = column.call("page_list", what), plain.page_list(what)
     assert_bits(got, want)
     assert want.length.unique().tolist() in ([0, sizes.P], [0], [sizes.P])
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("all_first", [False, True])
+def test_lists_with_the_open_block(column, sizes, all_first):
+    """Sequences with fewer blocks than are chosen, a table whose rows are further apart than they are long."""
+    s, what = sizes, selection(sizes)
+    candidates = torch.rand(s.B, s.H, s.NB).argsort(-1)
+    opened = torch.randint(0, s.S, (s.B,)), torch.randint(0, s.P, (s.B,))
+    picks = None if all_first else chosen(s)
+    request = NearRequest(what.table, candidates, picks, s.N, torch.randint(0, s.NB + 1, (s.B,)), opened, s.P)
+    got = column.call("near_list", request)
+    assert_bits(got, plain.near_list(request, plain.page_list))
+    assert torch.equal(got.index[..., 0], opened[0].int()[:, None].expand(-1, s.H))
+    blocks = candidates[..., : s.N] if picks is None else candidates.gather(-1, picks)
+    wanted = blocks < request.closed[:, None, None]
+    assert torch.equal(got.length[..., 1:], wanted.int() * s.P)
+    assert torch.equal(got.index[..., 1:], plain.page_list(PageSelection(what.table, blocks, wanted, s.P)).index)
 
 
 @every_call(SIZES, SIZES[2:3])

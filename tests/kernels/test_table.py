@@ -46,6 +46,12 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("scout_error", lambda r, _: r * 1.01, test_ops_attention.test_scout_error, (MERGES[-1], F32)),
     ("join", heavier, test_ops_attention.test_join, (MERGES[-1], F32, 0.7)),
     ("page_list", lambda r, _: r._replace(length=r.length + 1), test_ops_pages.test_page_lists, (SIZES[0],)),
+    (
+        "near_list",
+        lambda r, _: r._replace(length=r.length + 1),
+        test_ops_pages.test_lists_with_the_open_block,
+        (SIZES[0], False),
+    ),
     ("stage_call", one_changed(2), test_ops_pages.test_a_staged_call, (SIZES[0], F32)),
     ("stage_call", lambda _, args: args[3].called.sub_(1), test_ops_pages.test_a_staged_call, (SIZES[0], F32)),
     ("take_call", lambda r, _: r + 1, test_ops_pages.test_a_taken_call, (7, 3, False)),

@@ -45,7 +45,7 @@ class ResidentAttention(Attention[Step]):
         store.begin(batch)
         self.exchange.counts.zero_()
         everything, chooses = every_block(batch, store.heads), self._chooses(batch)
-        pages = None if chooses else store.near_pages(everything.blocks, everything.valid, batch)
+        pages = None if chooses else self._near_pages(everything, batch)
         if pages is not None:  # the same for all layers, and counted once
             self.exchange.counts[0] += store.num_layers * pages.length.count_nonzero()
 
@@ -84,15 +84,18 @@ class ResidentAttention(Attention[Step]):
     def _chosen(self, layer: int, q: Tensor, choice: Choice, batch: Batch) -> Partial:
         store = self._store
         if store.slots is None:
-            pages = store.near_pages(choice.blocks, choice.valid, batch)
-            return self._partial(store.near_pool, layer, q, pages)
+            return self._partial(store.near_pool, layer, q, self._near_pages(choice, batch))
         pages = self._ops.page_list(store.select(choice.blocks, choice.valid, batch))
         closed = self._partial(store.pages.pool, layer, q, pages)
         opened = self._partial(store.near_pool, layer, q, store.slots.near(layer, batch))
         return self._ops.merge(closed, opened)
 
+    def _near_pages(self, choice: Choice, batch: Batch) -> BlockList:
+        return self._store.near_pages(choice.candidates, choice.picks, choice.wishes.shape[-1], batch)
+
     def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
-        self.exchange.counts[0] += blocks.length.count_nonzero()
+        if layer == 0:  # every layer attends to as many
+            self.exchange.counts[0] += self._store.num_layers * blocks.length.count_nonzero()
         return self._attend(pool, layer, q, blocks)
 
     def _attend(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.ops import Ops
+from ..kernels.ops import NearRequest, Ops
 from ..runtime.ranks import ALONE, Ranks
 from ..runtime.streams import SideStream
 from ..types import BlockList, Copies, PageSelection
@@ -249,10 +249,11 @@ class KVStore:
         """Add one token's keys and values to the open blocks.   k, v: [B, H, D]."""
         self._ops.append(k, v, (self.near_pool.k[layer], self.near_pool.v[layer]), batch.entry, batch.fill)
 
-    def near_pages(self, blocks: Tensor, wanted: Tensor, batch: Batch) -> BlockList:
-        """The open block, and some closed blocks where every page is resident.   blocks, wanted: [B, H, N]."""
-        closed, opened = self._ops.page_list(self.select(blocks, wanted, batch)), self.open_blocks(batch)
-        return BlockList(*(torch.cat(parts, -1) for parts in zip(opened, closed, strict=True)))
+    def near_pages(self, candidates: Tensor, picks: Tensor | None, count: int, batch: Batch) -> BlockList:
+        """The open block, and chosen closed blocks where every page is resident; see `NearRequest`."""
+        table, opened = self.pages.table[batch.rows], (batch.entry, batch.fill)
+        request = NearRequest(table, candidates, picks, count, batch.closed, opened, self.block_size)
+        return self._ops.near_list(request)
 
     def open_blocks(self, batch: Batch) -> BlockList:
         """The open blocks, in `near_pool`."""

@@ -18,13 +18,16 @@ from ..types import (
     BlockList,
     GuardFinding,
     GuardRequest,
+    PageSelection,
     Partial,
+    Pools,
     Rope,
     SplitChoice,
     SplitRequest,
     TopBlocks,
 )
 from . import reference_rows, reference_stored
+from .ops import NearRequest
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, RowCorrection
 
@@ -52,6 +55,19 @@ class NativeOps(PlainOps):
     @override
     def partial(self, q: Tensor, k: Blocks, v: Blocks, blocks: BlockList, scale: float) -> Partial:
         return self._workers.partial(q, k, v, blocks, scale)
+
+    @override
+    def append(self, k: Tensor, v: Tensor, pools: Pools, entry: Tensor, fill: Tensor) -> None:
+        for pool, new in zip(pools, (k, v), strict=True):
+            self._native.append(new, pool, entry, fill)
+
+    @override
+    def page_list(self, what: PageSelection) -> BlockList:
+        return BlockList(*self._native.page_list(*what))
+
+    @override
+    def near_list(self, what: NearRequest) -> BlockList:
+        return BlockList(*self._native.near_list(what))
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -45,6 +45,24 @@ class TakeRequest(NamedTuple):
     timeout_s: float
 
 
+class NearRequest(NamedTuple):
+    """What is attended to of sequences whose pages are all where attention is.
+
+    table: int32 [B, NB], each block's page.   candidates: int64 [B, H, C], blocks.   picks: int64 [B, H, N], places of
+    the chosen ones among them, or None, where they are the first N.   chosen: N.   closed: int64 [B], blocks that each
+    sequence has.   opened: int64 [B] each, the page of the open block and the place of its last token.
+    size: tokens of a block.
+    """
+
+    table: Tensor
+    candidates: Tensor
+    picks: Tensor | None
+    chosen: int
+    closed: Tensor
+    opened: tuple[Tensor, Tensor]
+    size: int
+
+
 class CallRequest(NamedTuple):
     """A call for the absent blocks of a choice.
 
@@ -133,6 +151,13 @@ class Ops(Protocol):
 
     def page_list(self, what: PageSelection) -> BlockList:
         """The pages of selected blocks, with a length of 0 for those that are not wanted."""
+        ...
+
+    def near_list(self, what: NearRequest) -> BlockList:
+        """The open block of each sequence, then its chosen blocks, int32 [B, H, 1 + N].
+
+        Those that are none have length 0.
+        """
         ...
 
     def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:

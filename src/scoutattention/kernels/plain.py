@@ -1,6 +1,7 @@
 """A decode step's attention in plain PyTorch, on any device: the definitions of every operation."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from ..types import (
     WantedRequest,
 )
 from . import reference, reference_prompt, reference_recall
-from .ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
+from .ops import CallRequest, InterestRequest, JoinRequest, NearRequest, Ops, PartialRequest, TakeRequest
 
 
 class PlainOps(Ops):
@@ -54,6 +55,10 @@ class PlainOps(Ops):
     @override
     def page_list(self, what: PageSelection) -> BlockList:
         return page_list(what)
+
+    @override
+    def near_list(self, what: NearRequest) -> BlockList:
+        return near_list(what, page_list)
 
     @override
     def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
@@ -195,6 +200,16 @@ def page_list(what: PageSelection) -> BlockList:
     """Where blocks are, int32 [B, H, N] both."""
     table = what.table[:, None].expand(-1, what.blocks.shape[1], -1)
     return BlockList(table.gather(-1, what.blocks), what.wanted.int() * what.size)
+
+
+def near_list(what: NearRequest, list_pages: Callable[[PageSelection], BlockList]) -> BlockList:
+    """The open block of each sequence, then its chosen blocks, int32 [B, H, 1 + N]; `list_pages`: see `page_list`."""
+    blocks = what.candidates[..., : what.chosen] if what.picks is None else what.candidates.gather(-1, what.picks)
+    wanted = blocks < what.closed[:, None, None]
+    entry, last = what.opened
+    opened = (each[:, None, None].expand(-1, blocks.shape[1], 1) for each in (entry.int(), (last + 1).int()))
+    chosen = list_pages(PageSelection(what.table, blocks, wanted, what.size))
+    return BlockList(*(torch.cat(parts, -1) for parts in zip(opened, chosen, strict=True)))
 
 
 def stage_call(q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:

@@ -24,8 +24,9 @@ from ...types import (
     TopBlocks,
     WantedRequest,
 )
-from ..ops import CallRequest, InterestRequest, JoinRequest, Ops, PartialRequest, TakeRequest
+from ..ops import CallRequest, InterestRequest, JoinRequest, NearRequest, Ops, PartialRequest, TakeRequest
 from ..plain import join as plain_join
+from ..plain import near_list
 from ..reference import project
 from ..reference_prompt import causal
 from . import (
@@ -79,6 +80,10 @@ class TritonOps(Ops):
     @override
     def page_list(self, what: PageSelection) -> BlockList:
         return page_lists.page_list(what)
+
+    @override
+    def near_list(self, what: NearRequest) -> BlockList:
+        return near_list(what, page_lists.page_list)
 
     @override
     def stage_call(self, q: Tensor, what: PageSelection, to: tuple[Tensor, BlockList], flags: CallFlags) -> None:
