@@ -130,6 +130,30 @@ nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<T
     return out.tensor;
 }
 
+nb::object Workers::linear_many(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts) {
+    const float* from = rows("x", x);
+    check_dims("x", x, 2, "[T, A]");
+    ManyRowsCall call{nullptr, x.size(0), x.size(1), 0, {}, nullptr};
+    for (const auto& [data, number] : parts) {
+        call.parts.push_back(stored_lines(data, number, call.I));
+        call.O += call.parts.back().lines;
+        if (!has_linear_many() || call.parts.back().kind < kStored)
+            refuse("many rows are not multiplied with the kind " + std::to_string(number) + " on " + isa());
+    }
+    const auto out = new_like<float>(x, {call.B, call.O});
+    call.out = out.data;
+    if (call.I == 0) std::fill_n(out.data, call.B * call.O, 0.0f);
+    if (call.B * call.I * call.O == 0) return out.tensor;
+    const int64_t B = call.B, I = call.I;
+    const std::unique_ptr<char[]> packed(new char[B * packed_row_bytes(kStored, I)]);
+    compute_rows({B, 8 * I, 0, [&](int64_t first, int64_t end, float*) {
+        kernels_.pack_many(from + first * I, end - first, I, B, packed.get() + first * kStoredPanelBytes);
+    }});
+    call.packed = packed.get();
+    run([&] { return make_many_rows_work(kernels_, call, threads_.count()); });
+    return out.tensor;
+}
+
 void Workers::expand(const Tensor& data, int number, const Tensor& out) {
     check_dims("out", out, 2, "[rows, columns]");
     const LinearPart part = stored_lines(data, number, out.size(1));

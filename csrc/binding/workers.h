@@ -68,6 +68,9 @@ class Workers {
     nb::object linear(const Tensor& x, const Tensor& weight);
     // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
     nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
+    // The same of many rows, by kernels of their own, where the instruction set has them: where all parts are quantised.
+    nb::object linear_many(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
+    bool has_linear_many() const { return kernels_.pack_many != nullptr; }
     // Writes the numbers of stored lines to out.
     void expand(const Tensor& data, int number, const Tensor& out);
     // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].

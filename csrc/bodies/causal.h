@@ -23,22 +23,17 @@ struct Product {
     static constexpr int numbers = 1;  // in each 32 bits of a row
 
     static SCOUT_INLINE Vec add(Vec sum, Vec a, Vec b) { return sum + a * b; }
-    // A row of n numbers, `step` words apart.
-    static SCOUT_INLINE void lay_row(const T* row, int64_t n, float* to, int64_t step) {
-        for (int64_t i = 0; i < n; i += 2 * W) {
-            const int64_t rest = n - i < 2 * W ? n - i : 2 * W;
-            Pair x = rest == 2 * W ? Loader<T>::load(row + i) : load_tail(row + i, rest);
-            if constexpr (Loader<T>::interleaved) x = merged(x, AllLanes());
-            float numbers[2 * W];
-            __builtin_memcpy(numbers, &x, sizeof numbers);
-            if (step == 1) __builtin_memcpy(to + i, numbers, rest * sizeof(float));
-            else for (int64_t lane = 0; lane < rest; ++lane) to[(i + lane) * step] = numbers[lane];
-        }
+    // Words i, i + 1, ... of a row of n numbers, followed by zeros.
+    static SCOUT_INLINE Vec words(const T* row, int64_t i, int64_t n) {
+        if constexpr (Loader<T>::per_word == 1) return n - i >= W ? load(row + i) : load_words(row + i, n - i);
+        const int64_t first = i / (2 * W) * (2 * W);
+        Pair x = first + 2 * W <= n ? Loader<T>::load(row + first) : load_tail(row + first, n - first);
+        if constexpr (Loader<T>::interleaved) x = merged(x, AllLanes());
+        return i == first ? x.even : x.odd;
     }
-    // Rows a and b of values, of one key each; a null row is zeros.
-    static SCOUT_INLINE void lay_keys(const T* const rows[1], int64_t n, float* to) {
-        if (rows[0]) lay_row(rows[0], n, to, 1);
-        else __builtin_memset(to, 0, n * sizeof(float));
+    // A row of values, of one key.
+    static SCOUT_INLINE void lay_values(const T* const rows[1], int64_t n, float* to) {
+        for (int64_t i = 0; i < n; i += W) store(to + i, rows[0] ? words(rows[0], i, n) : Vec{});
     }
     static SCOUT_INLINE void lay_weights(const Vec* weights, float* to) {
         __builtin_memcpy(to, weights, kCausalKeys * sizeof(float));
@@ -54,14 +49,13 @@ struct Product<BFloat16> {
     static SCOUT_INLINE Vec add(Vec sum, Vec a, Vec b) {
         return _mm512_dpbf16_ps(__m512(sum), __m512bh(__m512i(a)), __m512bh(__m512i(b)));
     }
-    static SCOUT_INLINE void lay_row(const BFloat16* row, int64_t n, float* to, int64_t step) {
-        for (int64_t i = 0; i < n; i += 2) {
-            uint32_t pair = row[i].bits;
-            if (i + 1 < n) pair |= uint32_t(row[i + 1].bits) << 16;
-            __builtin_memcpy(to + i / 2 * step, &pair, sizeof pair);
-        }
+    static SCOUT_INLINE Vec words(const BFloat16* row, int64_t i, int64_t n) {
+        const int64_t rest = n - 2 * i;
+        const __mmask32 mask = rest < 2 * W ? (1u << rest) - 1 : ~0u;
+        return Vec(_mm512_maskz_loadu_epi16(mask, row + 2 * i));
     }
-    static SCOUT_INLINE void lay_keys(const BFloat16* const rows[2], int64_t n, float* to) {
+    // Rows of values, of two keys; a null row is zeros.
+    static SCOUT_INLINE void lay_values(const BFloat16* const rows[2], int64_t n, float* to) {
         for (int64_t i = 0; i < n; i += W) {
             const int64_t rest = n - i < W ? n - i : W;
             const __mmask16 mask = __mmask16((1u << rest) - 1);
@@ -123,12 +117,20 @@ template <class T>
 SCOUT_INLINE void lay_tile(const CausalRun& run, const CausalMemory& memory, int64_t first, int64_t n) {
     using P = Product<T>;
     const T *k = (const T*)run.k + first * run.token, *v = (const T*)run.v + first * run.token;
-    if (n < kCausalKeys) __builtin_memset(memory.keys, 0, memory.words * kCausalKeys * sizeof(float));
-    for (int64_t i = 0; i < n; ++i) P::lay_row(k + i * run.token, run.dim, memory.keys + i, kCausalKeys);
+    for (int64_t key = 0; key < kCausalKeys; key += W)
+        for (int64_t w = 0; w < memory.words; w += W) {
+            Vec x[W];
+            for (int i = 0; i < W; ++i) x[i] = key + i < n ? P::words(k + (key + i) * run.token, w, run.dim) : Vec{};
+            transpose(x);
+            for (int i = 0; i < W; ++i) {
+                const int64_t word = w + transposed_lane(i);
+                if (word < memory.words) store(memory.keys + word * kCausalKeys + key, x[i]);
+            }
+        }
     for (int64_t i = 0; i < kCausalKeys; i += P::numbers) {
         const T* rows[P::numbers];
         for (int r = 0; r < P::numbers; ++r) rows[r] = i + r < n ? v + (i + r) * run.token : nullptr;
-        P::lay_keys(rows, run.dim, memory.values + i / P::numbers * memory.width);
+        P::lay_values(rows, run.dim, memory.values + i / P::numbers * memory.width);
     }
 }
 
@@ -143,7 +145,7 @@ SCOUT_INLINE float weigh_row(float* row, int64_t n, float scale, float* most, fl
         if (n < (c + 1) * W) x[c] = first_lanes(x[c], n - c * W);
         largest = larger(x[c], largest);
     }
-    const float before = *most, now = max_lane(largest);
+    const float before = *most, now = exceeds(largest, before) ? max_lane(largest) : before;  // seldom more than before
     Vec total = Vec{};
     for (int c = 0; c < kTileVectors; ++c) total += x[c] = exp_negative(x[c] - now);
     P::lay_weights(x, row);
@@ -161,8 +163,12 @@ void causal(const CausalRun& run) {
     __builtin_memset(memory.q, 0, rows * (memory.words + memory.width + W) * sizeof(float));
     for (int64_t r = 0; r < rows; ++r) memory.most[r] = -kInfinity;
     for (int64_t r = 0; r < count; ++r)
-        P::lay_row((const T*)run.q + r / run.heads * run.row + r % run.heads * run.dim, run.dim,
-                   memory.q + r * memory.words, 1);
+        for (int64_t w = 0; w < memory.words; w += W) {
+            const T* row = (const T*)run.q + r / run.heads * run.row + r % run.heads * run.dim;
+            const Vec x = P::words(row, w, run.dim);
+            const int64_t rest = memory.words - w < W ? memory.words - w : W;
+            __builtin_memcpy(memory.q + r * memory.words + w, &x, rest * sizeof(float));
+        }
     const int64_t total = run.first + run.positions;
     for (int64_t key = 0; key < total; key += kCausalKeys) {
         lay_tile<T>(run, memory, key, total - key < kCausalKeys ? total - key : kCausalKeys);

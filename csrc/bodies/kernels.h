@@ -108,6 +108,7 @@ struct LinearRun {
     int64_t rows, width, count;
     float* out;             // [rows, count], rows out_stride floats apart
     int64_t out_stride;
+    int64_t packed = 0;     // of linear_many: rows that were packed together, of which these are some
 };
 
 // Causal attention of positions first, first + 1, ... of a prompt, for the G query heads of one KV head. A position is
@@ -169,6 +170,10 @@ struct Kernels {
     void (*wishes)(const WishRun&);
     void (*pack_rows[kWeightKinds])(const float* rows, int64_t count, int64_t width, void* packed);
     void (*linear[kWeightKinds])(const LinearRun&);
+    // Many rows, of `packed` in all, and their products with a stored kind. Null where the instruction set has no fast
+    // products of bytes, and products of floats are faster.
+    void (*pack_many)(const float* rows, int64_t count, int64_t width, int64_t packed, void* to);
+    void (*linear_many[kWeightKinds - kStored])(const LinearRun&);
     // Lines of a stored kind as numbers [count, width], in float32 and in bfloat16.
     void (*expand[kWeightKinds - kStored][2])(const uint8_t* lines, int64_t count, int64_t width, void* out);
     void (*merge)(const PartialView& a, const PartialView& b, int64_t rows, int64_t width, float* out, float* lse);
@@ -194,6 +199,9 @@ constexpr int64_t packed_row_bytes(int kind, int64_t width) {
     if (kind < kDTypes) return padded(width) * int64_t(sizeof(float));
     return (width + kStoredPanel - 1) / kStoredPanel * kStoredPanelBytes;
 }
+
+// Lines of stored weights that are laid out together for many rows.
+constexpr int64_t kManyLines = 32;
 
 // Floats of scratch memory of `partial`: packed queries, two accumulators, weights of two chunks of 32 keys, and per
 // head the running sum and maximum.

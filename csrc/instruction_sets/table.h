@@ -11,6 +11,7 @@
 #include "bodies/rows.h"
 #include "bodies/score_key_codes.h"
 #include "bodies/score_min_max.h"
+#include "bodies/stored/many_rows.h"
 #include "bodies/stored/numbers.h"
 #include "bodies/stored/products.h"
 #include "bodies/wishes.h"
@@ -23,6 +24,13 @@
 #define SCOUT_PACK(kind) pack_stored<kind>
 #define SCOUT_MULTIPLY(kind) multiply_stored<kind>
 #define SCOUT_EXPAND(kind) {expand_stored<kind, float>, expand_stored<kind, BFloat16>}
+#if defined(__AVX512VNNI__)
+#define SCOUT_MANY(kind) multiply_many<kind>
+#define SCOUT_PACK_MANY pack_many
+#else
+#define SCOUT_MANY(kind) nullptr
+#define SCOUT_PACK_MANY nullptr
+#endif
 #define SCOUT_OF_ROWS(of) {of<float>, of<BFloat16>}
 
 // Defines scout::kernels_<isa>.
@@ -34,6 +42,7 @@
         {SCOUT_EVERY_DTYPE(causal)}, score_min_max, score_key_codes, wishes,                                       \
         {SCOUT_EVERY_DTYPE(pack_rows), SCOUT_EVERY_STORED_KIND(SCOUT_PACK)},                                       \
         {SCOUT_EVERY_DTYPE(linear), SCOUT_EVERY_STORED_KIND(SCOUT_MULTIPLY)},                                      \
+        SCOUT_PACK_MANY, {SCOUT_EVERY_STORED_KIND(SCOUT_MANY)},                                                    \
         {SCOUT_EVERY_STORED_KIND(SCOUT_EXPAND)},                                                                   \
         merge, correct, scout_error, SCOUT_OF_ROWS(norm_rows), SCOUT_OF_ROWS(place_heads), SCOUT_OF_ROWS(swiglu),  \
         read_words};                                                                                               \

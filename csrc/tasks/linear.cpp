@@ -61,6 +61,47 @@ class LinearWork final : public Work {
     int64_t threads_, tasks_;                 // tasks: of each matrix
 };
 
+// A task is some of the rows, and lines that are laid out together.
+class ManyRowsWork final : public Work {
+  public:
+    ManyRowsWork(const Kernels& kernels, const ManyRowsCall& call, int threads) : kernels_(kernels), call_(call) {
+        int64_t begin = 0;
+        for (const LinearPart& part : call_.parts) {
+            for (int64_t first = 0; first < part.lines; first += kManyLines)
+                units_.push_back({&part, first, begin + first});
+            begin += part.lines;
+        }
+        threads_ = worthwhile_threads(call.B * call.O * call.I, kProductsPerThread, threads);
+        const int64_t wanted = call.O ? ceil_div(wanted_tasks(threads_), units_.size()) : 0;
+        row_tasks_ = std::min(wanted, ceil_div(call.B, kLeastRows));
+    }
+
+    int64_t tasks() const override { return units_.size() * row_tasks_; }
+    int64_t threads() const override { return threads_; }
+
+    void run(int64_t number) noexcept override {
+        const auto [part, line, column] = units_[number / row_tasks_];
+        const int64_t task = number % row_tasks_, first = call_.B * task / row_tasks_;
+        const int64_t end = call_.B * (task + 1) / row_tasks_, lines = std::min(kManyLines, part->lines - line);
+        const char *rows = call_.packed + first * kStoredPanelBytes, *weight = part->weight + line * part->line_bytes;
+        float* out = call_.out + first * call_.O + column;
+        kernels_.linear_many[part->kind - kStored](
+            {rows, weight, end - first, call_.I, lines, out, call_.O, call_.B});
+    }
+
+  private:
+    static constexpr int64_t kLeastRows = 48, kProductsPerThread = 1 << 20;  // products that take some 10 microseconds
+    struct Unit {
+        const LinearPart* part;
+        int64_t line, column;  // the first, in the part and in the matrix
+    };
+
+    const Kernels& kernels_;
+    const ManyRowsCall call_;
+    std::vector<Unit> units_;
+    int64_t threads_, row_tasks_;
+};
+
 // Lines of stored weights as numbers.
 class ExpandWork final : public Work {
   public:
@@ -88,6 +129,10 @@ class ExpandWork final : public Work {
 
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads) {
     return std::make_unique<ExpandWork>(kernels, call, threads);
+}
+
+std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const ManyRowsCall& call, int threads) {
+    return std::make_unique<ManyRowsWork>(kernels, call, threads);
 }
 
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads) {

@@ -157,6 +157,12 @@ CALLS = {
         lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, x.shape[-1])),
         stored_rounding,
     ),
+    "linear of many rows with stored blocks": KernelCall(
+        lambda: {"x": torch.randn(23, 64), "data": random_blocks(StoredKind.Q4_1, 7, 64, 0.01).parts[0].data},
+        lambda workers, x, data: workers.native.linear_many(x, [(data, StoredKind.Q4_1.number)]),
+        lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, x.shape[-1])),
+        stored_rounding,
+    ),
     "project": KernelCall(
         lambda: {"x": torch.randn(3, 2, D), "basis": torch.randn(3, 7, D)},
         lambda workers, x, basis: workers.native.project(x, basis),

@@ -26,6 +26,8 @@ Array<uint8_t> random_lines(const StoredFormat& format, int64_t blocks, Dice& di
     return data;
 }
 
+constexpr int64_t kFewRows = 16;
+
 // The numbers are those of the portable kernels, which tests in Python compare with the package gguf.
 void check_stored(const Kernels& kernels, WorkerThreads& workers, const StoredFormat& format, int64_t B, int64_t I,
                   int64_t O) {
@@ -48,16 +50,26 @@ void check_stored(const Kernels& kernels, WorkerThreads& workers, const StoredFo
         std::memcpy(&wide, &bits, 4);
         expect("bfloat16 numbers", kernels.name, wide, numbers[i], 1.0 / 256);
     }
-    const LinearCall call{x.data(), 1, B, I, O, {{format.kind, (const char*)weight.data(), 0, line, O}}, out.data()};
-    finish(workers, make_linear_work(kernels, call, workers.count()));
-    for (int64_t i = 0; i < out.size(); ++i) {
-        double want = 0, size = 0;
-        for (int64_t c = 0; c < I; ++c) {
-            const double product = double(x[i / O * I + c]) * numbers[i % O * I + c];
-            want += product, size += std::abs(product);
+    const auto check_products = [&] {
+        for (int64_t i = 0; i < out.size(); ++i) {
+            double want = 0, size = 0;
+            for (int64_t c = 0; c < I; ++c) {
+                const double product = double(x[i / O * I + c]) * numbers[i % O * I + c];
+                want += product, size += std::abs(product);
+            }
+            expect("stored product", kernels.name, out[i], want, 1e-4 * size / std::max(1.0, std::abs(want)));
         }
-        expect("stored product", kernels.name, out[i], want, 1e-4 * size / std::max(1.0, std::abs(want)));
+    };
+    const LinearPart part{format.kind, (const char*)weight.data(), 0, line, O};
+    if (B > kFewRows) {
+        if (!kernels.pack_many) return;
+        Array<char> packed(B * packed_row_bytes(format.kind, I));
+        kernels.pack_many(x.data(), B, I, B, packed.data());
+        finish(workers, make_many_rows_work(kernels, {packed.data(), B, I, O, {part}, out.data()}, workers.count()));
+        return check_products();
     }
+    finish(workers, make_linear_work(kernels, {x.data(), 1, B, I, O, {part}, out.data()}, workers.count()));
+    check_products();
 }
 
 }  // namespace
@@ -68,6 +80,8 @@ void test_stored(const Kernels& kernels, WorkerThreads& workers) {
         check_stored(kernels, workers, format, 1, format.block, 1);
         check_stored(kernels, workers, format, 3, 2 * format.block, 33);
         check_stored(kernels, workers, format, 6, 9 * format.block, 5);
+        check_stored(kernels, workers, format, 17, 9 * format.block, 33);
+        check_stored(kernels, workers, format, 100, format.block, 5);
     }
 }
 

@@ -8,6 +8,7 @@
 //     kShared               so many vectors, one after the other, have one scale in each lane
 //     kRun                  codes in a vector that follow one another in the row: a chunk, or half of one
 //     kBits                 8 where codes are above 63
+//     kScaled               columns that have one scale: a chunk, or two
 //     chunk(v, u, i)        the chunk of run i of vector u in step v; of half chunks, vector u has those of u % 2
 //     numbers(at, n)        scales and least numbers, each of a chunk
 //     codes(at, v, out)     the vectors of step v
@@ -20,7 +21,7 @@ namespace {
 // Kinds of 32 columns a block: codes 0 to 15 are the low halves of 16 bytes, 16 to 31 the high ones.
 template <int BYTES>
 struct BlocksOf32 {
-    static constexpr int kBlock = 32, kBytes = BYTES, kBits = 4, kRun = 16;
+    static constexpr int kBlock = 32, kBytes = BYTES, kBits = 4, kRun = 16, kScaled = 32;
     static constexpr int kUnits = 2, kShared = 2, kSteps = 8 / kVectorPieces;
     static constexpr int chunk(int v, int u, int i) { return 2 * (v * kVectorPieces + i) + u; }
     static SCOUT_INLINE const uint8_t* block(const uint8_t* at, int v) { return at + v * kVectorPieces * BYTES; }
@@ -80,7 +81,7 @@ struct IQ4_NL : Q4_0 {
 // Fields of two bits: those of a plane of 32 bytes are 32 columns.
 template <int BYTES>
 struct TwoBits {
-    static constexpr int kBlock = 256, kBytes = BYTES, kBits = 4, kRun = 8;
+    static constexpr int kBlock = 256, kBytes = BYTES, kBits = 4, kRun = 8, kScaled = 16;
     static constexpr int kUnits = 4, kShared = 2, kSteps = 4 / kVectorPieces;
     static constexpr int chunk(int v, int u, int i) {
         const int piece = v * kVectorPieces + i / 2, plane = u / 2 * 2 + i % 2;
@@ -125,7 +126,7 @@ struct Q3_K : TwoBits<110> {
 // Kinds of 8 scales and 8 least numbers, six bits each. Those of 32 columns are one plane of 32 bytes.
 template <int BYTES>
 struct SixBitScales {
-    static constexpr int kBlock = 256, kBytes = BYTES, kBits = 4, kRun = 16;
+    static constexpr int kBlock = 256, kBytes = BYTES, kBits = 4, kRun = 16, kScaled = 32;
     static constexpr int kUnits = 4, kShared = 2, kSteps = 4 / kVectorPieces;
     static constexpr int chunk(int v, int u, int i) { return (v * kVectorPieces + i) * 4 + u; }
     static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) {
@@ -159,7 +160,7 @@ struct Q5_K : SixBitScales<176> {
 };
 
 struct Q6_K {
-    static constexpr int kBlock = 256, kBytes = 210, kBits = 4, kRun = 8;
+    static constexpr int kBlock = 256, kBytes = 210, kBits = 4, kRun = 8, kScaled = 16;
     static constexpr int kUnits = 2, kShared = 2, kSteps = 8 / kVectorPieces;
     static constexpr int chunk(int v, int, int i) {
         const int piece = v * kVectorPieces + i / 2;
@@ -180,7 +181,7 @@ struct Q6_K {
 };
 
 struct IQ4_XS {
-    static constexpr int kBlock = 256, kBytes = 136, kBits = 8, kRun = 16;
+    static constexpr int kBlock = 256, kBytes = 136, kBits = 8, kRun = 16, kScaled = 32;
     static constexpr int kUnits = 2, kShared = 2, kSteps = 8 / kVectorPieces;
     static constexpr int chunk(int v, int u, int i) { return 2 * (v * kVectorPieces + i) + u; }
     static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) {

@@ -29,13 +29,11 @@ SCOUT_INLINE bool find_largest(const float* x, float& largest) {
     return sum_lanes(zero) == 0;
 }
 
-template <class K>
-SCOUT_INLINE void pack_panel(const float* x, RowPanel& to) {
+// Rounds a panel to integers, whose high and low bytes are written apart, and the sums of each chunk; returns their step.
+SCOUT_INLINE float round_panel(const float* x, int8_t* high, int8_t* low, float* sums) {
     float largest;
     const bool finite = find_largest(x, largest);
     const float inverse = finite && largest > 1e-30f ? kMostInteger / largest : 0;
-    to.step = finite ? largest / kMostInteger : __builtin_nanf("");
-    int8_t high[kStoredPanel], low[kStoredPanel];
     for (int chunk = 0; chunk < kChunks; ++chunk) {
         Vec sum = {};
         for (int c = chunk * kChunkColumns; c < (chunk + 1) * kChunkColumns; c += W) {
@@ -44,8 +42,15 @@ SCOUT_INLINE void pack_panel(const float* x, RowPanel& to) {
             store_bytes(low + c, shifted);
             sum += shifted - kRound;
         }
-        to.sums[chunk] = sum_lanes(sum);
+        sums[chunk] = sum_lanes(sum);
     }
+    return finite ? largest / kMostInteger : __builtin_nanf("");
+}
+
+template <class K>
+SCOUT_INLINE void pack_panel(const float* x, RowPanel& to) {
+    int8_t high[kStoredPanel], low[kStoredPanel];
+    to.step = round_panel(x, high, low, to.sums);
     for (int v = 0; v < K::kSteps; ++v)
         for (int u = 0; u < K::kUnits; ++u)
             for (int i = 0; i < 4 * W / K::kRun; ++i) {

@@ -132,15 +132,15 @@ class RowKernels:
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous.
 
-        With a stored matrix, at most MOST_ROWS rows are rounded to 16 bits in each 256 columns, and multiplied with
-        the blocks as they are. Of more rows the product is PyTorch's, in the dtype of x, with tiles that are expanded.
+        With a stored matrix, rows are rounded to 16 bits in each 256 columns, and multiplied with the blocks as they
+        are. So are more than MOST_ROWS rows where the processor multiplies bytes fast and x is not bfloat16, which is
+        fast itself. Else their product is PyTorch's, in the dtype of x, with tiles that are expanded.
         """
         if isinstance(weight, StoredMatrix):
             if x.dim() == 2 and x.shape[0] > MOST_ROWS:
                 return self._linear_of_many(x, weight)
             x, weight = in_order(x, weight)
-            parts = [(part.data, part.kind.number) for part in weight.parts]
-            return self._native.linear_stored(_floats(x), parts)
+            return self._native.linear_stored(_floats(x), _numbered(weight))
         return self._native.linear(_floats(x), weight)
 
     def _linear_of_many(self, x: Tensor, weight: StoredMatrix) -> Tensor:
@@ -149,7 +149,11 @@ class RowKernels:
                 f"x is {x.dtype} {list(x.shape)}, and the stored matrix is {list(weight.shape)}: x must have floats, "
                 "and as many columns"
             )
-        return reference_rows.linear(x, weight, self._fill)
+        quantised = all(part.kind.dtype is None for part in weight.parts)
+        if not (quantised and self._native.has_linear_many) or x.dtype == torch.bfloat16:
+            return reference_rows.linear(x, weight, self._fill)
+        rows, weight = in_order(x, weight)
+        return self._native.linear_many(_floats(rows), _numbered(weight)).to(x.dtype)
 
     def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a stored matrix as numbers; see `reference_stored.expand`."""
@@ -203,6 +207,11 @@ class ManyRowKernels(RowKernels):
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], in the dtype of x, or stored."""
         return reference_rows.linear(x, weight, self._fill)
+
+
+def _numbered(weight: StoredMatrix) -> list[tuple[Tensor, int]]:
+    """The parts of a matrix, with the numbers of their kinds."""
+    return [(part.data, part.kind.number) for part in weight.parts]
 
 
 def _floats(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from scoutattention.errors import KernelError
 from scoutattention.kernels.native import RowKernels
 from scoutattention.runtime import workers as cpu
-from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stacked
+from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stacked, stored
 
 from ..stored_blocks import exact, random_blocks
 
@@ -17,6 +17,14 @@ def rows(request):
         yield RowKernels(workers)
 
 
+@pytest.fixture
+def many_rows(rows):
+    """The kernels where they multiply many rows with the blocks as they are."""
+    if not rows._native.has_linear_many:
+        pytest.skip(f"{rows._native.isa} has no fast products of bytes: many rows are PyTorch's there")
+    return rows
+
+
 def assert_products(got, x, weight):
     """Within 2^-14 of the product of the norms: rows are rounded to 16 bits in each panel."""
     want = x.double() @ exact(weight).T
@@ -25,7 +33,7 @@ def assert_products(got, x, weight):
     assert bool(((got - want).abs() <= limit).all()), float(((got - want).abs() / limit).max())
 
 
-@pytest.mark.parametrize(("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (16, 256, 530)])
+@pytest.mark.parametrize(("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (16, 256, 530), (70, 512, 67)])
 @pytest.mark.parametrize("kind", StoredKind, ids=lambda kind: kind.name)
 def test_linear(rows, kind, T, columns, lines):
     torch.manual_seed(0)
@@ -33,26 +41,36 @@ def test_linear(rows, kind, T, columns, lines):
     assert_products(rows.linear(x, weight), x, weight)
 
 
+@pytest.mark.parametrize("T", [5, 22])
 @pytest.mark.parametrize("columns", [32, 160, 288, 576])
 @pytest.mark.parametrize("kind", [kind for kind in StoredKind if kind.length == 32], ids=lambda kind: kind.name)
-def test_rows_that_end_within_a_panel(rows, kind, columns):
+def test_rows_that_end_within_a_panel(rows, kind, columns, T):
     torch.manual_seed(0)
-    x, weight = torch.randn(5, columns), random_blocks(kind, 19, columns)
+    x, weight = torch.randn(T, columns), random_blocks(kind, 19, columns)
     assert_products(rows.linear(x, weight), x, weight)
 
 
-def test_one_product_with_rows_of_several_kinds(rows):
+@pytest.mark.parametrize("T", [3, 25])
+@pytest.mark.parametrize("numbers", [(StoredKind.F32, StoredKind.BF16), (StoredKind.Q8_0,)], ids=["floats", "blocks"])
+def test_one_product_with_rows_of_several_kinds(rows, numbers, T):
     torch.manual_seed(0)
-    kinds = (StoredKind.Q4_K, StoredKind.F32, StoredKind.Q6_K, StoredKind.Q4_K, StoredKind.BF16)
-    x, weight = torch.randn(3, 512), stacked(tuple(random_blocks(kind, 21, 512) for kind in kinds))
+    kinds = (StoredKind.Q4_K, *numbers, StoredKind.Q6_K, StoredKind.Q4_K)
+    x, weight = torch.randn(T, 512), stacked(tuple(random_blocks(kind, 37, 512) for kind in kinds))
     assert_products(rows.linear(x, weight), x, weight)
-    assert torch.equal(rows.linear(x, weight[13:70]), rows.linear(x, weight)[:, 13:70])
+    torch.testing.assert_close(rows.linear(x, weight[13:70]), rows.linear(x, weight)[:, 13:70])
 
 
 def test_a_row_does_not_depend_on_its_neighbours(rows):
     torch.manual_seed(0)
     x, weight = torch.randn(7, 320), random_blocks(StoredKind.Q4_1, 50, 320)
     assert torch.equal(rows.linear(x, weight), torch.cat([rows.linear(row[None], weight) for row in x]))
+
+
+def test_nor_does_a_row_of_many(many_rows):
+    torch.manual_seed(0)
+    x, weight = torch.randn(205, 320), random_blocks(StoredKind.Q4_1, 50, 320)
+    pieces = [many_rows.linear(piece, weight) for piece in x.split((17, 60, 128))]
+    assert torch.equal(many_rows.linear(x, weight), torch.cat(pieces))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -69,36 +87,43 @@ def test_expand(rows, kind, dtype):
     torch.testing.assert_close(rows.expand(weight[:7], numbers[1:2], dtype), want[:1], **near)
 
 
-def test_many_rows_are_multiplied_in_their_own_dtype(rows):
+@pytest.mark.parametrize("others", [StoredKind.F16, StoredKind.Q4_0], ids=lambda kind: kind.name)
+def test_products_of_many_rows_are_in_their_dtype(rows, others):
     torch.manual_seed(0)
     x = torch.randn(40, 512)
-    weight = stacked((random_blocks(StoredKind.Q4_K, 35, 512), random_blocks(StoredKind.F16, 2, 512)))
+    weight = stacked((random_blocks(StoredKind.Q4_K, 35, 512), random_blocks(others, 2, 512)))
     assert_products(rows.linear(x, weight), x, weight)
     want = torch.nn.functional.linear(x.bfloat16(), exact(weight).bfloat16())
     torch.testing.assert_close(rows.linear(x.bfloat16(), weight), want)
+    half = x.half() / 64
+    torch.testing.assert_close(rows.linear(half, weight).double(), half.double() @ exact(weight).T, rtol=1e-2, atol=1e-1)
 
 
 def test_linear_of_nothing_is_nothing(rows):
-    weight = random_blocks(StoredKind.Q8_0, 5, 64)
+    weight, empty = random_blocks(StoredKind.Q8_0, 5, 64), torch.empty(5, 0, dtype=torch.uint8)
     assert rows.linear(torch.zeros(0, 64), weight).shape == (0, 5)
-    assert rows.linear(torch.zeros(2, 64), weight[3:3]).shape == (2, 0)
-    assert rows.linear(torch.zeros(2, 64), weight).abs().max() == 0
+    for count in (2, 20):
+        assert rows.linear(torch.zeros(count, 64), weight[3:3]).shape == (count, 0)
+        assert rows.linear(torch.zeros(count, 64), weight).abs().max() == 0
+        assert torch.equal(rows.linear(torch.zeros(count, 0), stored(empty, StoredKind.Q8_0, 0)), torch.zeros(count, 5))
 
 
+@pytest.mark.parametrize("T", [3, 19])
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_a_row_that_is_not_finite_has_no_finite_product(rows, value):
-    x, weight = torch.randn(3, 512), random_blocks(StoredKind.Q4_K, 9, 512)
+def test_a_row_that_is_not_finite_has_no_finite_product(rows, value, T):
+    x, weight = torch.randn(T, 512), random_blocks(StoredKind.Q4_K, 9, 512)
     clean = rows.linear(x, weight)
     x[1, 300] = value
     got = rows.linear(x, weight)
-    assert got[1].isnan().all()
+    assert not got[1].isfinite().any()
     assert torch.equal(got[::2], clean[::2])
 
 
+@pytest.mark.parametrize("T", [2, 18])
 @pytest.mark.parametrize("size", [1e-38, 1e-25, 1e25, 3e38])
-def test_rows_of_any_magnitude(rows, size):
+def test_rows_of_any_magnitude(rows, size, T):
     torch.manual_seed(0)
-    x, weight = (torch.rand(2, 256) * 2 - 1) * size, random_blocks(StoredKind.Q8_0, 9, 256, 1e-4)
+    x, weight = (torch.rand(T, 256) * 2 - 1) * size, random_blocks(StoredKind.Q8_0, 9, 256, 1e-4)
     got, want = rows.linear(x, weight).double(), x.double() @ exact(weight).T
     assert float((got - want).norm()) <= max(1e-4 * float(want.norm()), 1e-28)
 
@@ -128,6 +153,9 @@ def test_bad_arguments_are_named(rows):
     native = rows._native
     for wrong, message in [
         (lambda: native.linear_stored(x, [(data, 9)]), "kind 9, which no kernel reads"),
+        (lambda: native.linear_many(x, [(data, 0)]), "the kind 0"),
+        (lambda: native.linear_many(x, [(data[:, :34], 8)]), r"\[rows, 68\]"),
+        (lambda: native.linear_many(x[0], [(data, 8)]), r"x is \[64\]"),
         (lambda: native.expand(data, 8, torch.empty(5, 64)), r"out is torch.float32 \[5, 64\] for 4 rows"),
         (lambda: native.expand(data, 8, torch.empty(4, 64).double()), "torch.float64"),
         (lambda: native.expand(data, 8, torch.empty(64, 4).T), "contiguous"),
