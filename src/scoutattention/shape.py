@@ -101,9 +101,11 @@ class NamedShape(NamedTuple):
     tied: whether embedding and head are one table.
     weights: bytes that all matrices take on a CPU where they stay in blocks of few bits; None where they are in the
     shape's dtype.
+    trained: positions that YaRN stretches, where those are fewer than the model takes without it; or None.
     """
 
     name: str
     shape: ModelShape
     tied: bool
     weights: int | None = None
+    trained: int | None = None

@@ -98,6 +98,7 @@ class Rig:
     quota: int | None = None  # slots of each row; None: everything is resident
     seed: int = 0
     workers: Workers = field(default_factory=lambda: Workers(2))
+    sink_logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
@@ -108,7 +109,10 @@ class Rig:
         config = self.config
         if config.ablation.predictor == "calibrated":
             config = config.changed(predictor="plain")
-        around = Around(lambda store: WorkerTransport(store.pages.pool, ops, self.workers, SHAPE.scale))
+        around = Around(
+            lambda store: WorkerTransport(store.pages.pool, ops, self.workers, SHAPE.scale),
+            sink_logits=self.sink_logits,
+        )
         built = build(SHAPE, RandomModel(), config, ops, cache, around)
         self.store, self.digests = cache.store, cache.digests
         self.prompt, self.attention = built.prompt, built.attention
@@ -168,7 +172,10 @@ class Rig:
     def full(self, row: int, layer: int, q: Tensor) -> Tensor:
         """Full attention of one query [H, G, D] over a row's history, in float64."""
         k, v = (t[row][layer].double().transpose(0, 1) for t in (self.keys, self.values))  # [H, T, D]
-        return ((q.double() @ k.transpose(1, 2)) * SHAPE.scale).softmax(-1) @ v
+        scores = (q.double() @ k.transpose(1, 2)) * SHAPE.scale
+        if self.sink_logits is not None:
+            scores = torch.cat([self.sink_logits[layer].double()[..., None], scores], -1)
+        return scores.softmax(-1)[..., -k.shape[1] :] @ v
 
     def error(self, qs: list[Tensor], outs: list[Tensor]) -> float:
         """The largest difference between a step's results and full attention."""

@@ -41,6 +41,14 @@ def test_no_budget_is_full_attention_wherever_blocks_live(quota):
     assert run(rig, [3, 40, 97]) < 1e-5
 
 
+@pytest.mark.parametrize("quota", [None, 0, 7, 60])
+def test_a_sink_logit_takes_weight_from_all_keys_wherever_blocks_live(quota):
+    """Against full attention with one more score of each query head, whose value is zero."""
+    sinks = 2 * torch.randn(SHAPE.num_layers, SHAPE.num_kv_heads, SHAPE.group_size) + 3
+    rig = Rig(scout(4, budget=None, predictor="oracle"), quota, workers=WORKERS, sink_logits=sinks)
+    assert run(rig, [3, 40, 97]) < 1e-5
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 2**31))
 def test_with_the_oracle_the_device_holding_less_changes_nothing_chosen_by_budget(quota, other, seed):

@@ -83,6 +83,17 @@ def test_what_is_recommended_can_be_pasted(capsys, tmp_path, monkeypatch):
     assert FakeLLM.made.options["rope_scaling"]["factor"] == 2.0
 
 
+@pytest.mark.parametrize(("model", "context", "factor"), [("qwen3-8b", 49152, 2.0), ("qwen2.5-7b", 131072, 4.0)])
+def test_yarn_stretches_the_length_that_the_models_card_gives(model, context, factor, capsys):
+    """Qwen3's config.json has 40,960 positions, and its card stretches 32,768."""
+    plan = planned(capsys, "plan", model, "--hardware", "l40s", "--context", str(context))
+    (words,) = [shlex.split(one["command"]) for one in plan["alone"]]
+    scaling = json.loads(words[words.index("--rope-scaling") + 1])
+    assert scaling == {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32768}
+    inside = planned(capsys, "plan", model, "--hardware", "l40s", "--context", "32768")
+    assert "--rope-scaling" not in inside["alone"][0]["command"]
+
+
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-8B-Instruct", "QWEN3-8B"])
 @pytest.mark.parametrize("hardware", ["RTX4090", "rtx 4090", "NVIDIA GeForce RTX 4090"])
 def test_names_may_be_spelled_as_on_the_hub_and_by_a_driver(name, hardware, capsys):

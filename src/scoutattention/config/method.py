@@ -124,6 +124,7 @@ class ScoutConfig(Checked):
         "Layers between predicting a query and using it: the time that the CPU has. 0 predicts nothing.",
         change="Raise it, up to 4, if the statistics show that the device waited for the CPU.",
         least=0,
+        most=16,
     )
     calibration: str | None = setting(
         "auto",
@@ -140,6 +141,7 @@ class ScoutConfig(Checked):
         none="never checks a prediction",
         none_word="off",
         least=0,
+        most=1,
         advanced=True,
     )
     max_cpu_share: float | None = setting(
@@ -149,6 +151,7 @@ class ScoutConfig(Checked):
         none="sets no limit",
         none_word="off",
         least=0.01,
+        most=1,
         advanced=True,
     )
     ablation: Ablation = field(default_factory=Ablation)

@@ -118,8 +118,9 @@ def command_of(best: Recommended, made: Plan, stored: Sequence[str]) -> str:
         words.append(f"--kv-dtype {best.kv_dtype}")
     longest = made.model.shape.max_positions
     if best.context > longest:
-        scaling = {"rope_type": "yarn", "factor": float(-(-best.context // longest))}
-        scaling["original_max_position_embeddings"] = longest
+        trained = min(longest, made.model.trained or longest)
+        scaling = {"rope_type": "yarn", "factor": float(-(-best.context // trained))}
+        scaling["original_max_position_embeddings"] = trained
         words.append(f"--rope-scaling '{json.dumps(scaling)}'")
     return " ".join(words)
 

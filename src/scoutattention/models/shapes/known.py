@@ -131,4 +131,4 @@ def read_model(name: str, dtype: DTypeName = "auto", weights: WeightsName = "aut
     tied, size = entries.switch("tie_word_embeddings", False), None
     if weights != "auto" or any(raw.get(key) is not None for key in QUANTISED_BY):
         size = import_module(f"{__package__}.quantised").block_bytes(entries, shape, weights, tied=tied)
-    return NamedShape(name, shape, tied, size)
+    return NamedShape(name, shape, tied, size, family.trained)

@@ -9,6 +9,7 @@ from ..file_fields import Entries
 from ..formats.gguf import GGUFModel
 from ..formats.quantised.scheme import read_scheme
 from ..loader import QUANTISED, config_of, kept_bytes
+from .sizes import FAMILIES
 
 
 def block_bytes(config: Entries, shape: ModelShape, weights: WeightsName, *, tied: bool) -> int | None:
@@ -39,7 +40,8 @@ def gguf_model(name: str, path: Path, dtype: DTypeName, weights: WeightsName) ->
     if weights in QUANTISED:
         raise _already(weights, str(path))
     config = config_of(files, dtype)
-    return NamedShape(name, config.shape, config.tie_word_embeddings, kept_bytes(files, config, weights))
+    trained = next(family.trained for family in FAMILIES.values() if family.architecture == config.architecture)
+    return NamedShape(name, config.shape, config.tie_word_embeddings, kept_bytes(files, config, weights), trained)
 
 
 def _already(weights: WeightsName, where: str) -> ConfigError:

@@ -28,6 +28,7 @@ class Family:
     sizes: what config.json may leave out.
     qkv_bias: "yes", "no", or "asked" where `attention_bias` says so, for the projection out as well.
     mlp_bias: whether it looks at the entry of that name.
+    trained: positions that its makers' cards stretch by YaRN, where config.json has more of them; or None.
     window: of attention, whether "all" layers have one, "some" do where config.json switches it on, or "none" do.
     """
 
@@ -37,6 +38,7 @@ class Family:
     window: str
     mlp_bias: bool = False
     qk_norm: bool = False
+    trained: int | None = None
 
 
 _SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -52,7 +54,9 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family("LlamaForCausalLM", _LLAMA, qkv_bias="asked", window="none", mlp_bias=True),
     "mistral": Family("MistralForCausalLM", _MISTRAL, qkv_bias="no", window="all"),
     "qwen2": Family("Qwen2ForCausalLM", _QWEN, qkv_bias="yes", window="some"),
-    "qwen3": Family("Qwen3ForCausalLM", _QWEN | {"head_dim": 128}, qkv_bias="asked", window="some", qk_norm=True),
+    "qwen3": Family(
+        *("Qwen3ForCausalLM", _QWEN | {"head_dim": 128}), qkv_bias="asked", window="some", qk_norm=True, trained=32768
+    ),
 }
 """The families that are supported, by `model_type`."""
 
