@@ -65,6 +65,22 @@ class StepStats:
         return replace(self, **dict(zip(names, totals, strict=True)))
 
 
+COUNTERS: dict[str, tuple[str, Callable[[StepStats], float]]] = {
+    "blocks_resident_hits": (
+        "Chosen blocks that the device held.",
+        lambda stats: stats.chosen_blocks - stats.far_blocks,
+    ),
+    "blocks_far": ("Chosen blocks that the device did not hold.", lambda stats: stats.far_blocks),
+    "guarded_heads": ("KV heads in which the guard found something.", lambda stats: stats.guarded_heads),
+    "cpu_attention_seconds": ("Seconds of the CPU's attention.", lambda stats: stats.hidden_s + stats.unhidden_s),
+    "cpu_hidden_seconds": ("Those of them behind other work.", lambda stats: stats.hidden_s),
+    "cpu_wait_seconds": ("Those of them that were waited for.", lambda stats: stats.unhidden_s),
+    "recalls": ("Times that a layer of a sequence recalled.", lambda stats: stats.recalls),
+    "host_to_device_bytes": ("Bytes of recalled blocks.", lambda stats: stats.recalled_bytes),
+}
+"""Counters for Prometheus, by their names without `scout:` and `_total`: what each tells, and its value in totals."""
+
+
 S = TypeVar("S", bound=Step)
 
 

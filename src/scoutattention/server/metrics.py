@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..attention.step import COUNTERS
 from ..engine.stats import STEP_TOKENS
 from .engine import Engine, Memory
 
@@ -107,16 +108,8 @@ class _Totals(Collector):
             yield self._gauge(f"scout:{name}_pool_bytes", f"Size of the pool of {what}.", tier.bytes)
         yield self._gauge("scout:cpu_share", "Far blocks of all chosen ones.", stats.cpu_share)
         yield self._residency()
-        yield self._counter("scout:blocks_resident_hits", "Chosen blocks that the device held.", stats.near_blocks)
-        yield self._counter("scout:blocks_far", "Chosen blocks that the device did not hold.", stats.far_blocks)
-        yield self._counter("scout:guarded_heads", "KV heads in which the guard found something.", stats.guarded_heads)
-        yield self._counter(
-            "scout:cpu_attention_seconds", "Seconds of the CPU's attention.", stats.hidden_cpu_s + stats.unhidden_cpu_s
-        )
-        yield self._counter("scout:cpu_hidden_seconds", "Those of them behind other work.", stats.hidden_cpu_s)
-        yield self._counter("scout:cpu_wait_seconds", "Those of them that were waited for.", stats.unhidden_cpu_s)
-        yield self._counter("scout:host_to_device_bytes", "Bytes of recalled blocks.", stats.recalled_bytes)
-        yield self._counter("scout:recalls", "Times that a layer of a sequence recalled.", stats.steps.recalls)
+        for name, (text, read) in COUNTERS.items():
+            yield self._counter(f"scout:{name}", text, read(stats.steps))
         yield self._counter("scout:prefill_seconds", "Seconds in prompts.", stats.prefill_s)
         yield self._counter("scout:decode_seconds", "Seconds in decode steps.", stats.decode_s)
 

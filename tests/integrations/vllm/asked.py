@@ -37,27 +37,31 @@ def main():
         "disable_log_stats": True,
     }
     llm = LLM(skip_tokenizer_init=True, **(common | stock | question["llm"]))
-    peak = watch(llm.llm_engine.engine_core.engine_core.scheduler) if question["watched"] else [0]
+    seen = watch(llm.llm_engine.engine_core.engine_core.scheduler) if question["watched"] else {}
     params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=question["tokens"], detokenize=False)
     answers = []
     for prompts in question["batches"]:
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         answers.append([list(output.outputs[0].token_ids) for output in outputs])
     far = sum(sample.value for metric in REGISTRY.collect() for sample in metric.samples if sample.name == FAR)
-    os.write(out, json.dumps({"answers": answers, "far": far, "peak": max(peak)}).encode())
+    peaks = {name: max(each) for name, each in seen.items()}
+    os.write(out, json.dumps({"answers": answers, "far": far} | peaks).encode())
 
 
 def watch(scheduler):
-    """Numbers of requests that ran at once, a list that grows with every step."""
-    schedule, running = scheduler.schedule, []
+    """What every step saw, in lists that grow: requests that ran at once, and vLLM's blocks of the one with most."""
+    schedule, seen = scheduler.schedule, {"running": [0], "blocks": [0]}
 
     def watched(*args):
         out = schedule(*args)
-        running.append(len(scheduler.running))
+        seen["running"].append(len(scheduler.running))
+        for request in scheduler.running:
+            held = scheduler.kv_cache_manager.get_block_ids(request.request_id)
+            seen["blocks"].append(max(map(len, held)))
         return out
 
     scheduler.schedule = watched
-    return running
+    return seen
 
 
 if __name__ == "__main__":

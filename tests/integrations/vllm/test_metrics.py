@@ -7,7 +7,7 @@ import sys
 import pytest
 from prometheus_client import REGISTRY
 
-from scoutattention.attention.step import StepStats
+from scoutattention.attention.step import COUNTERS, StepStats
 from scoutattention.integrations.vllm import metrics
 
 LABELS = {"model_name": "some", "engine": "0", "rank": "0"}
@@ -28,11 +28,12 @@ def test_totals_of_a_worker_are_among_the_metrics(instance):
     totals = metrics.Totals(instance, LABELS)
     assert REGISTRY.get_sample_value("scout:blocks_far_total", LABELS) == 0
     totals.write(StepStats(10, 4, 3, 0.5, 0.25, 2, 4096))
-    told = {name: REGISTRY.get_sample_value(f"scout:{name}_total", LABELS) for name in metrics.COUNTERS}
+    told = {name: REGISTRY.get_sample_value(f"scout:{name}_total", LABELS) for name in COUNTERS}
     assert told == {
         "blocks_resident_hits": 6,
         "blocks_far": 4,
         "guarded_heads": 3,
+        "cpu_attention_seconds": 0.75,
         "cpu_hidden_seconds": 0.5,
         "cpu_wait_seconds": 0.25,
         "recalls": 2,

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
+from scoutattention.eval.text import first_tokens, prose
 from scoutattention.models.resolve import resolve
+from scoutattention.models.text import Tokenizer
 
 from ...models import families
 from ...tiny import save
@@ -22,6 +24,8 @@ LONG = int(os.environ.get("SCOUT_VLLM_LONG", "3000"))
 """Tokens of the longest of eight requests."""
 BLOCK = 128
 """Tokens of a block of vLLM on a CPU."""
+LEAD = 0.01
+"""Nats by which a next token leads at least: then a block that is chosen otherwise for a last bit changes none."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,11 +100,29 @@ def test_requests_that_vllm_would_have_wait_run_at_once_and_answer_as_alone(tmp_
     limits = {"max_model_len": LONG + 64, "num_gpu_blocks_override": 2 * -(-(LONG + 64) // BLOCK) + 1, "watched": True}
     settings = {"budget": 256, "device_memory": "slots"}
     together = ask(tmp_path, [batch], scout=settings, **limits)
-    assert together["peak"] == 8
+    assert (together["running"], together["blocks"]) == (8, 1)
     alone = ask(tmp_path, [[one] for one in batch], scout=settings, **limits)
-    assert alone["peak"] == 1
+    assert alone["running"] == 1
     assert together["answers"][0] == [one for (one,) in alone["answers"]]
-    assert ask(tmp_path, [batch], tokens=2, **limits)["peak"] < 4
+    stock = ask(tmp_path, [batch], tokens=2, **limits)
+    assert stock["running"] < 4
+    assert stock["blocks"] == -(-(LONG + 1) // BLOCK)
+
+
+def test_a_long_text_is_continued_as_the_engine_continues_it(smollm2):
+    """A budget of 1,024 of 7,000 tokens; of vLLM's own memory a request has one block."""
+    settings, length, start = {"budget": 1024, "device_memory": "slots"}, 7000, 100
+    prompt = first_tokens(Tokenizer.from_directory(smollm2), prose(), start + length)[start:]
+    answer = ask(smollm2, [[prompt]], scout=settings, max_model_len=length + NEW, watched=True)
+    method = ScoutConfig(budget=1024, calibration=None)
+    engine = LLM(str(smollm2), scout=method, device_memory="slots", max_model_len=length + NEW, dtype="float32")
+    params = SamplingParams(max_tokens=NEW, ignore_eos=True, logprobs=2)
+    (expected,) = engine.generate([prompt], params)
+    for first, second in (sorted(one.values(), reverse=True)[:2] for one in expected.logprobs):
+        assert first - second > LEAD
+    assert answer["answers"] == [[list(expected.token_ids)]]
+    assert answer["far"] > 0
+    assert answer["blocks"] == 1
 
 
 def test_two_ranks_answer_as_one(qwen3):

@@ -4,7 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import REGISTRY, Metric
@@ -13,18 +13,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from ...attention.step import StepStats
+from ...attention.step import COUNTERS, StepStats
 
-COUNTERS: dict[str, tuple[str, Callable[[StepStats], float]]] = {
-    "blocks_resident_hits": ("Chosen blocks that had slots.", lambda stats: stats.chosen_blocks - stats.far_blocks),
-    "blocks_far": ("Chosen blocks that had none.", lambda stats: stats.far_blocks),
-    "guarded_heads": ("KV heads in which the guard found something.", lambda stats: stats.guarded_heads),
-    "cpu_hidden_seconds": ("Seconds of far attention behind other work.", lambda stats: stats.hidden_s),
-    "cpu_wait_seconds": ("Seconds of far attention that were waited for.", lambda stats: stats.unhidden_s),
-    "recalls": ("Times that a layer of a sequence recalled.", lambda stats: stats.recalls),
-    "host_to_device_bytes": ("Bytes of recalled blocks.", lambda stats: stats.recalled_bytes),
-}
-"""What each tells of, by its name without `scout:` and `_total`: the names of `scout serve`."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """vLLM's folder of such files, where it has several front processes."""
 
