@@ -3,7 +3,7 @@
 namespace scout {
 namespace {
 
-constexpr int64_t kBytesPerThread = 1 << 18;  // bytes of weights that take some 10 microseconds to read
+constexpr int64_t kBytesPerThread = 1 << 17;  // bytes of weights that take some 10 microseconds to read
 constexpr int64_t kUnit = 16;                 // outputs that the widest kernel takes at a time
 
 class LinearWork final : public Work {

@@ -7,7 +7,7 @@ namespace scout {
 namespace {
 
 constexpr int64_t kLeastTokens = 256;  // a task of fewer would cost more to hand out than to run
-constexpr int64_t kChannelsPerThread = 1 << 18;  // channels of keys that take some 40 microseconds
+constexpr int64_t kChannelsPerThread = 1 << 17;  // channels of keys that take some 40 microseconds
 
 class PartialWork final : public Work {
   public:

@@ -33,7 +33,9 @@ def assert_products(got, x, weight):
     assert bool(((got - want).abs() <= limit).all()), float(((got - want).abs() / limit).max())
 
 
-@pytest.mark.parametrize(("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (16, 256, 530), (70, 512, 67)])
+@pytest.mark.parametrize(
+    ("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (16, 256, 530), (70, 512, 67)]
+)
 @pytest.mark.parametrize("kind", StoredKind, ids=lambda kind: kind.name)
 def test_linear(rows, kind, T, columns, lines):
     torch.manual_seed(0)
@@ -96,7 +98,9 @@ def test_products_of_many_rows_are_in_their_dtype(rows, others):
     want = torch.nn.functional.linear(x.bfloat16(), exact(weight).bfloat16())
     torch.testing.assert_close(rows.linear(x.bfloat16(), weight), want)
     half = x.half() / 64
-    torch.testing.assert_close(rows.linear(half, weight).double(), half.double() @ exact(weight).T, rtol=1e-2, atol=1e-1)
+    torch.testing.assert_close(
+        rows.linear(half, weight).double(), half.double() @ exact(weight).T, rtol=1e-2, atol=1e-1
+    )
 
 
 def test_linear_of_nothing_is_nothing(rows):
