@@ -47,8 +47,7 @@ void bind_workers(nb::module_& m) {
         .def("scout_error", &Workers::scout_error, "far"_a, "near"_a, "q"_a, "q_hat"_a)
         .def("causal", &Workers::causal, "q"_a, "k"_a, "v"_a, "scale"_a, "out"_a)
         .def("linear", &Workers::linear, "x"_a, "weight"_a)
-        .def("linear_stored", &Workers::linear_stored, "x"_a, "parts"_a)
-        .def("linear_many", &Workers::linear_many, "x"_a, "parts"_a)
+        .def("linear_stored", &Workers::linear_stored, "x"_a, "parts"_a, "many"_a)
         .def("expand", &Workers::expand, "data"_a, "kind"_a, "out"_a)
         .def("project", &Workers::project, "x"_a, "basis"_a)
         .def("rms_norm", &Workers::rms_norm, "x"_a, "weight"_a, "eps"_a)
@@ -59,7 +58,7 @@ void bind_workers(nb::module_& m) {
         .def("set_recording", &Workers::set_recording, "on"_a)
         .def("take_tasks", &Workers::take_tasks)
         .def("close", &Workers::close, nb::call_guard<nb::gil_scoped_release>())
-        .def_prop_ro("has_linear_many", &Workers::has_linear_many)
+        .def_prop_ro("has_many_rows", &Workers::has_many_rows)
         .def_prop_ro("threads", &Workers::threads)
         .def_prop_ro("isa", &Workers::isa);
 }

@@ -116,41 +116,20 @@ nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
     return out.tensor;
 }
 
-nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts) {
+nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts, bool many) {
     LinearCall call{rows("x", x), 1, 0, 0, 0, {}, nullptr};
     check_dims("x", x, 2, "[T, A]");
     call.B = x.size(0), call.I = x.size(1);
     for (const auto& [data, number] : parts) {
         call.parts.push_back(stored_lines(data, number, call.I));
         call.O += call.parts.back().lines;
+        if (many && !(has_many_rows() && call.parts.back().kind >= kStored))
+            refuse("many rows are not multiplied with the kind " + std::to_string(number) + " by kernels of " + isa());
     }
     const auto out = new_like<float>(x, {call.B, call.O});
     call.out = out.data;
-    multiply(call);
-    return out.tensor;
-}
-
-nb::object Workers::linear_many(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts) {
-    const float* from = rows("x", x);
-    check_dims("x", x, 2, "[T, A]");
-    ManyRowsCall call{nullptr, x.size(0), x.size(1), 0, {}, nullptr};
-    for (const auto& [data, number] : parts) {
-        call.parts.push_back(stored_lines(data, number, call.I));
-        call.O += call.parts.back().lines;
-        if (!has_linear_many() || call.parts.back().kind < kStored)
-            refuse("many rows are not multiplied with the kind " + std::to_string(number) + " on " + isa());
-    }
-    const auto out = new_like<float>(x, {call.B, call.O});
-    call.out = out.data;
-    if (call.I == 0) std::fill_n(out.data, call.B * call.O, 0.0f);
-    if (call.B * call.I * call.O == 0) return out.tensor;
-    const int64_t B = call.B, I = call.I;
-    const std::unique_ptr<char[]> packed(new char[B * packed_row_bytes(kStored, I)]);
-    compute_rows({B, 8 * I, 0, [&](int64_t first, int64_t end, float*) {
-        kernels_.pack_many(from + first * I, end - first, I, B, packed.get() + first * kStoredPanelBytes);
-    }});
-    call.packed = packed.get();
-    run([&] { return make_many_rows_work(kernels_, call, threads_.count()); });
+    if (many) run([&] { return make_many_rows_work(kernels_, call, threads_.count()); });
+    else multiply(call);
     return out.tensor;
 }
 

@@ -66,11 +66,10 @@ class Workers {
     // Writes causal attention of q [n, H, G, D] to k and v [T, H, D] to out, float32.
     void causal(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Tensor& out);
     nb::object linear(const Tensor& x, const Tensor& weight);
-    // parts: lines of one matrix as GGUF keeps them, and the number of their kind.
-    nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
-    // The same of many rows, by kernels of their own, where the instruction set has them: where all parts are quantised.
-    nb::object linear_many(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts);
-    bool has_linear_many() const { return kernels_.pack_many != nullptr; }
+    // parts: lines of one matrix as GGUF keeps them, and the number of their kind.   many: by the kernels for many rows,
+    // which some instruction sets have for quantised kinds.
+    nb::object linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts, bool many);
+    bool has_many_rows() const { return kernels_.pack_many != nullptr; }
     // Writes the numbers of stored lines to out.
     void expand(const Tensor& data, int number, const Tensor& out);
     // Products of x [T, G, D] with the rows of matrices [T, C, D]: [T, G, C].

@@ -95,14 +95,6 @@ struct LinearCall {
     float* out;                     // [M, B, O]
 };
 
-// out = x weight^T for many rows, B of I numbers, which are packed. Every part is of a stored kind.
-struct ManyRowsCall {
-    const char* packed;
-    int64_t B, I, O;
-    std::vector<LinearPart> parts;  // one matrix of O lines
-    float* out;                     // [B, O]
-};
-
 // Causal attention of the last n of T positions of a prompt.
 struct CausalCall {
     DType dtype;                    // of q, k and v
@@ -138,7 +130,8 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
 std::unique_ptr<Work> make_causal_work(const Kernels& kernels, const CausalCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
-std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const ManyRowsCall& call, int threads);
+// The same, by the kernels for many rows: M is 1, and every part is of a stored kind.
+std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const LinearCall& call, int threads);
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
 std::unique_ptr<Work> make_rows_work(const RowsCall& call, int threads);
 

@@ -1,3 +1,5 @@
+#include <thread>
+
 #include "tasks/common.h"
 
 namespace scout {
@@ -61,10 +63,12 @@ class LinearWork final : public Work {
     int64_t threads_, tasks_;                 // tasks: of each matrix
 };
 
-// A task is some of the rows, and lines that are laid out together.
+// The first tasks pack rows; each other one is some of the rows, and lines that are laid out together. Tasks are claimed
+// in order, so all packing is under way when a thread waits for it.
 class ManyRowsWork final : public Work {
   public:
-    ManyRowsWork(const Kernels& kernels, const ManyRowsCall& call, int threads) : kernels_(kernels), call_(call) {
+    ManyRowsWork(const Kernels& kernels, const LinearCall& call, int threads)
+        : kernels_(kernels), call_(call), packed_(new char[call.B * packed_row_bytes(kStored, call.I)]) {
         int64_t begin = 0;
         for (const LinearPart& part : call_.parts) {
             for (int64_t first = 0; first < part.lines; first += kManyLines)
@@ -72,21 +76,18 @@ class ManyRowsWork final : public Work {
             begin += part.lines;
         }
         threads_ = worthwhile_threads(call.B * call.O * call.I, kProductsPerThread, threads);
+        packing_ = std::min(call.B, wanted_tasks(threads_)), unpacked_ = packing_;
         const int64_t wanted = call.O ? ceil_div(wanted_tasks(threads_), units_.size()) : 0;
         row_tasks_ = std::min(wanted, ceil_div(call.B, kLeastRows));
     }
 
-    int64_t tasks() const override { return units_.size() * row_tasks_; }
+    int64_t tasks() const override { return packing_ + units_.size() * row_tasks_; }
     int64_t threads() const override { return threads_; }
 
     void run(int64_t number) noexcept override {
-        const auto [part, line, column] = units_[number / row_tasks_];
-        const int64_t task = number % row_tasks_, first = call_.B * task / row_tasks_;
-        const int64_t end = call_.B * (task + 1) / row_tasks_, lines = std::min(kManyLines, part->lines - line);
-        const char *rows = call_.packed + first * kStoredPanelBytes, *weight = part->weight + line * part->line_bytes;
-        float* out = call_.out + first * call_.O + column;
-        kernels_.linear_many[part->kind - kStored](
-            {rows, weight, end - first, call_.I, lines, out, call_.O, call_.B});
+        if (number < packing_) return pack(number);
+        while (unpacked_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+        multiply(units_[(number - packing_) / row_tasks_], (number - packing_) % row_tasks_);
     }
 
   private:
@@ -96,10 +97,28 @@ class ManyRowsWork final : public Work {
         int64_t line, column;  // the first, in the part and in the matrix
     };
 
+    char* packed(int64_t row) const { return packed_.get() + row * kStoredPanelBytes; }
+
+    void pack(int64_t number) noexcept {
+        const int64_t first = call_.B * number / packing_, end = call_.B * (number + 1) / packing_;
+        kernels_.pack_many(call_.x + first * call_.I, end - first, call_.I, call_.B, packed(first));
+        unpacked_.fetch_sub(1, std::memory_order_release);
+    }
+
+    void multiply(const Unit& unit, int64_t number) const noexcept {
+        const auto& [part, line, column] = unit;
+        const int64_t first = call_.B * number / row_tasks_, end = call_.B * (number + 1) / row_tasks_;
+        kernels_.linear_many[part->kind - kStored](
+            {packed(first), part->weight + line * part->line_bytes, end - first, call_.I,
+             std::min(kManyLines, part->lines - line), call_.out + first * call_.O + column, call_.O, call_.B});
+    }
+
     const Kernels& kernels_;
-    const ManyRowsCall call_;
+    const LinearCall call_;
+    const std::unique_ptr<char[]> packed_;
     std::vector<Unit> units_;
-    int64_t threads_, row_tasks_;
+    int64_t threads_, packing_, row_tasks_;
+    std::atomic<int64_t> unpacked_;  // tasks of packing that have not ended
 };
 
 // Lines of stored weights as numbers.
@@ -131,7 +150,7 @@ std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall&
     return std::make_unique<ExpandWork>(kernels, call, threads);
 }
 
-std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const ManyRowsCall& call, int threads) {
+std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const LinearCall& call, int threads) {
     return std::make_unique<ManyRowsWork>(kernels, call, threads);
 }
 

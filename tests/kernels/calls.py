@@ -159,7 +159,7 @@ CALLS = {
     ),
     "linear of many rows with stored blocks": KernelCall(
         lambda: {"x": torch.randn(23, 64), "data": random_blocks(StoredKind.Q4_1, 7, 64, 0.01).parts[0].data},
-        lambda workers, x, data: workers.native.linear_many(x, [(data, StoredKind.Q4_1.number)]),
+        lambda workers, x, data: workers.native.linear_stored(x, [(data, StoredKind.Q4_1.number)], many=True),
         lambda x, data: reference_rows.linear(x.double(), stored(data, StoredKind.Q4_1, x.shape[-1])),
         stored_rounding,
     ),

@@ -26,8 +26,6 @@ Array<uint8_t> random_lines(const StoredFormat& format, int64_t blocks, Dice& di
     return data;
 }
 
-constexpr int64_t kFewRows = 16;
-
 // The numbers are those of the portable kernels, which tests in Python compare with the package gguf.
 void check_stored(const Kernels& kernels, WorkerThreads& workers, const StoredFormat& format, int64_t B, int64_t I,
                   int64_t O) {
@@ -61,14 +59,11 @@ void check_stored(const Kernels& kernels, WorkerThreads& workers, const StoredFo
         }
     };
     const LinearPart part{format.kind, (const char*)weight.data(), 0, line, O};
-    if (B > kFewRows) {
-        if (!kernels.pack_many) return;
-        Array<char> packed(B * packed_row_bytes(format.kind, I));
-        kernels.pack_many(x.data(), B, I, B, packed.data());
-        finish(workers, make_many_rows_work(kernels, {packed.data(), B, I, O, {part}, out.data()}, workers.count()));
-        return check_products();
-    }
-    finish(workers, make_linear_work(kernels, {x.data(), 1, B, I, O, {part}, out.data()}, workers.count()));
+    const LinearCall call{x.data(), 1, B, I, O, {part}, out.data()};
+    finish(workers, make_linear_work(kernels, call, workers.count()));
+    check_products();
+    if (!kernels.pack_many) return;
+    finish(workers, make_many_rows_work(kernels, call, workers.count()));
     check_products();
 }
 

@@ -31,8 +31,10 @@ from .ops import NearRequest
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, RowCorrection
 
+MANY_ROWS = 8
+"""Rows from which the kernels for many rows, where there are any, multiply stored blocks: of fewer they are slower."""
 MOST_ROWS = 16
-"""Rows up to which stored blocks are multiplied as they are; of more rows PyTorch's products are as fast."""
+"""Rows up to which every CPU multiplies stored blocks as they are; of more rows PyTorch's products may be as fast."""
 
 
 class NativeOps(PlainOps):
@@ -133,15 +135,25 @@ class RowKernels:
         """Rows x [T, A] times weight^T.   weight: [B, A], or [T, B, A], one for each row; matrices contiguous.
 
         With a stored matrix, rows are rounded to 16 bits in each 256 columns, and multiplied with the blocks as they
-        are. So are more than MOST_ROWS rows where the processor multiplies bytes fast and x is not bfloat16, which is
-        fast itself. Else their product is PyTorch's, in the dtype of x, with tiles that are expanded.
+        are. So are more than MOST_ROWS rows where there are kernels for many, and x is not bfloat16, which PyTorch
+        multiplies as fast there. Else their product is PyTorch's, with tiles that are expanded. The product of so many
+        is in the dtype of x.
         """
         if isinstance(weight, StoredMatrix):
             if x.dim() == 2 and x.shape[0] > MOST_ROWS:
                 return self._linear_of_many(x, weight)
-            x, weight = in_order(x, weight)
-            return self._native.linear_stored(_floats(x), _numbered(weight))
+            return self._linear_of_blocks(x, weight)
         return self._native.linear(_floats(x), weight)
+
+    def _linear_of_blocks(self, x: Tensor, weight: StoredMatrix) -> Tensor:
+        x, weight = in_order(x, weight)
+        parts = [(part.data, part.kind.number) for part in weight.parts]
+        many = x.dim() == 2 and x.shape[0] >= MANY_ROWS and self._has_many_rows(weight)
+        return self._native.linear_stored(_floats(x), parts, many)
+
+    def _has_many_rows(self, weight: StoredMatrix) -> bool:
+        """Whether there are kernels for many rows, for each part of a matrix."""
+        return self._native.has_many_rows and all(part.kind.dtype is None for part in weight.parts)
 
     def _linear_of_many(self, x: Tensor, weight: StoredMatrix) -> Tensor:
         if x.shape[1] != weight.columns or not x.is_floating_point():
@@ -149,11 +161,9 @@ class RowKernels:
                 f"x is {x.dtype} {list(x.shape)}, and the stored matrix is {list(weight.shape)}: x must have floats, "
                 "and as many columns"
             )
-        quantised = all(part.kind.dtype is None for part in weight.parts)
-        if not (quantised and self._native.has_linear_many) or x.dtype == torch.bfloat16:
+        if x.dtype == torch.bfloat16 or not self._has_many_rows(weight):
             return reference_rows.linear(x, weight, self._fill)
-        rows, weight = in_order(x, weight)
-        return self._native.linear_many(_floats(rows), _numbered(weight)).to(x.dtype)
+        return self._linear_of_blocks(x, weight).to(x.dtype)
 
     def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a stored matrix as numbers; see `reference_stored.expand`."""
@@ -207,11 +217,6 @@ class ManyRowKernels(RowKernels):
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], in the dtype of x, or stored."""
         return reference_rows.linear(x, weight, self._fill)
-
-
-def _numbered(weight: StoredMatrix) -> list[tuple[Tensor, int]]:
-    """The parts of a matrix, with the numbers of their kinds."""
-    return [(part.data, part.kind.number) for part in weight.parts]
 
 
 def _floats(x: Tensor) -> Tensor:

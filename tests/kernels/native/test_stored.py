@@ -20,7 +20,7 @@ def rows(request):
 @pytest.fixture
 def many_rows(rows):
     """The kernels where they multiply many rows with the blocks as they are."""
-    if not rows._native.has_linear_many:
+    if not rows._native.has_many_rows:
         pytest.skip(f"{rows._native.isa} has no fast products of bytes: many rows are PyTorch's there")
     return rows
 
@@ -34,7 +34,7 @@ def assert_products(got, x, weight):
 
 
 @pytest.mark.parametrize(
-    ("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (16, 256, 530), (70, 512, 67)]
+    ("T", "columns", "lines"), [(1, 256, 48), (3, 1024, 17), (7, 512, 1), (9, 256, 530), (16, 256, 65), (70, 512, 67)]
 )
 @pytest.mark.parametrize("kind", StoredKind, ids=lambda kind: kind.name)
 def test_linear(rows, kind, T, columns, lines):
@@ -154,12 +154,12 @@ def test_bad_arguments_are_named(rows):
     for many in (torch.randn(64, 2), torch.ones(20, 64, dtype=torch.int64)):
         with pytest.raises(KernelError, match=r"x is torch.+ \[\d+, .+the stored matrix is \[4, 64\]"):
             rows.linear(many, weight)
-    native = rows._native
+    native, numbers = rows._native, torch.empty(4, 256, dtype=torch.uint8)
     for wrong, message in [
-        (lambda: native.linear_stored(x, [(data, 9)]), "kind 9, which no kernel reads"),
-        (lambda: native.linear_many(x, [(data, 0)]), "the kind 0"),
-        (lambda: native.linear_many(x, [(data[:, :34], 8)]), r"\[rows, 68\]"),
-        (lambda: native.linear_many(x[0], [(data, 8)]), r"x is \[64\]"),
+        (lambda: native.linear_stored(x, [(data, 9)], many=False), "kind 9, which no kernel reads"),
+        (lambda: native.linear_stored(x, [(numbers, 0)], many=True), "many rows are not multiplied with the kind 0"),
+        (lambda: native.linear_stored(x, [(data[:, :34], 8)], many=True), r"\[rows, 68\]"),
+        (lambda: native.linear_stored(x[0], [(data, 8)], many=True), r"x is \[64\]"),
         (lambda: native.expand(data, 8, torch.empty(5, 64)), r"out is torch.float32 \[5, 64\] for 4 rows"),
         (lambda: native.expand(data, 8, torch.empty(4, 64).double()), "torch.float64"),
         (lambda: native.expand(data, 8, torch.empty(64, 4).T), "contiguous"),
