@@ -1,4 +1,6 @@
-"""Decoding in vLLM with the plugin and without it, in turns: so many steps of the one, so many of the other.
+"""Decoding in vLLM with the plugin and without it, in turns: so many steps of each.
+
+The plugin runs with its default, one memory ("all"), and with slots.
 
 SCOUT_VLLM_PYTHON=.venv-vllm-0.32.0/bin/python .venv/bin/python -m tests.integrations.vllm.speed
 """
@@ -60,7 +62,7 @@ class Paced:
             self.process.wait()
 
 
-def compare(python, model, prompts, scout, *, dtype, rounds, steps, compiled):
+def compare(python, model, prompts, budget, *, dtype, rounds, steps, compiled):
     """Milliseconds of steps, by engine; and what each took before that."""
     longest = max(map(len, prompts)) + ROOM
     common = {
@@ -76,7 +78,9 @@ def compare(python, model, prompts, scout, *, dtype, rounds, steps, compiled):
     stock = common | {"enable_prefix_caching": False}
     engines = {"vllm, compiled": (stock, {})} if compiled else {}
     engines["vllm"] = (stock | {"enforce_eager": True}, {})
-    engines["vllm with scout"] = (common | {"additional_config": {"scout": scout}}, {WAITING: "PASSIVE"})
+    for memory in ("all", "slots"):
+        scout = {"budget": budget, "device_memory": memory}
+        engines[f"scout, {memory}"] = (common | {"additional_config": {"scout": scout}}, {WAITING: "PASSIVE"})
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(Paced(python, llm, prompts, {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment))
@@ -97,7 +101,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="of each engine in a round")
     parser.add_argument("--dtype", default="float32", help="of weights and of keys and values")
     parser.add_argument("--compiled", action="store_true", help="vLLM as it comes too: it compiles the model")
-    parser.add_argument("--scout", type=json.loads, default={"budget": 1024, "device_memory": "slots"})
+    parser.add_argument("--budget", type=int, default=1024, help="tokens that are attended to")
     options = parser.parse_args()
     text = "".join(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))
     with tempfile.TemporaryDirectory() as directory:
@@ -108,20 +112,22 @@ def main():
             os.environ["SCOUT_VLLM_PYTHON"],
             model,
             prompts,
-            options.scout,
+            options.budget,
             dtype=options.dtype,
             rounds=options.rounds,
             steps=options.steps,
             compiled=options.compiled,
         )
-    print(f"smollm2, {options.dtype}, {options.batch} prompts of {options.context} tokens, {json.dumps(options.scout)}")
+    sizes = f"{options.batch} prompts of {options.context} tokens"
+    print(f"smollm2, {options.dtype}, {sizes}, budget {options.budget}")
     print(f"{'':16} {'ms a step':>10} {'quickest':>9} {'tokens/s':>9} {'prompt tokens/s':>16}")
     for name, each in times.items():
         typical, read = median(each), options.batch * options.context / before[name][1]
         print(f"{name:16} {typical:10.1f} {min(each):9.1f} {1e3 * options.batch / typical:9.1f} {read:16.0f}")
-    *others, ours = (median(each) for each in times.values())
-    for name, other in zip(times, others, strict=False):
-        print(f"{other / ours:.2f} times the tokens a second of {name} without the plugin")
+    typical = {name: median(each) for name, each in times.items()}
+    for name, ours in typical.items():
+        if name.startswith("scout"):
+            print(f"{name}: {typical['vllm'] / ours:.2f} times the tokens a second of vLLM without the plugin")
 
 
 if __name__ == "__main__":

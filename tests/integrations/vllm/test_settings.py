@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from scoutattention import Ablation, ConfigError, ScoutConfig
-from scoutattention.integrations.vllm.settings import read_settings
+from scoutattention import Ablation, ConfigError, EngineConfig, ScoutConfig
+from scoutattention.integrations.vllm.settings import read_settings, worker_threads
 
 
 def test_without_settings_of_scout_there_are_none():
@@ -40,3 +40,12 @@ def test_fields_are_those_of_the_configurations():
 def test_bad_settings_are_refused(given, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_settings({"scout": given})
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "bound", "threads"),
+    [(None, 8, False, 4), (None, 8, True, 8), (None, 1, False, 1), (3, 8, False, 3), (3, 8, True, 3)],
+)
+def test_ranks_share_cores_that_vllm_does_not_bind_them_to(workers, cores, bound, threads):
+    engine = EngineConfig(tensor_parallel_size=2, workers=workers)
+    assert worker_threads(engine, cores, bound=bound) == threads

@@ -36,6 +36,11 @@ def read_settings(additional: object) -> Settings | None:
     return Settings(*split_settings({**given, **ablation}, ENGINE, "scout in vLLM"))
 
 
+def worker_threads(engine: EngineConfig, cores: int, *, bound: bool) -> int:
+    """Worker threads of a rank.   cores: those that it may use.   bound: whether they are its own, or all ranks'."""
+    return engine.workers or max(1, cores if bound else cores // engine.tensor_parallel_size)
+
+
 def _ablation(given: object) -> Ablation:
     known = [item.name for item in fields(Ablation)]
     if not isinstance(given, Mapping) or not set(given) <= set(known):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from typing_extensions import override
+from vllm import envs
 from vllm.distributed import get_tp_group
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -15,7 +16,7 @@ from .memory import settings_of
 from .metrics import Totals
 from .model import read_model
 from .session import Session
-from .settings import Settings
+from .settings import Settings, worker_threads
 from .spec import one_block
 
 
@@ -25,8 +26,8 @@ class ScoutWorker(CPUWorker):
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # vLLM's
         super().__init__(vllm_config, *args, **kwargs)
         self.scout_settings: Settings = settings_of(vllm_config)
-        engine = self.scout_settings.engine
-        self.scout_workers = Workers(engine.workers or max(1, usable_cores() // engine.tensor_parallel_size))
+        bound = envs.VLLM_CPU_OMP_THREADS_BIND != "nobind"
+        self.scout_workers = Workers(worker_threads(self.scout_settings.engine, usable_cores(), bound=bound))
         self.scout_session: Session | None = None
         self.scout_totals: Totals | None = None
 
