@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from scoutattention import ScoutConfig
 from scoutattention.bench.decode import measure as decode
 from scoutattention.bench.decode import process as decode_process
-from scoutattention.bench.decode.job import DecodeJob, Setup
+from scoutattention.bench.decode.job import DecodeJob, Far, Setup, Timed
 from scoutattention.bench.decode.measure import Result, Workload, measure, missing
 from scoutattention.bench.decode.process import EngineProcess, Serving
 from scoutattention.bench.decode.scout import OurDecoding, SlotsDecoding
@@ -26,8 +27,9 @@ from scoutattention.engine import engine as engine_file
 from scoutattention.errors import CapacityError, ConfigError
 
 PROMPTS = tuple(tuple((7 * i * i + 3 * i + row) % 97 for i in range(120)) for row in range(2))
-JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, 96, 1)
+JOB = DecodeJob(Path("nowhere"), None, "float32", PROMPTS, 160, ScoutConfig(budget=96), 2.0, 1)
 SETUP = Setup("float32", "float32", "none")
+FARS = (Far(0.002, 0.0, 50, 10), Far(0.001, 0.001, 50, 20), Far(0.009, 0.002, 100, 10))
 WORKLOAD = Workload((120,), (2,), ("scout", "transformers"), rounds=2, steps=3, traced=2)
 
 
@@ -46,7 +48,7 @@ class FakeEngine:
             new[1][5] = 6
         given = {
             "read": 2.0,
-            "steps": [0.25] * 3,
+            "steps": [Timed(0.25, far) for far in FARS] if self.engine == "scout" else [Timed(0.25, None)] * 3,
             "answers": new,
             "memory": (3 << 20, 4 << 20),
             "traced": None,
@@ -78,8 +80,9 @@ def test_cases_above_the_limit_are_left_out_and_named():
 @pytest.mark.usefixtures("fake")
 def test_a_case_is_measured_in_turns_and_compared():
     scout, transformers = measure(WORKLOAD, JOB, lambda what: None).results
-    assert scout == Result("scout", *SETUP, 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 4.0, 0.75)
-    assert transformers == scout._replace(engine="transformers", budget=None, same_tokens=1.0)
+    assert scout == Result("scout", *SETUP, 120, 2, 96, 250.0, 8.0, 120.0, 3.0, 4.0, 0.75, 2.0, 1.0, 0.2)
+    nothing_far = {"hidden_ms": None, "unhidden_ms": None, "share": None}
+    assert transformers == scout._replace(engine="transformers", budget=None, same_tokens=1.0, **nothing_far)
     turns = [engine for engine, work in FakeEngine.log if work == "steps"]
     assert turns == ["scout", "transformers", "transformers", "scout", "scout", "transformers"]
     assert [work for _, work in FakeEngine.log[:4]] == ["setup", "read"] * 2
@@ -93,7 +96,7 @@ def test_the_first_round_is_not_counted(fake, monkeypatch):
     def ask(self, work, *arguments):
         first = FakeEngine.log.count((self.engine, "steps")) == 0
         given = answer(self, work, *arguments)
-        return [10.0] * 300 if work is Serving.steps and first else given
+        return [Timed(10.0, None)] * 300 if work is Serving.steps and first else given
 
     monkeypatch.setattr(FakeEngine, "ask", ask)
     assert [result.ms_per_step for result in measure(WORKLOAD, JOB, lambda told: None).results] == [250.0, 250.0]
@@ -110,14 +113,14 @@ def test_engines_that_cannot_run_say_why(monkeypatch):
 
 
 def test_a_process_answers_what_the_engine_would(job):
-    process = EngineProcess("dense", replace(job, budget=None))
+    process = EngineProcess("dense", replace(job, scout=ScoutConfig(budget=None)))
     assert process.ask(Serving.read) > 0
     assert len(process.ask(Serving.steps, 4)) == 4
     there, most = process.ask(Serving.memory)
     assert 64 << 20 < there <= most < 16 << 30, "bytes, of a process with PyTorch and a tiny model"
     answers = process.ask(Serving.answers)
     process.close()
-    here = OurDecoding(replace(job, budget=None))
+    here = OurDecoding(replace(job, scout=ScoutConfig(budget=None)))
     here.read()
     for _ in range(4):
         here.step()
@@ -136,7 +139,7 @@ def test_reading_ends_when_every_prompt_was_read(job, monkeypatch):
 
 def test_transformers_and_our_engine_answer_alike(job):
     before = torch.is_grad_enabled()
-    job = replace(job, budget=None)
+    job = replace(job, scout=ScoutConfig(budget=None))
     kinds = OurDecoding, TransformersDecoding, StaticTransformersDecoding, ScoutTransformersDecoding
     ours, *theirs = (kind(job) for kind in kinds)
     for engine in (ours, *theirs):
@@ -151,9 +154,28 @@ def test_transformers_and_our_engine_answer_alike(job):
 
 
 def test_only_the_engine_that_is_named_after_them_has_slots(job):
-    longer = replace(job, max_len=4 * job.budget)
+    longer = replace(job, max_len=4 * 96)
     engines = [make(longer)._llm.engine for make in (OurDecoding, SlotsDecoding)]
     assert [engine.store.slots is None for engine in engines] == [True, False]
+
+
+@pytest.mark.parametrize(("slots", "held"), [(2.0, 4), (0.5, 1), (0.0, 0)])
+def test_slots_are_a_multiple_of_the_budget(job, slots, held):
+    """A budget of 96 tokens is two closed blocks and the open one."""
+    engine = SlotsDecoding(replace(job, max_len=4 * 96, slots=slots))._llm.engine
+    assert engine.plan.quota(2, 4 * 96) == held
+
+
+def test_a_step_tells_what_the_cpu_did(job):
+    """Four closed blocks, one slot: all but what it holds is far, until a limit leaves blocks out."""
+    few = replace(job, slots=0.5, scout=ScoutConfig(budget=96, max_cpu_share=None))
+    decoding, plain = SlotsDecoding(few), OurDecoding(job)
+    for engine in (decoding, plain):
+        engine.read()
+    far = decoding.step()
+    assert 0 < far.far_blocks < far.chosen_blocks
+    assert far.hidden_s + far.unhidden_s > 0
+    assert plain.step() is None
 
 
 def test_errors_of_the_engine_cross_the_pipe(job):

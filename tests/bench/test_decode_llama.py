@@ -8,13 +8,18 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from scoutattention import ScoutConfig
 from scoutattention.bench.decode.job import DecodeJob, Setup
 from scoutattention.errors import ModelFileError
 
 NAME = "scoutattention.bench.decode.llama_cpp"
 VOCAB = 1000
 JOB = DecodeJob(
-    Path(), Path("m.gguf"), "bfloat16", (tuple(range(600)), tuple(range(300, 900))), max_len=620, budget=None, threads=2
+    *(Path(), Path("m.gguf"), "bfloat16", (tuple(range(600)), tuple(range(300, 900)))),
+    max_len=620,
+    scout=ScoutConfig(budget=None),
+    slots=2.0,
+    threads=2,
 )
 
 

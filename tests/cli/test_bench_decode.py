@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from scoutattention import ScoutConfig
 from scoutattention.bench.decode.job import Traced
 from scoutattention.bench.decode.measure import Measured, Result
 from scoutattention.cli import main
@@ -45,6 +46,8 @@ def test_a_case_runs_and_is_written(tiny_models, tmp_path, capsys):
     assert report["cases"][0]["same_tokens"] == 1, "the context is within the budget"
     assert [case["calibration"] for case in report["cases"]] == ["none", "none"], "the context is within the budget"
     assert report["left_out"] == [{"context": 64, "batch": 4}]
+    assert report["method"] == {"budget": 96, "lookahead": 1, "max_cpu_share": 0.085}
+    assert (report["slots"], report["steps"]) == (2.0, [1, 2]), "the first step is not counted"
     assert "left out: 4 x 64 tokens, above --largest 100" in err
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {"scout", "dense"}
@@ -64,6 +67,13 @@ def test_every_sequence_reads_its_own_part_of_the_text(measured, tiny_models, ca
     assert re.search(r"scout: float32 weights, float16 cache,\s+calibration: the prompt's own", out)
 
 
+def test_the_method_of_the_engines_that_have_one_can_be_changed(measured, tiny_models):
+    more = ("--lookahead", "2", "--max-cpu-share", "off", "--slots", "0.25")
+    assert main(["bench", "decode", str(tiny_models["llama"]), "--contexts", "64", *SHORT, *more]) == 0
+    job = measured[0][1]
+    assert (job.scout, job.slots) == (ScoutConfig(budget=96, lookahead=2, max_cpu_share=None), 0.25)
+
+
 def test_what_is_not_there_is_left_out_unless_it_was_asked_for(measured, tiny_models, capsys):
     path = str(tiny_models["llama"])
     short = ("--contexts", "64", "--batches", "1")
@@ -81,6 +91,7 @@ def test_what_is_not_there_is_left_out_unless_it_was_asked_for(measured, tiny_mo
         (("--contexts", "1k"), "--contexts='1k' is not a list of numbers"),
         (("--largest", "100"), "--largest=100 leaves out every case"),
         (("--budget", "32"), "budget=32 tokens is below 96"),
+        (("--budget", "all"), "--budget all is full attention, which is the engine dense"),
         (("--trace", "/nowhere/t.json"), "there is no folder /nowhere"),
     ],
 )

@@ -1,6 +1,7 @@
 """Predictions beside measured steps: `scout plan --check`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,21 +40,70 @@ def test_measured_steps_are_compared(written, capsys):
     assert "Not predicted here: resident." in out
     assert main([*ON_H100, file, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    full, scout = found["cases"]
-    assert (full["waited_s"], scout["far_s"]) == (None, pytest.approx(7.3e-3))
-    assert scout["predicted_s"] == pytest.approx(14.6e-3, rel=0.02), "with pages in 8 bits"
-    assert found["median_error"] < 0.05
+    full, scout = (case["pairs"] for case in found["cases"])
+    assert set(full) == {"step"}
+    assert scout["hidden"]["measured"] == pytest.approx(6.3e-3)
+    assert scout["step"]["predicted"] == pytest.approx(14.6e-3, rel=0.02), "with pages in 8 bits"
+    assert found["median_error"]["step"] < 0.05
+    assert found["median_error"]["share"] is None
 
 
-def test_a_cpu_has_no_slots_to_compare(written, capsys):
-    file = written(case("dense", 60.0, 1024, 4), case("scout-slots", 50.0, 1024, 4), case("transformers", 90.0))
+def slots_case(ms, context, **more):
+    return case("scout-slots", ms, context, 4, cache_dtype="float32", **more)
+
+
+def compared(capsys, *args):
+    """What --check prints as JSON: the pairs of each case, and the median errors."""
+    assert main([*ON_A_CPU, *args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return [one["pairs"] for one in found["cases"]], found["median_error"]
+
+
+def test_slots_on_a_cpu_are_compared(written, capsys):
+    """The file gives the dtype, the settings of the method and the slots."""
+    method = {"budget": 256, "lookahead": 1, "max_cpu_share": 0.2}
+    far = slots_case(50.0, 4096, hidden_ms=2.0, unhidden_ms=0.01, share=0.1)
+    file = written(far, slots_case(50.0, 1024), case("transformers", 90.0), method=method, slots=4)
+    (far, near), errors = compared(capsys, file)
+    assert far["share"] == {"measured": 0.1, "predicted": 0.2}
+    assert far["hidden"]["predicted"] > 0
+    assert set(near) == {"step"}
+    assert errors["share"] == pytest.approx(1.0)
     assert main([*ON_A_CPU, file]) == 0
-    assert "Not predicted here: scout-slots, transformers." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "float32, budget 256, lookahead 1, slots 4x, limit 0.2" in out
+    assert "10.0% / 20.0%, +100%" in out
+    assert "Not predicted here: transformers." in out
+
+
+def test_files_are_compared_together(written, tmp_path, capsys):
+    first = tmp_path / "first.json"
+    first.write_text(Path(written(slots_case(50.0, 4096))).read_text())
+    cases, _ = compared(capsys, written(slots_case(60.0, 8192)), "--check", str(first))
+    assert [pairs["step"]["measured"] for pairs in cases] == [0.06, 0.05]
+
+
+def test_settings_that_a_file_contradicts_are_refused(written, capsys):
+    file = written(slots_case(50.0, 4096), method={"budget": 256})
+    assert main([*ON_A_CPU, file, "--budget", "512"]) == 2
+    assert "was measured with budget=256, which --budget contradicts" in capsys.readouterr().err
+    assert main([*ON_A_CPU, file, "--dtype", "bfloat16"]) == 2
+    assert "was measured with dtype=float32, which --dtype contradicts" in capsys.readouterr().err
+    assert main([*ON_A_CPU, file, "--budget", "256", "--dtype", "float32"]) == 0
+
+
+def test_a_file_of_other_engines_is_refused(written, capsys):
     assert main([*ON_A_CPU, written(case("llama.cpp", 1.0))]) == 2
-    assert "has none of the engines that are predicted for desktop: dense, full, scout" in capsys.readouterr().err
+    assert "predicted for desktop: dense, full, scout, scout-slots" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cases": [{"engine": "full"}]}', '{"cases": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"cases": [{"engine": "full"}]}', '{"cases": 3}'),
+        *('{"cases": [], "method": 3}', '{"cases": [], "slots": "a"}', '{"cases": [], "steps": ["a", 2]}'),
+    ],
+)
 def test_a_file_without_cases_is_refused(text, tmp_path, capsys):
     file = tmp_path / "other.json"
     file.write_text(text)

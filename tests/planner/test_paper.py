@@ -15,10 +15,11 @@ from scoutattention import ScoutConfig
 from scoutattention.models.shapes.known import read_model
 from scoutattention.planner import costs as measured
 from scoutattention.planner.computers import CARDS, GIB, Computer, Processor
-from scoutattention.planner.costs import Costs, Work, costs_of
+from scoutattention.planner.costs import costs_of
 from scoutattention.planner.memory import largest_batch
 from scoutattention.planner.planner import predict
 from scoutattention.planner.simulator import Drift, Simulated, schedule_of, simulate
+from scoutattention.planner.work import Costs, Work
 
 ATTENDS, COPIES = 100e9, 15e9
 CARD = CARDS["a100-80gb-pcie"]

@@ -14,9 +14,9 @@ from scoutattention.hardware.host import Host
 from scoutattention.hardware.measure import Measured
 from scoutattention.models.shapes.known import KNOWN_SHAPES, read_model
 from scoutattention.planner.computers import CARDS, CLOUDS, GIB, HOSTS, card_named, find_computer, this_computer
-from scoutattention.planner.costs import DESIGNS, weight_bytes
 from scoutattention.planner.memory import largest_batch, missing, needs_of, room_of, settings_of
 from scoutattention.planner.planner import make_plan, recommend, work_of
+from scoutattention.planner.work import DESIGNS, weight_bytes
 
 SCOUT = ScoutConfig()
 QWEN = read_model("qwen3-8b")

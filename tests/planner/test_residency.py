@@ -12,6 +12,7 @@ from scoutattention.cli import main
 from scoutattention.planner.residency import Recorded, mean_share, read_recording, recorded_shares
 
 STEPS, LAYERS, HEADS, CHOSEN, BLOCKS = 48, 4, 2, 15, 64
+CONTEXT = 2048
 SCOUT = ScoutConfig(budget=512)
 
 
@@ -28,7 +29,7 @@ def recorded():
     resident = np.zeros((LAYERS, HEADS, BLOCKS), bool)
     resident[..., : 2 * CHOSEN] = True
     wishes = np.full(blocks.shape, 1 / CHOSEN, np.float32)
-    return Recorded(blocks, wishes, resident)
+    return Recorded(blocks, wishes, resident, CONTEXT, 512)
 
 
 def mean(recorded, scout=SCOUT, slots=1.0):
@@ -63,15 +64,17 @@ def test_a_block_that_closes_gets_a_slot(recorded):
     assert {share for step in shares for share in step} == {0.0}
 
 
-@pytest.fixture
-def file(recorded, tmp_path):
+def write(recorded, file, context):
     tensors = {"blocks": recorded.blocks.astype(np.int16), "wishes": recorded.wishes.astype(np.float16)}
     named = {f"calibrated.scouts.{name}": tensor for name, tensor in tensors.items()}
-    file = tmp_path / "choices.safetensors"
-    save_file(
-        named | {"calibrated.resident": recorded.resident}, file, {"format": "2", "runs": json.dumps(["calibrated"])}
-    )
+    about = {"about": json.dumps({"context": context, "budget": 512}), "runs": json.dumps(["calibrated"])}
+    save_file(named | {"calibrated.resident": recorded.resident}, file, {"format": "2"} | about)
     return file
+
+
+@pytest.fixture
+def file(recorded, tmp_path):
+    return write(recorded, tmp_path / "choices.safetensors", CONTEXT)
 
 
 def test_a_plan_goes_by_a_recording(file, recorded, capsys):
@@ -81,6 +84,27 @@ def test_a_plan_goes_by_a_recording(file, recorded, capsys):
         assert main([*args, *more]) == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [row["cpu_share"] for row in rows if row["design"] == "scout"] == pytest.approx([share] * 3, rel=0.01)
+
+
+def test_each_case_is_compared_by_its_own_recording(file, recorded, tmp_path, capsys):
+    """Its steps are those that count, and of several recordings it takes that of its context and budget."""
+    longer = write(recorded._replace(blocks=recorded.blocks[::-1].copy()), tmp_path / "longer.safetensors", 4096)
+    case = {"engine": "scout-slots", "context": CONTEXT, "batch": 1, "ms_per_step": 9.0, "share": 0.1}
+    bench = tmp_path / "bench.json"
+    bench.write_text(json.dumps({"cases": [case], "method": {"budget": 512, "max_cpu_share": None}, "steps": [4, 12]}))
+    args = ["plan", "smollm2-135m", "--hardware", "desktop", "--check", str(bench), "--json"]
+    shares = []
+    for drift in ([file], [longer, file], [longer]):
+        assert main([*args, *(word for one in drift for word in ("--drift", str(one)))]) == 0
+        shares.append(json.loads(capsys.readouterr().out)["cases"][0]["pairs"]["share"]["predicted"])
+    expected = fmean(fmean(step) for step in list(recorded_shares(recorded, SCOUT, LAYERS))[4:12])
+    assert expected < shares[0] == shares[1] < 2 * expected, "the guard's blocks count again"
+    assert shares[2] > 2 * shares[0], "a single recording is for every case"
+    bench.write_text(bench.read_text().replace("2048", "8192"))
+    assert main([*args, "--drift", str(file), "--drift", str(longer)]) == 2
+    assert "no --drift is a recording of 8192 tokens with a budget of 512" in capsys.readouterr().err
+    assert main([*args[:4], "--drift", str(file), "--drift", str(longer)]) == 2
+    assert "a plan takes one recording: give --drift once" in capsys.readouterr().err
 
 
 def test_what_is_no_recording_is_refused(file, tmp_path):

@@ -10,9 +10,11 @@ import pytest
 from scoutattention import ScoutConfig
 from scoutattention.models.shapes.known import read_model
 from scoutattention.planner.computers import Computer, Processor, find_computer
-from scoutattention.planner.costs import CPU, CPU_IN_BLOCKS, Costs, LayerCosts, Work, costs_of
+from scoutattention.planner.costs import costs_of
+from scoutattention.planner.cpu_costs import CPU, CPU_IN_BLOCKS
 from scoutattention.planner.planner import predict
 from scoutattention.planner.simulator import Drift, Schedule, schedule_of, simulate
+from scoutattention.planner.work import Costs, LayerCosts, Work
 
 SCOUT = ScoutConfig()
 SIMPLE = LayerCosts(1.0, 1.0, 1.0, 1.0, 0.0, 1.0, far_call=2.0, far=10.0, fetch=10.0, recall=0.0)

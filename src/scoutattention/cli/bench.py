@@ -11,6 +11,7 @@ from ..bench.decode.measure import Workload as DecodeWorkload
 from ..bench.decode.process import ENGINES
 from ..bench.gpu.cases import QUICK_STEPS, STEPS, other_programs, rivals
 from ..bench.gpu.cases import Workload as GpuWorkload
+from ..cache.memory_plan import SLOTS_PER_BUDGET
 from ..config import EngineConfig, KVDTypeName, ScoutConfig, parse_size
 from ..config.fields import format_bytes
 from ..errors import ConfigError
@@ -19,12 +20,15 @@ from .command import Call, load_action, takes
 from .flags import AsJson, DType, Model, Plot, Trace, flag
 from .inputs import read_numbers, read_words
 from .output import check_drawing, check_writable
+from .settings import read_settings
 
 LEAST_SIZE = 1 << 20
 """Bytes; less data would be timed from the caches."""
 COPIES = 4
 """Of what a call reads: for the kernel, the plain read, and PyTorch's two ways."""
 GPU_ENGINES = tuple(rival.name for rival in (*rivals(ScoutConfig()), *other_programs(ScoutConfig())))
+NOT_TIMED = ("block_size", "sink_blocks", "recent_blocks", "calibration", "guard")
+"""Settings of the method that `scout bench decode` leaves at their defaults."""
 CONTEXTS, QUICK_CONTEXTS = "65536,32768,131072,8192", "32768,8192"
 BATCHES, QUICK_BATCHES = "1,2,4,6,8,12,16,24,32,48,64,96,128,192,256", "1,8"
 MINUTES, QUICK_MINUTES = 7.0, 2.0
@@ -74,7 +78,9 @@ class DecodeFlags:
     engines: Annotated[
         str | None, flag("--engines", f"Of {', '.join(ENGINES)}. Without it: all that are installed.", metavar="LIST")
     ] = None
-    budget: Annotated[int, flag("--budget", "Tokens that scout chooses, for each layer and KV head.")] = 1024
+    slots: Annotated[
+        float, flag("--slots", "Slots of scout-slots, as a multiple of the budget.", min=0, hidden=True)
+    ] = SLOTS_PER_BUDGET
     dtype: DType = "auto"
     rounds: Annotated[
         int, flag("--rounds", "Timed turns of each engine, after one turn to warm up.", min=1, hidden=True)
@@ -88,7 +94,7 @@ class DecodeFlags:
     trace: Trace = None
 
 
-@takes(DecodeFlags)
+@takes(DecodeFlags, ScoutConfig, without=NOT_TIMED)
 def decode(call: Call[DecodeFlags]) -> None:
     """Time decoding on this CPU, with this engine and with others, on the same model, prompts and threads.
 
@@ -97,7 +103,9 @@ def decode(call: Call[DecodeFlags]) -> None:
     engines take turns. "Same" is the part of the answer before the first token that differs from full attention's.
     """
     flags = call.flags
-    ScoutConfig(budget=flags.budget)  # raises before minutes are spent
+    scout = read_settings(call.settings).scout
+    if scout.budget is None:
+        raise ConfigError("--budget all is full attention, which is the engine dense: give a number of tokens")
     check_drawing("--plot", flags.plot)
     check_writable("--trace", flags.trace)
     workload = DecodeWorkload(
@@ -111,7 +119,7 @@ def decode(call: Call[DecodeFlags]) -> None:
     if not workload.cases():
         sizes = f"{flags.contexts} tokens by {flags.batches}"
         raise ConfigError(f"--largest={flags.largest} leaves out every case of {sizes}: raise it")
-    load_action("decode").decode(flags, workload)
+    load_action("decode").decode(flags, workload, scout)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from ..cache.memory_plan import SLOTS_PER_BUDGET
 from ..config import ScoutConfig
 from .computers import Computer
-from .costs import Work, costs_of
+from .costs import costs_of
 from .memory import largest_batch, needs_of
-from .simulator import Drift, schedule_of, simulate
+from .simulator import Drift, limited, schedule_of, simulate
+from .work import Work
 
 Shares = Callable[[ScoutConfig, int, float], Iterable[Sequence[float]]]
 """`residency.recorded_shares` of a recording: of settings, a number of layers, and slots as part of the usual ones."""
@@ -73,10 +74,10 @@ def _explored(
     work = work._replace(batch=max(1, shown))
     steps = list(shares(work.scout, layers, work.slots / SLOTS_PER_BUDGET))
     absent = statistics.fmean(map(statistics.fmean, steps))
-    share = min(absent, work.scout.max_cpu_share or 1.0)
+    attended = limited(steps, work.scout.max_cpu_share)
+    share = statistics.fmean(map(statistics.fmean, attended))
     costs = costs_of("scout", work, computer)
-    limited = ([each * share / absent if absent else 0.0 for each in step] for step in steps)
-    found = simulate(costs, schedule_of("scout", layers, work.scout), limited)
+    found = simulate(costs, schedule_of("scout", layers, work.scout), attended)
     return Explored(
         setting=setting,
         value=value,

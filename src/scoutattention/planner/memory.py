@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ..cache.memory_plan import digest_bytes, state_bytes
 from ..config import EngineConfig
 from .computers import GIB, Computer
-from .costs import Design, Work, weight_bytes
+from .work import Design, Work, weight_bytes
 
 DRIVER = 600 << 20
 """Bytes of a GPU that a driver's context, libraries and a step's own tensors take, about."""

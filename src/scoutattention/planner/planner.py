@@ -9,9 +9,10 @@ from ..errors import CapacityError
 from ..shape import NamedShape
 from ..trace.timeline import Timeline
 from .computers import GIB, Computer
-from .costs import DESIGNS, Design, Work, costs_of, weight_bytes
+from .costs import costs_of
 from .memory import largest_batch, missing, needs_of, room_of
 from .simulator import Drift, Simulated, schedule_of, simulate
+from .work import DESIGNS, Design, Work, weight_bytes
 
 GAIN = 1.1
 """How many times as fast packed pages must make a plan to be recommended: they cost some accuracy."""

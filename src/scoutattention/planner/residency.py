@@ -26,11 +26,16 @@ Blocks = NDArray[np.int64]
 
 
 class Recorded(NamedTuple):
-    """Steps of a model with 30 layers, say.   blocks, wishes: [steps, L, H, N], chosen.   resident: bool [L, H, NB]."""
+    """Steps of a model with 30 layers, say, after a prompt.
+
+    blocks, wishes: [steps, L, H, N], chosen.   resident: bool [L, H, NB].   context, budget: tokens.
+    """
 
     blocks: Blocks
     wishes: Floats
     resident: NDArray[np.bool_]
+    context: int
+    budget: int
 
 
 def read_recording(path: Path, predictor: str = "calibrated") -> Recorded:
@@ -43,11 +48,13 @@ def read_recording(path: Path, predictor: str = "calibrated") -> Recorded:
             blocks = file.get_tensor(f"{predictor}.scouts.blocks").astype(np.int64)
             wishes = file.get_tensor(f"{predictor}.scouts.wishes").astype(np.float32)
             resident = file.get_tensor(f"{predictor}.resident")
-    except (SafetensorError, OSError, ValueError) as error:
+            setup = json.loads(about["about"])
+            context, budget = int(setup["context"]), int(setup["budget"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"{path} is not a recording: {error}: make one with `scout eval fidelity MODEL --record FILE`"
         ) from error
-    return Recorded(blocks, wishes, resident)
+    return Recorded(blocks, wishes, resident, context, budget)
 
 
 class Slots:

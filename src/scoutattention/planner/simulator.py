@@ -15,14 +15,15 @@ from ..config import ScoutConfig
 from ..trace.chrome import TICK_S
 from ..trace.span import Span
 from ..trace.timeline import DECODE, DEVICE, FAR, LINK, SCHEDULER, WAIT, Arrow, Timeline, worker
-from .costs import FETCH_S, Costs, Design
+from .costs import FETCH_S
+from .work import Costs, Design
 
 QUARTERS = 4
 """Groups of layers that wait for recall's copies each by itself."""
 SPREAD = 0.5
 """Deviation of the logarithm of a layer's CPU share in a step: an assumption."""
 TRUE_QUERY_PART = 1 / 9
-"""Layers whose scouts a prompt does not trust: 4 of 36 in the H100's runs, the first ones."""
+"""Layers whose scouts a prompt does not trust: 4 of 36 in the H100's runs, the first ones. On CPUs it was the first."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Drift:
         mean = math.log(self.share) - self.spread**2 / 2 if self.share else -math.inf
         for _ in range(count):
             yield [min(1.0, draw(mean, self.spread)) if self.share else 0.0 for _ in range(layers)]
+
+
+def limited(steps: Iterable[Sequence[float]], most: float | None) -> list[list[float]]:
+    """Shares of the layers in steps, all lowered alike where their mean is above a limit."""
+    known = [list(step) for step in steps]
+    mean = statistics.fmean(map(statistics.fmean, known))
+    part = 1.0 if most is None or mean <= most else most / mean
+    return [[share * part for share in step] for step in known]
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,15 @@ class Schedule:
 class Simulated:
     """Seconds of steps, and what they spent: lists with an entry for each step.
 
-    waited: of the device, for the CPU or for copies.   hidden: of the CPU, behind other work.
+    waited: of the device, for the CPU or for copies.   unhidden: of these for the CPU.   hidden: of the CPU, behind
+    other work.
     far, link: of the CPU and of the link at work.   spans: of the last step.
     """
 
     steps: list[float] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
     hidden: list[float] = field(default_factory=list)
+    unhidden: list[float] = field(default_factory=list)
     far: list[float] = field(default_factory=list)
     link: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -103,7 +114,7 @@ class Simulated:
 def schedule_of(design: Design, layers: int, scout: ScoutConfig) -> Schedule:
     """The schedule of a design with the settings of the method."""
     wanted = scout.ablation.true_query_layers
-    own = range(layers if design == "compute" else math.ceil(layers * TRUE_QUERY_PART))
+    own = range({"compute": layers, "scout-slots": 1}.get(design, math.ceil(layers * TRUE_QUERY_PART)))
     lookahead = max(1, scout.lookahead) if design == "fetch-ahead" else scout.lookahead
     known = frozenset(own if wanted is None or design == "compute" else wanted) | {0}
     return Schedule(design, layers, lookahead, known if lookahead or design == "compute" else frozenset(range(layers)))
@@ -115,24 +126,38 @@ def simulate(costs: Costs, schedule: Schedule, shares: Iterable[Sequence[float]]
     for of_layers in shares:
         step = _Step(costs, schedule, of_layers, [] if traced else None)
         step.run()
-        waited = step.waited
+        spent = step.spent
         found.steps.append(step.device)
-        found.waited.append(waited)
-        found.far.append(step.far)
-        found.hidden.append(max(0.0, step.far - waited))
-        found.link.append(step.moved)
+        found.waited.append(spent.waited)
+        found.far.append(spent.far)
+        found.hidden.append(spent.hidden)
+        found.unhidden.append(spent.unhidden)
+        found.link.append(spent.link)
         found.shares.append(statistics.fmean(of_layers))
         found.spans = step.spans or []
     return found
 
 
+@dataclass
+class _Spent:
+    """Seconds of one step, as `Simulated` has them of all."""
+
+    waited: float = 0.0
+    hidden: float = 0.0
+    unhidden: float = 0.0
+    far: float = 0.0
+    link: float = 0.0
+
+
 class _Step:
-    """One step.   device, cpu, link: the three clocks.   ready: when each layer's far part is there."""
+    """One step.   device, cpu, link: the three clocks.   ready, ran: when a layer's far part is there; its seconds."""
 
     def __init__(self, costs: Costs, schedule: Schedule, shares: Sequence[float], spans: list[Span] | None) -> None:
         self._costs, self._schedule, self._shares = costs, schedule, shares
-        self.device = self._cpu = self._link = self.waited = self.far = self.moved = 0.0
+        self.device = self._cpu = self._link = 0.0
+        self.spent = _Spent()
         self._ready: dict[int, float] = {}
+        self._ran: dict[int, float] = {}
         self.spans = spans
 
     def run(self) -> None:
@@ -157,7 +182,7 @@ class _Step:
                 self._wait("wait copies", layer, self._ready[layer])
             self._work("near", layer, layer_costs.near)
             if not fetches and layer in self._ready:
-                self._wait(WAIT, layer, self._ready[layer])
+                self._take(layer)
             self._work("guard", layer, layer_costs.late)
             self._work("mlp", layer, layer_costs.after)
         self._work("head", None, self._costs.head)
@@ -173,7 +198,7 @@ class _Step:
         if self._schedule.design == "fetch-ahead":
             start = max(self.device, self._link)
             self._link = start + FETCH_S + share * costs.fetch
-            self.moved += self._link - start
+            self.spent.link += self._link - start
             self._note(LINK, "fetch", layer, start, self._link)
             if self._schedule.beside:
                 self._ready[layer] = self._link
@@ -181,10 +206,23 @@ class _Step:
                 self._wait("wait copies", layer, self._link)
         elif costs.far_call or costs.far:
             start = max(self.device, self._cpu)
-            self._cpu = start + costs.far_call + share * costs.far
-            self.far += self._cpu - start
+            self._cpu = start + (costs.far_call + share * costs.far) / self._costs.cores.beside
+            self._ran[layer] = self._cpu - start
             self._note(worker(0), FAR, layer, start, self._cpu)
             self._ready[layer] = self._cpu
+
+    def _take(self, layer: int) -> None:
+        """Wait for a layer's call. Where host and device share cores, the device helps, and all later calls gain."""
+        cores, before = self._costs.cores, self.spent.waited
+        late = max(0.0, self._ready[layer] - self.device)
+        gained = late * (1 - cores.beside / cores.helped)
+        self._cpu -= gained
+        self._ready = {of: end - gained if end >= self._ready[layer] else end for of, end in self._ready.items()}
+        self._wait(WAIT, layer, max(self._ready[layer], self.device + cores.taken))
+        ran, waited = self._ran[layer] - gained, self.spent.waited - before
+        self.spent.far += ran
+        self.spent.unhidden += waited
+        self.spent.hidden += max(0.0, ran - waited)
 
     def _recall(self) -> list[float]:
         """When the copies of each quarter of the layers are done, which begin with the step."""
@@ -193,20 +231,22 @@ class _Step:
         for quarter in range(QUARTERS):
             count = -(-(quarter + 1) * layers // QUARTERS) - -(-quarter * layers // QUARTERS)
             start, self._link = self._link, self._link + count * each
-            self.moved += self._link - start
+            self.spent.link += self._link - start
             self._note(LINK, "recall", None, start, self._link)
             ends.append(self._link)
         return ends
 
     def _work(self, name: str, layer: int | None, seconds: float) -> None:
         if seconds > 0:
-            start, self.device = self.device, self.device + seconds
+            start, slowed = self.device, self._costs.cores.slowed
+            beside = min(max(0.0, self._cpu - start), seconds / slowed)  # while a far call runs
+            self.device += seconds + beside * (1 - slowed)
             self._note(DEVICE, name, layer, start, self.device)
 
     def _wait(self, name: str, layer: int, until: float) -> None:
         start = self.device
         self.device = max(until, start + TICK_S if name == WAIT else start)  # that the CPU was not late is a span too
-        self.waited += self.device - start
+        self.spent.waited += self.device - start
         if self.device > start:
             self._note(DEVICE, name, layer, start, self.device)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ...config import DTypeName
+from ...config import DTypeName, ScoutConfig
 from ...trace.timeline import Timeline
 
 
@@ -15,7 +15,8 @@ class DecodeJob:
     model: its directory in the layout of Hugging Face, or its .gguf file; gguf: the latter, or None.
     dtype: of weights and KV cache, except of weights in engines that keep the file's; not "auto".
     prompts: token ids, all prompts of one length.   max_len: tokens that a sequence may become.
-    budget: of the engines that have one.   threads: that may be used.
+    scout: of the engines that have a budget.   slots: of `scout-slots`, as a multiple of the budget.
+    threads: that may be used.
     """
 
     model: Path
@@ -23,7 +24,8 @@ class DecodeJob:
     dtype: DTypeName
     prompts: tuple[tuple[int, ...], ...]
     max_len: int
-    budget: int | None
+    scout: ScoutConfig
+    slots: float
     threads: int
 
 
@@ -33,6 +35,25 @@ class Setup(NamedTuple):
     dtype: str
     cache_dtype: str
     calibration: str | None = None
+
+
+class Far(NamedTuple):
+    """What the CPU did in a step for blocks without a slot.
+
+    hidden_s, unhidden_s, chosen_blocks, far_blocks: see `StepStats`.
+    """
+
+    hidden_s: float
+    unhidden_s: float
+    chosen_blocks: int
+    far_blocks: int
+
+
+class Timed(NamedTuple):
+    """A step.   far: None where the engine has no slots, or a slot for every block."""
+
+    seconds: float
+    far: Far | None
 
 
 class Traced(NamedTuple):
@@ -57,8 +78,8 @@ class Decoding(Protocol):
         """Read every prompt, and know each sequence's first new token."""
         ...
 
-    def step(self) -> None:
-        """Feed each sequence's last token, and choose its next, the likeliest."""
+    def step(self) -> Far | None:
+        """Feed each sequence's last token, and choose its next, the likeliest; see `Timed`."""
         ...
 
     def answers(self) -> list[list[int]]:

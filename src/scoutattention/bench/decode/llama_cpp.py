@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ...config import DTypeName
 from ...errors import ModelFileError
-from .job import DecodeJob, Decoding, Setup
+from .job import DecodeJob, Decoding, Far, Setup
 
 FILE_TYPES = {
     "float32": llama_cpp.LLAMA_FTYPE_ALL_F32,
@@ -60,12 +60,13 @@ class LlamaDecoding(Decoding):
             self._answers[row].append(self._likeliest(self._batch.n_tokens - 1))
 
     @override
-    def step(self) -> None:
+    def step(self) -> Far | None:
         position = len(self._job.prompts[0]) + len(self._answers[0]) - 1
         fed = [(answer[-1], position, row) for row, answer in enumerate(self._answers)]
         self._decode(fed, wanted=set(range(len(fed))))
         for row, answer in enumerate(self._answers):
             answer.append(self._likeliest(row))
+        return None
 
     @override
     def answers(self) -> list[list[int]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from .job import DecodeJob, Setup, Traced
+from .job import DecodeJob, Setup, Timed, Traced
 from .process import ENGINES, EngineProcess, Serving
 
 REFERENCES = ("transformers", "transformers-static", "llama.cpp-converted", "dense", "llama.cpp")
@@ -69,6 +69,8 @@ class Result(NamedTuple):
     tokens_per_s: of all sequences together.   rss_mib, peak_mib: of the engine's process after the steps, and at most.
     same_tokens: share of the new tokens that come before the first that is not the reference engine's, mean over the
         sequences; None where no reference ran.
+    hidden_ms, unhidden_ms: of the CPU's attention to blocks without a slot, medians of the counted steps.
+    share: these blocks as a part of all chosen blocks. All three are None where the engine has a slot for every block.
     """
 
     engine: str
@@ -84,6 +86,9 @@ class Result(NamedTuple):
     rss_mib: float
     peak_mib: float
     same_tokens: float | None
+    hidden_ms: float | None = None
+    unhidden_ms: float | None = None
+    share: float | None = None
 
 
 class Measured(NamedTuple):
@@ -114,14 +119,14 @@ def measure(workload: Workload, job: DecodeJob, watch: Watch) -> Measured:
         runs: dict[str, _Run] = {}
         for engine in workload.engines:
             watch(f"{case}: {engine} reads")
-            own = replace(job, budget=None) if engine in REFERENCES else job
+            own = replace(job, scout=job.scout.changed(budget=None)) if engine in REFERENCES else job
             processes[engine] = stack.enter_context(closing(EngineProcess(engine, own)))
             setup = processes[engine].ask(Serving.setup)
             runs[engine] = _Run(own, setup, processes[engine].ask(Serving.read))
         for counted, engine in _turns(workload):
             watch(f"{case}: {engine} decodes")
-            seconds = processes[engine].ask(Serving.steps, workload.steps)
-            runs[engine].steps.extend(seconds if counted else ())
+            taken = processes[engine].ask(Serving.steps, workload.steps)
+            runs[engine].steps.extend(taken if counted else ())
         for engine, process in processes.items():
             runs[engine].answers.extend(process.ask(Serving.answers))
             runs[engine].memory = process.ask(Serving.memory)
@@ -133,30 +138,35 @@ def measure(workload: Workload, job: DecodeJob, watch: Watch) -> Measured:
 
 @dataclass
 class _Run:
-    """What became of a job: seconds of reading and of each step, new tokens, bytes of memory at the end and at most."""
+    """What became of a job: seconds of reading, steps, new tokens, bytes of memory at the end and at most."""
 
     job: DecodeJob
     setup: Setup
     reading: float
-    steps: list[float] = field(default_factory=list)
+    steps: list[Timed] = field(default_factory=list)
     answers: list[list[int]] = field(default_factory=list)
     memory: tuple[int, int] = (0, 0)
 
 
 def _result(engine: str, run: _Run, reference: list[list[int]] | None) -> Result:
-    batch, context, median = len(run.job.prompts), len(run.job.prompts[0]), statistics.median(run.steps)
+    batch, context = len(run.job.prompts), len(run.job.prompts[0])
+    median = statistics.median(step.seconds for step in run.steps)
+    far = [step.far for step in run.steps if step.far is not None]
     return Result(
         engine=engine,
         **run.setup._asdict(),
         context=context,
         batch=batch,
-        budget=run.job.budget,
+        budget=run.job.scout.budget,
         ms_per_step=median * 1e3,
         tokens_per_s=batch / median,
         prefill_tokens_per_s=batch * context / run.reading,
         rss_mib=run.memory[0] / 2**20,
         peak_mib=run.memory[1] / 2**20,
         same_tokens=None if reference is None else _same(run.answers, reference),
+        hidden_ms=statistics.median(one.hidden_s for one in far) * 1e3 if far else None,
+        unhidden_ms=statistics.median(one.unhidden_s for one in far) * 1e3 if far else None,
+        share=sum(one.far_blocks for one in far) / max(1, sum(one.chosen_blocks for one in far)) if far else None,
     )
 
 

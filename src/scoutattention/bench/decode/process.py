@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...errors import CapacityError, ScoutError
 from ...hardware.host import peak_memory, resident_memory
-from .job import DecodeJob, Decoding, Setup, Traced
+from .job import DecodeJob, Decoding, Setup, Timed, Traced
 
 ENGINES = {
     "scout": ("scout", "OurDecoding"),
@@ -46,14 +46,14 @@ class Serving:
         self.decoding.read()
         return time.perf_counter() - start
 
-    def steps(self, count: int) -> list[float]:
-        """Seconds of each of some steps."""
-        times = []
+    def steps(self, count: int) -> list[Timed]:
+        """So many steps."""
+        taken = []
         for _ in range(count):
             start = time.perf_counter()
-            self.decoding.step()
-            times.append(time.perf_counter() - start)
-        return times
+            far = self.decoding.step()
+            taken.append(Timed(time.perf_counter() - start, far))
+        return taken
 
     def traced(self, count: int) -> Traced | None:
         """Some more steps, of which a timeline tells, and as many beside them; None where the engine has none."""

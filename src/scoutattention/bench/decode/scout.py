@@ -4,24 +4,23 @@ import time
 
 from typing_extensions import override
 
-from ...config import Memory, SamplingParams, ScoutConfig
+from ...config import Memory, SamplingParams
 from ...engine.llm import LLM
 from ...engine.scheduler import Sequence
+from ...models.loader import config_of, open_files
 from ..timeline.recorder import Recorder
-from .job import DecodeJob, Decoding, Setup, Traced
+from .job import DecodeJob, Decoding, Far, Setup, Traced
 
 
 class OurDecoding(Decoding):
     """With the device memory that is the default; `budget=None` in the job is full attention."""
 
-    device_memory: Memory = None
-
     def __init__(self, job: DecodeJob) -> None:
         self._job = job
         self._llm = LLM(
             str(job.model),
-            scout=ScoutConfig(budget=job.budget),
-            device_memory=self.device_memory,
+            scout=job.scout,
+            device_memory=self._device_memory(),
             max_model_len=job.max_len,
             max_num_seqs=len(job.prompts),
             dtype=job.dtype,
@@ -33,6 +32,9 @@ class OurDecoding(Decoding):
             Sequence(row, list(prompt), params, job.max_len, self._llm.tokenizer)
             for row, prompt in enumerate(job.prompts)
         ]
+
+    def _device_memory(self) -> Memory:
+        return None
 
     @override
     def setup(self) -> Setup:
@@ -47,10 +49,16 @@ class OurDecoding(Decoding):
             self.step()  # reads for a while
 
     @override
-    def step(self) -> None:
-        for sequence in self._llm.engine.step():
+    def step(self) -> Far | None:
+        engine = self._llm.engine
+        before = engine.stats.steps
+        for sequence in engine.step():
             if sequence.ready.error is not None:
                 raise sequence.ready.error
+        if engine.store.resident:
+            return None
+        after = engine.stats.steps
+        return Far(*(getattr(after, name) - getattr(before, name) for name in Far._fields))
 
     @override
     def answers(self) -> list[list[int]]:
@@ -71,6 +79,11 @@ class OurDecoding(Decoding):
 
 
 class SlotsDecoding(OurDecoding):
-    """With slots of twice the budget, as on a device that has memory of its own."""
+    """With slots of a multiple of the budget, as on a device that has memory of its own."""
 
-    device_memory = "slots"
+    @override
+    def _device_memory(self) -> Memory:
+        job = self._job
+        shape = config_of(open_files(job.model), job.dtype).shape
+        slots = round(job.slots * (job.scout.budget_blocks or 0))
+        return len(job.prompts) * (1 + slots) * shape.block_bytes(job.scout.block_size)

@@ -12,7 +12,7 @@ from ... import scout
 from ...cache.pool import TORCH_DTYPES
 from ...models.loader import load, open_files
 from ..common.transformers_model import cache_argument, make_model
-from .job import DecodeJob, Decoding, Setup
+from .job import DecodeJob, Decoding, Far, Setup
 
 
 class TransformersDecoding(Decoding):
@@ -37,8 +37,9 @@ class TransformersDecoding(Decoding):
         self._forward(self._prompts)
 
     @override
-    def step(self) -> None:
+    def step(self) -> Far | None:
         self._forward(self._tokens[-1][:, None])
+        return None
 
     @override
     def answers(self) -> list[list[int]]:
@@ -73,6 +74,7 @@ class ScoutTransformersDecoding(TransformersDecoding):
 
     @override
     def _make_cache(self, job: DecodeJob) -> Cache:
-        session = scout(self._model, budget=job.budget, workers=job.threads).__enter__()
+        method = {name: getattr(job.scout, name) for name in ("budget", "lookahead", "max_cpu_share")}
+        session = scout(self._model, **method, workers=job.threads).__enter__()
         atexit.register(session.__exit__, None, None, None)
         return session.new_cache(job.max_len)

@@ -9,12 +9,13 @@ from typing import cast
 from ...bench.common.measure import host_facts
 from ...bench.decode.job import DecodeJob, Traced
 from ...bench.decode.measure import Measured, Result, Workload, measure, missing
-from ...config import DTypeName
+from ...config import DTypeName, ScoutConfig
 from ...errors import ConfigError
 from ...eval.text import Text, code, first_tokens, prose
 from ...hardware.host import usable_cores
 from ...models.loader import open_files
 from ...models.resolve import gguf_file, resolve
+from ...planner.compare import METHOD
 from ...trace.chrome import to_json
 from ...trace.timeline import stage_seconds
 from ..bench import DecodeFlags
@@ -24,9 +25,9 @@ from ..output import PlainTable, busy, show, write_file
 COLUMNS = ("Engine", "Context", "Batch", "Budget", "ms/step", "Tokens/s", "Prompt/s", "MiB", "Peak", "Same")
 
 
-def decode(flags: DecodeFlags, workload: Workload) -> None:
-    """Measure every case, then write what the flags ask for."""
-    jobs = _jobs(flags, workload)
+def decode(flags: DecodeFlags, workload: Workload, scout: ScoutConfig) -> None:
+    """Measure every case, then write what the flags ask for.   scout: of the engines that have a budget."""
+    jobs = _jobs(flags, workload, scout)
     workload = _without_missing(workload, jobs[0], asked=flags.engines is not None)
     with busy("Starting") as tell:
         cases = [measure(workload, job, tell) for job in jobs]
@@ -35,7 +36,7 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
     results = [result for case in cases for result in case.results]
     if flags.plot is not None:
         write_file(
-            flags.plot, load_action("drawings").decode_png(results, f"{flags.model}, budget {flags.budget:,} tokens")
+            flags.plot, load_action("drawings").decode_png(results, f"{flags.model}, budget {scout.budget:,} tokens")
         )
     if flags.trace is not None:
         timelines = {engine: one.timeline for engine, one in cases[-1].traced.items()}
@@ -44,7 +45,13 @@ def decode(flags: DecodeFlags, workload: Workload) -> None:
     if flags.as_json:
         rows = [result._asdict() | more for result, more in zip(results, traced, strict=True)]
         left_out = [{"context": context, "batch": batch} for context, batch in workload.left_out()]
-        print(json.dumps(host_facts() | {"cases": rows, "left_out": left_out}), flush=True)
+        about = {
+            "method": {name: getattr(scout, name) for name in METHOD},
+            "slots": flags.slots,
+            "steps": [workload.steps, (workload.rounds + 1) * workload.steps],
+        }
+        report = about | {"cases": rows, "left_out": left_out}
+        print(json.dumps(host_facts() | report), flush=True)
     else:
         show(_table(cases))
 
@@ -58,7 +65,7 @@ def _traced_numbers(traced: Traced | None) -> dict[str, object]:
     return {"stages_ms": {name: s / len(traced.seconds) * 1e3 for name, s in seconds}, "traced_ratio": ratio}
 
 
-def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:
+def _jobs(flags: DecodeFlags, workload: Workload, scout: ScoutConfig) -> list[DecodeJob]:
     """A job for each case; every sequence of a batch reads another part of the text."""
     path = resolve(flags.model)
     files = open_files(path)
@@ -73,7 +80,8 @@ def _jobs(flags: DecodeFlags, workload: Workload) -> list[DecodeJob]:
             dtype=dtype,
             prompts=tuple(tuple(ids[row * context : (row + 1) * context]) for row in range(batch)),
             max_len=context + workload.new_tokens,
-            budget=flags.budget,
+            scout=scout,
+            slots=flags.slots,
             threads=usable_cores(),
         )
         for context, batch in workload.cases()

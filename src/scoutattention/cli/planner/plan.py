@@ -18,7 +18,7 @@ from ...hardware.gpu import read_driver
 from ...hardware.host import Host
 from ...hardware.measure import stored
 from ...models.shapes.known import read_model
-from ...planner.compare import Comparison, compare
+from ...planner.compare import METHOD, QUANTITIES, Comparison, Prompted, Report, compare, read_report
 from ...planner.computers import Computer, find_computer, this_computer
 from ...planner.explore import Explored, Shares, explore
 from ...planner.planner import Plan, make_plan, timelines_of, work_of
@@ -28,8 +28,16 @@ from ..command import Call, load_action, takes
 from ..flags import Ablations, AsJson, DType, Plot, flag
 from ..inputs import read_numbers
 from ..output import check_drawing, check_writable, show, write_file
-from ..settings import Settings, read_settings
-from .tables import break_even_table, command_of, compared_table, explored_table, plan_table, sentences
+from ..settings import Settings, flag_of, read_settings
+from .tables import (
+    break_even_table,
+    command_of,
+    compared_tables,
+    explored_table,
+    median_errors,
+    plan_table,
+    sentences,
+)
 
 MEASURED = "measured"
 ABLATIONS = ("candidates", "correction_dims", "digest", "recall_interval", "recall_target", "true_query_layers")
@@ -61,8 +69,12 @@ class PlanFlags:
         str | None, flag("--host-memory", "Host memory, instead of the hardware's usual one.", metavar="SIZE")
     ] = None
     drift: Annotated[
-        Path | None,
-        flag("--drift", "Take the CPU share from what `scout eval fidelity --record` wrote.", metavar="FILE"),
+        list[Path] | None,
+        flag(
+            "--drift",
+            "Take the CPU share from what `scout eval fidelity --record` wrote; may be repeated with --check.",
+            metavar="FILE",
+        ),
     ] = None
     dtype: DType = "auto"
     weights: Annotated[WeightsName, flag("--weights", "How a CPU keeps the weights; as in `scout generate`.")] = "auto"
@@ -70,8 +82,12 @@ class PlanFlags:
         bool, flag("--explore", "Show what lookahead, budget, digests, slots and recall do, one at a time.")
     ] = False
     check: Annotated[
-        Path | None,
-        flag("--check", "Compare with what `scout bench decode --json` or `bench gpu --json` wrote.", metavar="FILE"),
+        list[Path] | None,
+        flag(
+            "--check",
+            "Compare with what `scout bench decode --json` or `bench gpu --json` wrote; may be repeated.",
+            metavar="FILE",
+        ),
     ] = None
     ablation: Ablations = None
     as_json: AsJson = False
@@ -94,7 +110,7 @@ def plan(call: Call[PlanFlags]) -> None:
     contexts = read_numbers("--context", flags.context, least=1)
     batches = () if flags.batch is None else read_numbers("--batch", flags.batch, least=1)
     _check_explore(flags, batches)
-    if flags.check is not None and (flags.explore or flags.plot is not None or flags.trace is not None):
+    if flags.check and (flags.explore or flags.plot is not None or flags.trace is not None):
         raise ConfigError(
             "--check compares measured steps with predicted ones: leave --explore, --plot and --trace out"
         )
@@ -104,14 +120,16 @@ def plan(call: Call[PlanFlags]) -> None:
     if flags.host_memory is not None:
         computer = computer.with_host_memory(parse_size(flags.host_memory))
     _check_weights(flags, computer)
-    drift, shares = (None, None) if flags.drift is None else _recorded(flags.drift, settings.scout)
-    if flags.check is not None:
-        _compare(compare(flags.check, model, settings.scout, computer, drift), model, as_json=flags.as_json)
+    if flags.check:
+        reports = [_checked(read_report(file), settings.scout, call) for file in flags.check]
+        found = compare(reports, model, settings.scout, computer, _recordings(flags.drift or ()))
+        _compare(found, model, as_json=flags.as_json)
         return
+    drift, shares = _recorded(flags.drift or (), settings.scout)
     made = make_plan(model, computer, settings.scout, contexts, batches, drift)
     if flags.explore:
-        found = _explore(made, batches[0] if batches else None, shares)
-        _show_explored(found, made, as_json=flags.as_json, recorded=shares is not None)
+        explored = _explore(made, batches[0] if batches else None, shares)
+        _show_explored(explored, made, as_json=flags.as_json, recorded=shares is not None)
         return
     if flags.plot is not None:
         about = f"{model.name} on {computer.name}, predicted"
@@ -131,11 +149,24 @@ def _check_explore(flags: PlanFlags, batches: Sequence[int]) -> None:
         raise ConfigError("--explore prints one table for each context: leave --plot, --trace and a second --batch out")
 
 
-def _recorded(file: Path, scout: ScoutConfig) -> tuple[float, Shares]:
-    """The mean CPU share of a recording, without a limit, and those of its steps. Raises ModelFileError."""
+def _recorded(files: Sequence[Path], scout: ScoutConfig) -> tuple[float | None, Shares | None]:
+    """The mean CPU share of a recording, without a limit, and those of its steps; None without one."""
+    if not files:
+        return None, None
+    if len(files) > 1:
+        raise ConfigError("a plan takes one recording: give --drift once")
     residency = import_module("scoutattention.planner.residency")  # here: NumPy is loaded for it
-    recorded = residency.read_recording(file)
+    recorded = residency.read_recording(files[0])
     return float(residency.mean_share(recorded, scout)), partial(residency.recorded_shares, recorded)
+
+
+def _recordings(files: Sequence[Path]) -> dict[Prompted, Shares]:
+    """The CPU shares of recordings, by their context and budget. Raises ModelFileError."""
+    if not files:
+        return {}
+    residency = import_module("scoutattention.planner.residency")
+    found = (residency.read_recording(file) for file in files)
+    return {Prompted(one.context, one.budget): partial(residency.recorded_shares, one) for one in found}
 
 
 def _settings(call: Call[PlanFlags]) -> Settings:
@@ -159,6 +190,17 @@ def _check_weights(flags: PlanFlags, computer: Computer) -> None:
         )
 
 
+def _checked(report: Report, scout: ScoutConfig, call: Call[PlanFlags]) -> Report:
+    """A report. Raises ConfigError where a flag says otherwise than it does."""
+    asked = {name: getattr(scout, name) for name in METHOD} | {"dtype": call.flags.dtype}
+    for name, measured in (report.method | {"dtype": report.dtype or call.flags.dtype}).items():
+        if name in call.given and asked[name] not in (measured, "auto"):
+            raise ConfigError(
+                f"{report.file} was measured with {name}={measured}, which {flag_of(name)} contradicts: leave it out"
+            )
+    return report
+
+
 def _explore(made: Plan, batch: int | None, shares: Shares | None) -> dict[int, list[Explored]]:
     """What each setting does, for each context. Raises ConfigError without a GPU."""
     if made.computer.card is None:
@@ -173,10 +215,13 @@ def _explore(made: Plan, batch: int | None, shares: Shares | None) -> dict[int, 
 def _compare(found: Comparison, model: NamedShape, *, as_json: bool) -> None:
     """Print measured steps beside predicted ones."""
     if as_json:
-        print(json.dumps(asdict(found) | {"median_error": found.median_error}), flush=True)
+        cases = [
+            case._asdict() | {"pairs": {of: pair._asdict() for of, pair in case.pairs.items()}} for case in found.cases
+        ]
+        medians = {of: found.median_error(of) for of in QUANTITIES}
+        print(json.dumps({"cases": cases, "unknown": found.unknown, "median_error": medians}), flush=True)
         return
-    show(compared_table(found, model.name))
-    show(f"In the median the predicted step is off by {found.median_error:.0%}.")
+    show(*compared_tables(found, model.name), median_errors(found))
     if found.unknown:
         show(f"Not predicted here: {', '.join(found.unknown)}.")
 

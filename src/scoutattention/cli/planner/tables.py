@@ -9,15 +9,15 @@ from ...config import ScoutConfig
 from ...config.fields import format_bytes
 from ...models.resolve import BUNDLED
 from ...models.shapes.known import known_shape
-from ...planner.compare import Comparison
-from ...planner.costs import weight_bytes
+from ...planner.compare import QUANTITIES, Comparison, Pair
 from ...planner.explore import Explored
 from ...planner.planner import Plan, Recommended, Row, work_of
+from ...planner.work import weight_bytes
 from ..output import PlainTable
 from ..settings import flag_of, settings_of
 
 COLUMNS = ("Context", "Design", "Batch", "ms/step", "Tokens/s", "Waits", "CPU share", "CPU takes", "It has", "Memory")
-COMPARED = ("Engine", "Context", "Batch", "ms/step", "Error", "Waited, ms", "CPU, ms")
+COMPARED = ("Engine", "Context", "Batch", "ms/step", "Hidden, ms", "Unhidden, ms", "CPU share")
 EXPLORED = (
     "Setting",
     "Value",
@@ -158,12 +158,33 @@ def explored_table(found: Sequence[Explored], context: int, made: Plan) -> Plain
     return table
 
 
-def compared_table(found: Comparison, model: str) -> PlainTable:
-    """Measured cases beside predictions, each as "measured / predicted"."""
-    table = PlainTable(*COMPARED, keys=3, title=f"{model}: measured / predicted")
-    for case in found.cases:
-        pairs = ((case.waited_s, case.predicted_waited_s), (case.far_s, case.predicted_far_s))
-        cells = ["" if one is None else f"{one * 1e3:.2f} / {other * 1e3:.2f}" for one, other in pairs]
-        ms = f"{case.step_s * 1e3:.2f} / {case.predicted_s * 1e3:.2f}"
-        table.add_row(case.engine, f"{case.context:,}", str(case.batch), ms, f"{case.error:+.0%}", *cells)
-    return table
+def compared_tables(found: Comparison, model: str) -> Iterator[PlainTable]:
+    """Measured cases beside predictions, each as "measured / predicted" and the error; a table for each setting."""
+    for setting in dict.fromkeys(case.setting for case in found.cases):
+        table = PlainTable(*COMPARED, keys=3, title=f"{model}, {setting}: measured / predicted, error")
+        for case in found.cases:
+            if case.setting == setting:
+                cells = [_pair(of, case.pairs.get(of)) for of in QUANTITIES]
+                table.add_row(case.engine, f"{case.context:,}", str(case.batch), *cells)
+        yield table
+
+
+def _pair(of: str, pair: Pair | None) -> str:
+    if pair is None or not any(pair):
+        return ""
+    error = "" if pair.error is None else f", {pair.error:+.0%}"
+    if of == "share":
+        return f"{pair.measured:.1%} / {pair.predicted:.1%}{error}"
+    digits = 2 if of == "step" else 3
+    return f"{pair.measured * 1e3:.{digits}f} / {pair.predicted * 1e3:.{digits}f}{error}"
+
+
+def median_errors(found: Comparison) -> str:
+    """The median error of each quantity, and of times that were waited for or hidden as a part of the step."""
+    words = []
+    for of in QUANTITIES:
+        error, part = found.median_error(of), found.median_part(of)
+        if error is not None:
+            more = f" ({part:.1%} of the step)" if of in ("hidden", "unhidden") and part is not None else ""
+            words.append(f"{of} {error:.0%}{more}")
+    return f"Median errors: {', '.join(words)}."
