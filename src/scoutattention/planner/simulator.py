@@ -3,6 +3,7 @@
 A layer goes as `attention/scout.py` has it: projections; the scouts of later layers, each of which calls the CPU; the
 true query's choice; waiting for recall's copies; attention on the device; waiting for the CPU; feed-forward. A layer
 that calls with its true query does so before it looks ahead. What is far differs from step to step and layer to layer.
+Where a CPU is host and device at once, a far call and the device's work slow each other down; see `Cores`.
 """
 
 import math

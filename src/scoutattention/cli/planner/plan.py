@@ -193,7 +193,7 @@ def _check_weights(flags: PlanFlags, computer: Computer) -> None:
 def _checked(report: Report, scout: ScoutConfig, call: Call[PlanFlags]) -> Report:
     """A report. Raises ConfigError where a flag says otherwise than it does."""
     asked = {name: getattr(scout, name) for name in METHOD} | {"dtype": call.flags.dtype}
-    for name, measured in (report.method | {"dtype": report.dtype or call.flags.dtype}).items():
+    for name, measured in {**report.method, "dtype": report.dtype or call.flags.dtype}.items():
         if name in call.given and asked[name] not in (measured, "auto"):
             raise ConfigError(
                 f"{report.file} was measured with {name}={measured}, which {flag_of(name)} contradicts: leave it out"
