@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kLineVectors = kManyLines / W;
 constexpr int kManyRows = 6;  // rows at once: their sums, as integers and floats, fill three quarters of the registers
+constexpr int64_t kRowsOfPanel = 44 * kManyRows;  // that a panel is laid out for
 
 // A panel of a row. Where the sums of 32 columns are wanted, `pairs` has them.
 struct ManyRowPanel {
@@ -49,20 +50,11 @@ SCOUT_INLINE void lay_words(const void* rows, int64_t stride, float* to, int64_t
     for (int i = 0; i < W; ++i) store(to + transposed_lane(i) * to_stride, x[i]);
 }
 
-// The codes of a panel, in the order of its columns.
+// Which four columns are word `word` of vector u in step v.
 template <class K>
-SCOUT_INLINE void write_codes(const uint8_t* panel, uint8_t* to) {
-    for (int v = 0; v < K::kSteps; ++v) {
-        Bits vectors[K::kUnits];
-        K::codes(panel, v, vectors);
-        uint8_t codes[K::kUnits][4 * W];
-        __builtin_memcpy(codes, vectors, sizeof codes);
-        for (int u = 0; u < K::kUnits; ++u)
-            for (int i = 0; i < 4 * W / K::kRun; ++i) {
-                const int half = K::kRun < kChunkColumns ? u % 2 * K::kRun : 0;
-                __builtin_memcpy(to + K::chunk(v, u, i) * kChunkColumns + half, codes[u] + i * K::kRun, K::kRun);
-            }
-    }
+constexpr int word_of(int v, int u, int word) {
+    const int half = K::kRun < kChunkColumns ? u % 2 * K::kRun : 0;
+    return (K::chunk(v, u, 4 * word / K::kRun) * kChunkColumns + half + 4 * word % K::kRun) / 4;
 }
 
 // Panel `number` of `lines` lines, of which the last is repeated.
@@ -70,28 +62,38 @@ template <class K>
 SCOUT_INLINE void lay_panel(const uint8_t* first, int64_t lines, int64_t number, int64_t width, LaidPanel& to) {
     const int64_t line_bytes = width / K::kBlock * K::kBytes;
     for (int begin = 0; begin < kManyLines; begin += W) {
-        alignas(64) uint8_t codes[W][kStoredPanel];
+        uint8_t last[W][kPanelBytes<K>];
+        const uint8_t* at[W];
         alignas(64) Numbers numbers[W];
         for (int l = 0; l < W; ++l) {
-            uint8_t last[kPanelBytes<K>];
             const int64_t line = begin + l < lines ? begin + l : lines - 1;
-            const uint8_t* panel = panel_of<K>(first + line * line_bytes, number, width, last);
-            write_codes<K>(panel, codes[l]);
-            K::numbers(panel, numbers[l]);
+            at[l] = panel_of<K>(first + line * line_bytes, number, width, last[l]);
+            K::numbers(at[l], numbers[l]);
         }
-        for (int c = 0; c < kStoredPanel / 4; c += W)
-            lay_words(codes[0] + 4 * c, kStoredPanel, (float*)to.codes[c][begin], kManyLines);
         for (int c = 0; c < kChunks; c += W) {
             lay_words(numbers[0].scale + c / W, sizeof(Numbers), to.scale[c] + begin, kManyLines);
             lay_words(numbers[0].least + c / W, sizeof(Numbers), to.least[c] + begin, kManyLines);
         }
+        for (int v = 0; v < K::kSteps; ++v) {
+            Vec codes[K::kUnits][W];
+            for (int l = 0; l < W; ++l) {
+                Bits units[K::kUnits];
+                K::codes(at[l], v, units);
+                for (int u = 0; u < K::kUnits; ++u) codes[u][l] = Vec(units[u]);
+            }
+            for (int u = 0; u < K::kUnits; ++u) {
+                transpose(codes[u]);
+                for (int i = 0; i < W; ++i)
+                    store((float*)to.codes[word_of<K>(v, u, transposed_lane(i))][begin], codes[u][i]);
+            }
+        }
     }
 }
 
-// Adds the products of ROWS rows with `columns` columns of a panel to out[r * stride]. COLUMNS of them have one scale.
+// Adds the products of ROWS rows with `columns` columns of a panel to sums. COLUMNS of them have one scale.
 template <int COLUMNS, int ROWS>
-__attribute__((noinline)) void multiply_panel(const LaidPanel& panel, const char* x, int64_t columns, float* out,
-                                              int64_t stride) {
+__attribute__((noinline)) void multiply_panel(const LaidPanel& panel, const char* x, int64_t columns,
+                                              float (*sums)[kManyLines]) {
     constexpr int chunks = COLUMNS / kChunkColumns;
     const auto row = [x](int r) { return (const ManyRowPanel*)(x + r * kStoredPanelBytes); };
     Vec added[ROWS][kLineVectors] = {};
@@ -124,36 +126,32 @@ __attribute__((noinline)) void multiply_panel(const LaidPanel& panel, const char
         }
     }
     for (int r = 0; r < ROWS; ++r)
-        for (int l = 0; l < kLineVectors; ++l) {
-            float* to = out + r * stride + l * W;
-            store(to, load(to) + added[r][l] * row(r)->step);
-        }
+        for (int l = 0; l < kLineVectors; ++l)
+            store(sums[r] + l * W, load(sums[r] + l * W) + added[r][l] * row(r)->step);
 }
 
 // Products of packed rows with lines.
 template <class K>
 void multiply_many(const LinearRun& run) {
-    constexpr int columns = K::kScaled;
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
     LaidPanel panel;
-    for (int64_t first = 0; first < run.count; first += kManyLines) {
-        const int64_t lines = run.count - first < kManyLines ? run.count - first : kManyLines;
-        const int64_t bytes = lines * int64_t(sizeof(float));
-        for (int64_t r = 0; r < run.rows; ++r) __builtin_memset(run.out + r * run.out_stride + first, 0, bytes);
-        for (int64_t n = 0; n * kStoredPanel < run.width; ++n) {
-            lay_panel<K>((const uint8_t*)run.weight + first * line_bytes, lines, n, run.width, panel);
-            const int64_t left = run.width - n * kStoredPanel, count = left < kStoredPanel ? left : kStoredPanel;
-            for_head_tiles<kManyRows>(run.rows, [&](int64_t r, auto rows) {
-                constexpr int ROWS = decltype(rows)::value;
-                const char* x = (const char*)run.x + (n * run.packed + r) * kStoredPanelBytes;
-                float *out = run.out + r * run.out_stride + first, part[ROWS][kManyLines];
-                if (lines == kManyLines) return multiply_panel<columns, ROWS>(panel, x, count, out, run.out_stride);
-                for (int i = 0; i < ROWS; ++i) __builtin_memcpy(part[i], out + i * run.out_stride, bytes);
-                multiply_panel<columns, ROWS>(panel, x, count, part[0], kManyLines);
-                for (int i = 0; i < ROWS; ++i) __builtin_memcpy(out + i * run.out_stride, part[i], bytes);
-            });
+    alignas(64) float sums[kRowsOfPanel][kManyLines];  // in one place: lines of `out` may be far apart
+    for (int64_t first = 0; first < run.count; first += kManyLines)
+        for (int64_t row = 0; row < run.rows; row += kRowsOfPanel) {
+            const int64_t lines = run.count - first < kManyLines ? run.count - first : kManyLines;
+            const int64_t count = run.rows - row < kRowsOfPanel ? run.rows - row : kRowsOfPanel;
+            __builtin_memset(sums, 0, count * sizeof sums[0]);
+            for (int64_t n = 0; n * kStoredPanel < run.width; ++n) {
+                lay_panel<K>((const uint8_t*)run.weight + first * line_bytes, lines, n, run.width, panel);
+                const int64_t left = run.width - n * kStoredPanel, columns = left < kStoredPanel ? left : kStoredPanel;
+                for_head_tiles<kManyRows>(count, [&](int64_t r, auto rows) {
+                    const char* x = (const char*)run.x + (n * run.packed + row + r) * kStoredPanelBytes;
+                    multiply_panel<K::kScaled, decltype(rows)::value>(panel, x, columns, sums + r);
+                });
+            }
+            for (int64_t r = 0; r < count; ++r)
+                __builtin_memcpy(run.out + (row + r) * run.out_stride + first, sums[r], lines * sizeof(float));
         }
-    }
 }
 
 }  // namespace
