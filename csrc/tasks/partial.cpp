@@ -6,7 +6,8 @@
 namespace scout {
 namespace {
 
-constexpr int64_t kLeastTokens = 256;  // a task of fewer would cost more to hand out than to run
+// Tokens of a task, about. A row is split by its own length alone, so that its sums do not depend on the batch.
+constexpr int64_t kTaskTokens = 512;
 constexpr int64_t kChannelsPerThread = 1 << 17;  // channels of keys that take some 40 microseconds
 
 class PartialWork final : public Work {
@@ -85,7 +86,6 @@ class PartialWork final : public Work {
     }
 
     void make_tasks() {
-        const int64_t target = std::max(kLeastTokens, ceil_div(tokens_, wanted_tasks(threads_)));
         for (int64_t r = 0; r < int64_t(rows_.size()); ++r) {
             Row& row = rows_[r];
             row.first_task = int64_t(tasks_.size());
@@ -93,7 +93,7 @@ class PartialWork final : public Work {
                 write_nothing(row_result(r));
                 continue;
             }
-            const int64_t parts = std::min(row.blocks, std::max<int64_t>(1, (row.tokens + target / 2) / target));
+            const int64_t parts = std::min(row.blocks, std::max<int64_t>(1, (row.tokens + kTaskTokens / 2) / kTaskTokens));
             for (int64_t part = 0; part < parts; ++part) {
                 const int64_t first = row.blocks * part / parts, end = row.blocks * (part + 1) / parts;
                 tasks_.push_back({r, row.first_block + first, end - first});

@@ -31,10 +31,9 @@ from .ops import NearRequest
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, RowCorrection
 
-MANY_ROWS = 8
-"""Rows from which the kernels for many rows, where there are any, multiply stored blocks: of fewer they are slower."""
 MOST_ROWS = 16
-"""Rows up to which every CPU multiplies stored blocks as they are; of more rows PyTorch's products may be as fast."""
+"""Rows up to which every CPU multiplies stored blocks as they are, by one kernel: so that a row's product does not depend
+on other rows of a small batch. Of more rows PyTorch's products may be as fast."""
 
 
 class NativeOps(PlainOps):
@@ -142,13 +141,12 @@ class RowKernels:
         if isinstance(weight, StoredMatrix):
             if x.dim() == 2 and x.shape[0] > MOST_ROWS:
                 return self._linear_of_many(x, weight)
-            return self._linear_of_blocks(x, weight)
+            return self._linear_of_blocks(x, weight, many=False)
         return self._native.linear(_floats(x), weight)
 
-    def _linear_of_blocks(self, x: Tensor, weight: StoredMatrix) -> Tensor:
+    def _linear_of_blocks(self, x: Tensor, weight: StoredMatrix, *, many: bool) -> Tensor:
         x, weight = in_order(x, weight)
         parts = [(part.data, part.kind.number) for part in weight.parts]
-        many = x.dim() == 2 and x.shape[0] >= MANY_ROWS and self._has_many_rows(weight)
         return self._native.linear_stored(_floats(x), parts, many)
 
     def _has_many_rows(self, weight: StoredMatrix) -> bool:
@@ -163,7 +161,7 @@ class RowKernels:
             )
         if x.dtype == torch.bfloat16 or not self._has_many_rows(weight):
             return reference_rows.linear(x, weight, self._fill)
-        return self._linear_of_blocks(x, weight).to(x.dtype)
+        return self._linear_of_blocks(x, weight, many=True).to(x.dtype)
 
     def expand(self, weight: StoredMatrix, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a stored matrix as numbers; see `reference_stored.expand`."""

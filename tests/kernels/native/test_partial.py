@@ -8,6 +8,7 @@ import torch
 
 import scoutattention
 from scoutattention.errors import ConfigError, KernelError
+from scoutattention.hardware.host import usable_cores
 from scoutattention.kernels import reference
 from scoutattention.runtime import workers as cpu
 from scoutattention.types import BlockList
@@ -29,6 +30,23 @@ def test_partial_is_the_reference(workers, case, dtype):
     call = make_call(case, dtype)
     got = workers.partial(call.q, call.k, call.v, call.blocks, call.scale, with_mean_key=True)
     assert_close(got, exact(call), case.q_scale)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(threads):
+    """How a sequence's blocks are split over tasks follows from their number alone."""
+    B, H, G, D, P, N = 6, 2, 3, 64, 32, 70
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(B, H, G, D), torch.randn(2, 100, H, P, D)
+    index, length = torch.randint(0, 100, (B, H, N)).int(), torch.full((B, H, N), P, dtype=torch.int32)
+    length[1:, :, 33:] = 0
+    with cpu.Workers(min(threads, usable_cores())) as several:
+        whole = several.partial(q, k, v, BlockList(index, length), 0.125)
+        for row in range(B):
+            one = slice(row, row + 1)
+            alone = several.partial(q[one], k, v, BlockList(index[one], length[one]), 0.125)
+            assert torch.equal(alone.out, whole.out[one])
+            assert torch.equal(alone.lse, whole.lse[one])
 
 
 def test_mean_key_only_when_asked(workers):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.errors import KernelError
-from scoutattention.kernels.native import RowKernels
+from scoutattention.kernels.native import MOST_ROWS, RowKernels
 from scoutattention.runtime import workers as cpu
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stacked, stored
 
@@ -64,7 +64,7 @@ def test_one_product_with_rows_of_several_kinds(rows, numbers, T):
 
 def test_a_row_does_not_depend_on_its_neighbours(rows):
     torch.manual_seed(0)
-    x, weight = torch.randn(7, 320), random_blocks(StoredKind.Q4_1, 50, 320)
+    x, weight = torch.randn(MOST_ROWS, 320), random_blocks(StoredKind.Q4_1, 50, 320)
     assert torch.equal(rows.linear(x, weight), torch.cat([rows.linear(row[None], weight) for row in x]))
 
 

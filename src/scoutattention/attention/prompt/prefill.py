@@ -29,8 +29,8 @@ TURN_PAIRS, LEAST_TURN = 1 << 19, 32
 So many pairs take two cores some 10 ms where a layer has 9 heads of 64 channels.
 """
 
-TURN_BLOCKS = 64
-"""Blocks of a layer that a CPU stores, with their digests, in a turn."""
+TURN_BLOCKS = 16
+"""Blocks of a layer that a CPU stores, with their digests, in a turn: the system may have to find memory for them."""
 
 Turns = Generator[None, None, None]
 """Work in short turns: where it yields, other sequences may run."""
