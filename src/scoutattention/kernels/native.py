@@ -32,8 +32,10 @@ from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, RowCorrection
 
 MOST_ROWS = 16
-"""Rows up to which every CPU multiplies stored blocks as they are, by one kernel: so that a row's product does not depend
-on other rows of a small batch. Of more rows PyTorch's products may be as fast."""
+"""Rows up to which every CPU multiplies stored blocks as they are; of more rows PyTorch's products may be as fast.
+
+They have one kernel, so that a row's product does not depend on how many others are in the batch.
+"""
 
 
 class NativeOps(PlainOps):
