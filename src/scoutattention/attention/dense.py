@@ -46,13 +46,11 @@ class ResidentAttention(Attention[Step]):
         self.exchange.counts.zero_()
         everything, chooses = every_block(batch, store.heads), self._chooses(batch)
         pages = None if chooses else self._near_pages(everything, batch)
-        if pages is not None:  # the same for all layers, and counted once
-            self.exchange.counts[0] += store.num_layers * pages.length.count_nonzero()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
             store.append(layer, k, v, batch)
             if pages is not None:
-                return self._out(layer, self._attend(store.near_pool, layer, q, pages)).to(q.dtype)
+                return self._out(layer, self._partial(store.near_pool, layer, q, pages)).to(q.dtype)
             assert self.chooser is not None
             takes_all = self.chooser.takes_all(batch)
             choice = everything if takes_all else self.chooser.judge(layer, q, batch)
@@ -96,7 +94,4 @@ class ResidentAttention(Attention[Step]):
     def _partial(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
         if layer == 0:  # every layer attends to as many
             self.exchange.counts[0] += self._store.num_layers * blocks.length.count_nonzero()
-        return self._attend(pool, layer, q, blocks)
-
-    def _attend(self, pool: BlockPool | PackedPool, layer: int, q: Tensor, blocks: BlockList) -> Partial:
         return self._ops.partial(q, pool.k[layer], pool.v[layer], blocks, self._softmax.scale)
