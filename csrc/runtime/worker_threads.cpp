@@ -7,14 +7,25 @@ namespace scout {
 namespace {
 
 // A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes
-// as long. So a thread that waits polls for this long before it sleeps. Between two polls it yields: without that, two
-// threads stayed on one core.
+// as long. So a thread that waits polls for this long before it sleeps. It yields now and then: without that, two threads
+// stayed on one core. A call of the system takes longer than a poll.
 constexpr auto kPollTime = std::chrono::microseconds(100);
+constexpr int kPollsPerYield = 16;
+
+void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
 
 template <class Ready>
 void poll(Ready ready) {
     const auto end = Job::Clock::now() + kPollTime;
-    while (!ready() && Job::Clock::now() < end) std::this_thread::yield();
+    while (Job::Clock::now() < end) {
+        for (int i = 0; i < kPollsPerYield; ++i, pause())
+            if (ready()) return;
+        std::this_thread::yield();
+    }
 }
 
 }  // namespace
@@ -70,7 +81,7 @@ double Job::started_s() const { return std::chrono::duration<double>(started_.ti
 double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
 
 WorkerThreads::WorkerThreads(int count, double delay_s)
-    : count_(count), delay_s_(delay_s), log_(std::make_shared<TaskLog>(count)) {
+    : count_(count), delay_s_(delay_s), polling_(count), log_(std::make_shared<TaskLog>(count)) {
     try {
         for (int i = 0; i < count; ++i) threads_.emplace_back([this, i] { serve(i); });
     } catch (...) {
@@ -81,16 +92,18 @@ WorkerThreads::WorkerThreads(int count, double delay_s)
 
 std::shared_ptr<Job> WorkerThreads::submit(std::unique_ptr<Work> work, bool helped) {
     const int64_t wanted = std::min({work->tasks(), work->threads(), int64_t(count_)}) - helped;
+    int64_t asleep = 0;
     const int64_t number = submitted_jobs_.fetch_add(1, std::memory_order_relaxed);
     const bool recording = recording_.load(std::memory_order_relaxed);
     auto job = std::make_shared<Job>(std::move(work), delay_s_, number, recording ? log_ : nullptr);
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (closed_) throw std::logic_error("the workers were closed before this job was submitted");
-        if (wanted > 0) queue_.push_back(job);
+        if (wanted > 0) queue_.push_back({job, wanted}), wanted_ += wanted;
         waiting_.store(!queue_.empty(), std::memory_order_relaxed);
+        asleep = std::min(wanted, wanted_ - polling_);
     }
-    for (int64_t i = 0; i < wanted; ++i) submitted_.notify_one();
+    for (int64_t i = 0; i < asleep; ++i) submitted_.notify_one();
     return job;
 }
 
@@ -105,12 +118,23 @@ void WorkerThreads::close() {
     for (std::thread& thread : threads) thread.join();
 }
 
-// The oldest job; null when the queue is empty and will stay so.
+// The oldest job that wants another thread; null when there is none and will be none.
 std::shared_ptr<Job> WorkerThreads::next_job() {
     poll([this] { return waiting_.load(std::memory_order_relaxed); });
     std::unique_lock<std::mutex> lock(mutex_);
+    --polling_;
     submitted_.wait(lock, [this] { return closed_ || !queue_.empty(); });
-    return queue_.empty() ? nullptr : queue_.front();
+    if (queue_.empty()) return nullptr;
+    const std::shared_ptr<Job> job = queue_.front().job;
+    --wanted_;
+    if (--queue_.front().wanted == 0) remove_front();
+    return job;
+}
+
+void WorkerThreads::remove_front() {
+    wanted_ -= queue_.front().wanted;
+    queue_.pop_front();
+    waiting_.store(!queue_.empty(), std::memory_order_relaxed);
 }
 
 void WorkerThreads::serve(int thread) {
@@ -118,8 +142,8 @@ void WorkerThreads::serve(int thread) {
         while (job->run_one(thread)) {
         }
         std::lock_guard<std::mutex> lock(mutex_);
-        if (!queue_.empty() && queue_.front() == job) queue_.pop_front();
-        waiting_.store(!queue_.empty(), std::memory_order_relaxed);
+        if (!queue_.empty() && queue_.front().job == job) remove_front();
+        ++polling_;
     }
 }
 

@@ -79,14 +79,22 @@ class WorkerThreads {
     std::vector<TaskTimes> take_tasks() { return log_->take(); }
 
   private:
+    struct Queued {
+        std::shared_ptr<Job> job;
+        int64_t wanted;  // threads that are still to take it
+    };
+
     void serve(int thread);
     std::shared_ptr<Job> next_job();
+    void remove_front();
 
     const int count_;
     const double delay_s_;
     std::mutex mutex_;
     std::condition_variable submitted_;
-    std::deque<std::shared_ptr<Job>> queue_;
+    std::deque<Queued> queue_;
+    int64_t wanted_ = 0;                // threads that the queue's jobs want
+    int64_t polling_;                   // threads that look at `waiting_`, or are about to, and need no signal
     std::atomic<bool> waiting_{false};  // whether the queue holds anything; written under the mutex
     bool closed_ = false;
     std::atomic<int64_t> submitted_jobs_{0};

@@ -139,19 +139,25 @@ def stream(client, prompt):
         thread.join()
 
 
-def test_answers_go_on_while_a_long_prompt_is_read(client, prompts, say):
-    (long,) = prompts(1, 7168)
-    with stream(client, "One day") as first, stream(client, "In the beginning") as second:
+@pytest.mark.parametrize("context", [16, 2048])
+def test_answers_go_on_while_a_long_prompt_is_read(client, prompts, say, context):
+    """Short contexts grow meanwhile beyond the budget, and a step takes longer then, whoever reads."""
+    *running, long = (prompts(3, 7168)[at][:size] for at, size in enumerate((context, context, 7168)))
+    with stream(client, running[0]) as first, stream(client, running[1]) as second:
+        until(lambda: min(len(first), len(second)) > 0, 300)
+        started = time.perf_counter()
         until(lambda: min(len(first), len(second)) > 100, 300)
         began = time.perf_counter()
-        ask(client, long, "long", max_tokens=1)
+        ask(client, long, f"beside {context}", max_tokens=1)
         ended = time.perf_counter()
     gaps = [(b, 1e3 * (b - a)) for times in (first, second) for a, b in pairwise(times)]
-    before, during = [gap for at, gap in gaps if at < began], [gap for at, gap in gaps if began <= at <= ended]
+    before, during = (
+        [gap for at, gap in gaps if start <= at <= end] for start, end in ((started, began), (began, ended))
+    )
     usual, late = float(np.median(before)), float(np.percentile(during, 99))
     say(
-        f"2 answers beside a prompt of {len(long):,} tokens, read in {ended - began:.1f} s: between tokens "
-        f"{usual:.1f} ms before (median), {np.median(during):.1f} ms meanwhile (99 %: {late:.1f}): "
+        f"2 answers behind {len(running[0]):,} tokens beside a prompt of {len(long):,}, read in {ended - began:.1f} s: "
+        f"between tokens {usual:.1f} ms before (median), {np.median(during):.1f} ms meanwhile (99 %: {late:.1f}): "
         f"99 % over the median before {late / usual:.2f}"
     )
     assert SCALE < 1 or late <= 4 * usual

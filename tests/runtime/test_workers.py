@@ -203,3 +203,20 @@ def test_tasks_are_recorded_while_they_are_to_be():
         own = [(start_s, end_s) for number, _, start_s, end_s in times if number == job.number]
         assert min(start_s for start_s, _ in own) == pytest.approx(job.started_s, abs=1e-4)
         assert max(end_s for _, end_s in own) == pytest.approx(job.started_s + job.ran_s, abs=1e-4)
+
+
+def test_a_job_whose_caller_helps_takes_one_worker_fewer():
+    """Else three threads share two cores, and the one that has to wait is waited for."""
+    call = make_call(Case("longer", H=4, S=400, N=400), torch.float32)
+    with cpu.Workers(2) as workers:
+        workers.record_tasks(on=True)
+        for _ in range(200):
+            workers.partial(call.q, call.k, call.v, call.blocks, call.scale)
+        helped = {(job, thread) for job, thread, _, _ in workers.take_tasks() if thread != cpu.OTHER_THREAD}
+        jobs = [submit(workers, call) for _ in range(200)]
+        for job in jobs:
+            job.wait()
+        alone = {(job, thread) for job, thread, _, _ in workers.take_tasks() if thread != cpu.OTHER_THREAD}
+    assert helped
+    assert len({job for job, _ in helped}) == len(helped)
+    assert len({job for job, _ in alone}) < len(alone)

@@ -27,6 +27,8 @@ BAD = (
     {},
 )
 KNOWN = ("the first of all prompts", "a prompt " * 30, "abc")
+WORDS = tuple("".join(random.Random(number).choices("abcdefgh", k=1 + number % 12)) for number in range(500))
+"""Of prompts: the tokenizers package keeps 10,000 words in a cache of each thread, which would grow for minutes."""
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 
 
@@ -45,7 +47,7 @@ class Visitor:
         return counts
 
     def body(self, **more):
-        prompt = "".join(self.chance.choices("abcdefgh ", k=self.chance.randint(1, 350)))
+        prompt = " ".join(self.chance.choices(WORDS, k=175))[: self.chance.randint(1, 350)]
         return {"prompt": prompt, "max_tokens": self.chance.randint(1, 100), "ignore_eos": True, "seed": 1, **more}
 
     def ask_known(self, client):

@@ -25,45 +25,46 @@ struct BlocksOf32 {
     static constexpr int kUnits = 2, kShared = 2, kSteps = 8 / kVectorPieces;
     static constexpr int chunk(int v, int u, int i) { return 2 * (v * kVectorPieces + i) + u; }
     static SCOUT_INLINE const uint8_t* block(const uint8_t* at, int v) { return at + v * kVectorPieces * BYTES; }
-    static SCOUT_INLINE void nibbles(const uint8_t* at, int v, int offset, Bits out[2]) {
-        const Bits x = load_pieces(block(at, v) + offset, BYTES);
+    template <int OFFSET>
+    static SCOUT_INLINE void nibbles(const uint8_t* at, int v, Bits out[2]) {
+        const Bits x = load_block_pieces<BYTES, OFFSET>(block(at, v));
         out[0] = plane<4>(x, 0), out[1] = plane<4>(x, 1);
     }
 };
 
 struct Q4_0 : BlocksOf32<18> {
-    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_halves(at, kBytes, n.scale), centre(n, 8); }
-    static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) { nibbles(at, v, 2, out); }
+    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_numbers<kBytes, false>(at, n), centre(n, 8); }
+    static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) { nibbles<2>(at, v, out); }
 };
 
 struct Q4_1 : BlocksOf32<20> {
     static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) {
-        widen_halves(at, kBytes, n.scale), widen_halves(at + 2, kBytes, n.least);
+        widen_numbers<kBytes, true>(at, n);
     }
-    static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) { nibbles(at, v, 4, out); }
+    static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) { nibbles<4>(at, v, out); }
 };
 
 struct Q5_0 : BlocksOf32<22> {
-    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_halves(at, kBytes, n.scale), centre(n, 16); }
+    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_numbers<kBytes, false>(at, n), centre(n, 16); }
     static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) {
-        nibbles(at, v, 6, out);
+        nibbles<6>(at, v, out);
         for (int p = 0; p < 2; ++p) out[p] = with_fifth(out[p], block(at, v) + 2, kBytes, p);
     }
 };
 
 struct Q5_1 : BlocksOf32<24> {
     static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) {
-        widen_halves(at, kBytes, n.scale), widen_halves(at + 2, kBytes, n.least);
+        widen_numbers<kBytes, true>(at, n);
     }
     static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) {
-        nibbles(at, v, 8, out);
+        nibbles<8>(at, v, out);
         for (int p = 0; p < 2; ++p) out[p] = with_fifth(out[p], block(at, v) + 4, kBytes, p);
     }
 };
 
 struct Q8_0 : BlocksOf32<34> {
     static constexpr int kBits = 8;
-    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_halves(at, kBytes, n.scale), centre(n, 128); }
+    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_numbers<kBytes, false>(at, n), centre(n, 128); }
     static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) {
         for (int p = 0; p < 2; ++p) out[p] = load_pieces(block(at, v) + 2 + 16 * p, kBytes) ^ 0x80808080u;
     }
@@ -71,9 +72,9 @@ struct Q8_0 : BlocksOf32<34> {
 
 struct IQ4_NL : Q4_0 {
     static constexpr int kBits = 8;
-    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_halves(at, kBytes, n.scale), centre(n, 128); }
+    static SCOUT_INLINE void numbers(const uint8_t* at, Numbers& n) { widen_numbers<kBytes, false>(at, n), centre(n, 128); }
     static SCOUT_INLINE void codes(const uint8_t* at, int v, Bits out[2]) {
-        nibbles(at, v, 2, out);
+        nibbles<2>(at, v, out);
         for (int p = 0; p < 2; ++p) out[p] = look_up(out[p]);
     }
 };

@@ -38,6 +38,48 @@ SCOUT_INLINE Bits load_pieces(const uint8_t* p, int stride) {
 #endif
 }
 
+#if defined(__AVX512BW__)
+// 32 words of 16 bits: lane i is word At::word(i) of the 64 bytes at a and the 64 bytes at b.
+template <class At, int... I>
+SCOUT_INLINE __m512i gather_words(const uint8_t* a, const uint8_t* b, Lanes<I...>) {
+    typedef uint16_t Words __attribute__((vector_size(64)));
+    const Words index = {uint16_t(At::word(I))...};
+    return _mm512_permutex2var_epi16(__m512i(load_bits(a)), __m512i(index), __m512i(load_bits(b)));
+}
+
+// Where the pieces of four blocks are: those of two blocks in the first 64 bytes, those of the others in the last.
+template <int STRIDE, int OFFSET>
+struct PiecesAt {
+    static constexpr int kSecond = 4 * STRIDE - 64;
+    static constexpr bool kFits = STRIDE + OFFSET + 16 <= 64 && kSecond <= 2 * STRIDE + OFFSET;
+    static constexpr int word(int i) {
+        const int byte = i / 8 * STRIDE + OFFSET + i % 8 * 2;
+        return i < 16 ? byte / 2 : 32 + (byte - kSecond) / 2;
+    }
+};
+
+// Where the first two words of eight blocks are, each twice: the first ones of all, then the second ones.
+template <int STRIDE>
+struct NumbersAt {
+    static constexpr int kSecond = 4 * STRIDE;
+    static constexpr bool kFits = 3 * STRIDE + 4 <= 64 && 64 <= kSecond;
+    static constexpr int word(int i) {
+        const int block = i % 16 / 2;
+        return (block < 4 ? block * STRIDE : 64 + (block - 4) * STRIDE) / 2 + i / 16;
+    }
+};
+#endif
+
+// The 16 bytes from OFFSET on of each of W / 4 blocks of STRIDE bytes.
+template <int STRIDE, int OFFSET>
+SCOUT_INLINE Bits load_block_pieces(const uint8_t* blocks) {
+#if defined(__AVX512BW__)
+    using At = PiecesAt<STRIDE, OFFSET>;
+    if constexpr (At::kFits) return Bits(gather_words<At>(blocks, blocks + At::kSecond, CountTo<32>::type()));
+#endif
+    return load_pieces(blocks + OFFSET, STRIDE);
+}
+
 // The part of 32 bytes, which belong to every two pieces, that belongs to the pieces from v * W / 4 on.
 SCOUT_INLINE Bits load_for_pairs(const uint8_t* p, int v) {
 #if defined(__AVX512F__)
@@ -132,6 +174,22 @@ SCOUT_INLINE void widen_halves(const uint8_t* p, int stride, Vec out[kChunks / W
         out[i] = widen_half(bits);
     }
 #endif
+}
+
+// What eight blocks of STRIDE bytes begin with: a scale each, and then, if there is LEAST, a least number.
+template <int STRIDE, bool LEAST>
+SCOUT_INLINE void widen_numbers(const uint8_t* blocks, Numbers& n) {
+#if defined(__AVX512BW__)
+    using At = NumbersAt<STRIDE>;
+    if constexpr (At::kFits) {
+        const __m512i words = gather_words<At>(blocks, blocks + At::kSecond, CountTo<32>::type());
+        n.scale[0] = Vec(_mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(words)));
+        if (LEAST) n.least[0] = Vec(_mm512_maskz_cvtph_ps(0xffff, _mm512_maskz_extracti64x4_epi64(0xf, words, 1)));
+        return;
+    }
+#endif
+    widen_halves(blocks, STRIDE, n.scale);
+    if (LEAST) widen_halves(blocks + 2, STRIDE, n.least);
 }
 
 // Numbers whose codes have an offset.

@@ -1,6 +1,7 @@
 """The loop: schedule, run, recall, commit."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -33,6 +34,8 @@ SPARE_CORES = 2
 PROMPTS_OWN = "the prompt's own"
 READING_S = 0.2
 """Seconds that prompts are read for before the engine looks for requests that come and go."""
+RECENT_STEPS = 16
+"""Beside streamed answers, a turn of reading is half as long as the fastest of so many decode steps that came last."""
 MOST_READING = 10
 """Prompts that came later are read for so many times as long as a decode step takes, and then one is due."""
 
@@ -97,7 +100,7 @@ class Engine:
         self._prefixes = make_prefix_cache(self.cache, self.plan, decoder, scout, engine_config, self.calibration)
         self.scheduler = Scheduler(self.store, self.plan, engine_config.max_num_seqs, self._prefixes.find)
         self._reading: tuple[Sequence, Reading] | None = None
-        self._last_step = 0.0, 0.0  # seconds that it took, and when it ended
+        self._steps = deque([(0.0, 0.0)], RECENT_STEPS)  # the last ones: seconds that each took, and when it ended
         self.stats = Stats(device=device.type)
 
     @property
@@ -135,15 +138,14 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Run a decode step, or read prompts for a while, and return the sequences of which there is news.
 
-        Prompts come first, since a larger batch decodes more tokens in a step; see MOST_READING for those that come
-        later. Only where somebody reads an answer token by token, the two take turns and have about the same time.
-        An error that is one sequence's ends that one; what fails in a decode step ends all that were in it. A step that
-        is broken off by anything else costs nobody a token: its sequences are read anew.
-        Ranks that share a model have a step together: what fails on one of them is raised.
+        Prompts come first, because a larger batch decodes more tokens in a step; see MOST_READING. While somebody reads
+        an answer token by token, reading and decode steps take turns; see RECENT_STEPS.
+        An error of one sequence ends that one; an error of a decode step ends all that were in it. Any other exception
+        costs nobody a token: the sequences are read anew. With several ranks, every error is raised.
         """
         streamed = any(sequence.reader.streamed for sequence in self.scheduler.running)
         news = self._decode() if streamed else []
-        news += self._read(self._last_step[0] if streamed else READING_S)
+        news += self._read(min(self._steps)[0] / 2 if streamed else READING_S)
         if not news or (not streamed and self._agreed(self._step_is_due(news[-1]))):
             news += self._decode()
         return news
@@ -208,19 +210,18 @@ class Engine:
         sequences, started = list(self.scheduler.running), time.perf_counter()
         if not sequences:
             return []
-        positions = [sequence.num_tokens - 1 for sequence in sequences]
         with self._ending_on_error(sequences, f"decoding {len(sequences)} sequences"):
             for row, one in enumerate(sequences):
                 self.runner.seen.go_on(row, one.steering, len(one.output_ids))
             fed, draws = [one.last_token for one in sequences], [one.draw() for one in sequences]
-            logits, step, tokens = self.runner.decode(fed, positions, draws=draws)
+            logits, step, tokens = self.runner.decode(fed, [one.num_tokens - 1 for one in sequences], draws=draws)
             self._append(sequences, tokens, logits)
             ended = time.perf_counter()
-            self._last_step = ended - started, ended
+            self._steps.append((ended - started, ended))
             self.stats = replace(
                 self.stats,
                 new_tokens=self.stats.new_tokens + len(sequences),
-                decode_s=self.stats.decode_s + self._last_step[0],
+                decode_s=self.stats.decode_s + ended - started,
                 decode_tokens=self.stats.decode_tokens + len(sequences),
                 steps=self.stats.steps + step.of_all(self.ranks),
             )
@@ -230,7 +231,7 @@ class Engine:
 
     def _step_is_due(self, read: Sequence) -> bool:
         """Whether a running answer has waited long enough for prompts that came later; `read`: the last of them."""
-        took, ended = self._last_step
+        took, ended = self._steps[-1]
         return self.scheduler.came_later(read) and time.perf_counter() - ended > MOST_READING * took
 
     def _agreed(self, wish: bool) -> bool:

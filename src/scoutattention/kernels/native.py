@@ -220,5 +220,7 @@ class ManyRowKernels(RowKernels):
 
 
 def _floats(x: Tensor) -> Tensor:
-    """The form in which the native kernels read queries and rows."""
+    """The form in which the native kernels read queries and rows; mostly they have it, and this is called often."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        return x
     return x.to(torch.float32).contiguous()

@@ -1,6 +1,7 @@
 """Requests join and leave between steps, prompts are read in pieces, and no answer depends on who else is there."""
 
 import random
+import time
 
 import pytest
 
@@ -90,6 +91,25 @@ def test_who_streams_gets_a_token_for_each_turn_of_anothers_prompt(llm, monkeypa
     assert said == list(range(said[0], said[0] + len(said)))
     assert read == sorted(read)
     assert read[-1] == len(PROMPT)
+    llm.engine.cancel(streamed)
+    run(llm)
+
+
+def test_a_slow_step_does_not_make_the_next_turn_of_reading_long(llm, monkeypatch):
+    read_for, decode, turns = llm.engine._read, llm.engine.runner.decode, []
+    streamed = request(llm, 2, 160, streamed=True)
+    llm.engine.add(streamed)
+    while len(streamed.output_ids) < 20:
+        llm.engine.step()
+
+    def slowly(*args, **more):
+        time.sleep(0.5)
+        return decode(*args, **more)
+
+    monkeypatch.setattr(llm.engine, "_read", lambda seconds: turns.append(seconds) or read_for(seconds))
+    monkeypatch.setattr(llm.engine.runner, "decode", slowly)
+    llm.engine.step()
+    assert 0 < turns[-1] < 0.5
     llm.engine.cancel(streamed)
     run(llm)
 
