@@ -12,7 +12,7 @@ from scoutattention.cli import main
 BUSY = 0.1
 """Cores that other programs may take while steps are measured."""
 LIMITS = {"step": 0.2, "hidden": 0.3, "share": 0.2}
-"""Errors in the median of two cases; that of hidden time was a fifth over fifteen, and single cases vary more."""
+"""Errors in the median of two cases; that of hidden time was 16 % over thirteen, and single cases vary more."""
 PART = 0.01
 """Error of unhidden time, as a part of the step."""
 FEW_SLOTS = ("--slots", "0.25", "--max-cpu-share", "off")

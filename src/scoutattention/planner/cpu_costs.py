@@ -43,9 +43,8 @@ class Reach(NamedTuple):
 
 CPU = Reach(products=0.68, core_flops=150e9, attention=0.63, layer_s=100e-6)
 """docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s; computing: the lab note on matrix products."""
-CPU_IN_BLOCKS = Reach(products=0.68, core_flops=65e9, attention=0.5, layer_s=390e-6)
-"""With weights in few bits: docs/lab/2026-11-26-stored-weights.md; attention and a layer's rest by the stages of `scout
-bench decode smollm2 --contexts 1024,4096 --batches 1,4`, two cores that read 42 GB/s before it, 2026-11-26."""
+CPU_IN_BLOCKS = Reach(products=0.68, core_flops=65e9, attention=0.5, layer_s=210e-6)
+"""With weights in few bits: docs/lab/2026-11-26-stored-weights.md; of a layer's rest, the note on slots on a CPU."""
 
 
 class PerLayer(NamedTuple):
