@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from scoutattention import LLM, ConfigError, PromptError, SamplingParams, ScoutConfig
+from scoutattention.engine.scheduler import Sequence
 from scoutattention.integrations.lm_eval import ScoutLM, read_options
 from scoutattention.models.loader import load
 
@@ -137,6 +139,23 @@ def test_results_are_offered_to_the_harness_cache(path):
         ("loglikelihood", ("a", "b"), score),
         ("loglikelihood_rolling", ("ab",), total),
     ]
+
+
+def test_a_score_waits_for_the_step_that_ended_an_answer(path, monkeypatch):
+    """An answer is there before its step has ended; here the step goes on for a while."""
+    llm = LLM(path, scout=FULL, max_model_len=256)
+    retire, model = llm.engine.scheduler.retire, ScoutLM(llm)
+    monkeypatch.setattr(llm.engine.scheduler, "retire", lambda: time.sleep(0.2) or retire())
+    append = Sequence.append
+
+    def tell_at_once(self, *args):
+        append(self, *args)
+        self.reader.tell()
+
+    monkeypatch.setattr(Sequence, "append", tell_at_once)
+    model.generate_until([request("Who?", {"max_gen_toks": 1})])
+    assert model.loglikelihood([request("a", "b")])[0][0] < 0
+    llm.close()
 
 
 def test_options_of_tasks():

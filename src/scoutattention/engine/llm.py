@@ -193,6 +193,10 @@ class LLM:
         """Steps since the model was loaded, by the tokens that they completed."""
         return self._thread.step_counts
 
+    def settle(self) -> None:
+        """Wait for the step that is under way, for who uses the idle `engine` after an answer."""
+        self._thread.settle()
+
     def close(self) -> None:
         """Stop the worker threads and the other ranks; answers that are under way end with an error."""
         self._thread.close()

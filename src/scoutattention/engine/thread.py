@@ -52,6 +52,10 @@ class EngineThread:
         """
         self._errands.extend(partial(self._cancel, request) for request in requests)
 
+    def settle(self) -> None:
+        """Wait for the step that is under way: an answer is known before its step has freed what it held."""
+        self._queue.submit(int).result()
+
     def check(self) -> None:
         """Raises ScoutError where the engine was closed."""
         if self._closed:

@@ -94,6 +94,7 @@ class ScoutLM(LM):
 
     def _next_token_logits(self, context: list[int], continuation: list[int]) -> Tensor:
         """Logits for each token of a continuation, float32 [tokens, vocab]."""
+        self._llm.settle()
         engine, ids = self._llm.engine, context + continuation
         known = max(1, len(context) - 1)  # the context's last token is the method's first step
         logits: list[Tensor] = []
