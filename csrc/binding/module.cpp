@@ -35,6 +35,7 @@ void bind_workers(nb::module_& m) {
         .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a, "closed"_a)
         .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a, "closed"_a)
         .def("top_blocks", &Workers::top_blocks, "scores"_a, "closed"_a, "count"_a, "always"_a, "largest"_a)
+        .def("top_by_key_codes", &Workers::top_by_key_codes, "request"_a)
         .def("split_choice", &Workers::split_choice, "request"_a)
         .def("update_interest", &Workers::update_interest, "interest"_a, "blocks"_a, "wishes"_a, "rows"_a,
              "kept"_a)
@@ -54,6 +55,8 @@ void bind_workers(nb::module_& m) {
         .def("add_norm", &Workers::add_norm, "x"_a, "change"_a, "weight"_a, "eps"_a)
         .def("place_heads", &Workers::place_heads, "x"_a, "how"_a)
         .def("swiglu", &Workers::swiglu, "x"_a)
+        .def("project_heads", &Workers::project_heads, "x"_a, "weight"_a, "how"_a)
+        .def("end_layer", &Workers::end_layer, "x"_a, "attended"_a, "by"_a)
         .def("read", &Workers::read, "data"_a)
         .def("set_recording", &Workers::set_recording, "on"_a)
         .def("take_tasks", &Workers::take_tasks)

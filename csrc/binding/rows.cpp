@@ -1,12 +1,13 @@
 // The methods of Workers that compute rows of a layer.
+#include "binding/rows.h"
+
 #include "binding/workers.h"
 
 namespace scout {
-namespace {
 
-[[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
+void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
 
-DType dtype_of(const std::string& name, const Tensor& tensor) {
+DType number_dtype(const std::string& name, const Tensor& tensor) {
     const Element elements[] = {kElement<float>, kBFloat16Element, kElement<uint16_t>};
     for (int i = kFloat32; i <= kFloat16; ++i)
         if (is_on_cpu(tensor) && has(tensor, elements[i])) return static_cast<DType>(i);
@@ -14,13 +15,58 @@ DType dtype_of(const std::string& name, const Tensor& tensor) {
            ": it must be float32, bfloat16 or float16 on the CPU");
 }
 
-const float* rows(const char* name, const Tensor& x) {
+const float* float_rows(const char* name, const Tensor& x) {
     check_on_cpu(name, x);
     if (!has(x, kElement<float>) || !is_contiguous(x, 0))
         refuse(std::string(name) + " is " + text(x, "dtype") + " with strides " + text(x, "stride") +
                ": it must be float32 and contiguous");
     return address<float>(x);
 }
+
+LinearPart matrices(const Tensor& weight, DType dtype) {
+    const int dims = weight.memory.ndim;
+    const int64_t element = kElementBytes[dtype];
+    return {dtype, address<char>(weight), weight.stride(0) * element, weight.size(dims - 1) * element,
+            weight.size(dims - 2)};
+}
+
+LinearPart stored_lines(const Tensor& data, int number, int64_t width) {
+    check_dims("a stored matrix", data, 2, "[rows, bytes of a row]");
+    const StoredFormat* format = stored_format(number);
+    if (!format) refuse("a stored matrix is of the kind " + std::to_string(number) + ", which no kernel reads");
+    const int64_t bytes = width / format->block * format->bytes;
+    if (!has(data, kElement<uint8_t>) || !is_contiguous(data, 0) || width % format->block != 0 ||
+        data.size(1) != bytes)
+        refuse("a stored matrix of the kind " + std::to_string(number) + " is " + text(data, "dtype") + " " +
+               text(data, "shape") + " with strides " + text(data, "stride") + ": for rows of " +
+               std::to_string(width) + " it must be torch.uint8 [rows, " + std::to_string(bytes) +
+               "], contiguous, in blocks of " + std::to_string(format->block));
+    return {format->kind, address<char>(data), 0, bytes, data.size(0)};
+}
+
+std::vector<LinearPart> matrix_parts(const char* name, const MatrixArgument& parts, int64_t width) {
+    std::vector<LinearPart> lines;
+    for (const auto& [data, number] : parts) {
+        if (number) {
+            lines.push_back(stored_lines(data, *number, width));
+            continue;
+        }
+        const DType dtype = number_dtype(name, data);
+        if (data.memory.ndim != 2 || data.size(1) != width || !is_contiguous(data, 0))
+            refuse(std::string(name) + " is " + text(data, "shape") + " with strides " + text(data, "stride") +
+                   ": it must be [lines, " + std::to_string(width) + "] and contiguous");
+        lines.push_back(matrices(data, dtype));
+    }
+    return lines;
+}
+
+int64_t lines_of(const std::vector<LinearPart>& parts) {
+    int64_t lines = 0;
+    for (const LinearPart& part : parts) lines += part.lines;
+    return lines;
+}
+
+namespace {
 
 // Contiguous rows of float32 (type 0) or bfloat16 (type 1).
 struct Rows {
@@ -52,40 +98,17 @@ NewRows new_rows(const Tensor& like, const int64_t* sizes, size_t dims) {
 }
 NewRows new_rows(const Tensor& like, Sizes sizes) { return new_rows(like, sizes.begin(), sizes.size()); }
 
-// Matrices [.., O, I] of one dtype.
-LinearPart matrices(const Tensor& weight, DType dtype) {
-    const int dims = weight.memory.ndim;
-    const int64_t element = kElementBytes[dtype];
-    return {dtype, address<char>(weight), weight.stride(0) * element, weight.size(dims - 1) * element,
-            weight.size(dims - 2)};
-}
-
-// A matrix of `width` columns as GGUF keeps it: uint8 [lines, bytes of a line], of a kind by its number there.
-LinearPart stored_lines(const Tensor& data, int number, int64_t width) {
-    check_dims("a stored matrix", data, 2, "[rows, bytes of a row]");
-    const StoredFormat* format = stored_format(number);
-    if (!format) refuse("a stored matrix is of the kind " + std::to_string(number) + ", which no kernel reads");
-    const int64_t bytes = width / format->block * format->bytes;
-    if (!has(data, kElement<uint8_t>) || !is_contiguous(data, 0) || width % format->block != 0 ||
-        data.size(1) != bytes)
-        refuse("a stored matrix of the kind " + std::to_string(number) + " is " + text(data, "dtype") + " " +
-               text(data, "shape") + " with strides " + text(data, "stride") + ": for rows of " +
-               std::to_string(width) + " it must be torch.uint8 [rows, " + std::to_string(bytes) +
-               "], contiguous, in blocks of " + std::to_string(format->block));
-    return {format->kind, address<char>(data), 0, bytes, data.size(0)};
-}
-
 }  // namespace
 
 void Workers::causal(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Tensor& out) {
     const auto [n, H, G, D] = shape<4>("q", q, "[n, H, G, D]");
     const auto [T, heads, width] = shape<3>("k", k, "[T, H, D]");
     check_dims("v", v, 3, "[T, H, D]");
-    const DType dtype = dtype_of("q", q);
+    const DType dtype = number_dtype("q", q);
     const char* from[3];
     int i = 0;
     for (const Tensor* tensor : {&q, &k, &v}) {
-        const bool fits = dtype_of("k or v", *tensor) == dtype && is_contiguous(*tensor, 0);
+        const bool fits = number_dtype("k or v", *tensor) == dtype && is_contiguous(*tensor, 0);
         if (!fits || (tensor == &v && !std::equal(k.memory.shape, k.memory.shape + 3, v.memory.shape)))
             refuse("q, k and v are " + text(q, "dtype") + " " + text(q, "shape") + ", " + text(k, "dtype") + " " +
                    text(k, "shape") + " and " + text(v, "dtype") + " " + text(v, "shape") +
@@ -101,8 +124,8 @@ void Workers::causal(const Tensor& q, const Tensor& k, const Tensor& v, double s
 }
 
 nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
-    const float* from = rows("x", x);
-    const DType dtype = dtype_of("weight", weight);
+    const float* from = float_rows("x", x);
+    const DType dtype = number_dtype("weight", weight);
     const int dims = weight.memory.ndim;
     bool fits = x.memory.ndim == 2 && (dims == 2 || dims == 3);
     fits = fits && weight.size(dims - 1) == x.size(1) && (dims == 2 || weight.size(0) == x.size(0));
@@ -117,7 +140,7 @@ nb::object Workers::linear(const Tensor& x, const Tensor& weight) {
 }
 
 nb::object Workers::linear_stored(const Tensor& x, const std::vector<std::pair<Tensor, int>>& parts, bool many) {
-    LinearCall call{rows("x", x), 1, 0, 0, 0, {}, nullptr};
+    LinearCall call{float_rows("x", x), 1, 0, 0, 0, {}, nullptr};
     check_dims("x", x, 2, "[T, A]");
     call.B = x.size(0), call.I = x.size(1);
     for (const auto& [data, number] : parts) {
@@ -148,8 +171,8 @@ void Workers::expand(const Tensor& data, int number, const Tensor& out) {
 }
 
 nb::object Workers::project(const Tensor& x, const Tensor& basis) {
-    const float* from = rows("x", x);
-    const DType dtype = dtype_of("basis", basis);
+    const float* from = float_rows("x", x);
+    const DType dtype = number_dtype("basis", basis);
     bool fits = x.memory.ndim == 3 && basis.memory.ndim == 3;
     fits = fits && basis.size(2) == x.size(2) && basis.size(0) == x.size(0);
     if (!fits || !is_contiguous(basis, 1))
@@ -175,7 +198,7 @@ void Workers::compute_rows(const RowsCall& call) {
 
 nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) {
     const Rows from = rows_of("x", x);
-    const float* factors = rows("weight", weight);
+    const float* factors = float_rows("weight", weight);
     const int dims = weight.memory.ndim, first = x.memory.ndim - dims;
     bool fits = (dims == 1 || dims == 2) && first >= 0;
     int64_t count = 1;
@@ -196,7 +219,7 @@ nb::object Workers::rms_norm(const Tensor& x, const Tensor& weight, double eps) 
 
 nb::tuple Workers::add_norm(const Tensor& x, const Tensor& change, const Tensor& weight, double eps) {
     const Rows from = rows_of("x", x), added = rows_of("change", change);
-    const float* factors = rows("weight", weight);
+    const float* factors = float_rows("weight", weight);
     if (x.memory.ndim != 2 || change.memory.ndim != 2 || weight.memory.ndim != 1 || added.type != from.type ||
         change.size(0) != x.size(0) || change.size(1) != x.size(1) || weight.size(0) != x.size(1) || x.size(1) == 0)
         refuse("x is " + text(x, "dtype") + " " + text(x, "shape") + ", change " + text(change, "dtype") + " " +
@@ -212,26 +235,32 @@ nb::tuple Workers::add_norm(const Tensor& x, const Tensor& change, const Tensor&
     return nb::make_tuple(sum.tensor, out.tensor);
 }
 
-nb::tuple Workers::place_heads(const Tensor& x, const HeadPlacingArgument& how) {
+PlaceRun placing(const HeadPlacingArgument& how, int64_t T, int64_t heads, int64_t D) {
     const auto& [queries, bias, norm, eps, rope, paired] = how;
-    const Rows from = rows_of("x", x);
-    const auto [T, heads, D] = shape<3>("x", x, "[T, heads, D]");
     if (queries < 0 || queries > heads || (heads - queries) % 2 != 0 || D % 2 != 0 || D == 0)
-        refuse("x is " + text(x, "shape") + " with " + std::to_string(queries) +
+        refuse("x is " + text({T, heads, D}) + " with " + std::to_string(queries) +
                " queries: it must be [T, heads, D] with an even D, as many keys as values");
-    const int64_t others = (heads - queries) / 2;
+    const int64_t rotated = (heads + queries) / 2;
     const float* biases = bias ? exact<float>("bias", *bias, {heads * D}) : nullptr;
     const int64_t lines = norm ? shape<2>("norm", *norm, "[heads, D]")[0] : 0;
-    const float* norms = norm ? exact<float>("norm", *norm, {std::max(lines, queries + others), D}) : nullptr;
+    const float* norms = norm ? exact<float>("norm", *norm, {std::max(lines, rotated), D}) : nullptr;
     const float *cos = exact<float>("cos", rope.first, {T, D}), *sin = exact<float>("sin", rope.second, {T, D});
-    const NewRows q = new_rows(x, {T, queries, D}), k = new_rows(x, {T, others, D}), v = new_rows(x, {T, others, D});
-    const int64_t count = queries;
-    const bool pairs = paired;
-    const float epsilon = float(eps);
-    compute_rows({T, 2 * heads * D * from.bytes, 2 * D, [&](int64_t begin, int64_t end, float* scratch) {
-        kernels_.place_heads[from.type]({from.at(begin * heads * D), biases, norms, epsilon, cos + begin * D,
-                                         sin + begin * D, end - begin, heads, count, D, pairs, scratch,
-                                         q.at(begin * count * D), k.at(begin * others * D), v.at(begin * others * D)});
+    return {nullptr, biases, norms, float(eps), cos, sin, T, heads, queries, D, paired, nullptr, nullptr, nullptr, nullptr};
+}
+
+nb::tuple Workers::place_heads(const Tensor& x, const HeadPlacingArgument& how) {
+    const Rows from = rows_of("x", x);
+    const auto [T, heads, D] = shape<3>("x", x, "[T, heads, D]");
+    const PlaceRun all = placing(how, T, heads, D);
+    const int64_t others = (heads - all.queries) / 2;
+    const NewRows q = new_rows(x, {T, all.queries, D}), k = new_rows(x, {T, others, D}), v = new_rows(x, {T, others, D});
+    const int64_t row = heads * D, q_row = all.queries * D, k_row = others * D, width = D;
+    compute_rows({T, 2 * row * from.bytes, 2 * D, [&](int64_t begin, int64_t end, float* scratch) {
+        PlaceRun run = all;
+        run.x = from.at(begin * row), run.scratch = scratch, run.tokens = end - begin;
+        run.cos += begin * width, run.sin += begin * width;
+        run.q = q.at(begin * q_row), run.k = k.at(begin * k_row), run.v = v.at(begin * k_row);
+        kernels_.place_heads[from.type](run);
     }});
     return nb::make_tuple(q.tensor, k.tensor, v.tensor);
 }

@@ -5,10 +5,9 @@
 #pragma once
 
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/vector.h>
 
 #include "binding/partial.h"
+#include "binding/rows.h"
 
 namespace scout {
 
@@ -20,10 +19,12 @@ using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor
                                         Tensor>;           // types.GuardRequest
 
 using NearRequestArgument = std::tuple<Tensor, Tensor, std::optional<Tensor>, int64_t, Tensor, std::pair<Tensor, Tensor>,
-                                       int64_t>;  // ops.NearRequest
+                                       int64_t>;  // requests.NearRequest
 
-using HeadPlacingArgument = std::tuple<int64_t, std::optional<Tensor>, std::optional<Tensor>, double,
-                                       std::pair<Tensor, Tensor>, bool>;  // reference_rows.HeadPlacing
+using TopRequestArgument = std::tuple<Tensor, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, double,
+                                std::tuple<int64_t, std::pair<int64_t, int64_t>, bool>>;  // requests.TopRequest
+using LayerEndArgument = std::tuple<MatrixArgument, Tensor, MatrixArgument, MatrixArgument, Tensor,
+                                    double>;  // reference_rows.LayerEnd, with parts of matrices
 
 class Workers {
   public:
@@ -49,6 +50,8 @@ class Workers {
     // Returns blocks and wishes [B, H, count], and the wishes [B, H, N] for all blocks.
     nb::tuple top_blocks(const Tensor& scores, const Tensor& closed, int64_t count, std::pair<int64_t, int64_t> always,
                          bool largest);
+    // Scores by 2-bit digests and `top_blocks` of them, in one job.
+    nb::tuple top_by_key_codes(const TopRequestArgument& request);
     nb::tuple split_choice(const SplitRequestArgument& request);
     void update_interest(const Tensor& interest, const Tensor& blocks, const Tensor& wishes, const Tensor& rows,
                          double kept);
@@ -80,6 +83,10 @@ class Workers {
     // how: queries, bias, norm, eps, (cos, sin), paired; see HeadPlacing.
     nb::tuple place_heads(const Tensor& x, const HeadPlacingArgument& how);
     nb::object swiglu(const Tensor& x);
+    // Of few rows of float32, in one job: a projection and `place_heads` of it, and all that follows a layer's attention,
+    // which returns the residual stream and its norm.
+    nb::tuple project_heads(const Tensor& x, const MatrixArgument& weight, const HeadPlacingArgument& how);
+    nb::tuple end_layer(const Tensor& x, const Tensor& attended, const LayerEndArgument& by);
 
     uint64_t read(const Tensor& data);
     // Whether tasks of jobs that come are noted, and what was: (job, thread, start, end), in seconds of the steady clock.
@@ -99,9 +106,6 @@ class Workers {
     }
     void multiply(const LinearCall& call);
     void compute_rows(const RowsCall& call);
-    // What both kinds of scores have in common.
-    std::pair<ScoreCall, Result<float>> score_call(const Tensor& q, const Tensor& pages, const Tensor& closed,
-                                                  int64_t page_count);
 
     const Kernels& kernels_;
     WorkerThreads threads_;

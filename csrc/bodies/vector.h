@@ -160,6 +160,20 @@ SCOUT_INLINE Vec fold_rows(const float* rows) {
     return fold_quads<Join>(quads);
 }
 
+// The sums over lanes of N vectors, which do not depend on one another's places.
+template <int N>
+SCOUT_INLINE void sum_all(const Vec* x, float* out) {
+    static_assert(N <= W);
+    Vec quads[W / 4] = {};
+    for (int i = 0; i < N; i += 4) {
+        Vec four[4] = {};
+        for (int j = 0; j < 4 && i + j < N; ++j) four[j] = x[i + j];
+        quads[i / 4] = fold4(four);
+    }
+    const Vec sums = fold_quads(quads);
+    __builtin_memcpy(out, &sums, N * sizeof(float));
+}
+
 template <int Distance, int... I>
 SCOUT_INLINE Vec swapped(Vec x, Lanes<I...>) {
     return __builtin_shufflevector(x, x, (I ^ Distance)...);

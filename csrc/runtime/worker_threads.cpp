@@ -3,29 +3,19 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "runtime/spin.h"
+
 namespace scout {
 namespace {
 
 // A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes
-// as long. So a thread that waits polls for this long before it sleeps. It yields now and then: without that, two threads
-// stayed on one core. A call of the system takes longer than a poll.
+// as long. So a thread that waits polls for this long before it sleeps.
 constexpr auto kPollTime = std::chrono::microseconds(100);
-constexpr int kPollsPerYield = 16;
-
-void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
 
 template <class Ready>
 void poll(Ready ready) {
     const auto end = Job::Clock::now() + kPollTime;
-    while (Job::Clock::now() < end) {
-        for (int i = 0; i < kPollsPerYield; ++i, pause())
-            if (ready()) return;
-        std::this_thread::yield();
-    }
+    while (Job::Clock::now() < end && !looked(ready)) std::this_thread::yield();
 }
 
 }  // namespace

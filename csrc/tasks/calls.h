@@ -95,6 +95,16 @@ struct LinearCall {
     float* out;                     // [M, B, O]
 };
 
+// Scores by 2-bit digests of queries times `scale`, and the blocks that are wanted most. Where `basis` has parts, its
+// products are the queries. The scores, and `out` of the basis, are the work's own.
+struct TopByCodesCall {
+    LinearCall basis;
+    float scale;
+    ScoreCall score;
+    KeyCodeLayer layer;
+    TopBlocksCall top;
+};
+
 // Causal attention of the last n of T positions of a prompt.
 struct CausalCall {
     DType dtype;                    // of q, k and v
@@ -120,6 +130,23 @@ struct RowsCall {
     std::function<void(int64_t first, int64_t end, float* scratch)> compute;
 };
 
+// Rows times a matrix, and the heads of the products placed; `product.out`, and what `place` reads and keeps beside
+// tables, are the work's own.
+struct HeadsCall {
+    LinearCall product;             // M is 1
+    PlaceRun place;
+};
+
+// What follows a layer's attention: the output product, the feed-forward part, and the norm that comes next.
+struct LayerEndCall {
+    const float *x, *attended;      // [B, E], the residual stream, and [B, A]
+    int64_t B, A, E, I;
+    std::vector<LinearPart> output, gate_up, down;  // [E, A], [2 I, E], [E, I]
+    const float *post_norm, *next_norm;             // [E]
+    float eps;
+    float *sum, *out;               // [B, E], the residual stream, and its norm
+};
+
 // All throw std::invalid_argument where an index or a length is out of range, or memory is not aligned. The memory that
 // a call points to must live until the work is done, tables excepted. `threads`: how many will share the work.
 std::unique_ptr<Work> make_partial_work(const Kernels& kernels, const PartialCall& call, int threads);
@@ -128,11 +155,15 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
 std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
                                       int threads);
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
+std::unique_ptr<Work> make_top_by_codes_work(const Kernels& kernels, const TopByCodesCall& call, int threads);  // with scores
 std::unique_ptr<Work> make_causal_work(const Kernels& kernels, const CausalCall& call, int threads);
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads);
 // The same, by the kernels for many rows: M is 1, and every part is of a stored kind.
 std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const LinearCall& call, int threads);
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads);
+// Both need a row, and lines in every matrix.
+std::unique_ptr<Work> make_heads_work(const Kernels& kernels, const HeadsCall& call, int threads);
+std::unique_ptr<Work> make_layer_end_work(const Kernels& kernels, const LayerEndCall& call, int threads);
 std::unique_ptr<Work> make_rows_work(const RowsCall& call, int threads);
 
 // Adds the 64-bit words of a memory to `sum`; its speed is the read bandwidth of the machine. `bytes` must be a

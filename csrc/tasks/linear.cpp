@@ -1,5 +1,6 @@
-#include <thread>
+#include "tasks/linear.h"
 
+#include "runtime/spin.h"
 #include "tasks/common.h"
 
 namespace scout {
@@ -8,59 +9,20 @@ namespace {
 constexpr int64_t kBytesPerThread = 1 << 17;  // bytes of weights that take some 10 microseconds to read
 constexpr int64_t kUnit = 16;                 // outputs that the widest kernel takes at a time
 
+int64_t units(const LinearCall& call) { return ceil_div(call.O, kUnit); }
+
 class LinearWork final : public Work {
   public:
-    LinearWork(const Kernels& kernels, const LinearCall& call, int threads) : kernels_(kernels), call_(call) {
-        int64_t bytes = 0;
-        for (const LinearPart& part : call_.parts) {
-            bytes += part.lines * part.line_bytes;
-            std::vector<Line>& packed = packed_[part.kind];
-            const int64_t row = packed_row_bytes(part.kind, call.I);
-            if (!packed.empty() || call.M * call.B == 0) continue;
-            packed.resize(ceil_div(call.M * call.B * row, sizeof(Line)));
-            for (int64_t m = 0; m < call.M; ++m)
-                kernels.pack_rows[part.kind](call.x + m * call.B * call.I, call.B, call.I,
-                                             reinterpret_cast<char*>(packed.data()) + m * call.B * row);
-        }
-        threads_ = worthwhile_threads(call.M * bytes, kBytesPerThread, threads);
-        tasks_ = call.M ? std::min(units(), ceil_div(wanted_tasks(threads_), call.M)) : 0;
+    LinearWork(const Kernels& kernels, const LinearCall& call, int threads) : tasks_(kernels, call, threads) {
+        tasks_.pack();
     }
 
-    int64_t tasks() const override { return call_.M * tasks_; }
-    int64_t threads() const override { return threads_; }
-
-    void run(int64_t number) noexcept override {
-        const int64_t m = number / tasks_, task = number % tasks_;
-        const int64_t first = units() * task / tasks_ * kUnit;
-        const int64_t end = std::min(call_.O, units() * (task + 1) / tasks_ * kUnit);
-        int64_t begin = 0;
-        for (const LinearPart& part : call_.parts) {
-            multiply(m, part, begin, std::max(first - begin, int64_t(0)), std::min(end - begin, part.lines));
-            begin += part.lines;
-        }
-    }
+    int64_t tasks() const override { return tasks_.count(); }
+    int64_t threads() const override { return tasks_.threads(); }
+    void run(int64_t number) noexcept override { tasks_.run(number); }
 
   private:
-    struct alignas(64) Line {
-        char bytes[64];
-    };
-
-    // The products with lines `first` to `end` of a part whose first line is line `begin` of the matrix.
-    void multiply(int64_t m, const LinearPart& part, int64_t begin, int64_t first, int64_t end) const noexcept {
-        if (first >= end) return;
-        const char* rows = reinterpret_cast<const char*>(packed_[part.kind].data());
-        const char* weight = part.weight + m * part.matrix_bytes + first * part.line_bytes;
-        kernels_.linear[part.kind]({rows + m * call_.B * packed_row_bytes(part.kind, call_.I), weight, call_.B,
-                                    call_.I, end - first, call_.out + m * call_.B * call_.O + begin + first,
-                                    call_.O});
-    }
-
-    int64_t units() const { return ceil_div(call_.O, kUnit); }
-
-    const Kernels& kernels_;
-    const LinearCall call_;
-    std::vector<Line> packed_[kWeightKinds];  // the rows of each matrix, as the kernel of a kind reads them
-    int64_t threads_, tasks_;                 // tasks: of each matrix
+    LinearTasks tasks_;
 };
 
 // The first tasks pack rows; each other one is some of the rows, and lines that are laid out together. Tasks are claimed
@@ -86,7 +48,7 @@ class ManyRowsWork final : public Work {
 
     void run(int64_t number) noexcept override {
         if (number < packing_) return pack(number);
-        while (unpacked_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
+        spin_until([this] { return unpacked_.load(std::memory_order_acquire) == 0; });
         multiply(units_[(number - packing_) / row_tasks_], (number - packing_) % row_tasks_);
     }
 
@@ -146,6 +108,50 @@ class ExpandWork final : public Work {
 
 }  // namespace
 
+LinearTasks::LinearTasks(const Kernels& kernels, const LinearCall& call, int threads) : kernels_(kernels), call_(call) {
+    int64_t bytes = 0;
+    for (const LinearPart& part : call_.parts) {
+        bytes += part.lines * part.line_bytes;
+        if (part.kind < kDTypes) check_aligned(part.weight, static_cast<DType>(part.kind));
+    }
+    threads_ = worthwhile_threads(call.M * bytes, kBytesPerThread, threads);
+    tasks_ = call.M ? std::min(units(call), ceil_div(wanted_tasks(threads_), call.M)) : 0;
+}
+
+void LinearTasks::pack() {
+    if (call_.M * call_.B == 0) return;
+    for (const LinearPart& part : call_.parts) {
+        std::vector<Line>& packed = packed_[part.kind];
+        if (!packed.empty()) continue;
+        const int64_t row = packed_row_bytes(part.kind, call_.I);
+        packed.resize(ceil_div(call_.M * call_.B * row, sizeof(Line)));
+        for (int64_t m = 0; m < call_.M; ++m)
+            kernels_.pack_rows[part.kind](call_.x + m * call_.B * call_.I, call_.B, call_.I,
+                                          reinterpret_cast<char*>(packed.data()) + m * call_.B * row);
+    }
+}
+
+void LinearTasks::run(int64_t number) noexcept {
+    const int64_t m = number / tasks_, task = number % tasks_;
+    const int64_t first = units(call_) * task / tasks_ * kUnit;
+    const int64_t end = std::min(call_.O, units(call_) * (task + 1) / tasks_ * kUnit);
+    int64_t begin = 0;
+    for (const LinearPart& part : call_.parts) {
+        multiply(m, part, begin, std::max(first - begin, int64_t(0)), std::min(end - begin, part.lines));
+        begin += part.lines;
+    }
+}
+
+// The products with lines `first` to `end` of a part whose first line is line `begin` of the matrix.
+void LinearTasks::multiply(int64_t m, const LinearPart& part, int64_t begin, int64_t first,
+                           int64_t end) const noexcept {
+    if (first >= end) return;
+    const char* rows = reinterpret_cast<const char*>(packed_[part.kind].data());
+    const char* weight = part.weight + m * part.matrix_bytes + first * part.line_bytes;
+    kernels_.linear[part.kind]({rows + m * call_.B * packed_row_bytes(part.kind, call_.I), weight, call_.B, call_.I,
+                                end - first, call_.out + m * call_.B * call_.O + begin + first, call_.O});
+}
+
 std::unique_ptr<Work> make_expand_work(const Kernels& kernels, const ExpandCall& call, int threads) {
     return std::make_unique<ExpandWork>(kernels, call, threads);
 }
@@ -155,8 +161,6 @@ std::unique_ptr<Work> make_many_rows_work(const Kernels& kernels, const LinearCa
 }
 
 std::unique_ptr<Work> make_linear_work(const Kernels& kernels, const LinearCall& call, int threads) {
-    for (const LinearPart& part : call.parts)
-        if (part.kind < kDTypes) check_aligned(part.weight, static_cast<DType>(part.kind));
     return std::make_unique<LinearWork>(kernels, call, threads);
 }
 

@@ -1,5 +1,5 @@
-#include <limits>
-#include <numeric>
+#include <cstring>
+#include <functional>
 
 #include "tasks/common.h"
 
@@ -7,6 +7,15 @@ namespace scout {
 namespace {
 
 constexpr int64_t kScoresPerThread = 1 << 14;  // scores that take some 20 microseconds
+
+constexpr uint32_t kLast = ~uint32_t(0);
+
+// A number that is the larger, the larger x is.
+uint64_t ordered(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits ^ (bits >> 31 ? kLast : uint32_t(1) << 31);
+}
 
 class TopBlocksWork final : public Work {
   public:
@@ -33,19 +42,16 @@ class TopBlocksWork final : public Work {
     // Sink and recent blocks come before all others, and blocks that do not exist after them, whatever the wishes. A wish
     // that is NaN counts as the smallest.
     void choose(const float* wishes, int64_t closed, int64_t* blocks, float* top_wishes) const {
-        thread_local std::vector<float> key;  // by which blocks are sorted
-        thread_local std::vector<int64_t> order;
-        key.resize(call_.N), order.resize(call_.N);
+        thread_local std::vector<uint64_t> keys;  // of blocks that are wanted more, or come earlier, they are larger
+        keys.resize(call_.N);
         for (int64_t i = 0; i < call_.N; ++i) {
             const bool always = i < call_.sink || i >= closed - call_.recent;
-            key[i] = i >= closed ? -2 : (wishes[i] >= 0 ? wishes[i] : -1) + 2 * always;
+            keys[i] = ordered(i >= closed ? -2 : (wishes[i] >= 0 ? wishes[i] : -1) + 2.0f * always) << 32 | (kLast - i);
         }
-        std::iota(order.begin(), order.end(), 0);
-        const auto before = [](int64_t a, int64_t b) { return key[a] > key[b] || (key[a] == key[b] && a < b); };
-        const auto end = order.begin() + call_.count;
-        if (end != order.end()) std::nth_element(order.begin(), end, order.end(), before);
-        std::sort(order.begin(), end, before);
-        std::copy(order.begin(), end, blocks);
+        const auto end = keys.begin() + call_.count;
+        if (end != keys.end()) std::nth_element(keys.begin(), end, keys.end(), std::greater<>());
+        std::sort(keys.begin(), end, std::greater<>());
+        for (int64_t i = 0; i < call_.count; ++i) blocks[i] = kLast - uint32_t(keys[i]);
         for (int64_t i = 0; i < call_.count; ++i) top_wishes[i] = wishes[blocks[i]];
     }
 

@@ -6,7 +6,6 @@ import torch
 from scoutattention.attention.choose import Choice, TopChooser
 from scoutattention.attention.prompt.prefill import block_mass
 from scoutattention.config import ScoutConfig
-from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from .rig import Rig
@@ -15,7 +14,7 @@ WORKERS = Workers(2)
 
 
 def choose(rig: Rig, layer: int, q: torch.Tensor) -> Choice:
-    chooser = TopChooser(rig.config, rig.digests, rig.store.pages.table, NativeOps(rig.workers))
+    chooser = TopChooser(rig.config, rig.digests, rig.store.pages.table)
     return chooser.judge(layer, q, rig.store.prepare(range(len(rig.keys))))
 
 

@@ -158,8 +158,9 @@ def test_far_work_hides_behind_the_main_thread():
             rig = Rig(config, 12, workers=slow)
             rig.add(97)
             parts = rig.attention.parts
-            for other in (parts.far.transport, parts.chooser, *parts.chooser.digests.kinds):
-                other._ops = NativeOps(WORKERS)  # what is not far stays fast
+            parts.far.transport._ops = NativeOps(WORKERS)  # what is not far stays fast
+            for digests in parts.chooser.digests.kinds:
+                digests.ops = NativeOps(WORKERS)
             _, _, stats = rig.step(between=lambda layer, s=busy_s: time.sleep(s))
         if hidden:
             assert stats.hidden_s > 0.1

@@ -8,7 +8,6 @@ import torch
 from scoutattention.attention.choose import TopChooser
 from scoutattention.cache.memory_plan import key_code_bytes, scan_dims
 from scoutattention.config import ScoutConfig
-from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
 
 from .rig import SHAPE, Rig
@@ -21,19 +20,19 @@ def config(**options) -> ScoutConfig:
 
 
 def chooser_of(rig: Rig) -> TopChooser:
-    return TopChooser(rig.config, rig.digests, rig.store.pages.table, NativeOps(rig.workers))
+    return TopChooser(rig.config, rig.digests, rig.store.pages.table)
 
 
 def watch_scores(rig: Rig, stage: str) -> list[tuple[int, torch.Tensor, int]]:
     """Fills with what is scored from now on: the layer, the closed blocks of each sequence, and the width."""
     kind, seen = getattr(rig.digests, stage), []
-    score = kind.score
+    top = kind.top
 
-    def watched(layer, q, rows, pages, closed):
+    def watched(layer, q, rows, pages, closed, how):
         seen.append((layer, closed.clone(), pages.shape[-1]))
-        return score(layer, q, rows, pages, closed)
+        return top(layer, q, rows, pages, closed, how)
 
-    kind.score = watched
+    kind.top = watched
     return seen
 
 

@@ -83,9 +83,10 @@ def test_a_profile_lists_kernels_by_name(monkeypatch, capsys):
     monkeypatch.setattr(gpu_decode, "time_steps", with_events(events))
     assert bench(*TINY, *SHORT, "--profile") == 0
     out = capsys.readouterr().out
-    assert re.search(
-        r"scout, 1 x 256: step \d+\.\d\d ms, device busy 0\.04 ms, idle 9\d%; a layer: 2\.5 kernels, 1\.0 ", out
-    )
+    line = r"scout, 1 x 256: step (\d+\.\d\d) ms, device busy 0\.04 ms, idle (\d+)%; a layer: 2\.5 kernels, 1\.0 "
+    (found,) = re.findall(line, out)
+    step_ms, idle = map(float, found)
+    assert idle == pytest.approx(100 * (1 - 0.04 / step_ms), abs=100 * 0.01 / step_ms)
     assert re.search(r"kernel 0 +0\.033 +\d+\.\d% +0\.3 ", out)
     assert re.search(r"7 others +0\.204", out)
     assert bench(*TINY, *SHORT, "--profile", "--json") == 0

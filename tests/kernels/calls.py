@@ -9,9 +9,9 @@ from torch import Tensor
 
 from scoutattention.kernels import plain, reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
-from scoutattention.kernels.ops import NearRequest
 from scoutattention.kernels.plain import PlainOps
-from scoutattention.kernels.reference_rows import HeadPlacing
+from scoutattention.kernels.reference_rows import HeadPlacing, LayerEnd
+from scoutattention.kernels.requests import NearRequest, Preference, TopRequest
 from scoutattention.runtime.memory import CPU
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
@@ -106,6 +106,19 @@ def head_placing(cos: Tensor, sin: Tensor, **how: Any) -> HeadPlacing:
     return HeadPlacing(rope=Rope(cos, sin), **how)
 
 
+def ended_layer(x: Tensor, attended: Tensor, by: LayerEnd) -> tuple[Tensor, Tensor]:
+    """The end of a layer, from single operations in float64."""
+    output, gate_up, down = (matrix.double() for matrix in (by.output, by.gate_up, by.down))
+    x, normed = reference_rows.add_norm(x, reference_rows.linear(attended, output), by.post_norm.double(), by.eps)
+    gated = reference_rows.swiglu(reference_rows.linear(normed, gate_up))
+    return reference_rows.add_norm(x, reference_rows.linear(gated, down), by.next_norm.double(), by.eps)
+
+
+def top_request(count: int, **args: Tensor) -> TopRequest:
+    """What `top_by_key_codes` takes, from single tensors."""
+    return TopRequest(**args, scale=1.0, how=Preference(count, (1, 1), largest=False))
+
+
 def only(names: str) -> Callable[[], Arguments]:
     return lambda: {name: value for name, value in joined_arguments().items() if name in names.split()}
 
@@ -196,6 +209,36 @@ CALLS = {
         lambda workers, x, **how: RowKernels(workers).place_heads(x, head_placing(**how)),
         lambda x, **how: reference_rows.place_heads(x.float(), head_placing(**how)),
     ),
+    "project heads": KernelCall(
+        lambda: {
+            "x": torch.randn(3, 7),
+            "weight": torch.randn(5 * D, 7),
+            "queries": 3,
+            "bias": torch.randn(5 * D),
+            "norm": torch.randn(4, D),
+            "eps": 1e-2,
+            "cos": torch.randn(3, D),
+            "sin": torch.randn(3, D),
+        },
+        lambda workers, x, weight, **how: RowKernels(workers).project_heads(x, weight, head_placing(**how)),
+        lambda x, weight, **how: reference_rows.place_heads(
+            reference_rows.linear(x.float(), weight.float()).view(len(x), -1, D), head_placing(**how)
+        ),
+    ),
+    "end layer": KernelCall(
+        lambda: {
+            "x": torch.randn(3, 8),
+            "attended": torch.randn(3, 6),
+            "output": torch.randn(8, 6),
+            "post_norm": torch.randn(8),
+            "gate_up": torch.randn(20, 8),
+            "down": torch.randn(8, 10),
+            "next_norm": torch.randn(8),
+            "eps": 1e-2,
+        },
+        lambda workers, x, attended, **by: RowKernels(workers).end_layer(x, attended, LayerEnd(**by)),
+        lambda x, attended, **by: ended_layer(x.double(), attended.double(), LayerEnd(**by)),
+    ),
     "swiglu": KernelCall(
         lambda: {"x": torch.randn(3, 2 * D)},
         lambda workers, x: RowKernels(workers).swiglu(x),
@@ -215,6 +258,12 @@ CALLS = {
         lambda scores, closed, count, first, last: (
             reference.top_blocks(scores, closed, count, (first, last), largest=False).all_wishes
         ),
+    ),
+    "top by key codes": KernelCall(
+        lambda: code_arguments() | {"basis": torch.eye(D).expand(B, H, D, D).contiguous(), "count": 2},
+        lambda workers, **args: NativeOps(workers).top_by_key_codes(top_request(**args)).all_wishes,
+        lambda **args: PLAIN.top_by_key_codes(top_request(**args)).all_wishes,
+        code_rounding,
     ),
     "split choice": KernelCall(
         lambda: {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoutattention.kernels.ops import JoinRequest, LayerGuard
+from scoutattention.kernels.requests import JoinRequest, LayerGuard
 from scoutattention.types import BlockList, PageSelection, Partial, SplitRequest
 
 GARBAGE = 2**31 - 1

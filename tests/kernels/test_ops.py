@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoutattention.kernels import reference
-from scoutattention.kernels.ops import InterestRequest
+from scoutattention.kernels.requests import InterestRequest, Preference, TopRequest
 from scoutattention.runtime.packed import from_words
 from scoutattention.types import GuardRequest
 
@@ -104,6 +104,27 @@ def test_key_code_scores(column, sizes, dtype):
         if dtype == torch.float32 and not column.compiled:
             assert_same([got], [want], 0.05 if column.name == "native" else 1e-4)
         assert_near(got, want, 1e-2 if column.name == "native" or dtype != torch.float32 else 1e-3)
+
+
+@every_call(SCORES, (), work=lambda s: s.B * s.H * s.NB)
+def test_top_blocks_by_key_codes(column, sizes, dtype):
+    """The result is that of the single operations of the same implementation."""
+    s = sizes
+    q, closed, how = queries(s, dtype), some_closed(s), Preference(min(s.N, s.NB), (1, 2), largest=False)
+    codes, bounds = reference.key_codes(torch.randn(s.S, s.H, s.P, s.D))
+    for basis in (None, torch.randn(s.B, s.H, s.D, s.D)[:, :, : s.D // 2]):
+        dims = s.D if basis is None else basis.shape[2]
+        first = codes[:, :, : -(-dims // 16)], bounds[..., :dims]
+        for pages in lists_of(s, closed):
+            what = column.put(TopRequest(q, basis, *first, pages, closed, s.D**-0.5, how))
+            got = column.back(column.ops.top_by_key_codes(what))
+            keys = what.q if basis is None else column.ops.project(what.q, what.basis)
+            scores = column.ops.score_key_codes(keys, *what[2:7])
+            want = column.back(column.ops.top_blocks(scores, what.closed, how.chosen, how.always, largest=how.largest))
+            there = want.blocks < closed[:, None, None]
+            assert torch.equal(got.blocks.where(there, 0), want.blocks.where(there, 0))
+            assert_near(got.wishes, want.wishes, 1e-6)
+            assert_near(got.all_wishes, want.all_wishes, 1e-6)
 
 
 @pytest.mark.parametrize("largest", [False, True])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import plain
-from scoutattention.kernels.ops import CallRequest, NearRequest, PartialRequest, TakeRequest
+from scoutattention.kernels.requests import CallRequest, NearRequest, PartialRequest, TakeRequest
 from scoutattention.runtime.handover import FlagTable
 from scoutattention.runtime.packed import Packed, pack
 from scoutattention.types import BlockList, CallFlags, CloseRequest, Copies, PageSelection, StepRows

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from scoutattention.kernels.ops import Ops
 from scoutattention.kernels.plain import PlainOps
 
 from . import test_ops, test_ops_attention, test_ops_pages, test_ops_recall
@@ -74,6 +75,12 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ("score_key_codes", lambda r, _: r * 1.01, test_ops.test_key_code_scores, (SCORES[4], F32)),
     ("top_blocks", lambda r, _: r._replace(wishes=r.wishes * 1.01), test_ops.test_top_blocks, (CHOICES[5], False)),
     ("top_blocks", lambda r, _: r._replace(all_wishes=r.all_wishes * 1.01), test_ops.test_top_blocks, (SIZES[2], True)),
+    (
+        "top_by_key_codes",
+        lambda r, _: r._replace(blocks=r.blocks.flip(-1)),
+        test_ops.test_top_blocks_by_key_codes,
+        (SCORES[-2], F32),
+    ),
     ("split_choice", lambda r, _: r._replace(absent=~r.absent), test_ops.test_split_choice, (CHOICES[5],)),
     ("split_choice", lambda r, _: r._replace(blocks=r.blocks + 1), test_ops.test_split_choice, (CHOICES[5],)),
     ("split_choice", lambda r, args: (args[0].counts.add_(1), r)[1], test_ops.test_split_choice, (CHOICES[5],)),
@@ -139,5 +146,5 @@ def test_a_wrong_result_is_found(operation, wrong, test, args):
 
 
 def test_every_operation_is_spoilt():
-    operations = {name for name, member in vars(PlainOps).items() if callable(member) and not name.startswith("_")}
+    operations = {name for name, member in vars(Ops).items() if callable(member) and not name.startswith("_")}
     assert operations == {operation for operation, *_ in WRONG}

@@ -40,12 +40,14 @@ def test_logits_are_those_of_transformers(pair):
 def test_few_rows_are_computed_natively_to_the_same_logits(pair):
     model, decoder = pair
     with Workers(2) as workers:
-        native = decoder.with_rows(RowKernels(workers))
-        few = PROMPT[:FEW_ROWS]
+        kernels = RowKernels(workers)
+        native, few = decoder.with_rows(kernels), PROMPT[:FEW_ROWS]
         expected = reference_logits(model, few)
         assert not torch.equal(prompt_logits(native, few), prompt_logits(decoder, few)), "other sums, other rounding"
         torch.testing.assert_close(prompt_logits(native, few), expected, atol=1e-4, rtol=0)
         assert torch.equal(prompt_logits(native, PROMPT), prompt_logits(decoder, PROMPT)), "many rows are PyTorch's"
+        whole = decoder.with_rows(kernels, whole=kernels)
+        assert torch.equal(prompt_logits(whole, few), prompt_logits(native, few)), "in one job, or in several"
 
 
 def test_rope_is_that_of_transformers(pair):

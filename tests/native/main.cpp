@@ -14,6 +14,7 @@ int main() {
             test_scores(*kernels, workers);
             test_top_blocks(*kernels, workers);
             test_linear(*kernels, workers);
+            test_layers(*kernels, workers);
             test_stored(*kernels, workers);
             test_reading(workers);
         }

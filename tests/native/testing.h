@@ -124,6 +124,7 @@ void test_causal(const Kernels& kernels, WorkerThreads& workers);
 void test_scores(const Kernels& kernels, WorkerThreads& workers);
 void test_top_blocks(const Kernels& kernels, WorkerThreads& workers);
 void test_linear(const Kernels& kernels, WorkerThreads& workers);
+void test_layers(const Kernels& kernels, WorkerThreads& workers);
 void test_stored(const Kernels& kernels, WorkerThreads& workers);
 void test_rows(const Kernels& kernels);
 void test_merging(const Kernels& kernels);

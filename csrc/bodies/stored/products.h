@@ -186,7 +186,8 @@ template <class K, int ROWS>
 __attribute__((noinline)) void multiply_lines(const LineTile& t) {
     constexpr int LINES = kLinesAtOnce;
     const int64_t panels = t.panels(), whole = t.width / kStoredPanel;
-    Vec sums[LINES][ROWS] = {};
+    Vec sums[LINES][ROWS];
+    for (int i = 0; i < LINES * ROWS; ++i) sums[i / ROWS][i % ROWS] = Vec{};
     const uint8_t* at[LINES];
     const RowPanel* x[ROWS];
     for (int64_t n = 0; n < whole; ++n) {
@@ -207,8 +208,10 @@ __attribute__((noinline)) void multiply_lines(const LineTile& t) {
             }
             add_panel<K, LINES, ROWS, false>(at, x, int(t.width % kStoredPanel) / kChunkColumns, sums);
         }
+    float totals[LINES * ROWS];
+    sum_all<LINES * ROWS>(&sums[0][0], totals);
     for (int l = 0; l < LINES; ++l)
-        for (int r = 0; r < ROWS; ++r) t.out[l][r * t.out_stride] = sum_lanes(sums[l][r]);
+        for (int r = 0; r < ROWS; ++r) t.out[l][r * t.out_stride] = totals[l * ROWS + r];
 }
 
 template <class K>

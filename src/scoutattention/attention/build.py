@@ -101,7 +101,7 @@ def build_cache(
 def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, cache: Cache, around: Around) -> Built:
     """The attention that a configuration asks for, over a cache.   shape: of this rank's part of the model."""
     store = cache.store
-    chooser = TopChooser(config, cache.digests, store.pages.table, ops)
+    chooser = TopChooser(config, cache.digests, store.pages.table)
     trusted = torch.ones((store.num_layers, store.num_rows), dtype=torch.bool)
     store.follow(trusted, fresh=True, of_prompt=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)

@@ -9,7 +9,7 @@ from typing_extensions import override
 from ..cache.batch import Batch
 from ..cache.digests.stages import Stages
 from ..config import ScoutConfig
-from ..kernels.ops import Ops
+from ..kernels.requests import Preference
 
 
 class Choice(NamedTuple):
@@ -85,7 +85,7 @@ class TopChooser(Chooser):
     digests: of all pages; the chooser alone reads them.
     """
 
-    def __init__(self, config: ScoutConfig, digests: Stages, table: Tensor, ops: Ops) -> None:
+    def __init__(self, config: ScoutConfig, digests: Stages, table: Tensor) -> None:
         """`table`: int32 [R, NB], the page of each block of each row."""
         self.digests = digests
         self._budget = config.budget_blocks
@@ -93,7 +93,6 @@ class TopChooser(Chooser):
         self._always = (config.sink_blocks, config.recent_blocks)
         self._largest = config.ablation.pooling == "max"
         self._table = table
-        self._ops = ops
         self._listed: tuple[Batch, _Listed] | None = None
 
     @override
@@ -111,9 +110,8 @@ class TopChooser(Chooser):
             return every_block(batch, heads)
         assert self._candidates is not None
         closed = batch.closed if closed is None else closed
-        scores = self.digests.scan.score(layer, q, batch.rows, self._lists(batch, heads).pages, closed)
-        count = min(self._candidates, batch.width)
-        top = self._ops.top_blocks(scores, closed, count, self._always, largest=self._largest)
+        how = Preference(min(self._candidates, batch.width), self._always, self._largest)
+        top = self.digests.scan.top(layer, q, batch.rows, self._lists(batch, heads).pages, closed, how)
         return Choice(None, top.wishes[..., : self._budget], batch.closed, top.blocks, top.wishes)
 
     @override
@@ -133,8 +131,8 @@ class TopChooser(Chooser):
         else:  # the sink and recent blocks are the first of them, and what is none the last
             pages = listed.pages.gather(-1, candidates) if pages is None else pages
             closed, always = listed.judged, (sum(always), 0)
-        scores = self.digests.judge.score(layer, q, batch.rows, pages, closed)
-        picks, wishes, all_wishes = self._ops.top_blocks(scores, closed, self._budget, always, largest=self._largest)
+        how = Preference(self._budget, always, self._largest)
+        picks, wishes, all_wishes = self.digests.judge.top(layer, q, batch.rows, pages, closed, how)
         return Choice(picks, wishes, batch.closed, listed.blocks if candidates is None else candidates, all_wishes)
 
     def _lists(self, batch: Batch, heads: int) -> "_Listed":

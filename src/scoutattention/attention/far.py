@@ -12,8 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
-from ..kernels.ops import CallRequest, Ops, PartialRequest
+from ..kernels.ops import Ops
 from ..kernels.plain import on_device
+from ..kernels.requests import CallRequest, PartialRequest
 from ..runtime.workers import Job, Workers
 from ..types import PageSelection, Partial, SplitChoice, SplitRequest
 

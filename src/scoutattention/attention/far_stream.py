@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from ..cache.pool import BlockPool, PackedPool
 from ..errors import KernelError
-from ..kernels.ops import CallRequest, Ops, PartialRequest, TakeRequest
+from ..kernels.ops import Ops
+from ..kernels.requests import CallRequest, PartialRequest, TakeRequest
 from ..runtime.handover import FlagTable, Handover, PartialCall, Report
 from ..runtime.workers import Workers
 from ..types import BlockList, PageSelection, Partial, SplitChoice, SplitRequest

@@ -1,7 +1,7 @@
 """The guard: compares a scout's choice with the true query's, and attends again to blocks that were missed or wrong."""
 
 from ..cache.store import KVStore
-from ..kernels.ops import LayerGuard
+from ..kernels.requests import LayerGuard
 from .choose import Wanted
 from .step import ScoutStep
 

@@ -14,7 +14,8 @@ from ..cache.batch import Batch
 from ..cache.slots import Slots
 from ..cache.store import KVStore
 from ..config import ScoutConfig
-from ..kernels.ops import InterestRequest, Ops
+from ..kernels.ops import Ops
+from ..kernels.requests import InterestRequest
 from ..types import (
     RecallRequest,
     ShareCounts,

@@ -11,7 +11,8 @@ from typing_extensions import override
 from ..cache.batch import Batch
 from ..cache.store import KVStore
 from ..config import Ablation, ScoutConfig
-from ..kernels.ops import CallRequest, JoinRequest, Ops, PartialRequest
+from ..kernels.ops import Ops
+from ..kernels.requests import CallRequest, JoinRequest, PartialRequest
 from ..types import BlockList, Rope, SplitRequest
 from .choose import Choice, Chooser, Wanted
 from .far import CallKind, FarCall, FarWork

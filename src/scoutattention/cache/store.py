@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.ops import NearRequest, Ops
+from ..kernels.ops import Ops
+from ..kernels.requests import NearRequest
 from ..runtime.ranks import ALONE, Ranks
 from ..runtime.streams import SideStream
 from ..types import BlockList, Copies, PageSelection

@@ -83,7 +83,8 @@ def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.de
     if kernels == "plain":
         return decoder.with_rows(reference_rows)
     many = reference_rows if decoder.dtype == torch.float16 else ManyRowKernels(workers)
-    return decoder.with_rows(RowKernels(workers), many)
+    few = RowKernels(workers)
+    return decoder.with_rows(few, many, whole=few)
 
 
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:

@@ -27,9 +27,9 @@ from ..types import (
     TopBlocks,
 )
 from . import reference_rows, reference_stored
-from .ops import NearRequest
 from .plain import PlainOps, left_out
-from .reference_rows import HeadPlacing, RowCorrection
+from .reference_rows import HeadPlacing, LayerEnd, RowCorrection
+from .requests import NearRequest, TopRequest
 
 MOST_ROWS = 16
 """Rows up to which every CPU multiplies stored blocks as they are; of more rows PyTorch's products may be as fast.
@@ -91,6 +91,10 @@ class NativeOps(PlainOps):
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], *, largest: bool
     ) -> TopBlocks:
         return TopBlocks(*self._native.top_blocks(scores, closed, count, always, largest))
+
+    @override
+    def top_by_key_codes(self, what: TopRequest) -> TopBlocks:
+        return TopBlocks(*self._native.top_by_key_codes(what._replace(q=_floats(what.q))))
 
     @override
     def split_choice(self, what: SplitRequest) -> SplitChoice:
@@ -158,8 +162,8 @@ class RowKernels:
     def _linear_of_many(self, x: Tensor, weight: StoredMatrix) -> Tensor:
         if x.shape[1] != weight.columns or not x.is_floating_point():
             raise KernelError(
-                f"x is {x.dtype} {list(x.shape)}, and the stored matrix is {list(weight.shape)}: x must have floats, "
-                "and as many columns"
+                f"x is {x.dtype} {list(x.shape)}, and the stored matrix has {weight.columns} columns: x must have "
+                "floats, and as many columns"
             )
         if x.dtype == torch.bfloat16 or not self._has_many_rows(weight):
             return reference_rows.linear(x, weight, self._fill)
@@ -196,13 +200,23 @@ class RowKernels:
 
     def place_heads(self, x: Tensor, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
         """Projected heads x as queries, keys and values; see `reference_rows.place_heads`."""
-        bias, norm = (None if part is None else _floats(part) for part in (how.bias, how.norm))
-        rope = Rope(_floats(how.rope.cos), _floats(how.rope.sin))
-        return self._native.place_heads(self._rows(x), how._replace(bias=bias, norm=norm, rope=rope))
+        return self._native.place_heads(self._rows(x), _in_floats(how))
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I], gate beside up: [T, I]."""
         return self._native.swiglu(self._rows(x))
+
+    def project_heads(
+        self, x: Tensor, weight: Tensor | StoredMatrix, how: HeadPlacing
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`linear` and `place_heads` in one job."""
+        return self._native.project_heads(_floats(x), _parts(weight), _in_floats(how))
+
+    def end_layer(self, x: Tensor, attended: Tensor, by: LayerEnd) -> tuple[Tensor, Tensor]:
+        """What follows a layer's attention, in one job; of x [T, E] and attended [T, A]: [T, E] twice."""
+        output, gate_up, down = _parts(by.output), _parts(by.gate_up), _parts(by.down)
+        how = (output, _floats(by.post_norm), gate_up, down, _floats(by.next_norm), by.eps)
+        return self._native.end_layer(_floats(x), _floats(attended), how)
 
 
 class ManyRowKernels(RowKernels):
@@ -217,6 +231,18 @@ class ManyRowKernels(RowKernels):
     def linear(self, x: Tensor, weight: Tensor | StoredMatrix) -> Tensor:
         """Rows x [T, A] times weight^T.   weight: [B, A], in the dtype of x, or stored."""
         return reference_rows.linear(x, weight, self._fill)
+
+
+def _parts(matrix: Tensor | StoredMatrix) -> list[tuple[Tensor, int | None]]:
+    """A matrix as the native kernels take it: its parts, with the numbers of their kinds where these are stored."""
+    if isinstance(matrix, StoredMatrix):
+        return [(part.data, part.kind.number) for part in matrix.parts]
+    return [(matrix, None)]
+
+
+def _in_floats(how: HeadPlacing) -> HeadPlacing:
+    bias, norm = (None if part is None else _floats(part) for part in (how.bias, how.norm))
+    return how._replace(bias=bias, norm=norm, rope=Rope(_floats(how.rope.cos), _floats(how.rope.sin)))
 
 
 def _floats(x: Tensor) -> Tensor:

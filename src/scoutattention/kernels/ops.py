@@ -1,6 +1,6 @@
 """The protocol of all operations that attention needs from a processor."""
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,99 +24,7 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-
-
-class PartialRequest(NamedTuple):
-    """What `Ops.partial` takes."""
-
-    q: Tensor
-    k: Blocks
-    v: Blocks
-    blocks: BlockList
-    scale: float
-
-
-class TakeRequest(NamedTuple):
-    """What `Ops.take_call` takes."""
-
-    result: Tensor
-    flags: CallFlags
-    rows: int
-    timeout_s: float
-
-
-class NearRequest(NamedTuple):
-    """What is attended to of sequences whose pages are all where attention is.
-
-    table: int32 [B, NB], each block's page.   candidates: int64 [B, H, C], blocks.   picks: int64 [B, H, N], places of
-    the chosen ones among them, or None, where they are the first N.   chosen: N.   closed: int64 [B], blocks that each
-    sequence has.   opened: int64 [B] each, the page of the open block and the place of its last token.
-    size: tokens of a block.
-    """
-
-    table: Tensor
-    candidates: Tensor
-    picks: Tensor | None
-    chosen: int
-    closed: Tensor
-    opened: tuple[Tensor, Tensor]
-    size: int
-
-
-class CallRequest(NamedTuple):
-    """A call for the absent blocks of a choice.
-
-    q: [B, H, G, D], that attends to them.   table: int32 [B, NB], each block's page.   size: tokens of a block.
-    """
-
-    q: Tensor
-    table: Tensor
-    size: int
-
-
-class InterestRequest(NamedTuple):
-    """Wishes for all candidates of a choice, to be taken into the interest in blocks.
-
-    interest: float32 [B, H, NB].   wishes: float32 [B, H, C].   rows: bool [B], sequences whose interest changes.
-    kept: the part of the interest that stays.
-    """
-
-    interest: Tensor
-    wishes: Tensor
-    rows: Tensor
-    kept: float
-
-
-class LayerGuard(NamedTuple):
-    """What the guard of a layer goes by, and what it attends to late.
-
-    wanted, scouted, rows, limit, counts: see `GuardRequest`.   table: int32 [B, NB], each block's page.
-    pool: keys and values of the layer's pages.
-    """
-
-    wanted: tuple[Tensor, Tensor, Tensor]
-    scouted: tuple[Tensor, Tensor]
-    rows: Tensor
-    limit: float
-    counts: Tensor
-    table: Tensor
-    pool: tuple[Blocks, Blocks]
-
-
-class JoinRequest(NamedTuple):
-    """A layer's parts, to be put together for its true query.
-
-    q: [B, H, G, D].   near, far: float32, of disjoint keys.   scout: [B, H, G, D], the query of `far`, or None where
-    that was q. Where `far` has mean keys, its weight is corrected to first order for q.   scale: of the scores.
-    guard: what is doubted, and attended to late, or None for nothing.
-    """
-
-    q: Tensor
-    near: Partial
-    far: Partial
-    scout: Tensor | None
-    scale: float
-    guard: LayerGuard | None
+from .requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest, TopRequest
 
 
 class Ops(Protocol):
@@ -223,6 +131,13 @@ class Ops(Protocol):
     ) -> TopBlocks:
         """What KV heads want, from the scores of their query heads; see `reference.top_blocks`."""
         ...
+
+    def top_by_key_codes(self, what: TopRequest) -> TopBlocks:
+        """`project` where there is a basis, `score_key_codes`, and `top_blocks` of the scores."""
+        q, basis, codes, bounds, pages, closed, scale, how = what
+        q = q if basis is None else self.project(q, basis)
+        scores = self.score_key_codes(q, codes, bounds, pages, closed, scale)
+        return self.top_blocks(scores, closed, how.chosen, how.always, largest=how.largest)
 
     def split_choice(self, what: SplitRequest) -> SplitChoice:
         """The chosen blocks, those to attend to, and which of these are absent; see `reference.split_choice`."""

@@ -27,7 +27,8 @@ from ..types import (
     WantedRequest,
 )
 from . import reference, reference_prompt, reference_recall
-from .ops import CallRequest, InterestRequest, JoinRequest, NearRequest, Ops, PartialRequest, TakeRequest
+from .ops import Ops
+from .requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 
 
 class PlainOps(Ops):

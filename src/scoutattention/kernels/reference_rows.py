@@ -33,6 +33,21 @@ class HeadPlacing(NamedTuple):
     paired: bool = False
 
 
+class LayerEnd(NamedTuple):
+    """What follows a layer's attention: the output product, the feed-forward part, and the norm that comes next.
+
+    output: [E, A].   gate_up: [2 * I, E], gate, then up.   down: [E, I]; each matrix may be stored in blocks.
+    post_norm, next_norm: float32 [E].   eps: of both norms.
+    """
+
+    output: Tensor | StoredMatrix
+    post_norm: Tensor
+    gate_up: Tensor | StoredMatrix
+    down: Tensor | StoredMatrix
+    next_norm: Tensor
+    eps: float
+
+
 class RowCorrection(NamedTuple):
     """What is added to rows z [T, A]: z @ left.T @ right.T, of low rank C.
 

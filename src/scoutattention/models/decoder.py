@@ -11,13 +11,13 @@ from typing_extensions import override
 from ..attention.predict import Adjust, QueryModel
 from ..attention.step import Attend, AttendInTurns
 from ..kernels import reference_rows
-from ..kernels.reference_rows import HeadPlacing, RowCorrection
+from ..kernels.reference_rows import HeadPlacing, LayerEnd, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
 from ..runtime.stored import StoredKind, StoredMatrix
 from ..runtime.stored_file import StoredFile
 from ..types import Rope
 from .config import ModelConfig
-from .layers import LayerWeights, RowOps, Weight
+from .layers import LayerOps, LayerWeights, RowOps, Weight
 from .rope import RopeConfig, inverse_frequencies, rope_steps
 
 FEW_ROWS = 16
@@ -96,8 +96,12 @@ class Decoder(QueryModel):
         many_rows: RowOps = reference_rows,
         most: int = FEW_ROWS,
         ranks: Ranks = ALONE,
+        whole: LayerOps | None = None,
     ) -> None:
-        """`few_rows`: what computes at most `most` rows.   ranks: who has the other parts of the layers."""
+        """`few_rows`: what computes at most `most` rows.   ranks: who has the other parts of the layers.
+
+        whole: what computes the parts of a layer of so few rows at once, where it can.
+        """
         self.config = config
         self.shape = config.shape.split(ranks.size)
         self.weights = weights
@@ -106,11 +110,14 @@ class Decoder(QueryModel):
         self.many_rows = many_rows
         self.dtype: torch.dtype = getattr(torch, config.shape.dtype)
         self._most = most
+        self._whole = whole
         self._rotary = Rotary(config.rope, config.shape.head_dim, weights.norm.device)
 
-    def with_rows(self, few: RowOps, many: RowOps = reference_rows, most: int = FEW_ROWS) -> "Decoder":
+    def with_rows(
+        self, few: RowOps, many: RowOps = reference_rows, most: int = FEW_ROWS, whole: LayerOps | None = None
+    ) -> "Decoder":
         """The same decoder, with other kernels for batches of at most `most` rows, and for larger ones."""
-        return Decoder(self.config, self.weights, few, many, most, self.ranks)
+        return Decoder(self.config, self.weights, few, many, most, self.ranks, whole)
 
     @property
     def fingerprint(self) -> str:
@@ -144,8 +151,7 @@ class Decoder(QueryModel):
         normed = self.normed_input(0, x)
         for layer in range(self.shape.num_layers):
             q, k, v = (part.contiguous() for part in self.project(layer, normed, rope))
-            x, change = self.update(layer, x, attend(layer, q, k, v, x))
-            x, normed = self._ops(x).add_norm(x, change, self._norm_after(layer), self.config.rms_norm_eps)
+            x, normed = self.finish_layer(layer, x, attend(layer, q, k, v, x))
         return normed
 
     def read(self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int) -> Generator[int, None, Tensor]:
@@ -191,6 +197,18 @@ class Decoder(QueryModel):
         x, normed = ops.add_norm(x, attended, weights.post_norm, self.config.rms_norm_eps)
         return x, self.ranks.sum(self._product(ops.swiglu(self._product(normed, weights.gate_up)), weights.down))
 
+    def finish_layer(self, layer: int, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream after a layer, see `update`, and its norm by the weight that comes next."""
+        weights, norm, eps = self.weights.layers[layer], self._norm_after(layer), self.config.rms_norm_eps
+        matrices = weights.output, weights.gate_up, weights.down
+        whole = self._whole_of(x, *matrices)
+        if whole is not None and self.ranks.size == 1 and weights.output_bias is None:
+            return whole.end_layer(
+                x, out.flatten(1), LayerEnd(matrices[0], weights.post_norm, *matrices[1:], norm, eps)
+            )
+        x, change = self.update(layer, x, out)
+        return self._ops(x).add_norm(x, change, norm, eps)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final-normed hidden states [n, E]: float32 [n, vocab]."""
         return self._product(hidden, self.weights.head).float()
@@ -229,11 +247,14 @@ class Decoder(QueryModel):
         shape, ops = self.shape, self._ops(normed)
         rows = count * shape.head_dim
         bias = None if weights.qkv_bias is None else weights.qkv_bias[:rows]
-        heads = self._product(normed, weights.qkv[:rows]).view(-1, count, shape.head_dim)
         how = HeadPlacing(
             shape.num_query_heads, bias, weights.qk_norm, self.config.rms_norm_eps, rope, paired=weights.paired
         )
-        return ops.place_heads(heads, how)
+        weight = weights.qkv if rows == weights.qkv.shape[0] else weights.qkv[:rows]
+        whole = self._whole_of(normed, weight)
+        if whole is not None:
+            return whole.project_heads(normed, weight, how)
+        return ops.place_heads(self._product(normed, weight).view(-1, count, shape.head_dim), how)
 
     def _norm_after(self, layer: int) -> Tensor:
         """The weight of the norm that comes after a layer: the next one's, or the last."""
@@ -249,6 +270,11 @@ class Decoder(QueryModel):
     def _product(self, x: Tensor, weight: Weight) -> Tensor:
         """Rows x [T, A] times the transpose of weight [B, A]; the kernels for few rows expand blocks for many, too."""
         return (self.few_rows if isinstance(weight, StoredMatrix) else self._ops(x)).linear(x, weight)
+
+    def _whole_of(self, x: Tensor, *matrices: Weight) -> LayerOps | None:
+        """What computes rows with these matrices at once; None where a matrix has its columns in another order."""
+        ordered = any(isinstance(one, StoredMatrix) and one.order is not None for one in matrices)
+        return None if ordered or x.shape[0] > self._most else self._whole
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else self.many_rows

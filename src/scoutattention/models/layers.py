@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.reference_rows import HeadPlacing, RowCorrection
+from ..kernels.reference_rows import HeadPlacing, LayerEnd, RowCorrection
 from ..runtime.stored import StoredMatrix
 
 Weight = Tensor | StoredMatrix
@@ -66,4 +66,19 @@ class RowOps(Protocol):
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up of x [T, 2 * I]."""
+        ...
+
+
+class LayerOps(Protocol):
+    """What a layer computes of few rows, float32 and contiguous, in two calls instead of eight of `RowOps`.
+
+    Results are those of `RowOps`, and float32.
+    """
+
+    def project_heads(self, x: Tensor, weight: Weight, how: HeadPlacing) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows x [T, A] times the transpose of weight [(Q + 2 H) * D, A], placed as `RowOps.place_heads` does."""
+        ...
+
+    def end_layer(self, x: Tensor, attended: Tensor, by: LayerEnd) -> tuple[Tensor, Tensor]:
+        """The residual stream x [T, E] after a layer that attended to [T, A], and its norm, [T, E] each."""
         ...

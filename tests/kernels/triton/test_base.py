@@ -76,6 +76,7 @@ def test_flags_are_raised_and_awaited_as_the_memory_model_asks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_kernel_compiles_for_every_gpu(tmp_path):
     """In a process of its own: a process that interprets kernels cannot compile them."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

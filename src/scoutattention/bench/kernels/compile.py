@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ...kernels.ops import CallRequest, InterestRequest, JoinRequest, LayerGuard, PartialRequest, TakeRequest
 from ...kernels.reference_rows import HeadPlacing, RowCorrection
+from ...kernels.requests import CallRequest, InterestRequest, JoinRequest, LayerGuard, PartialRequest, TakeRequest
 from ...kernels.triton.base import Launch, ceil_div
 from ...kernels.triton.calls import Taking, take_launch
 from ...kernels.triton.choices.choose import late_launch, wish_launch

@@ -77,7 +77,7 @@ class Recorder:
         watch.replace(engine, "close", self._close)
         watch.replace(engine, "read_piece", self._prompt)
         watch.replace(runner, "decode", self._decode)
-        for method, name in (("project", "project"), ("update", "mlp")):
+        for method, name in (("project", "project"), ("finish_layer", "mlp")):
             watch.watch(runner.decoder, method, name, of_layer=True)
         for method, name in (("forward", "norm"), ("logits", "head")):
             watch.watch(runner.decoder, method, name)

@@ -4,9 +4,15 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ...kernels.ops import Ops
+from ...kernels.requests import Preference
+from ...types import TopBlocks
+
 
 class Digests(Protocol):
     """One kind of digest of all pages: written when a block closes, read to score blocks for a query."""
+
+    ops: Ops
 
     def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
         """See a prompt in one layer, before its blocks close.   q: [n, H, G, D], some positions'.   k: [T, H, D]."""
@@ -25,6 +31,13 @@ class Digests(Protocol):
         q: [B, H, G, D].   rows: of the sequences, see `Batch`.   pages, closed: see `Ops.score_min_max`.
         """
         ...
+
+    def top(
+        self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
+    ) -> TopBlocks:
+        """The blocks that are wanted most by these scores; the other arguments are those of `score`."""
+        scores = self.score(layer, q, rows, pages, closed)
+        return self.ops.top_blocks(scores, closed, how.chosen, how.always, largest=how.largest)
 
     def content(self) -> tuple[Tensor, ...]:
         """All that is kept of blocks: [L, S, ...] each."""

@@ -3,6 +3,7 @@
 from torch import Tensor
 from typing_extensions import override
 
+from ...kernels.ops import Ops
 from ...kernels.reference import score_exactly
 from ...runtime.packed import Blocks
 from ...shape import ModelShape
@@ -12,8 +13,9 @@ from .base import Digests
 class ExactDigests(Digests):
     """The keys, read from their pages: what other digests are measured against, and slow."""
 
-    def __init__(self, shape: ModelShape, keys: Blocks) -> None:
+    def __init__(self, shape: ModelShape, keys: Blocks, ops: Ops) -> None:
         """`keys`: the host pool's, [L, S, H, P, D]."""
+        self.ops = ops
         self._keys = keys
         self._bytes = keys.shape[3] * shape.head_dim * shape.dtype_bytes
         self._scale = shape.scale

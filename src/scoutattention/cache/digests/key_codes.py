@@ -8,8 +8,10 @@ from typing_extensions import override
 
 from ...kernels.ops import Ops
 from ...kernels.reference import key_codes
+from ...kernels.requests import Preference, TopRequest
 from ...runtime.memory import empty
 from ...shape import ModelShape
+from ...types import TopBlocks
 from .base import Digests
 from .basis import LEAST_TOKENS, Basis, fit_basis
 
@@ -29,7 +31,7 @@ class KeyCodeDigests(Digests):
         self._codes = empty((*entries, *codes.shape), codes.dtype, ops.device)
         self._bounds = empty((*entries, *bounds.shape), bounds.dtype, ops.device)
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._ops = ops
+        self.ops = ops
         self._scale = shape.scale
 
     @override
@@ -38,16 +40,29 @@ class KeyCodeDigests(Digests):
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        self._ops.write_key_codes(k, self._codes.flatten(0, 1), self._bounds.flatten(0, 1), places)
+        self.ops.write_key_codes(k, self._codes.flatten(0, 1), self._bounds.flatten(0, 1), places)
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         return self.score_codes(layer, q, pages, closed)
 
+    @override
+    def top(
+        self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
+    ) -> TopBlocks:
+        return self.top_of_codes(layer, q, None, pages, closed, how)
+
+    def top_of_codes(
+        self, layer: int, q: Tensor, basis: Tensor | None, pages: Tensor, closed: Tensor, how: Preference
+    ) -> TopBlocks:
+        """The blocks wanted most by the first dimensions, as many as queries or a basis [B, H, dims, D] have."""
+        codes, bounds = self._first(layer, q.shape[-1] if basis is None else basis.shape[2])
+        return self.ops.top_by_key_codes(TopRequest(q, basis, codes, bounds, pages, closed, self._scale, how))
+
     def score_codes(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         """Scores of the first dimensions, as many as queries q [B, H, G, dims] have; see `score`."""
         codes, bounds = self._first(layer, q.shape[-1])
-        return self._ops.score_key_codes(q, codes, bounds, pages, closed, self._scale)
+        return self.ops.score_key_codes(q, codes, bounds, pages, closed, self._scale)
 
     def _first(self, layer: int, dims: int) -> tuple[Tensor, Tensor]:
         """Codes and bounds of a layer's first dimensions; views, made once."""
@@ -103,15 +118,22 @@ class MainDimDigests(KeyCodeDigests):
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         return self.score_codes(layer, self.main(layer, q, rows, q.shape[-1]), pages, closed)
 
+    @override
+    def top(
+        self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
+    ) -> TopBlocks:
+        return self.top_of_codes(layer, q, self.basis.of_queries[layer, rows], pages, closed, how)
+
     def main(self, layer: int, q: Tensor, rows: slice | Tensor, dims: int) -> Tensor:
         """The first main dimensions of queries [B, H, G, D] of the sequences in some rows: float32 [B, H, G, dims]."""
-        return self._ops.project(q, self.basis.of_queries[layer, rows, :, :dims])
+        return self.ops.project(q, self.basis.of_queries[layer, rows, :, :dims])
 
 
 class FirstDims(Digests):
     """The first of the main dimensions of digests, read where they are: nothing is written, and nothing kept."""
 
     def __init__(self, whole: MainDimDigests, dims: int) -> None:
+        self.ops = whole.ops
         self._whole = whole
         self._dims = dims
 
@@ -126,6 +148,13 @@ class FirstDims(Digests):
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
         return self._whole.score_codes(layer, self._whole.main(layer, q, rows, self._dims), pages, closed)
+
+    @override
+    def top(
+        self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
+    ) -> TopBlocks:
+        basis = self._whole.basis.of_queries[layer, rows, :, : self._dims]
+        return self._whole.top_of_codes(layer, q, basis, pages, closed, how)
 
     @override
     def content(self) -> tuple[Tensor, ...]:

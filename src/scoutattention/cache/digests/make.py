@@ -21,7 +21,7 @@ def make_digests(
         return Stages(FirstDims(whole, dims), whole)
     only: Digests
     if name == "exact":
-        only = ExactDigests(shape, pool.k)
+        only = ExactDigests(shape, pool.k, ops)
     elif name == "minmax":
         only = MinMaxDigests(shape, pool.capacity, ops)
     else:

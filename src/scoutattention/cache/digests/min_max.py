@@ -17,7 +17,7 @@ class MinMaxDigests(Digests):
         """`capacity`: pages."""
         size = (shape.num_layers, capacity, shape.num_kv_heads, 2 * shape.head_dim)
         self._values = empty(size, torch.float32, ops.device)
-        self._ops = ops
+        self.ops = ops
         self._scale = shape.scale
 
     @override
@@ -26,11 +26,11 @@ class MinMaxDigests(Digests):
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        self._ops.write_min_max(k, self._values.flatten(0, 1), places)
+        self.ops.write_min_max(k, self._values.flatten(0, 1), places)
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
-        return self._ops.score_min_max(q, self._values[layer], pages, closed, self._scale)
+        return self.ops.score_min_max(q, self._values[layer], pages, closed, self._scale)
 
     @override
     def content(self) -> tuple[Tensor, ...]:

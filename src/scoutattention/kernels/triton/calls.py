@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import KernelError
 from ...types import CallFlags
-from ..ops import TakeRequest
+from ..requests import TakeRequest
 from .base import INTERPRETED, Launch, ceil_div, check, padded, tl, triton
 
 CHUNK = 1024

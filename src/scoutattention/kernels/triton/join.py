@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...types import Partial
-from ..ops import JoinRequest, LayerGuard
+from ..requests import JoinRequest, LayerGuard
 from .base import TL_DTYPES, Launch, arithmetic, check, check_alike, padded, tl, triton
 from .partial import LOG2E, LOWEST, fold, natural, plain_pair
 

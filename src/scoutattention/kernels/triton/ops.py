@@ -24,11 +24,12 @@ from ...types import (
     TopBlocks,
     WantedRequest,
 )
-from ..ops import CallRequest, InterestRequest, JoinRequest, NearRequest, Ops, PartialRequest, TakeRequest
+from ..ops import Ops
 from ..plain import join as plain_join
 from ..plain import near_list
 from ..reference import project
 from ..reference_prompt import causal
+from ..requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 from . import (
     calls,
     join,

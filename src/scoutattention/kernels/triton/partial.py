@@ -9,7 +9,7 @@ from torch import Tensor
 from ...errors import KernelError
 from ...runtime.packed import Blocks, Packed
 from ...types import BlockList, Partial
-from ..ops import PartialRequest, TakeRequest
+from ..requests import PartialRequest, TakeRequest
 from .base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, check_alike, padded, processors, tl, triton
 from .calls import PTX, Taking, check_take, take_part, taking_arguments
 from .partial_size import PartialTile, blocks_per_split, default_tile

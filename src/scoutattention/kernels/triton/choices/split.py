@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....errors import KernelError
 from ....types import BlockList, CallFlags, SplitChoice, SplitRequest
-from ...ops import CallRequest, InterestRequest
+from ...requests import CallRequest, InterestRequest
 from ..base import TL_DTYPES, Launch, check, padded, tl, triton
 from ..calls import PTX, check_flags, raise_flag
 
