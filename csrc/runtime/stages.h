@@ -28,7 +28,8 @@ class StagedWork : public Work {
   protected:
     using Task = std::function<void(int64_t number)>;
 
-    // `then` is what one thread does after the last task of the stage, which has one task at least.
+    // `then` is what one thread does after the last task of the stage. No stage with tasks follows one
+    // without.
     void add_stage(int64_t tasks, int64_t threads, Task run, std::function<void()> then = nullptr) {
         tasks_ += tasks, threads_ = std::max(threads_, threads);
         stages_.push_back({tasks, tasks_, std::move(run), std::move(then)});

@@ -1,7 +1,7 @@
 // What a decoder layer computes of few rows before its attention, and after it: one work each.
+#include "runtime/stages.h"
 #include "tasks/common.h"
 #include "tasks/linear.h"
-#include "runtime/stages.h"
 
 namespace scout {
 namespace {

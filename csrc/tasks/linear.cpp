@@ -1,6 +1,6 @@
 #include "tasks/linear.h"
 
-#include "runtime/spin.h"
+#include "runtime/stages.h"
 #include "tasks/common.h"
 
 namespace scout {
@@ -25,11 +25,10 @@ class LinearWork final : public Work {
     LinearTasks tasks_;
 };
 
-// The first tasks pack rows; each other one is some of the rows, and lines that are laid out together. Tasks are claimed
-// in order, so all packing is under way when a thread waits for it.
-class ManyRowsWork final : public Work {
+// The first stage packs rows. A task of the other one is some of the rows, and lines that are laid out together.
+class ManyRowsWork final : public StagedWork {
   public:
-    ManyRowsWork(const Kernels& kernels, const LinearCall& call, int threads)
+    ManyRowsWork(const Kernels& kernels, const LinearCall& call, int most)
         : kernels_(kernels), call_(call), packed_(new char[call.B * packed_row_bytes(kStored, call.I)]) {
         int64_t begin = 0;
         for (const LinearPart& part : call_.parts) {
@@ -37,19 +36,12 @@ class ManyRowsWork final : public Work {
                 units_.push_back({&part, first, begin + first});
             begin += part.lines;
         }
-        threads_ = worthwhile_threads(call.B * call.O * call.I, kProductsPerThread, threads);
-        packing_ = std::min(call.B, wanted_tasks(threads_)), unpacked_ = packing_;
-        const int64_t wanted = call.O ? ceil_div(wanted_tasks(threads_), units_.size()) : 0;
-        row_tasks_ = std::min(wanted, ceil_div(call.B, kLeastRows));
-    }
-
-    int64_t tasks() const override { return packing_ + units_.size() * row_tasks_; }
-    int64_t threads() const override { return threads_; }
-
-    void run(int64_t number) noexcept override {
-        if (number < packing_) return pack(number);
-        spin_until([this] { return unpacked_.load(std::memory_order_acquire) == 0; });
-        multiply(units_[(number - packing_) / row_tasks_], (number - packing_) % row_tasks_);
+        const int64_t threads = worthwhile_threads(call.B * call.O * call.I, kProductsPerThread, most);
+        const int64_t wanted = call.O ? ceil_div(wanted_tasks(threads), units_.size()) : 0;
+        packing_ = std::min(call.B, wanted_tasks(threads)), row_tasks_ = std::min(wanted, ceil_div(call.B, kLeastRows));
+        add_stage(packing_, threads, [this](int64_t number) { pack(number); });
+        add_stage(units_.size() * row_tasks_, threads,
+                  [this](int64_t number) { multiply(units_[number / row_tasks_], number % row_tasks_); });
     }
 
   private:
@@ -64,7 +56,6 @@ class ManyRowsWork final : public Work {
     void pack(int64_t number) noexcept {
         const int64_t first = call_.B * number / packing_, end = call_.B * (number + 1) / packing_;
         kernels_.pack_many(call_.x + first * call_.I, end - first, call_.I, call_.B, packed(first));
-        unpacked_.fetch_sub(1, std::memory_order_release);
     }
 
     void multiply(const Unit& unit, int64_t number) const noexcept {
@@ -79,8 +70,7 @@ class ManyRowsWork final : public Work {
     const LinearCall call_;
     const std::unique_ptr<char[]> packed_;
     std::vector<Unit> units_;
-    int64_t threads_, packing_, row_tasks_;
-    std::atomic<int64_t> unpacked_;  // tasks of packing that have not ended
+    int64_t packing_, row_tasks_;
 };
 
 // Lines of stored weights as numbers.

@@ -1,6 +1,6 @@
 // The blocks that query heads want most by the 2-bit keys of their pages: products with a basis, scores, and a choice.
-#include "tasks/common.h"
 #include "runtime/stages.h"
+#include "tasks/common.h"
 
 namespace scout {
 namespace {

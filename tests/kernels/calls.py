@@ -102,6 +102,12 @@ def appended(append: Callable[..., None], pool: Tensor, k: Tensor, fill: Tensor)
     return changed
 
 
+def placing_arguments() -> Arguments:
+    """How three queries, a key and a value of three tokens are placed."""
+    tables = {"cos": torch.randn(3, D), "sin": torch.randn(3, D)}
+    return {"queries": 3, "bias": torch.randn(5 * D), "norm": torch.randn(4, D), "eps": 1e-2} | tables
+
+
 def head_placing(cos: Tensor, sin: Tensor, **how: Any) -> HeadPlacing:
     return HeadPlacing(rope=Rope(cos, sin), **how)
 
@@ -197,29 +203,12 @@ CALLS = {
         lambda x, change, weight, eps: reference_rows.add_norm(x.float(), change.float(), weight.float(), eps),
     ),
     "place heads": KernelCall(
-        lambda: {
-            "x": torch.randn(3, 5, D),
-            "queries": 3,
-            "bias": torch.randn(5 * D),
-            "norm": torch.randn(4, D),
-            "eps": 1e-2,
-            "cos": torch.randn(3, D),
-            "sin": torch.randn(3, D),
-        },
+        lambda: {"x": torch.randn(3, 5, D)} | placing_arguments(),
         lambda workers, x, **how: RowKernels(workers).place_heads(x, head_placing(**how)),
         lambda x, **how: reference_rows.place_heads(x.float(), head_placing(**how)),
     ),
     "project heads": KernelCall(
-        lambda: {
-            "x": torch.randn(3, 7),
-            "weight": torch.randn(5 * D, 7),
-            "queries": 3,
-            "bias": torch.randn(5 * D),
-            "norm": torch.randn(4, D),
-            "eps": 1e-2,
-            "cos": torch.randn(3, D),
-            "sin": torch.randn(3, D),
-        },
+        lambda: {"x": torch.randn(3, 7), "weight": torch.randn(5 * D, 7)} | placing_arguments(),
         lambda workers, x, weight, **how: RowKernels(workers).project_heads(x, weight, head_placing(**how)),
         lambda x, weight, **how: reference_rows.place_heads(
             reference_rows.linear(x.float(), weight.float()).view(len(x), -1, D), head_placing(**how)

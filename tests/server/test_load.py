@@ -4,6 +4,7 @@ import io
 import json
 import math
 from itertools import islice
+from threading import Timer
 
 import pytest
 from matplotlib.image import imread
@@ -88,6 +89,8 @@ def test_failures_are_counted_and_named():
         client.engine.pieces = ("Hi",) * 20
         client.engine.raises_at = 2
         client.engine.raises = KernelError("it broke")
+        client.engine.go.clear()  # no answer ends before all are asked for
+        Timer(1.0, client.engine.go.set).start()
         (load,) = measure(target, WORKLOAD, (math.inf,), quiet)
         assert {one.error for one in load.asked} >= {"it broke"}
         assert any("status 429" in str(one.error) for one in load.asked)

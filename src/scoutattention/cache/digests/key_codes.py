@@ -44,13 +44,17 @@ class KeyCodeDigests(Digests):
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
-        return self.score_codes(layer, q, pages, closed)
+        return self.score_codes(layer, q, self.basis_of(layer, rows), pages, closed)
 
     @override
     def top(
         self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
     ) -> TopBlocks:
-        return self.top_of_codes(layer, q, None, pages, closed, how)
+        return self.top_of_codes(layer, q, self.basis_of(layer, rows), pages, closed, how)
+
+    def basis_of(self, layer: int, rows: slice | Tensor) -> Tensor | None:
+        """What queries of the sequences in some rows are multiplied with first: float32 [B, H, D, D], or nothing."""
+        return None
 
     def top_of_codes(
         self, layer: int, q: Tensor, basis: Tensor | None, pages: Tensor, closed: Tensor, how: Preference
@@ -59,8 +63,9 @@ class KeyCodeDigests(Digests):
         codes, bounds = self._first(layer, q.shape[-1] if basis is None else basis.shape[2])
         return self.ops.top_by_key_codes(TopRequest(q, basis, codes, bounds, pages, closed, self._scale, how))
 
-    def score_codes(self, layer: int, q: Tensor, pages: Tensor, closed: Tensor) -> Tensor:
-        """Scores of the first dimensions, as many as queries q [B, H, G, dims] have; see `score`."""
+    def score_codes(self, layer: int, q: Tensor, basis: Tensor | None, pages: Tensor, closed: Tensor) -> Tensor:
+        """Scores of the first dimensions, as many as queries or a basis [B, H, dims, D] have; see `score`."""
+        q = q if basis is None else self.ops.project(q, basis)
         codes, bounds = self._first(layer, q.shape[-1])
         return self.ops.score_key_codes(q, codes, bounds, pages, closed, self._scale)
 
@@ -115,18 +120,8 @@ class MainDimDigests(KeyCodeDigests):
             super().put(keys.float() @ basis.mT, there, row)
 
     @override
-    def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
-        return self.score_codes(layer, self.main(layer, q, rows, q.shape[-1]), pages, closed)
-
-    @override
-    def top(
-        self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
-    ) -> TopBlocks:
-        return self.top_of_codes(layer, q, self.basis.of_queries[layer, rows], pages, closed, how)
-
-    def main(self, layer: int, q: Tensor, rows: slice | Tensor, dims: int) -> Tensor:
-        """The first main dimensions of queries [B, H, G, D] of the sequences in some rows: float32 [B, H, G, dims]."""
-        return self.ops.project(q, self.basis.of_queries[layer, rows, :, :dims])
+    def basis_of(self, layer: int, rows: slice | Tensor) -> Tensor:
+        return self.basis.of_queries[layer, rows]
 
 
 class FirstDims(Digests):
@@ -147,14 +142,16 @@ class FirstDims(Digests):
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
-        return self._whole.score_codes(layer, self._whole.main(layer, q, rows, self._dims), pages, closed)
+        return self._whole.score_codes(layer, q, self._first_of(layer, rows), pages, closed)
 
     @override
     def top(
         self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor, how: Preference
     ) -> TopBlocks:
-        basis = self._whole.basis.of_queries[layer, rows, :, : self._dims]
-        return self._whole.top_of_codes(layer, q, basis, pages, closed, how)
+        return self._whole.top_of_codes(layer, q, self._first_of(layer, rows), pages, closed, how)
+
+    def _first_of(self, layer: int, rows: slice | Tensor) -> Tensor:
+        return self._whole.basis_of(layer, rows)[:, :, : self._dims]
 
     @override
     def content(self) -> tuple[Tensor, ...]:
