@@ -121,11 +121,13 @@ template <class T>
 struct Source {
     const T* rows;
     float* sums;
+
+    SCOUT_INLINE Source from(int64_t channel) const { return {rows + channel, sums + channel}; }
 };
 
 // sums[g] += the sum over n rows of weights[g][row] * row, for 2 W channels of each of COUNT sources. Meanwhile
-// prefetches, where PREFETCH, as much as is read of one of them.
-template <class T, int HEADS, int COUNT, bool PREFETCH, class Load>
+// prefetches AHEAD times 2 W channels a row.
+template <class T, int HEADS, int AHEAD, int COUNT, class Load>
 SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
                             Prefetcher& ahead, Load load_pair) {
     Vec even[COUNT][HEADS], odd[COUNT][HEADS];
@@ -135,7 +137,7 @@ SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_
             odd[s][g] = load(sources[s].sums + g * padded(dim) + W);
         }
     for (int64_t i = 0; i < n; ++i) {
-        if constexpr (PREFETCH) ahead.prefetch_next<2 * W * sizeof(T)>();
+        if constexpr (AHEAD > 0) ahead.prefetch_next<AHEAD * 2 * W * sizeof(T)>();
         Pair x[COUNT];
         for (int s = 0; s < COUNT; ++s) x[s] = load_pair(sources[s].rows + i * dim);
         for (int g = 0; g < HEADS; ++g) {
@@ -153,17 +155,23 @@ SCOUT_INLINE void add_pairs(const Source<T> (&sources)[COUNT], int64_t n, int64_
         }
 }
 
-// The same for all channels. Two pairs of one source at a time would share their weights, but would prefetch in bursts.
-template <class T, int HEADS, int COUNT, bool PREFETCH>
+// The same for all channels. Two pairs of one source at a time share their weights, where their sums fit the registers.
+template <class T, int HEADS, bool PREFETCH, int COUNT>
 SCOUT_INLINE void add_rows(const Source<T> (&sources)[COUNT], int64_t n, int64_t dim, const float* weights,
                            Prefetcher& ahead) {
+    const auto pair = [](const T* row) { return Loader<T>::load(row); };
     const auto add_from = [&](int64_t c, auto load_pair) {
         Source<T> from[COUNT];
-        for (int s = 0; s < COUNT; ++s) from[s] = {sources[s].rows + c, sources[s].sums + c};
-        add_pairs<T, HEADS, COUNT, PREFETCH>(from, n, dim, weights, ahead, load_pair);
+        for (int s = 0; s < COUNT; ++s) from[s] = sources[s].from(c);
+        add_pairs<T, HEADS, PREFETCH>(from, n, dim, weights, ahead, load_pair);
     };
     int64_t c = 0;
-    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, [](const T* row) { return Loader<T>::load(row); });
+    if constexpr (COUNT == 1 && 2 * HEADS <= kHeadsPerTile)
+        for (; c + 4 * W <= dim; c += 4 * W) {
+            const Source<T> both[] = {sources[0].from(c), sources[0].from(c + 2 * W)};
+            add_pairs<T, HEADS, 2 * PREFETCH>(both, n, dim, weights, ahead, pair);
+        }
+    for (; c + 2 * W <= dim; c += 2 * W) add_from(c, pair);
     if (c < dim) add_from(c, [rest = dim - c](const T* row) { return load_tail(row, rest); });
 }
 
@@ -177,9 +185,9 @@ SCOUT_INLINE void add(const PartialRun& run, const Sums& sums, Chunk<T> chunk, P
         const Source<T> v = {chunk.v, sums.out + g * padded(dim)}, k = {chunk.k, sums.mean_key + g * padded(dim)};
         Prefetcher after = ahead;
         if constexpr (2 * HEADS <= kHeadsPerTile)
-            if (run.mean_key) return add_rows<T, HEADS, 2, true>({v, k}, chunk.n, dim, mine, after);
-        add_rows<T, HEADS, 1, true>({v}, chunk.n, dim, mine, after);
-        if (run.mean_key) add_rows<T, HEADS, 1, false>({k}, chunk.n, dim, mine, after);
+            if (run.mean_key) return add_rows<T, HEADS, true, 2>({v, k}, chunk.n, dim, mine, after);
+        add_rows<T, HEADS, true, 1>({v}, chunk.n, dim, mine, after);
+        if (run.mean_key) add_rows<T, HEADS, false, 1>({k}, chunk.n, dim, mine, after);
     });
 }
 

@@ -167,6 +167,8 @@ SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* cons
 
 constexpr int kLinesAtOnce = W == 16 ? 2 : 1;  // a row that is loaded serves so many lines, as there are registers
 
+constexpr int64_t kCachedBytes = 8192;  // of weights that stay in the cache, beside a few rows, until all rows are done
+
 // Some lines and rows, and where their products go.
 struct LineTile {
     const uint8_t* lines[kLinesAtOnce];
@@ -217,16 +219,19 @@ __attribute__((noinline)) void multiply_lines(const LineTile& t) {
 template <class K>
 void multiply_stored(const LinearRun& run) {
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
+    const int64_t lines_in_cache = (kCachedBytes / line_bytes + 1) * kLinesAtOnce;
     const uint8_t* weight = (const uint8_t*)run.weight;
     LineTile tile = {{}, {}, nullptr, weight + run.count * line_bytes, run.width, run.out_stride};
-    for (int64_t first = 0; first < run.count; first += kLinesAtOnce)
+    for (int64_t begin = 0; begin < run.count; begin += lines_in_cache)
         for_head_tiles(run.rows, [&](int64_t r, auto rows) {
             tile.rows = (const char*)run.x + r * tile.panels() * kStoredPanelBytes;
-            for (int l = 0; l < kLinesAtOnce; ++l) {
-                const int64_t line = first + l < run.count ? first + l : run.count - 1;
-                tile.lines[l] = weight + line * line_bytes, tile.out[l] = run.out + r * run.out_stride + line;
+            for (int64_t first = begin; first < run.count && first < begin + lines_in_cache; first += kLinesAtOnce) {
+                for (int l = 0; l < kLinesAtOnce; ++l) {
+                    const int64_t line = first + l < run.count ? first + l : run.count - 1;
+                    tile.lines[l] = weight + line * line_bytes, tile.out[l] = run.out + r * run.out_stride + line;
+                }
+                multiply_lines<K, decltype(rows)::value>(tile);
             }
-            multiply_lines<K, decltype(rows)::value>(tile);
         });
 }
 
