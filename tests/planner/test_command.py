@@ -9,8 +9,9 @@ from scoutattention import EngineConfig, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
-from scoutattention.hardware.measure import FILE, Measured, store, stored
+from scoutattention.hardware.measure import FILE, Measured, PerLayer, store, stored
 from scoutattention.models.shapes.known import shape_config
+from scoutattention.planner.cpu_costs import PACE
 from scoutattention.trace.chrome import from_json
 from scoutattention.trace.timeline import far_time
 
@@ -212,17 +213,22 @@ def test_a_config_json_is_a_shape(capsys, tmp_path, tiny_models):
 def test_what_was_measured_is_planned_with(capsys, folder, monkeypatch):
     monkeypatch.setattr(doctor, "READ_BYTES", 1 << 20)
     main(["doctor", "--measure", "--json"])
-    check = json.loads(capsys.readouterr().out)["memory speed"]
+    checks = json.loads(capsys.readouterr().out)
+    check, kept = checks["memory speed"], stored(folder)
     assert str(folder / FILE) in check["advice"]
-    kept = stored(folder)
     assert f"{kept.cores} threads read {kept.reads / 1e9:.0f} GB/s" == check["value"]
-    assert planned(capsys, "plan", "smollm2-135m")["computer"]["host"]["bandwidth"] == kept.reads
+    assert f"{kept.pace.full.first * 1e6:.0f} µs" in checks["core speed"]["value"]
+    host = planned(capsys, "plan", "smollm2-135m")["computer"]["host"]
+    assert (host["bandwidth"], host["pace"][0]) == (kept.reads, kept.pace.flops)
 
 
 def test_a_measurement_that_is_none_is_refused(capsys, folder):
-    store(folder, Measured("x", 2, -1.0, ""))
+    store(folder, Measured("x", 2, -1.0, PACE, ""))
     assert "is no measurement: it says that 2 cores read -1.0 bytes" in the_error(capsys, "plan", "qwen3-8b")
-    (folder / FILE).write_text("{}")
+    for wrong in (PACE._replace(flops=0), PACE._replace(call=PerLayer(-1e-6, 0.0))):
+        store(folder, Measured("x", 2, 1e10, wrong, ""))
+        assert "is no measurement: it says that a core is as fast as" in the_error(capsys, "plan", "qwen3-8b")
+    (folder / FILE).write_text('{"cpu": "x", "cores": 2, "reads": 1e10, "date": ""}')  # as was kept before
     assert "run `scout doctor --measure` again" in the_error(capsys, "plan", "qwen3-8b")
 
 

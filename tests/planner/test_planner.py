@@ -14,6 +14,7 @@ from scoutattention.hardware.host import Host
 from scoutattention.hardware.measure import Measured
 from scoutattention.models.shapes.known import KNOWN_SHAPES, read_model
 from scoutattention.planner.computers import CARDS, CLOUDS, GIB, HOSTS, card_named, find_computer, this_computer
+from scoutattention.planner.cpu_costs import PACE
 from scoutattention.planner.memory import largest_batch, missing, needs_of, room_of, settings_of
 from scoutattention.planner.planner import make_plan, recommend, work_of
 from scoutattention.planner.work import DESIGNS, weight_bytes
@@ -65,9 +66,11 @@ def test_drivers_names_of_cards(device, card):
 
 
 def test_this_computer_has_what_was_measured():
-    measured = Measured("a CPU", 2, 50e9, "2026-11-26")
+    measured = Measured("a CPU", 2, 50e9, PACE._replace(flops=1e11), "2026-11-26")
     computer = this_computer(Host(), None, measured)
     assert (computer.card, computer.host.bandwidth, computer.host.measured) == (None, 50e9, True)
+    assert computer.host.pace == measured.pace
+    assert this_computer(Host(), None, None).host.pace is None
     driver = Driver((13, 0), 0, (Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 * GIB),))
     assert this_computer(Host(), driver, None).card == CARDS["rtx-4090"]
     unknown = replace(driver, gpus=(Gpu("NVIDIA GeForce RTX 9090", (12, 0), GIB),))

@@ -11,7 +11,7 @@ from scoutattention import ScoutConfig
 from scoutattention.models.shapes.known import read_model
 from scoutattention.planner.computers import Computer, Processor, find_computer
 from scoutattention.planner.costs import costs_of
-from scoutattention.planner.cpu_costs import CPU, CPU_IN_BLOCKS
+from scoutattention.planner.cpu_costs import PACE
 from scoutattention.planner.planner import predict
 from scoutattention.planner.simulator import Drift, Schedule, schedule_of, simulate
 from scoutattention.planner.work import Costs, LayerCosts, Work
@@ -166,7 +166,7 @@ def test_products_of_many_rows_are_bound_by_computing():
     known = read_model("smollm2-135m")
     work = Work(known.shape, known.tied, 128, 32, SCOUT)
     costs = costs_of("full", work, TWO_CORES)
-    products = 30 * (costs.layer.before + costs.layer.after - CPU.layer_s) + costs.head
+    products = 30 * (costs.layer.before + costs.layer.after - PACE.full.first) + costs.head
     assert products == pytest.approx(25e-3, rel=0.2)
 
 
@@ -176,7 +176,7 @@ def test_products_with_weights_in_few_bits(batch, ms):
     known = read_model("smollm2-135m")
     work = Work(replace(known.shape, dtype="float32"), known.tied, 128, batch, SCOUT, weights=96_000_000)
     costs = costs_of("full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9)))
-    products = 30 * (costs.layer.before + costs.layer.after - CPU_IN_BLOCKS.layer_s) + costs.head
+    products = 30 * (costs.layer.before + costs.layer.after - PACE.full.first) + costs.head
     assert products * 1e3 == pytest.approx(ms, rel=0.2)
 
 

@@ -85,7 +85,7 @@ def doctor(
     model: Annotated[str | None, typer.Argument(help="A model, to see how much memory it takes.")] = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Measure the memory bandwidth of this machine, and store it for `scout plan`."),
+        typer.Option("--measure", help="Measure how fast memory and cores are, and store that for `scout plan`."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
@@ -95,7 +95,7 @@ def doctor(
     """
     checks = examine(Host(), os.environ)
     if measure:
-        checks.append(load_action("doctor").measure_reads(cache_folder(os.environ)))
+        checks += load_action("doctor").measure_computer(cache_folder(os.environ))
     if model is not None:
         checks += load_action("doctor").check_model(model, Host())
     if as_json:

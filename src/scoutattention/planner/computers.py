@@ -11,7 +11,7 @@ from typing import Self
 from ..errors import ConfigError, nearest
 from ..hardware.gpu import Driver
 from ..hardware.host import Host, read_cores, read_cpu, read_memory
-from ..hardware.measure import Measured
+from ..hardware.measure import Measured, Pace
 
 GB, GIB, TERA = 1e9, 1 << 30, 1e12
 PCIE4, PCIE5 = 31.5 * GB, 63.0 * GB
@@ -37,6 +37,7 @@ class Processor:
     """A host: cores, bytes of memory, and bytes per second of it.
 
     measured: whether `bandwidth` is what its threads were seen to read, and no data sheet's.
+    pace: how fast its cores work, where that was measured.
     """
 
     cores: int
@@ -44,6 +45,7 @@ class Processor:
     bandwidth: float
     source: str
     measured: bool = False
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def this_computer(host: Host, driver: Driver | None, measured: Measured | None) 
     cores, memory = read_cores(host).usable, read_memory(host).usable
     reads = cores * CORE_READS if measured is None else measured.reads
     source = "an estimate by the number of cores" if measured is None else f"measured on {measured.date}"
-    processor = Processor(cores, memory, reads, f"{read_cpu(host)[0]}: {source}", measured=True)
+    pace = None if measured is None else measured.pace
+    processor = Processor(cores, memory, reads, f"{read_cpu(host)[0]}: {source}", measured=True, pace=pace)
     gpus = () if driver is None else driver.gpus
     if not gpus:
         return Computer("this computer", processor)

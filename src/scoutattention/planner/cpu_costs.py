@@ -7,6 +7,7 @@ the same cores.
 from typing import NamedTuple
 
 from ..cache.memory_plan import correction_dims
+from ..hardware.measure import Pace, PerLayer
 from .computers import Computer
 from .work import (
     Cores,
@@ -23,44 +24,26 @@ from .work import (
     weight_bytes,
 )
 
-CHOICE_S = 150e-6  # of a layer's choice on a CPU, beside the bytes: docs/lab/2026-11-23-cpu-decode-step.md
+PACE = Pace(65e9, PerLayer(100e-6, 0), PerLayer(150e-6, 0), PerLayer(146e-6, 96e-6), PerLayer(280e-6, 70e-6))
+"""Of a CPU that was not measured."""
+IN_NUMBERS = 2.3
+"""Operations per second of products with float32 and bfloat16 weights, over those with weights in blocks: the lab notes
+on matrix products and on stored weights."""
 CHANNELS_PER_THREAD = 1 << 17
 """As in csrc/tasks/partial.cpp: keys' channels for which a far call is given one more thread."""
 
 
 class Reach(NamedTuple):
-    """What a CPU that is the device reaches.
-
-    products, attention: of what threads read.   core_flops: of a core, where products are bound by computing.
-    layer_s: of a layer, beside the bytes; its products and its attention are calls of threads.
-    """
+    """What a CPU that is the device reaches, of what its threads read.   attention: with blocks that are scattered."""
 
     products: float
-    core_flops: float
     attention: float
-    layer_s: float
 
 
-CPU = Reach(products=0.68, core_flops=150e9, attention=0.63, layer_s=100e-6)
-"""docs/lab/2026-11-23-cpu-decode-step.md, two cores that read 50 GB/s; computing: the lab note on matrix products."""
-CPU_IN_BLOCKS = Reach(products=0.68, core_flops=65e9, attention=0.5, layer_s=210e-6)
-"""With weights in few bits: docs/lab/2026-11-26-stored-weights.md; of a layer's rest, the note on slots on a CPU."""
-
-
-class PerLayer(NamedTuple):
-    """Seconds of a layer beside the bytes: with one sequence, and for each further one."""
-
-    first: float
-    more: float
-
-    def of(self, batch: int) -> float:
-        """With so many sequences."""
-        return self.first + (batch - 1) * self.more
-
-
-CALL, SCOUT, NEAR = PerLayer(125e-6, 85e-6), PerLayer(280e-6, 70e-6), PerLayer(21e-6, 11e-6)
-"""With slots: of the true query's choice with the call and recall; of a scout with its choice, merge and guard; of near
-attention."""
+CPU, CPU_IN_BLOCKS = Reach(products=0.68, attention=0.63), Reach(products=0.68, attention=0.5)
+"""docs/lab/2026-11-23-cpu-decode-step.md, and with weights in few bits docs/lab/2026-11-26-stored-weights.md."""
+NEAR = 0.15
+"""With slots: of the seconds that they add to a layer, those that follow near attention."""
 BLOCK_S = 0.08e-6
 """With slots: of choosing, for each block of a KV head."""
 FAR, FAR_S, TAKEN_S = 0.5, 2e-6, 0.2e-6
@@ -78,13 +61,14 @@ def on_cpu(design: Design, work: Work, computer: Computer) -> Costs:
 def _in_one_memory(design: Design, work: Work, computer: Computer) -> Costs:
     """Everything in one memory: nothing is far, and a budget saves reading."""
     shape, scout, reach, rate = work.shape, work.scout, _reach(work, computer), read_rate(computer.host)
+    pace = _pace(computer)
     before, after, head = (_products(numbers, work, computer) for numbers in matrix_parts(shape))
     tokens: float = work.context if design == "full" else min(work.context, scout.budget or work.context)
     near = layer_bytes(work, tokens) * page_part(work) / (reach.attention * rate)
     judge = 0.0
     if design != "full" and tokens < work.context:
-        judge = CHOICE_S + sum(scan_bytes(work)) / (reach.attention * rate)
-    return Costs(LayerCosts(before + reach.layer_s, 0, judge, near, 0, after, 0, 0, 0, 0), head)
+        judge = pace.choice.of(work.batch) + sum(scan_bytes(work)) / (reach.attention * rate)
+    return Costs(LayerCosts(before + pace.full.of(work.batch), 0, judge, near, 0, after, 0, 0, 0, 0), head)
 
 
 def has_absent(work: Work) -> bool:
@@ -110,15 +94,17 @@ def _with_slots(work: Work, computer: Computer) -> Costs:
     query = _products(shape.hidden_size * shape.num_query_heads * shape.head_dim, work, computer)
     query += fixes / (reach.products * rate)
     choice = BLOCK_S * work.batch * shape.num_kv_heads * work.context / scout.block_size
-    call, ahead, attend = choice + CALL.of(work.batch), SCOUT.of(work.batch) * predicts, NEAR.of(work.batch)
+    pace = _pace(computer)
+    layer, slots, ahead = pace.full.of(work.batch), pace.call.of(work.batch), pace.scout.of(work.batch) * predicts
+    call, attend = choice + (1 - NEAR) * slots, NEAR * slots
     cores, threads = computer.host.cores, _far_threads(work, computer.host.cores)
     chosen = layer_bytes(work, (scout.budget_blocks or 0) * scout.block_size) * page_part(work)
     late = late_part(work) * chosen / (reach.attention * rate)
-    alone = reach.layer_s + attend + call + ahead
+    alone = layer + attend + call + ahead
     busy = before + after + near + scan + candidates + query * predicts + late
     return Costs(
         LayerCosts(
-            before=before + reach.layer_s,
+            before=before + layer,
             ahead=scan + query * predicts + ahead,
             judge=candidates + call,
             near=near + attend,
@@ -134,8 +120,16 @@ def _with_slots(work: Work, computer: Computer) -> Costs:
     )
 
 
+def _pace(computer: Computer) -> Pace:
+    return computer.host.pace or PACE
+
+
 def _reach(work: Work, computer: Computer) -> Reach:
-    return CPU_IN_BLOCKS if _number_bytes(work, computer) < work.shape.dtype_bytes else CPU
+    return CPU_IN_BLOCKS if _in_blocks(work, computer) else CPU
+
+
+def _in_blocks(work: Work, computer: Computer) -> bool:
+    return _number_bytes(work, computer) < work.shape.dtype_bytes
 
 
 def _number_bytes(work: Work, computer: Computer) -> float:
@@ -146,7 +140,8 @@ def _products(numbers: int, work: Work, computer: Computer) -> float:
     """Seconds of products with so many weights: bound by reading them, or, with many sequences, by computing."""
     reach = _reach(work, computer)
     read = numbers * _number_bytes(work, computer) / (reach.products * read_rate(computer.host))
-    return max(read, 2 * numbers * work.batch / (computer.host.cores * reach.core_flops))
+    flops = _pace(computer).flops * (1 if _in_blocks(work, computer) else IN_NUMBERS)
+    return max(read, 2 * numbers * work.batch / (computer.host.cores * flops))
 
 
 def _far_threads(work: Work, cores: int) -> int:

@@ -1,4 +1,4 @@
-"""What `scout doctor` adds: of MODEL, what it takes, from its headers alone; of --measure, how fast memory is read."""
+"""What `scout doctor` adds: of MODEL, what it takes, from its headers alone; of --measure, this computer's speed."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ...bench.common.measure import interleaved
+from ...bench.decode.pace import measure_pace
 from ...cache.memory_plan import digest_bytes, plan_memory
 from ...config import EngineConfig, ScoutConfig
 from ...config.fields import format_bytes
@@ -27,15 +28,18 @@ READ_BYTES, ROUNDS = 512 << 20, 15
 """What a round reads, or a quarter of the free memory where that is less; and rounds, of which the median counts."""
 
 
-def measure_reads(folder: Path) -> Check:
-    """How fast the worker threads read memory; kept in `folder`.   Raises CacheFolderError where it cannot be."""
+def measure_computer(folder: Path) -> list[Check]:
+    """How fast threads read memory, and cores decode; kept in `folder`.   Raises CacheFolderError if it cannot be."""
     data = torch.ones(min(READ_BYTES, available_memory() // 4) // 8, dtype=torch.int64)
     with Workers() as workers:
         (seconds,) = interleaved([lambda: workers.read(data)], ROUNDS)
         threads = workers.threads
-    measured = Measured(read_cpu(Host())[0], threads, data.nbytes / seconds, time.strftime("%Y-%m-%d"))
-    value = f"{threads} threads read {measured.reads / 1e9:.0f} GB/s"
-    return Check("memory speed", value, f"kept in {store(folder, measured)}, for `scout plan --hardware measured`")
+    pace = measure_pace()
+    measured = Measured(read_cpu(Host())[0], threads, data.nbytes / seconds, pace, time.strftime("%Y-%m-%d"))
+    memory = f"{threads} threads read {measured.reads / 1e9:.0f} GB/s"
+    cores = f"a layer takes {pace.full.first * 1e6:.0f} µs beside its bytes; a core does {pace.flops / 1e9:.0f} GFLOP/s"
+    kept = f"kept in {store(folder, measured)}, for `scout plan --hardware measured`"
+    return [Check("memory speed", memory, kept), Check("core speed", cores, "in decode steps and in their products")]
 
 
 def check_model(name: str, host: Host) -> list[Check]:
