@@ -111,9 +111,10 @@ SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s,
     const Float16 *least = page_bounds(run, group.pages[i]), *later = page_bounds(run, group.later(i + W));
     Vec rest[HEADS] = {};
     IntVec sum[HEADS] = {};
-    for (int64_t c = 0; c < dim; c += 4 * W) {
-        Vec step[4], middle[4];
-        for (int v = 0; v < 4; v += 2) {
+    const auto round = [&](int64_t c, auto vectors) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        Vec step[VECTORS], middle[VECTORS];
+        for (int v = 0; v < VECTORS; v += 2) {
             const int64_t at = c + v * W;
             prefetch(later + at, at), prefetch(later + row + at, at);
             const Pair low = channels(least, at, dim), steps = channels(least + row, at, dim);
@@ -123,8 +124,8 @@ SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s,
         for (int h = 0; h < HEADS; ++h) {
             const float* q = s.q + (g + h) * s.row + c;
             const float inverse = s.inverse[(g + h) * W + i];
-            Vec x[4];
-            for (int v = 0; v < 4; ++v) {
+            Vec x[4] = {};
+            for (int v = 0; v < VECTORS; ++v) {
                 x[v] = load(q + v * W) * step[v] * inverse;
                 rest[h] += load(q + v * W) * middle[v];
             }
@@ -132,7 +133,10 @@ SCOUT_INLINE void round_products(const KeyCodeRun& run, const KeyCodeScratch& s,
             sum[h] = dot4(sum[h], Bits{} + 0x01010101u, bytes);
             __builtin_memcpy(s.rounded + (i * run.heads + g + h) * s.row + c, &bytes, sizeof bytes);
         }
-    }
+    };
+    for (int64_t c = 0; c < dim; c += 4 * W)
+        if (dim - c > 2 * W) round(c, Int<4>());
+        else round(c, Int<2>());
     for (int h = 0; h < HEADS; ++h) {
         const int64_t at = (g + h) * W + i;
         store(s.rest + at * W, rest[h] - kMeanCode * s.factor[at] * __builtin_convertvector(sum[h], Vec));

@@ -167,7 +167,7 @@ SCOUT_INLINE void add_panel(const uint8_t* const at[LINES], const RowPanel* cons
 
 constexpr int kLinesAtOnce = W == 16 ? 2 : 1;  // a row that is loaded serves so many lines, as there are registers
 
-constexpr int64_t kCachedBytes = 8192;  // of weights that stay in the cache, beside a few rows, until all rows are done
+constexpr int64_t kCachedBytes = 16384;  // of weights that are multiplied with all rows before the next ones
 
 // Some lines and rows, and where their products go.
 struct LineTile {
@@ -219,7 +219,7 @@ __attribute__((noinline)) void multiply_lines(const LineTile& t) {
 template <class K>
 void multiply_stored(const LinearRun& run) {
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
-    const int64_t lines_in_cache = (kCachedBytes / line_bytes + 1) * kLinesAtOnce;
+    const int64_t lines_in_cache = (kCachedBytes / (line_bytes + 1) / kLinesAtOnce + 1) * kLinesAtOnce;
     const uint8_t* weight = (const uint8_t*)run.weight;
     LineTile tile = {{}, {}, nullptr, weight + run.count * line_bytes, run.width, run.out_stride};
     for (int64_t begin = 0; begin < run.count; begin += lines_in_cache)

@@ -62,9 +62,11 @@ def test_one_product_with_rows_of_several_kinds(rows, numbers, T):
     torch.testing.assert_close(rows.linear(x, weight[13:70]), rows.linear(x, weight)[:, 13:70])
 
 
-def test_a_row_does_not_depend_on_its_neighbours(rows):
+@pytest.mark.parametrize("columns", [320, 4096], ids=["short lines", "few lines in the cache at once"])
+def test_a_row_does_not_depend_on_its_neighbours(rows, columns):
     torch.manual_seed(0)
-    x, weight = torch.randn(MOST_ROWS, 320), random_blocks(StoredKind.Q4_1, 50, 320)
+    x, weight = torch.randn(MOST_ROWS, columns), random_blocks(StoredKind.Q4_1, 50, columns)
+    assert_products(rows.linear(x, weight), x, weight)
     assert torch.equal(rows.linear(x, weight), torch.cat([rows.linear(row[None], weight) for row in x]))
 
 
