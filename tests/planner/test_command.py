@@ -1,6 +1,7 @@
 """`scout plan`, and `scout doctor --measure`, which it may go by."""
 
 import json
+import math
 import shlex
 
 import pytest
@@ -9,7 +10,7 @@ from scoutattention import EngineConfig, ScoutConfig
 from scoutattention.cli import main
 from scoutattention.cli.actions import doctor
 from scoutattention.cli.server import serve
-from scoutattention.hardware.measure import FILE, Measured, PerLayer, store, stored
+from scoutattention.hardware.measure import FILE, Measured, PerSequence, store, stored
 from scoutattention.models.shapes.known import shape_config
 from scoutattention.planner.cpu_costs import PACE
 from scoutattention.trace.chrome import from_json
@@ -218,17 +219,20 @@ def test_what_was_measured_is_planned_with(capsys, folder, monkeypatch):
     assert str(folder / FILE) in check["advice"]
     assert f"{kept.cores} threads read {kept.reads / 1e9:.0f} GB/s" == check["value"]
     assert f"{kept.pace.full.first * 1e6:.0f} µs" in checks["core speed"]["value"]
-    host = planned(capsys, "plan", "smollm2-135m")["computer"]["host"]
-    assert (host["bandwidth"], host["pace"][0]) == (kept.reads, kept.pace.flops)
+    computer = planned(capsys, "plan", "smollm2-135m")["computer"]
+    assert (computer["host"]["bandwidth"], computer["host"]["pace"][0]) == (kept.reads, kept.pace.flops)
 
 
 def test_a_measurement_that_is_none_is_refused(capsys, folder):
     store(folder, Measured("x", 2, -1.0, PACE, ""))
-    assert "is no measurement: it says that 2 cores read -1.0 bytes" in the_error(capsys, "plan", "qwen3-8b")
-    for wrong in (PACE._replace(flops=0), PACE._replace(call=PerLayer(-1e-6, 0.0))):
+    assert "is no measurement: a figure is -1.0: run" in the_error(capsys, "plan", "qwen3-8b")
+    for wrong in (PACE._replace(flops=0), PACE._replace(slots=PerSequence(math.inf, 0.0))):
         store(folder, Measured("x", 2, 1e10, wrong, ""))
-        assert "is no measurement: it says that a core is as fast as" in the_error(capsys, "plan", "qwen3-8b")
-    (folder / FILE).write_text('{"cpu": "x", "cores": 2, "reads": 1e10, "date": ""}')  # as was kept before
+        assert "is no measurement: a figure is " in the_error(capsys, "plan", "qwen3-8b")
+    store(folder, Measured("x", 2, 1e10, PACE, ""))
+    for wrong in (None, [1, 2], {"flops": 1}, PACE._asdict() | {"full": 1}, PACE._asdict() | {"full": ["1", 2]}):
+        (folder / FILE).write_text(json.dumps(json.loads((folder / FILE).read_text()) | {"pace": wrong}))
+        assert "is no measurement: entries are missing or of another kind" in the_error(capsys, "plan", "qwen3-8b")
     assert "run `scout doctor --measure` again" in the_error(capsys, "plan", "qwen3-8b")
 
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from scoutattention import ScoutConfig
+from scoutattention.hardware.measure import Pace, PerSequence
 from scoutattention.models.shapes.known import read_model
 from scoutattention.planner.computers import Computer, Processor, find_computer
 from scoutattention.planner.costs import costs_of
-from scoutattention.planner.cpu_costs import PACE
 from scoutattention.planner.planner import predict
 from scoutattention.planner.simulator import Drift, Schedule, schedule_of, simulate
 from scoutattention.planner.work import Costs, LayerCosts, Work
@@ -158,7 +158,13 @@ CPU_STEPS = [
     ("bfloat16", "full", 1, 1024, 10.8),
     ("bfloat16", "full", 4, 1024, 13.9),
 ]
-TWO_CORES = Computer("two cores", Processor(2, 16 << 30, 50e9, "docs/lab/2026-11-23-cpu-decode-step.md", measured=True))
+NONE, LAYER = PerSequence(0.0, 0.0), PerSequence(100e-6, 0.0)
+SLOW = Pace(150e9, NONE, full=LAYER, choice=PerSequence(88e-6, 0.0), slots=NONE, scout=NONE)
+"""Fitted to these steps, and operations per second as measured: docs/lab/2026-11-23-matrix-products.md."""
+TWO_CORES = Computer(
+    "two cores",
+    Processor(2, 16 << 30, 50e9, "docs/lab/2026-11-23-cpu-decode-step.md", measured=True, pace=SLOW),
+)
 
 
 def test_products_of_many_rows_are_bound_by_computing():
@@ -166,7 +172,7 @@ def test_products_of_many_rows_are_bound_by_computing():
     known = read_model("smollm2-135m")
     work = Work(known.shape, known.tied, 128, 32, SCOUT)
     costs = costs_of("full", work, TWO_CORES)
-    products = 30 * (costs.layer.before + costs.layer.after - PACE.full.first) + costs.head
+    products = 30 * (costs.layer.before + costs.layer.after - LAYER.first) + costs.head
     assert products == pytest.approx(25e-3, rel=0.2)
 
 
@@ -175,8 +181,10 @@ def test_products_with_weights_in_few_bits(batch, ms):
     """96 MB, in ms of two threads on a machine that reads 26 GB/s: docs/lab/2026-11-26-stored-weights.md."""
     known = read_model("smollm2-135m")
     work = Work(replace(known.shape, dtype="float32"), known.tied, 128, batch, SCOUT, weights=96_000_000)
-    costs = costs_of("full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9)))
-    products = 30 * (costs.layer.before + costs.layer.after - PACE.full.first) + costs.head
+    costs = costs_of(
+        "full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9, pace=SLOW._replace(flops=65e9)))
+    )
+    products = 30 * (costs.layer.before + costs.layer.after - LAYER.first) + costs.head
     assert products * 1e3 == pytest.approx(ms, rel=0.2)
 
 

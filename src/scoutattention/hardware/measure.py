@@ -1,9 +1,12 @@
 """What `scout doctor --measure` found out about this computer, kept for `scout plan`."""
 
 import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import CacheFolderError, ConfigError
 
@@ -11,8 +14,8 @@ FILE = "hardware.json"
 """In the folder of the cache."""
 
 
-class PerLayer(NamedTuple):
-    """Seconds of a layer: with one sequence, and for each further one."""
+class PerSequence(NamedTuple):
+    """Seconds of a step or of a layer: with one sequence, and for each further one."""
 
     first: float
     more: float
@@ -26,21 +29,25 @@ class Pace(NamedTuple):
     """How fast a CPU decodes where reading memory does not hold it up.
 
     flops: operations per second of a core, in products of 16 rows with weights in blocks of 4 bits.
-    The others are of a layer whose bytes take no time.   full: with full attention.
-    choice: what choosing blocks adds.   call: what slots add to full attention.
+    step: seconds of a step, beside its layers.   The others are seconds of a layer, without those of reading its bytes.
+    full: with full attention.   choice: what choosing blocks adds.   slots: what slots add to full attention.
     scout: what a predicted query adds to slots.
     """
 
     flops: float
-    full: PerLayer
-    choice: PerLayer
-    call: PerLayer
-    scout: PerLayer
+    step: PerSequence
+    full: PerSequence
+    choice: PerSequence
+    slots: PerSequence
+    scout: PerSequence
 
 
 @dataclass(frozen=True)
 class Measured:
-    """cpu: its name.   cores: threads that read.   reads: bytes per second that they read.   date: as 2026-11-26."""
+    """cpu: its name.   cores: threads that read.   reads: bytes per second that they read.   date: as 2026-11-26.
+
+    pace: how fast its cores work.
+    """
 
     cpu: str
     cores: int
@@ -52,9 +59,10 @@ class Measured:
 def store(folder: Path, measured: Measured) -> Path:
     """Write a measurement to the cache folder; returns the file. Raises CacheFolderError if it cannot be written."""
     file = folder / FILE
+    entries = asdict(measured) | {"pace": measured.pace._asdict()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(measured)) + "\n")
+        file.write_text(json.dumps(entries) + "\n")
     except OSError as error:
         raise CacheFolderError(
             f"cannot keep the measurement in {folder}: {error}: make room there, or set XDG_CACHE_HOME"
@@ -67,19 +75,26 @@ def stored(folder: Path) -> Measured | None:
     file = folder / FILE
     try:
         entries = json.loads(file.read_text())
-        kept = Measured(**entries | {"pace": _pace(*entries["pace"])})
-        if not (isinstance(kept.reads, int | float) and kept.reads > 0 and kept.cores > 0):
-            raise ValueError(f"it says that {kept.cores} cores read {kept.reads} bytes per second")
+        kept = Measured(**entries | {"pace": _pace(entries["pace"])})
+        _check([kept.cores, kept.reads])
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is no measurement: {error}: run `scout doctor --measure` again") from error
+        why = "entries are missing or of another kind" if isinstance(error, KeyError | TypeError) else error
+        raise ConfigError(f"{file} is no measurement: {why}: run `scout doctor --measure` again") from error
     return kept
 
 
-def _pace(flops: float, *layers: list[float]) -> Pace:
-    """Of a file's numbers.   Raises TypeError and ValueError where they are none that a computer has."""
-    pace = Pace(flops, *(PerLayer(*each) for each in layers))
-    if not (flops > 0 and pace.full.first > 0 and all(number >= 0 for each in layers for number in each)):
-        raise ValueError(f"it says that a core is as fast as {pace}")
+def _pace(entries: Mapping[str, Any]) -> Pace:
+    flops, *seconds = (entries[name] for name in Pace._fields)
+    pace = Pace(flops, *(PerSequence(*each) for each in seconds))
+    _check([pace.flops, pace.full.first])
+    _check([number for each in pace[1:] for number in each], least=0)
     return pace
+
+
+def _check(numbers: Sequence[float], least: float = sys.float_info.min) -> None:
+    """Raises TypeError or ValueError where a number is none, not finite, or below the least that it may be."""
+    wrong = [number for number in numbers if not (math.isfinite(number) and number >= least)]
+    if wrong:
+        raise ValueError(f"a figure is {wrong[0]}")

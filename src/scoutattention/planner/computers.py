@@ -186,7 +186,7 @@ def _spelled(name: str) -> str:
 def this_computer(host: Host, driver: Driver | None, measured: Measured | None) -> Computer:
     """What this computer has: its free memory, its cores, and its GPU as the table has it.
 
-    measured: what its threads read; without, an estimate by their number.
+    measured: how fast its threads read and its cores work; without, an estimate by their number.
     Raises ConfigError where the GPU is in no row of the table.
     """
     cores, memory = read_cores(host).usable, read_memory(host).usable

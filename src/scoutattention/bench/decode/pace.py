@@ -9,7 +9,7 @@ import torch
 from ...config import EngineConfig, Memory, ScoutConfig
 from ...engine.engine import Engine
 from ...engine.runner import Record
-from ...hardware.measure import Pace, PerLayer
+from ...hardware.measure import Pace, PerSequence
 from ...kernels.native import RowKernels
 from ...models.decoder import Decoder
 from ...models.formats.dummy import dummy_decoder
@@ -19,53 +19,61 @@ from ..common.measure import interleaved
 from ..kernels.stored import random_blocks
 from .step import read, start
 
-LAYERS, CONTEXT, BATCHES, ROUNDS = 16, 512, (1, 4), 60
-"""Of the model; tokens of its prompt; sequences of a step; steps, of which the median counts."""
+LAYERS, BATCHES = (4, 20), (1, 4)
+"""Layers of two models, and sequences of a step: their differences are a layer and a sequence."""
+CONTEXT, ROUNDS = 256, 60
+"""Tokens of the prompt; steps, of which the median counts."""
 MODEL: Mapping[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 512,
     "max_position_embeddings": 2 * CONTEXT,
     "rms_norm_eps": 1e-5,
 }
-"""Its config.json. All of it, and its cache, fits in a core's own cache."""
-FULL, ONE_MEMORY = ScoutConfig(budget=None), ScoutConfig(budget=CONTEXT // 4)
+"""The models' config.json, but for the layers. They and their cache are so small that reading takes no time."""
+FULL, ONE_MEMORY = ScoutConfig(budget=None), ScoutConfig(budget=CONTEXT // 2)
 DESIGNS: tuple[tuple[ScoutConfig, Memory], ...] = (
     (FULL, None),
     (ONE_MEMORY, None),
-    (ScoutConfig(budget=CONTEXT // 4, lookahead=0), "slots"),
-    (ScoutConfig(budget=CONTEXT // 4), "slots"),
+    (ScoutConfig(budget=CONTEXT // 2, lookahead=0), "slots"),
+    (ONE_MEMORY, "slots"),
 )
 """Full attention, a budget in one memory, and slots without and with a predicted query."""
 ROWS, COLUMNS, LINES = 16, 512, 1024
 
 
 def measure_pace() -> Pace:
-    """The pace of this computer; takes some seconds."""
-    one, many = _layers()
-    parts = zip(_parts(one), _parts(many), strict=True)
-    full, choice, call, scout = (
-        PerLayer(first, max(0.0, (all_ - first) / (BATCHES[1] - BATCHES[0]))) for first, all_ in parts
-    )
-    return Pace(_flops(), full, choice, call, scout)
+    """The pace of this computer; takes some ten seconds."""
+    few, many = (_model_steps(layers) for layers in LAYERS)
+    layers = [
+        [(long - short) / (LAYERS[1] - LAYERS[0]) for short, long in zip(*steps, strict=True)]
+        for steps in zip(few, many, strict=True)
+    ]
+    one, some = ([*_parts(each)] for each in layers)
+    rest = [full - LAYERS[0] * layer for (full, *_), layer in zip(few, (one[0], some[0]), strict=True)]
+    parts = zip([rest[0], *one], [rest[1], *some], strict=True)
+    return Pace(_flops(), *(_per_sequence(*part) for part in parts))
+
+
+def _per_sequence(one: float, some: float) -> PerSequence:
+    """Of the seconds that each of `BATCHES` takes; noise below nothing is nothing."""
+    return PerSequence(max(0.0, one), max(0.0, (some - one) / (BATCHES[1] - BATCHES[0])))
 
 
 def _parts(seconds: list[float]) -> Iterator[float]:
-    """What `Pace` tells apart, of the seconds of a layer in each design."""
+    """What `Pace` tells apart, of the seconds of a layer in each of `DESIGNS`."""
     full, one_memory, slots, predicted = seconds
-    for part in (full, one_memory - full, slots - full, predicted - slots):
-        yield max(0.0, part)
+    yield from (full, one_memory - full, slots - full, predicted - slots)
 
 
-def _layers() -> list[list[float]]:
-    """Median seconds of a layer, for each of `BATCHES` and each of `DESIGNS`."""
-    decoder = dummy_decoder(MODEL, 2 * CONTEXT, torch.device("cpu"))
+def _model_steps(layers: int) -> list[list[float]]:
+    """Median seconds of a step, for each of `BATCHES` and each of `DESIGNS`."""
+    decoder = dummy_decoder({**MODEL, "num_hidden_layers": layers}, 2 * CONTEXT, torch.device("cpu"))
     record = read(_engine(decoder, FULL, None, 1), list(range(CONTEXT)))
-    return [[step / LAYERS for step in _steps(decoder, record, batch)] for batch in BATCHES]
+    return [_steps(decoder, record, batch) for batch in BATCHES]
 
 
 def _steps(decoder: Decoder, record: Record, batch: int) -> list[float]:
@@ -82,7 +90,7 @@ def _engine(decoder: Decoder, scout: ScoutConfig, memory: Memory, batch: int) ->
 def _flops() -> float:
     """Operations per second of a core, in products that all read from its own cache."""
     rows, matrix = torch.randn(ROWS, COLUMNS), random_blocks(StoredKind.Q4_1, LINES, COLUMNS)
-    with Workers() as workers:
+    with Workers(1) as workers:
         kernels = RowKernels(workers)
         (seconds,) = interleaved([lambda: kernels.linear(rows, matrix)], ROUNDS)
-        return 2 * ROWS * COLUMNS * LINES / seconds / workers.threads
+    return 2 * ROWS * COLUMNS * LINES / seconds
