@@ -37,7 +37,8 @@ def measure_computer(folder: Path) -> list[Check]:
     pace = measure_pace()
     measured = Measured(read_cpu(Host())[0], threads, data.nbytes / seconds, pace, time.strftime("%Y-%m-%d"))
     memory = f"{threads} threads read {measured.reads / 1e9:.0f} GB/s"
-    cores = f"a layer takes {pace.full.first * 1e6:.0f} µs without reading memory; a core does {pace.flops / 1e9:.0f} GFLOP/s"
+    layer = f"a layer takes {pace.full.first * 1e6:.0f} µs without reading memory"
+    cores = f"{layer}; a core does {pace.flops / 1e9:.0f} GFLOP/s"
     kept = f"kept in {store(folder, measured)}, for `scout plan --hardware measured`"
     return [Check("memory speed", memory, kept), Check("core speed", cores, "`scout plan` uses both for a CPU")]
 

@@ -243,7 +243,7 @@ def computer_of(name: str) -> Computer:
     measured = stored(cache_folder(os.environ))
     if measured is None:
         raise ConfigError(
-            "this computer was not measured yet: run `scout doctor --measure` (some ten seconds), or give --hardware NAME"
+            "this computer was not measured yet: run `scout doctor --measure` (ten seconds), or give --hardware NAME"
         )
     return this_computer(Host(), read_driver(), measured)
 
