@@ -216,10 +216,11 @@ __attribute__((noinline)) void multiply_lines(const LineTile& t) {
         for (int r = 0; r < ROWS; ++r) t.out[l][r * t.out_stride] = totals[l * ROWS + r];
 }
 
+// A line may have no columns.
 template <class K>
 void multiply_stored(const LinearRun& run) {
     const int64_t line_bytes = run.width / K::kBlock * K::kBytes;
-    const int64_t lines_in_cache = (kCachedBytes / (line_bytes + 1) / kLinesAtOnce + 1) * kLinesAtOnce;
+    const int64_t lines_in_cache = (kCachedBytes / (line_bytes + 1) / kLinesAtOnce + 1) * kLinesAtOnce;  // about
     const uint8_t* weight = (const uint8_t*)run.weight;
     LineTile tile = {{}, {}, nullptr, weight + run.count * line_bytes, run.width, run.out_stride};
     for (int64_t begin = 0; begin < run.count; begin += lines_in_cache)
