@@ -225,10 +225,10 @@ def test_what_was_measured_is_planned_with(capsys, folder, monkeypatch):
 
 def test_a_measurement_that_is_none_is_refused(capsys, folder):
     store(folder, Measured("x", 2, -1.0, PACE, ""))
-    assert "is no measurement: a figure is -1.0: run" in the_error(capsys, "plan", "qwen3-8b")
+    assert "is no measurement: it says that 2 cores read -1.0 bytes" in the_error(capsys, "plan", "qwen3-8b")
     for wrong in (PACE._replace(flops=0), PACE._replace(slots=PerSequence(math.inf, 0.0))):
         store(folder, Measured("x", 2, 1e10, wrong, ""))
-        assert "is no measurement: a figure is " in the_error(capsys, "plan", "qwen3-8b")
+        assert "is no measurement: it says that " in the_error(capsys, "plan", "qwen3-8b")
     store(folder, Measured("x", 2, 1e10, PACE, ""))
     for wrong in (None, [1, 2], {"flops": 1}, PACE._asdict() | {"full": 1}, PACE._asdict() | {"full": ["1", 2]}):
         (folder / FILE).write_text(json.dumps(json.loads((folder / FILE).read_text()) | {"pace": wrong}))

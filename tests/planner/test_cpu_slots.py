@@ -13,7 +13,7 @@ from scoutattention.planner.costs import costs_of
 from scoutattention.planner.cpu_costs import PACE, TAKEN_S, late_part
 from scoutattention.planner.planner import predict, work_of
 from scoutattention.planner.simulator import Drift, Schedule, schedule_of, simulate
-from scoutattention.planner.work import Cores, Costs, LayerCosts
+from scoutattention.planner.work import Cores, Costs, LayerCosts, page_part
 from scoutattention.shape import NamedShape
 
 MODEL = read_model("smollm2-135m", "float32")
@@ -112,6 +112,15 @@ def test_packed_pages_are_read_sooner():
         predict("scout-slots", work(0.5, slots=0.25)._replace(kv_dtype=kind), host) for kind in ("auto", "int8")
     )
     assert packed.hidden[0] < 0.9 * plain.hidden[0]
+    of = work(0.5)
+    long, short = (costs_of("scout-slots", of._replace(kv_dtype=kind), host).layer.far for kind in ("auto", "int8"))
+    assert long - short == pytest.approx((1 - page_part(of._replace(kv_dtype="int8"))) * read_s(of, 4, host))
+
+
+def read_s(of, number_bytes, computer):
+    """Seconds of reading the chosen keys and values of a layer."""
+    numbers = of.scout.budget_blocks * of.scout.block_size * 2 * MODEL.shape.num_kv_heads * MODEL.shape.head_dim
+    return number_bytes * numbers / computer.host.bandwidth
 
 
 def test_numbers_of_two_bytes_are_read_in_half_the_time():
@@ -120,7 +129,7 @@ def test_numbers_of_two_bytes_are_read_in_half_the_time():
     of = work(0.5, slots=0.25)
     half = of._replace(shape=replace(of.shape, dtype="bfloat16"))
     long, short = (costs_of("scout-slots", one, host).layer.far for one in (of, half))
-    read = 4 * of.scout.budget_blocks * of.scout.block_size * 2 * MODEL.shape.num_kv_heads * MODEL.shape.head_dim / 40e9
+    read = read_s(of, 4, host)
     assert long - short == pytest.approx(read / 2)
     assert short > read
 

@@ -2,8 +2,7 @@
 
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,12 @@ class PerSequence(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """How fast a CPU decodes where reading memory does not hold it up.
+    """How fast a CPU decodes where memory does not limit it.
 
     flops: operations per second of a core, in products of 16 rows with weights in blocks of 4 bits.
-    step: seconds of a step, beside its layers.   The others are seconds of a layer, without those of reading its bytes.
-    full: with full attention.   choice: what choosing blocks adds.   slots: what slots add to full attention.
-    scout: what a predicted query adds to slots.
+    step: seconds of a step outside its layers.
+    full, choice, slots, scout: seconds of a layer. Reading memory is not counted. A layer with full attention takes
+    `full`. Choosing blocks adds `choice`. Slots add `slots` to `full`. A predicted query adds `scout` to that.
     """
 
     flops: float
@@ -76,7 +75,8 @@ def stored(folder: Path) -> Measured | None:
     try:
         entries = json.loads(file.read_text())
         kept = Measured(**entries | {"pace": _pace(entries["pace"])})
-        _check([kept.cores, kept.reads])
+        if not (0 < kept.reads < math.inf and kept.cores > 0):
+            raise ValueError(f"it says that {kept.cores} cores read {kept.reads} bytes per second")
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -86,15 +86,11 @@ def stored(folder: Path) -> Measured | None:
 
 
 def _pace(entries: Mapping[str, Any]) -> Pace:
+    """Raises KeyError and TypeError where entries are missing or no numbers, ValueError where no computer has them."""
     flops, *seconds = (entries[name] for name in Pace._fields)
-    pace = Pace(flops, *(PerSequence(*each) for each in seconds))
-    _check([pace.flops, pace.full.first])
-    _check([number for each in pace[1:] for number in each], least=0)
-    return pace
-
-
-def _check(numbers: Sequence[float], least: float = sys.float_info.min) -> None:
-    """Raises TypeError or ValueError where a number is none, not finite, or below the least that it may be."""
-    wrong = [number for number in numbers if not (math.isfinite(number) and number >= least)]
-    if wrong:
-        raise ValueError(f"a figure is {wrong[0]}")
+    for name, figures in zip(Pace._fields, ([flops], *seconds), strict=True):
+        if not all(0 <= figure < math.inf for figure in figures) or flops == 0:
+            raise ValueError(
+                f"it says that {name} is {figures}: figures are finite, none is below 0, and flops is not 0"
+            )
+    return Pace(flops, *(PerSequence(*each) for each in seconds))

@@ -1,6 +1,6 @@
 """Times the cores of a CPU where memory does not hold them up: layers of a tiny model, and products in a cache."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -48,25 +48,20 @@ ROWS, COLUMNS, LINES = 16, 512, 1024
 def measure_pace() -> Pace:
     """The pace of this computer; takes some ten seconds."""
     few, many = (_model_steps(layers) for layers in LAYERS)
-    layers = [
-        [(long - short) / (LAYERS[1] - LAYERS[0]) for short, long in zip(*steps, strict=True)]
-        for steps in zip(few, many, strict=True)
-    ]
-    one, some = ([*_parts(each)] for each in layers)
-    rest = [full - LAYERS[0] * layer for (full, *_), layer in zip(few, (one[0], some[0]), strict=True)]
-    parts = zip([rest[0], *one], [rest[1], *some], strict=True)
-    return Pace(_flops(), *(_per_sequence(*part) for part in parts))
+    one, some = map(_parts, few, many)
+    return Pace(_flops(), *map(_per_sequence, one, some))
+
+
+def _parts(few: list[float], many: list[float]) -> list[float]:
+    """The seconds that `Pace` tells apart.   few, many: of a step in each of `DESIGNS`, with so many layers."""
+    layers = ((long - short) / (LAYERS[1] - LAYERS[0]) for short, long in zip(few, many, strict=True))
+    full, one_memory, slots, predicted = layers
+    return [few[0] - LAYERS[0] * full, full, one_memory - full, slots - full, predicted - slots]
 
 
 def _per_sequence(one: float, some: float) -> PerSequence:
-    """Of the seconds that each of `BATCHES` takes; noise below nothing is nothing."""
+    """Of what takes so long with each of `BATCHES`. A negative time is noise, and counts as 0."""
     return PerSequence(max(0.0, one), max(0.0, (some - one) / (BATCHES[1] - BATCHES[0])))
-
-
-def _parts(seconds: list[float]) -> Iterator[float]:
-    """What `Pace` tells apart, of the seconds of a layer in each of `DESIGNS`."""
-    full, one_memory, slots, predicted = seconds
-    yield from (full, one_memory - full, slots - full, predicted - slots)
 
 
 def _model_steps(layers: int) -> list[list[float]]:
