@@ -89,9 +89,11 @@ def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
 def test_the_main_dimensions_of_a_short_prompt_are_channels():
     q, k = torch.randn(9, HEADS, 3, DIM), torch.randn(9, HEADS, DIM)
     k[:, :, 7] *= 100
-    for part in fit_basis(q, k):
+    of_keys, of_queries = fit_basis(q, k)
+    for part in (of_keys, of_queries):
         assert ((part != 0).sum(-1) == 1).all()
         assert (part[:, 0, 7] != 0).all(), "the loudest is the first"
+    torch.testing.assert_close(of_queries.mT @ of_keys, torch.eye(DIM).expand(HEADS, DIM, DIM))
     for part in fit_basis(q[:1], k[:1]):
         assert part.isfinite().all()
 

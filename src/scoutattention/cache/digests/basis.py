@@ -33,24 +33,39 @@ def fit_basis(q: Tensor, k: Tensor) -> Basis:
     queries and keys are those of L^-1 q, which has no preferred direction, and L^T k, whose main directions come first.
     Of a prompt with fewer than LEAST_TOKENS * D tokens, or whose numbers are not finite, main dimensions are channels.
     """
-    D = k.shape[-1]
     queries, keys = q.float().transpose(0, 1).flatten(1, 2), k.float().transpose(0, 1)  # [H, n * G, D], [H, T, D]
     size = _size(keys)
     keys = keys / size
-    moments = []
-    for x in (queries, keys - keys.mean(1, keepdim=True)):
-        moment = x.mT @ x / x.shape[1]
-        if k.shape[0] < LEAST_TOKENS * D:
-            moment = moment.diagonal(dim1=-2, dim2=-1).diag_embed()  # then the main dimensions are channels
-        moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), torch.zeros_like(moment))
-        mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        mean = mean.where(mean > 0, 1)
-        moments.append(moment / mean + PRIOR * torch.eye(D, device=k.device))
-    queries, keys = moments
-    factor = torch.linalg.cholesky_ex(queries).L
-    main = torch.linalg.eigh(factor.mT @ keys @ factor).eigenvectors.flip(-1)
+    sides = queries, keys - keys.mean(1, keepdim=True)
+    if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
+        basis = _channels(*(x.square().mean(1) for x in sides))
+    else:
+        basis = _main_dims(*(x.mT @ x / x.shape[1] for x in sides))
+    return Basis(basis.of_keys / size, basis.of_queries * size)
+
+
+def _channels(queries: Tensor, keys: Tensor) -> Basis:
+    """The channels, most important first.   queries, keys: [H, D], second moments of each channel."""
+    queries, keys = (_comparable(x.diag_embed()).diagonal(dim1=-2, dim2=-1) for x in (queries, keys))
+    order = (queries * keys).argsort(-1, descending=True)
+    chosen, scale = torch.eye(keys.shape[-1], device=keys.device)[order], queries.sqrt().gather(-1, order)[..., None]
+    return Basis(chosen * scale, chosen / scale)
+
+
+def _main_dims(queries: Tensor, keys: Tensor) -> Basis:
+    """The basis of second moments [H, D, D]."""
+    factor = torch.linalg.cholesky_ex(_comparable(queries)).L
+    main = torch.linalg.eigh(factor.mT @ _comparable(keys) @ factor).eigenvectors.flip(-1)
     of_queries = torch.linalg.solve_triangular(factor.mT, main, upper=True)
-    return Basis((factor @ main).mT.contiguous() / size, of_queries.mT.contiguous() * size)
+    return Basis((factor @ main).mT.contiguous(), of_queries.mT.contiguous())
+
+
+def _comparable(moment: Tensor) -> Tensor:
+    """Second moments [H, D, D] over that of a mean channel, plus `PRIOR`. A head's are 0 where one is not finite."""
+    moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), torch.zeros_like(moment))
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    mean = mean.where(mean > 0, 1)
+    return moment / mean + PRIOR * torch.eye(moment.shape[-1], device=moment.device)
 
 
 def _size(keys: Tensor) -> Tensor:

@@ -29,18 +29,27 @@ READ_BYTES, ROUNDS = 512 << 20, 15
 
 
 def measure_computer(folder: Path) -> list[Check]:
-    """How fast threads read memory, and cores decode; kept in `folder`.   Raises CacheFolderError if it cannot be."""
-    data = torch.ones(min(READ_BYTES, available_memory() // 4) // 8, dtype=torch.int64)
-    with Workers() as workers:
-        (seconds,) = interleaved([lambda: workers.read(data)], ROUNDS)
-        threads = workers.threads
+    """How fast threads read memory, and cores decode; kept in `folder`.   Raises CacheFolderError if it cannot be.
+
+    Memory is read before the cores are timed and after, for on a shared computer its speed changes within seconds.
+    """
+    before, threads = _reads()
     pace = measure_pace()
-    measured = Measured(read_cpu(Host())[0], threads, data.nbytes / seconds, pace, time.strftime("%Y-%m-%d"))
+    after, _ = _reads()
+    measured = Measured(read_cpu(Host())[0], threads, (before + after) / 2, pace, time.strftime("%Y-%m-%d"))
     memory = f"{threads} threads read {measured.reads / 1e9:.0f} GB/s"
     layer = f"a layer takes {pace.full.first * 1e6:.0f} µs without reading memory"
     cores = f"{layer}; a core does {pace.flops / 1e9:.0f} GFLOP/s"
     kept = f"kept in {store(folder, measured)}, for `scout plan --hardware measured`"
     return [Check("memory speed", memory, kept), Check("core speed", cores, "`scout plan` uses both for a CPU")]
+
+
+def _reads() -> tuple[float, int]:
+    """Bytes per second that all threads read, and how many threads those are."""
+    data = torch.ones(min(READ_BYTES, available_memory() // 4) // 8, dtype=torch.int64)
+    with Workers() as workers:
+        (seconds,) = interleaved([lambda: workers.read(data)], ROUNDS)
+        return data.nbytes / seconds, workers.threads
 
 
 def check_model(name: str, host: Host) -> list[Check]:
