@@ -34,6 +34,7 @@ void bind_workers(nb::module_& m) {
              "thread"_a, nb::keep_alive<0, 1>(), nb::keep_alive<0, 8>())
         .def("score_min_max", &Workers::score_min_max, "q"_a, "digests"_a, "pages"_a, "closed"_a)
         .def("score_key_codes", &Workers::score_key_codes, "q"_a, "codes"_a, "bounds"_a, "pages"_a, "closed"_a)
+        .def("write_key_codes", &Workers::write_key_codes, "request"_a)
         .def("top_blocks", &Workers::top_blocks, "scores"_a, "closed"_a, "count"_a, "always"_a, "largest"_a)
         .def("top_by_key_codes", &Workers::top_by_key_codes, "request"_a)
         .def("split_choice", &Workers::split_choice, "request"_a)

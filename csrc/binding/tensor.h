@@ -107,7 +107,7 @@ typename StoredAs<T>::type* exact(const char* name, const Tensor& tensor, Sizes 
 
 // The memory of a tensor [S, *sizes] that is contiguous but for the first `apart` axes.
 template <class T>
-const T* pages(const char* name, const Tensor& tensor, Sizes sizes, int apart = 2) {
+T* pages(const char* name, const Tensor& tensor, Sizes sizes, int apart = 2) {
     check_pages(name, tensor, kElement<T>, sizes, apart);
     return address<T>(tensor);
 }

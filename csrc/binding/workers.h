@@ -21,6 +21,8 @@ using GuardRequestArgument = std::tuple<std::array<Tensor, 3>, std::array<Tensor
 using NearRequestArgument = std::tuple<Tensor, Tensor, std::optional<Tensor>, int64_t, Tensor, std::pair<Tensor, Tensor>,
                                        int64_t>;  // requests.NearRequest
 
+using CodesRequestArgument = std::tuple<Tensor, std::optional<std::pair<Tensor, Tensor>>, Tensor, Tensor,
+                                        Tensor>;  // requests.CodesRequest
 using TopRequestArgument = std::tuple<Tensor, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, double,
                                 std::tuple<int64_t, std::pair<int64_t, int64_t>, bool>>;  // requests.TopRequest
 using LayerEndArgument = std::tuple<MatrixArgument, Tensor, MatrixArgument, MatrixArgument, Tensor,
@@ -45,6 +47,9 @@ class Workers {
     nb::object score_min_max(const Tensor& q, const Tensor& digests, const Tensor& pages, const Tensor& closed);
     nb::object score_key_codes(const Tensor& q, const Tensor& codes, const Tensor& bounds, const Tensor& pages,
                                const Tensor& closed);
+
+    // Writes blocks' keys, or their products with a basis, in 2 bits to pages of a layer.
+    void write_key_codes(const CodesRequestArgument& request);
 
     // always: how many sink and recent blocks come before all others.
     // Returns blocks and wishes [B, H, count], and the wishes [B, H, N] for all blocks.

@@ -97,6 +97,27 @@ struct Loader<Float16> : HalfWords {
 };
 #endif
 
+// The nearest halves of W floats; of two that are as near, the even one.
+SCOUT_INLINE void narrow_to_half(Vec x, uint16_t* to) {
+#if defined(__AVX512F__)
+    constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xffff, __m512(x), nearest));
+#elif defined(__F16C__)
+    _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph(__m256(x), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    vst1_f16((__fp16*)to, vcvt_f16_f32(float32x4_t(x)));
+#else
+    const Bits size = Bits(x) & 0x7fffffffu, none = {};
+    const Bits normal = (size - 0x38000000u + 0xfffu + (size >> 13 & 1u)) >> 13;
+    const Bits subnormal = Bits(Vec(size) + 0.5f) - 0x3f000000u;  // the sum has units of 2^-24
+    Bits half = size < none + 0x38800000u ? subnormal : normal;
+    half = size < none + 0x47800000u ? half : none + 0x7c00u;
+    half = size > none + 0x7f800000u ? none + 0x7e00u : half;
+    half |= Bits(x) >> 16 & 0x8000u;
+    for (int i = 0; i < W; ++i) to[i] = uint16_t(half[i]);
+#endif
+}
+
 // The last n < 2 W channels of a row, followed by zeros.
 template <class T>
 SCOUT_INLINE Pair load_tail(const T* p, int64_t n) {

@@ -90,6 +90,18 @@ struct KeyCodeRun {
     int64_t out_stride;
 };
 
+// What is kept of a page's keys in 2 bits a channel; where there is a basis, of its products with the keys.
+struct WriteCodesRun {
+    const float* k;             // [P, D], rows `position` floats apart
+    const float* basis;         // [D, D], or null
+    int64_t position;
+    int64_t positions, dim;
+    float* scratch;             // at least write_codes_scratch_floats(dim, positions)
+    uint8_t* codes;             // [code_words(D), P, 4]
+    uint16_t* bounds;           // float16 [2, D], rows bounds_row apart
+    int64_t bounds_row;
+};
+
 // The softmax of each head's scores over a sequence's blocks, and the mean of the heads' (or, where `largest`, the
 // softmax of the heads' largest scores).
 struct WishRun {
@@ -167,6 +179,7 @@ struct Kernels {
     void (*causal[kDTypes])(const CausalRun&);
     void (*score_min_max)(const MinMaxRun&);
     void (*score_key_codes)(const KeyCodeRun&);
+    void (*write_key_codes)(const WriteCodesRun&);
     void (*wishes)(const WishRun&);
     void (*pack_rows[kWeightKinds])(const float* rows, int64_t count, int64_t width, void* packed);
     void (*linear[kWeightKinds])(const LinearRun&);
@@ -230,6 +243,12 @@ constexpr int64_t code_row(int64_t dim) { return (dim + 63) / 64 * 64; }
 // factors, two times 16 lanes, its scores, and its products in bytes.
 constexpr int64_t key_code_scratch_floats(int64_t heads, int64_t dim, int64_t positions) {
     return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
+}
+
+// Floats of scratch memory of `write_key_codes`: keys and their main dimensions by channel; two numbers of each channel,
+// and three of each lane of at most 16 channels.
+constexpr int64_t write_codes_scratch_floats(int64_t dim, int64_t positions) {
+    return 2 * code_row(dim) * (padded(positions) + 1) + 3 * 16 * 16;
 }
 
 // Floats of scratch memory of `packed_partial`: three accumulators and queries; queries and weights in pairs of bytes,

@@ -15,6 +15,7 @@
 #include "bodies/stored/numbers.h"
 #include "bodies/stored/products.h"
 #include "bodies/wishes.h"
+#include "bodies/write_key_codes.h"
 
 // A function for each WeightKind, in their order.
 #define SCOUT_EVERY_DTYPE(of) of<float>, of<BFloat16>, of<Float16>
@@ -39,7 +40,7 @@
     extern const Kernels kernels_##isa;                                                                            \
     const Kernels kernels_##isa = {                                                                                \
         #isa, {partial<float>, partial<BFloat16>, partial<Float16>, packed_partial<8>, packed_partial<4>},         \
-        {SCOUT_EVERY_DTYPE(causal)}, score_min_max, score_key_codes, wishes,                                       \
+        {SCOUT_EVERY_DTYPE(causal)}, score_min_max, score_key_codes, write_key_codes, wishes,                      \
         {SCOUT_EVERY_DTYPE(pack_rows), SCOUT_EVERY_STORED_KIND(SCOUT_PACK)},                                       \
         {SCOUT_EVERY_DTYPE(linear), SCOUT_EVERY_STORED_KIND(SCOUT_MULTIPLY)},                                      \
         SCOUT_PACK_MANY, {SCOUT_EVERY_STORED_KIND(SCOUT_MANY)},                                                    \

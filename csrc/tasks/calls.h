@@ -63,9 +63,23 @@ struct MinMaxLayer {
 // 2-bit digests of one layer: codes [S, H, code_words(D), P, 4] and float16 bounds [S, H, 2, D], strides in elements;
 // codes contiguous but for the first two dims, bounds but for the first three.
 struct KeyCodeLayer {
-    const uint8_t* codes;
-    const uint16_t* bounds;
+    uint8_t* codes;
+    uint16_t* bounds;
     int64_t codes_page, codes_head, bounds_page, bounds_head, bounds_row, positions;
+};
+
+// Keys of blocks, to be kept in 2 bits at pages of a layer, no two of them alike.
+struct WriteCodesCall {
+    const float* k;                 // [n, H, P, D], strides in floats, contiguous in the last dim
+    int64_t n, H, P, D;
+    int64_t k_block, k_head, k_position;
+    const float* basis;             // [R, H, D, D], or null; the first dims basis_row floats apart
+    int64_t basis_row, basis_rows;
+    const int64_t* which;           // each block's row of the basis, which_stride apart: 0 where they have one
+    int64_t which_stride;
+    KeyCodeLayer layer;
+    const int64_t* pages;           // [n]
+    int64_t page_count;
 };
 
 // The wishes of each KV head for its sequence's blocks, and the `count` blocks that it wishes for most.
@@ -154,6 +168,7 @@ std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& c
                                       int threads);
 std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer,
                                       int threads);
+std::unique_ptr<Work> make_write_codes_work(const Kernels& kernels, const WriteCodesCall& call, int threads);
 std::unique_ptr<Work> make_top_blocks_work(const Kernels& kernels, const TopBlocksCall& call, int threads);
 std::unique_ptr<Work> make_top_by_codes_work(const Kernels& kernels, const TopByCodesCall& call, int threads);  // with scores
 std::unique_ptr<Work> make_causal_work(const Kernels& kernels, const CausalCall& call, int threads);

@@ -7,7 +7,7 @@ where nothing else is said; axes as in `types.py`.
 from torch import Tensor
 
 from .kernels.reference_rows import HeadPlacing
-from .kernels.requests import NearRequest, TopRequest
+from .kernels.requests import CodesRequest, NearRequest, TopRequest
 from .runtime.workers import PoolLayer
 from .types import BlockList, GuardRequest, Partial, SplitRequest
 
@@ -72,6 +72,7 @@ class Workers:
     ) -> Handover: ...
     def score_min_max(self, q: Tensor, digests: Tensor, pages: Tensor, closed: Tensor) -> Tensor: ...
     def score_key_codes(self, q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor, closed: Tensor) -> Tensor: ...
+    def write_key_codes(self, request: CodesRequest) -> None: ...
     def top_blocks(
         self, scores: Tensor, closed: Tensor, count: int, always: tuple[int, int], largest: bool
     ) -> tuple[Tensor, Tensor, Tensor]: ...

@@ -11,8 +11,9 @@ from scoutattention.kernels import plain, reference, reference_rows
 from scoutattention.kernels.native import NativeOps, RowKernels
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference_rows import HeadPlacing, LayerEnd
-from scoutattention.kernels.requests import NearRequest, Preference, TopRequest
+from scoutattention.kernels.requests import CodesRequest, NearRequest, Preference, TopRequest
 from scoutattention.runtime.memory import CPU
+from scoutattention.runtime.packed import from_codes, from_words
 from scoutattention.runtime.stored import StoredKind, StoredMatrix, StoredRows, stored
 from scoutattention.types import BlockList, GuardRequest, Partial, Rope, SplitRequest
 
@@ -102,6 +103,32 @@ def appended(append: Callable[..., None], pool: Tensor, k: Tensor, fill: Tensor)
     return changed
 
 
+def written_arguments() -> Arguments:
+    """Keys of blocks, and memory for their codes."""
+    codes, bounds = reference.key_codes(torch.randn(S, H, P, D))
+    return {"k": torch.randn(N, H, P, D), "codes": codes, "bounds": bounds, "pages": torch.randperm(S)[:N]}
+
+
+def written(
+    write: Callable[[CodesRequest], None],
+    k: Tensor,
+    codes: Tensor,
+    bounds: Tensor,
+    pages: Tensor,
+    basis: Tensor | None = None,
+    which: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Codes and bounds that a function leaves behind."""
+    codes, bounds = copy(codes), copy(bounds)
+    write(CodesRequest(k, None if basis is None else (basis, which), codes, bounds, pages))
+    return codes, bounds
+
+
+def kept_keys(codes: Tensor, bounds: Tensor) -> Tensor:
+    """What codes and bounds stand for: a key halfway between two codes may have either."""
+    return from_codes(from_words(codes, 2, bounds.shape[-1]), bounds)
+
+
 def placing_arguments() -> Arguments:
     """How three queries, a key and a value of three tokens are placed."""
     tables = {"cos": torch.randn(3, D), "sin": torch.randn(3, D)}
@@ -154,6 +181,17 @@ CALLS = {
         lambda workers, closed, **args: of_closed(scorer(workers, "score_key_codes")(closed=closed, **args), closed),
         lambda closed, **args: of_closed(PLAIN.score_key_codes(**args, closed=closed, scale=1.0), closed),
         code_rounding,
+    ),
+    "write codes": KernelCall(
+        written_arguments,
+        lambda workers, **args: written(NativeOps(workers).write_key_codes, **args),
+        lambda **args: written(PLAIN.write_key_codes, **args),
+    ),
+    "write codes in a basis": KernelCall(
+        lambda: written_arguments() | {"basis": torch.randn(3, H, D, D), "which": ints(3, N, dtype=torch.int64)},
+        lambda workers, **args: kept_keys(*written(NativeOps(workers).write_key_codes, **args)),
+        lambda **args: kept_keys(*written(PLAIN.write_key_codes, **args)),
+        lambda args: float(args["k"].float().norm() * args["basis"].float().norm()),
     ),
     "read": KernelCall(
         lambda: {"data": ints(1000, 4, 64, dtype=torch.int64)},

@@ -6,7 +6,10 @@ from torch import Tensor
 
 from scoutattention.errors import KernelError
 from scoutattention.kernels import reference
+from scoutattention.kernels.native import NativeOps
+from scoutattention.kernels.requests import CodesRequest
 from scoutattention.runtime import workers as cpu
+from scoutattention.runtime.packed import from_codes, from_words
 
 from .cases import scorer
 
@@ -218,3 +221,52 @@ def test_no_blocks_have_no_codes(D):
     codes, bounds = reference.key_codes(torch.zeros(0, 2, 8, D))
     assert codes.shape == (0, 2, -(-D // 16), 8, 4)
     assert bounds.shape == (0, 2, 2, D)
+
+
+@pytest.mark.parametrize("P", [1, 4, 16, 32, 37])
+@pytest.mark.parametrize("D", [7, 16, 24, 64, 80, 128])
+def test_written_codes_are_the_reference(workers, D, P):
+    """Bit for bit, of keys of any size, in memory of any strides; a channel without numbers too."""
+    torch.manual_seed(0)
+    k = (torch.randn(9, P, 2, D) * torch.tensor(10.0) ** torch.randint(-9, 6, (9, 1, 2, 1))).transpose(1, 2)
+    for place, number in enumerate((torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e-40)):
+        k[place, 1, -1, D // 2] = number
+    k[8, 0, :, 3] = 0.25
+    codes, bounds = make_layer(12, 2, P, D)
+    want, got = ((codes.clone(), bounds.clone()) for _ in range(2))
+    reference.write_key_codes(CodesRequest(k, None, *want, torch.arange(9) + 2))
+    NativeOps(workers).write_key_codes(CodesRequest(k, None, *got, torch.arange(9) + 2))
+    assert torch.equal(got[0], want[0])
+    torch.testing.assert_close(got[1], want[1], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("which", [[2], [0, 2, 1, 0, 2, 2, 1]], ids=["one basis", "each its own"])
+def test_codes_written_in_a_basis_are_near_its_products(workers, which):
+    torch.manual_seed(0)
+    k, basis, pages = torch.randn(7, 2, 32, 80), torch.randn(3, 2, 80, 80), torch.randperm(9)[:7]
+    codes, bounds = reference.key_codes(torch.zeros(9, 2, 32, 80))
+    NativeOps(workers).write_key_codes(CodesRequest(k, (basis, torch.tensor(which)), codes, bounds, pages))
+    main = k @ basis[torch.tensor(which).expand(7)].mT
+    kept = from_codes(from_words(codes[pages], 2, 80), bounds[pages])
+    half_step = (main.amax(2) - main.amin(2))[:, :, None] / 6
+    assert ((kept - main).abs() <= half_step + 0.02 + main.abs() / 256).all()
+
+
+def test_what_cannot_be_written_is_refused(workers):
+    k, pages, (codes, bounds) = (
+        torch.randn(2, 2, 8, 16),
+        torch.tensor([4, 1]),
+        reference.key_codes(torch.zeros(5, 2, 8, 16)),
+    )
+    basis = torch.randn(3, 2, 16, 16)
+    for changed, message in [
+        ({"pages": torch.tensor([4, 4])}, "page 4 is given twice"),
+        ({"pages": torch.tensor([5, 1])}, "page 5 is outside 0..4"),
+        ({"basis": (basis, torch.tensor([0, 3]))}, "basis 3 is outside 0..2"),
+        ({"basis": (basis[..., :8], torch.tensor([0]))}, "basis"),
+        ({"k": k[:, :, :4]}, r"codes \[5, 2, 1, 8, 4\]"),
+        ({"k": k.transpose(2, 3)}, "channels contiguous"),
+    ]:
+        what = CodesRequest(k, None, codes, bounds, pages)._replace(**changed)
+        with pytest.raises(KernelError, match=message):
+            NativeOps(workers).write_key_codes(what)

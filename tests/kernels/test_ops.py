@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoutattention.kernels import reference
-from scoutattention.kernels.requests import InterestRequest, Preference, TopRequest
+from scoutattention.kernels.requests import CodesRequest, InterestRequest, Preference, TopRequest
 from scoutattention.runtime.packed import from_words
 from scoutattention.types import GuardRequest
 
@@ -44,16 +44,20 @@ def test_digests_made(column, sizes, dtype):
 
 
 @every_call(SIZES, SIZES[2:3])
-def test_key_codes_made(column, sizes, dtype):
+@pytest.mark.parametrize("basis", ["none", "one", "each"])
+def test_key_codes_made(column, sizes, dtype, basis):
     s = sizes
     k, pages = prompt_keys(s, dtype), torch.randperm(s.S)[: s.N]
     k[0, 0, :, 0] = 0.25  # a channel that does not change
     want = torch.full((s.S, s.H, -(-s.D // 16), s.P, 4), 7, dtype=torch.uint8), torch.ones(s.S, s.H, 2, s.D).half()
     got = column.put(want)
-    column.ops.write_key_codes(column.put(k), *got, column.put(pages))
-    reference.write_key_codes(k, *want, pages)
+    which = {"none": None, "one": torch.tensor([2]), "each": torch.arange(len(k)) % 3}[basis]
+    parts = None if which is None else (torch.randn(3, s.H, s.D, s.D), which)
+    column.ops.write_key_codes(CodesRequest(column.put(k), column.put(parts), *got, column.put(pages)))
+    reference.write_key_codes(CodesRequest(k, parts, *want, pages))
     (words, bounds), (want_words, want_bounds) = column.back(got), want
-    torch.testing.assert_close(bounds, want_bounds, rtol=1e-3 if column.compiled else 0, atol=0)
+    rounded = column.compiled or which is not None
+    torch.testing.assert_close(bounds, want_bounds, rtol=1e-3 * rounded, atol=1e-3 * (which is not None))
     apart = from_words(words, 2, s.D).int() - from_words(want_words, 2, s.D).int()
     assert apart.abs().max() <= 1
     assert (apart != 0).float().mean() < 1e-3, "only keys halfway between two codes"

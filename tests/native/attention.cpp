@@ -146,6 +146,42 @@ void check_codes(const Kernels& kernels, WorkerThreads& workers, const Shape& s)
     }
 }
 
+// What is kept of keys is no further from them than half a step, and what float16 and the basis round.
+void check_written_codes(const Kernels& kernels, WorkerThreads& workers, int64_t P, int64_t D, bool with_basis) {
+    constexpr int64_t n = 3, H = 2, S = 5, R = 2;
+    Dice dice;
+    const Array<float> k = dice.numbers(n * H * P * D), basis = dice.numbers(R * H * D * D);
+    Array<int64_t> pages(n), which(n);
+    for (int64_t i = 0; i < n; ++i) pages[i] = (3 * i + 1) % S, which[i] = i % R;
+    const int64_t codes_page = code_words(D) * P * 4;
+    Array<uint8_t> codes(S * H * codes_page);
+    Array<uint16_t> bounds(S * H * 2 * D);
+    WriteCodesCall call{k.data(), n, H, P, D, H * P * D, P * D, D, nullptr, H * D * D, R, which.data(), 1,
+                        {codes.data(), bounds.data(), H * codes_page, codes_page, H * 2 * D, 2 * D, D, P},
+                        pages.data(), S};
+    if (with_basis) call.basis = basis.data();
+    finish(workers, make_write_codes_work(kernels, call, workers.count()));
+    for (int64_t row = 0; row < n * H; ++row) {
+        const int64_t i = row / H, h = row % H, digest = pages[i] * H + h;
+        for (int64_t d = 0; d < D; ++d) {
+            std::vector<double> want(P);
+            for (int64_t p = 0; p < P; ++p) {
+                const float *key = k.data() + (row * P + p) * D, *line = basis.data() + ((which[i] * H + h) * D + d) * D;
+                if (with_basis) for (int64_t c = 0; c < D; ++c) want[p] += double(key[c]) * line[c];
+                else want[p] = key[d];
+            }
+            const auto [low, high] = std::minmax_element(want.begin(), want.end());
+            const double step = (*high - *low) / 3, size = std::max(std::abs(*low), std::abs(*high));
+            for (int64_t p = 0; p < P; ++p) {
+                const uint8_t byte = codes[digest * codes_page + (d / 16 * P + p) * 4 + d % 4];
+                const double kept = *low + (byte >> d % 16 / 4 * 2 & 3) * step;
+                if (!(std::abs(kept - want[p]) <= 0.5 * step + size / 256 + 1e-4))
+                    fail("a kept key", kernels.name, kept, want[p]);
+            }
+        }
+    }
+}
+
 // No two scores are equal, so there is one right order.
 void check_top_blocks(const Kernels& kernels, WorkerThreads& workers, int64_t N, int64_t count, bool largest) {
     constexpr int64_t B = 3, H = 2, G = 3;
@@ -188,6 +224,9 @@ void test_partial(const Kernels& kernels, WorkerThreads& workers) {
 
 void test_scores(const Kernels& kernels, WorkerThreads& workers) {
     for (const Shape& shape : kShapes) check_digests(kernels, workers, shape), check_codes(kernels, workers, shape);
+    for (const int64_t P : {1, 7, 16, 32, 37})
+        for (const int64_t D : {1, 24, 64, 80})
+            for (const bool with_basis : {false, true}) check_written_codes(kernels, workers, P, D, with_basis);
 }
 
 void test_top_blocks(const Kernels& kernels, WorkerThreads& workers) {

@@ -71,12 +71,13 @@ void check_top_by_codes(const Kernels& kernels, WorkerThreads& workers, int64_t 
     constexpr int64_t B = 3, H = 2, G = 3, D = 32, P = 16, S = 40, count = 3;
     Dice dice;
     const Array<float> q = dice.numbers(B * H * G * D), basis = dice.numbers(B * H * D * D);
-    const Array<int32_t> codes = dice.indices(S * H * code_words(D) * P, 1 << 30), pages = dice.indices(B * H * N, S);
+    Array<int32_t> codes = dice.indices(S * H * code_words(D) * P, 1 << 30);
+    const Array<int32_t> pages = dice.indices(B * H * N, S);
     Array<uint16_t> bounds(S * H * 2 * D);
     for (int64_t i = 0; i < bounds.size(); ++i) bounds[i] = uint16_t(0x3000 + dice.below(0x800));
     Array<int64_t> closed(B), blocks(B * H * count), got_blocks(B * H * count);
     for (int64_t b = 0; b < B; ++b) closed[b] = N - b * N / 4;
-    const KeyCodeLayer layer{reinterpret_cast<const uint8_t*>(codes.data()), bounds.data(), H * code_words(D) * P * 4,
+    const KeyCodeLayer layer{reinterpret_cast<uint8_t*>(codes.data()), bounds.data(), H * code_words(D) * P * 4,
                              code_words(D) * P * 4, H * 2 * D, 2 * D, D, P};
     const float scale = 0.25f;
     LinearCall product{q.data(), B * H, G, D, D, {}, nullptr};

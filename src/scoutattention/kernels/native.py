@@ -29,7 +29,7 @@ from ..types import (
 from . import reference_rows, reference_stored
 from .plain import PlainOps, left_out
 from .reference_rows import HeadPlacing, LayerEnd, RowCorrection
-from .requests import NearRequest, TopRequest
+from .requests import CodesRequest, NearRequest, TopRequest
 
 MOST_ROWS = 16
 """Rows up to which every CPU multiplies stored blocks as they are; of more rows PyTorch's products may be as fast.
@@ -71,6 +71,10 @@ class NativeOps(PlainOps):
     @override
     def near_list(self, what: NearRequest) -> BlockList:
         return BlockList(*self._native.near_list(what))
+
+    @override
+    def write_key_codes(self, what: CodesRequest) -> None:
+        self._native.write_key_codes(what._replace(k=what.k.float()))
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -24,7 +24,16 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-from .requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest, TopRequest
+from .requests import (
+    CallRequest,
+    CodesRequest,
+    InterestRequest,
+    JoinRequest,
+    NearRequest,
+    PartialRequest,
+    TakeRequest,
+    TopRequest,
+)
 
 
 class Ops(Protocol):
@@ -101,8 +110,8 @@ class Ops(Protocol):
         """Digest blocks' keys [n, H, P, D] as channel maxima and minima, into float32 [S, H, 2 D] at pages [n]."""
         ...
 
-    def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        """Digest blocks' keys [n, H, P, D] as 2-bit codes and their bounds, see `reference.key_codes`."""
+    def write_key_codes(self, what: CodesRequest) -> None:
+        """Digest blocks' keys, or their products with a basis, as 2-bit codes and their bounds."""
         ...
 
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from ..types import (
 )
 from . import reference, reference_prompt, reference_recall
 from .ops import Ops
-from .requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
+from .requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 
 
 class PlainOps(Ops):
@@ -101,8 +101,8 @@ class PlainOps(Ops):
         reference.write_min_max(k, digests, pages)
 
     @override
-    def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        reference.write_key_codes(k, codes, bounds, pages)
+    def write_key_codes(self, what: CodesRequest) -> None:
+        reference.write_key_codes(what)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

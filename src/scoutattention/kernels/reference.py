@@ -1,10 +1,16 @@
 """Every kernel in plain PyTorch: to read, and to test the fast ones against. Works in any float dtype, float64 too."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..runtime.packed import Blocks, from_codes, from_words, to_codes, to_words
 from ..types import BlockList, GuardFinding, GuardRequest, Partial, SplitChoice, SplitRequest, TopBlocks
+from .requests import CodesRequest
+
+TOGETHER = 64
+"""Blocks with different bases that are multiplied together: each takes a copy of its basis along."""
 
 
 def partial(
@@ -105,9 +111,26 @@ def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
     return to_words(to_codes(k, bounds, 2), 2), bounds
 
 
-def write_key_codes(k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-    """Write what `key_codes` makes of blocks k [n, H, P, D] to their pages, int64 [n], of one layer."""
-    codes[pages], bounds[pages] = key_codes(k)
+def in_basis(what: CodesRequest) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is kept of a request's blocks, [m, H, P, D], and the pages of some of them after others."""
+    k, basis, _, _, pages = what
+    if basis is None or not len(k):
+        yield k, pages
+        return
+    matrices, which = basis
+    if len(which) == 1:
+        (one,) = matrices[which]
+        main = k.float().transpose(0, 1).flatten(1, 2) @ one.mT  # [H, n * P, D]
+        yield main.unflatten(1, (len(k), k.shape[2])).transpose(0, 1), pages
+        return
+    for keys, there, some in zip(*(torch.split(each, TOGETHER) for each in (k, pages, which)), strict=True):
+        yield keys.float() @ matrices[some].mT, there
+
+
+def write_key_codes(what: CodesRequest) -> None:
+    """Write what `key_codes` makes of blocks to their pages."""
+    for k, pages in in_basis(what):
+        what.codes[pages], what.bounds[pages] = key_codes(k)
 
 
 def score_key_codes(q: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> Tensor:

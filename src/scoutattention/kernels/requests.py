@@ -56,6 +56,22 @@ class Preference(NamedTuple):
     largest: bool
 
 
+class CodesRequest(NamedTuple):
+    """Keys of blocks, and the digests that are made of them in 2 bits.
+
+    k: [n, H, P, D].   basis: matrices float32 [R, H, D, D], whose products with the keys are kept instead of the keys,
+    and each block's among them, int64 [n], or [1] where all blocks have the same; or None.
+    codes, bounds: uint8 [S, H, W, P, 4] and float16 [S, H, 2, D], see `reference.key_codes`.
+    pages: int64 [n], where each block's digest goes, no two alike.
+    """
+
+    k: Tensor
+    basis: tuple[Tensor, Tensor] | None
+    codes: Tensor
+    bounds: Tensor
+    pages: Tensor
+
+
 class TopRequest(NamedTuple):
     """Queries, and the 2-bit keys of the pages that they choose from.
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ...kernels.ops import Ops
 from ...kernels.reference import key_codes
-from ...kernels.requests import Preference, TopRequest
+from ...kernels.requests import CodesRequest, Preference, TopRequest
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from ...types import TopBlocks
@@ -16,9 +16,6 @@ from .base import Digests
 from .basis import LEAST_TOKENS, Basis, fit_basis
 
 logger = logging.getLogger(__name__)
-
-TOGETHER = 64
-"""Blocks of different sequences or layers that are put together: each takes a copy of its basis along."""
 
 
 class KeyCodeDigests(Digests):
@@ -40,7 +37,12 @@ class KeyCodeDigests(Digests):
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        self.ops.write_key_codes(k, self._codes.flatten(0, 1), self._bounds.flatten(0, 1), places)
+        self.put_in(None, k, places)
+
+    def put_in(self, basis: tuple[Tensor, Tensor] | None, k: Tensor, places: Tensor) -> None:
+        """`put`, of products with a basis; see `CodesRequest`."""
+        codes, bounds = self._codes.flatten(0, 1), self._bounds.flatten(0, 1)
+        self.ops.write_key_codes(CodesRequest(k, basis, codes, bounds, places))
 
     @override
     def score(self, layer: int, q: Tensor, rows: slice | Tensor, pages: Tensor, closed: Tensor) -> Tensor:
@@ -107,17 +109,9 @@ class MainDimDigests(KeyCodeDigests):
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        if not len(k):
-            return
-        if rows.shape[0] == 1:  # a prompt's blocks, which have one basis
-            (basis,) = self.basis.of_keys[places[:1] // self._capacity, rows]
-            main = k.float().transpose(0, 1).flatten(1, 2) @ basis.mT  # [H, n * P, D]
-            super().put(main.unflatten(1, k.shape[::2][:2]).transpose(0, 1), places, rows)
-            return
-        for part in zip(*(torch.split(each, TOGETHER) for each in (k, places, rows)), strict=True):
-            keys, there, row = part
-            basis = self.basis.of_keys[there // self._capacity, row]
-            super().put(keys.float() @ basis.mT, there, row)
+        layer = places[: len(rows)] // self._capacity
+        basis = self.basis.of_keys
+        self.put_in((basis.flatten(0, 1), layer * basis.shape[1] + rows), k, places)
 
     @override
     def basis_of(self, layer: int, rows: slice | Tensor) -> Tensor:

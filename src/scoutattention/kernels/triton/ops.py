@@ -27,9 +27,9 @@ from ...types import (
 from ..ops import Ops
 from ..plain import join as plain_join
 from ..plain import near_list
-from ..reference import project
+from ..reference import in_basis, project
 from ..reference_prompt import causal
-from ..requests import CallRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
+from ..requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 from . import (
     calls,
     join,
@@ -139,8 +139,9 @@ class TritonOps(Ops):
         write.write_min_max(k, digests, pages)
 
     @override
-    def write_key_codes(self, k: Tensor, codes: Tensor, bounds: Tensor, pages: Tensor) -> None:
-        write.write_key_codes(k, codes, bounds, pages)
+    def write_key_codes(self, what: CodesRequest) -> None:
+        for k, pages in in_basis(what):
+            write.write_key_codes(k, what.codes, what.bounds, pages)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ namespace scout {
 namespace {
 
 // Multiplications that take some 40 microseconds.
-constexpr int64_t kMinMaxPerThread = 1 << 20, kKeyCodesPerThread = 1 << 22;
+constexpr int64_t kMinMaxPerThread = 1 << 20, kKeyCodesPerThread = 1 << 22, kWritesPerThread = 1 << 20;
 
 constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time
 
@@ -112,7 +112,48 @@ class KeyCodeWork final : public ScoreWork {
     const KeyCodeLayer layer_;
 };
 
+// A task is one block and KV head.
+class WriteCodesWork final : public Work {
+  public:
+    WriteCodesWork(const Kernels& kernels, const WriteCodesCall& call, int threads) : kernels_(kernels), call_(call) {
+        for (int64_t i = 0; i < call.n; ++i) {
+            check("page", call.pages[i], call.page_count - 1, "the pages of the digests");
+            if (call.basis) check("a block's basis", row_of(i), call.basis_rows - 1, "the rows of the basis");
+        }
+        std::vector<int64_t> pages(call.pages, call.pages + call.n);
+        std::sort(pages.begin(), pages.end());
+        if (const auto twice = std::adjacent_find(pages.begin(), pages.end()); twice != pages.end())
+            throw std::invalid_argument("page " + std::to_string(*twice) + " is given twice: a digest has one page");
+        const int64_t products = call.n * call.H * call.P * call.D * (call.basis ? call.D : 16);
+        threads_ = worthwhile_threads(products, kWritesPerThread, threads);
+    }
+
+    int64_t tasks() const final { return call_.n * call_.H; }
+    int64_t threads() const final { return threads_; }
+
+    void run(int64_t number) noexcept final {
+        const int64_t i = number / call_.H, h = number % call_.H, page = call_.pages[i], D = call_.D;
+        const KeyCodeLayer& layer = call_.layer;
+        const float* basis = call_.basis ? call_.basis + row_of(i) * call_.basis_row + h * D * D : nullptr;
+        kernels_.write_key_codes({call_.k + i * call_.k_block + h * call_.k_head, basis, call_.k_position, call_.P, D,
+                                  scratch_memory(write_codes_scratch_floats(D, call_.P)),
+                                  layer.codes + page * layer.codes_page + h * layer.codes_head,
+                                  layer.bounds + page * layer.bounds_page + h * layer.bounds_head, layer.bounds_row});
+    }
+
+  private:
+    int64_t row_of(int64_t block) const { return call_.which[block * call_.which_stride]; }
+
+    const Kernels& kernels_;
+    const WriteCodesCall call_;
+    int64_t threads_;
+};
+
 }  // namespace
+
+std::unique_ptr<Work> make_write_codes_work(const Kernels& kernels, const WriteCodesCall& call, int threads) {
+    return std::make_unique<WriteCodesWork>(kernels, call, threads);
+}
 
 std::unique_ptr<Work> make_score_work(const Kernels& kernels, const ScoreCall& call, const MinMaxLayer& layer,
                                       int threads) {
