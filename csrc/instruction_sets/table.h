@@ -3,19 +3,19 @@
 #pragma once
 
 #include "bodies/causal.h"
+#include "bodies/digests/score_key_codes.h"
+#include "bodies/digests/score_min_max.h"
+#include "bodies/digests/write_key_codes.h"
 #include "bodies/linear.h"
 #include "bodies/merge.h"
 #include "bodies/partial.h"
 #include "bodies/partial_packed.h"
 #include "bodies/read.h"
 #include "bodies/rows.h"
-#include "bodies/score_key_codes.h"
-#include "bodies/score_min_max.h"
 #include "bodies/stored/many_rows.h"
 #include "bodies/stored/numbers.h"
 #include "bodies/stored/products.h"
 #include "bodies/wishes.h"
-#include "bodies/write_key_codes.h"
 
 // A function for each WeightKind, in their order.
 #define SCOUT_EVERY_DTYPE(of) of<float>, of<BFloat16>, of<Float16>

@@ -73,9 +73,9 @@ struct WriteCodesCall {
     const float* k;                 // [n, H, P, D], strides in floats, contiguous in the last dim
     int64_t n, H, P, D;
     int64_t k_block, k_head, k_position;
-    const float* basis;             // [R, H, D, D], or null; the first dims basis_row floats apart
+    const float* basis;             // [R, H, D, D], rows basis_row floats apart
     int64_t basis_row, basis_rows;
-    const int64_t* which;           // each block's row of the basis, which_stride apart: 0 where they have one
+    const int64_t* which;           // each block's row of it, which_stride apart: 0 where they have one; null: no basis
     int64_t which_stride;
     KeyCodeLayer layer;
     const int64_t* pages;           // [n]

@@ -118,13 +118,13 @@ class WriteCodesWork final : public Work {
     WriteCodesWork(const Kernels& kernels, const WriteCodesCall& call, int threads) : kernels_(kernels), call_(call) {
         for (int64_t i = 0; i < call.n; ++i) {
             check("page", call.pages[i], call.page_count - 1, "the pages of the digests");
-            if (call.basis) check("a block's basis", row_of(i), call.basis_rows - 1, "the rows of the basis");
+            if (call.which) check("a block's basis", row_of(i), call.basis_rows - 1, "the rows of the basis");
         }
         std::vector<int64_t> pages(call.pages, call.pages + call.n);
         std::sort(pages.begin(), pages.end());
         if (const auto twice = std::adjacent_find(pages.begin(), pages.end()); twice != pages.end())
             throw std::invalid_argument("page " + std::to_string(*twice) + " is given twice: a digest has one page");
-        const int64_t products = call.n * call.H * call.P * call.D * (call.basis ? call.D : 16);
+        const int64_t products = call.n * call.H * call.P * call.D * (call.which ? call.D : 16);
         threads_ = worthwhile_threads(products, kWritesPerThread, threads);
     }
 
@@ -134,7 +134,7 @@ class WriteCodesWork final : public Work {
     void run(int64_t number) noexcept final {
         const int64_t i = number / call_.H, h = number % call_.H, page = call_.pages[i], D = call_.D;
         const KeyCodeLayer& layer = call_.layer;
-        const float* basis = call_.basis ? call_.basis + row_of(i) * call_.basis_row + h * D * D : nullptr;
+        const float* basis = call_.which ? call_.basis + row_of(i) * call_.basis_row + h * D * D : nullptr;
         kernels_.write_key_codes({call_.k + i * call_.k_block + h * call_.k_head, basis, call_.k_position, call_.P, D,
                                   scratch_memory(write_codes_scratch_floats(D, call_.P)),
                                   layer.codes + page * layer.codes_page + h * layer.codes_head,

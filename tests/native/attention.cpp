@@ -156,10 +156,10 @@ void check_written_codes(const Kernels& kernels, WorkerThreads& workers, int64_t
     const int64_t codes_page = code_words(D) * P * 4;
     Array<uint8_t> codes(S * H * codes_page);
     Array<uint16_t> bounds(S * H * 2 * D);
-    WriteCodesCall call{k.data(), n, H, P, D, H * P * D, P * D, D, nullptr, H * D * D, R, which.data(), 1,
+    WriteCodesCall call{k.data(), n, H, P, D, H * P * D, P * D, D, basis.data(), H * D * D, R, nullptr, 1,
                         {codes.data(), bounds.data(), H * codes_page, codes_page, H * 2 * D, 2 * D, D, P},
                         pages.data(), S};
-    if (with_basis) call.basis = basis.data();
+    if (with_basis) call.which = which.data();
     finish(workers, make_write_codes_work(kernels, call, workers.count()));
     for (int64_t row = 0; row < n * H; ++row) {
         const int64_t i = row / H, h = row % H, digest = pages[i] * H + h;
