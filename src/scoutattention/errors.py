@@ -69,9 +69,17 @@ class CacheFolderError(ScoutError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What a message about an unknown name adds: known names that begin with it, or the one most like it; and all."""
-    names, asked = list(known), name.lower()
-    close = [one for one in names if asked and one.startswith(asked)] or get_close_matches(asked, names, 1)
+    """What a message about an unknown name adds: known names that begin with it, or the one most like it; and all.
+
+    Upper case and punctuation do not count where a name begins.
+    """
+    names, asked = list(known), _letters(name)
+    close = [one for one in names if asked and _letters(one).startswith(asked)]
+    close = close or get_close_matches(name.lower(), names, 1)
     shown = ", ".join(map(repr, close))
     hint = f"{shown} {'is' if len(close) == 1 else 'are'} the nearest; " if close else ""
     return f"{hint}give one of {', '.join(names)}"
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

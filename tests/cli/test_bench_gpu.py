@@ -194,7 +194,7 @@ def test_the_profiler_is_told_to_let_go(monkeypatch):
         (("m", "--replay", "r"), "--replay needs --load-format dummy"),
         ((*TINY, "--contexts", "100"), "100 tokens are not a multiple of block_size=32"),
         ((*TINY, "--contexts", "0,32"), "--contexts='0,32': 0 is below the least value 1"),
-        ((*TINY, "--shape", "gpt"), "there is no shape 'gpt'"),
+        ((*TINY, "--shape", "gpt"), "no model 'gpt' is known"),
         ((*TINY, "--replay", "absent"), "absent is not a recording"),
         ((*TINY, "--plot", "absent/a.png"), "there is no folder absent"),
         (("absent", "--device", "cpu"), "there is no model 'absent'"),

@@ -187,3 +187,10 @@ def test_a_terminal_that_cannot_move_has_no_bar(monkeypatch, capsys):
     with busy("Loading"), progress() as watch:
         watch("Reading the prompt", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_a_command_to_be_pasted_is_one_line(terminal):
+    shown = terminal(lambda: main(["plan", "qwen3-8b", "--hardware", "rtx-4090", "--context", "65536"]), 80)
+    commands = [line for line in shown.splitlines() if "scout serve" in line or "scout generate" in line]
+    assert commands
+    assert all(line.startswith(output.INDENT) and line.endswith("}'") for line in commands), "the last flag is whole"

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -173,6 +174,9 @@ def test_a_model_that_the_engine_refuses_gets_no_plan(entries, message, tmp_path
         (("qwen3-9b", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
         (("Qwen/Qwen3-9B", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
         (("Qwen/Qwen3-8B-AWQ", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
+        (("llama3.1", "--hardware", "rtx-4090"), "'llama-3.1-8b', 'llama-3.1-70b' are the nearest;"),
+        (("nope/config.json",), "there is no file nope/config.json"),
+        (("qwen3-8b", "--hardware", "l4", "--plot", "p.svg"), "--plot draws PNG files, and p.svg is"),
         (("qwen3-8b", "--hardware", "h101-sxm"), "'h100-sxm' is the nearest; give one of"),
         (("qwen3-8b", "--hardware", "H100"), "'h100-sxm', 'h100-pcie', 'h100-nvl', 'h100-16-cores' are the nearest;"),
         (
@@ -220,17 +224,23 @@ def test_what_was_measured_is_planned_with(capsys, folder, monkeypatch):
     assert f"{kept.cores} threads read {kept.reads / 1e9:.0f} GB/s" == check["value"]
     assert f"{kept.pace.full.first * 1e6:.0f} µs" in checks["core speed"]["value"]
     computer = planned(capsys, "plan", "smollm2-135m")["computer"]
-    assert (computer["host"]["bandwidth"], computer["host"]["pace"][0]) == (kept.reads, kept.pace.flops)
+    assert (computer["host"]["bandwidth"], computer["host"]["pace"]) == (kept.reads, asdict(kept.pace))
 
 
 def test_a_measurement_that_is_none_is_refused(capsys, folder):
     store(folder, Measured("x", 2, -1.0, PACE, ""))
     assert "is no measurement: it says that 2 cores read -1.0 bytes" in the_error(capsys, "plan", "qwen3-8b")
-    for wrong in (PACE._replace(flops=0), PACE._replace(slots=PerSequence(math.inf, 0.0))):
+    for wrong in (replace(PACE, flops=0), replace(PACE, slots=PerSequence(math.inf, 0.0))):
         store(folder, Measured("x", 2, 1e10, wrong, ""))
         assert "is no measurement: it says that " in the_error(capsys, "plan", "qwen3-8b")
     store(folder, Measured("x", 2, 1e10, PACE, ""))
-    for wrong in (None, [1, 2], {"flops": 1}, PACE._asdict() | {"full": 1}, PACE._asdict() | {"full": ["1", 2]}):
+    for wrong in (
+        None,
+        [1, 2],
+        {"flops": 1},
+        asdict(PACE) | {"full": 1},
+        asdict(PACE) | {"full": {"first": "1", "more": 2}},
+    ):
         (folder / FILE).write_text(json.dumps(json.loads((folder / FILE).read_text()) | {"pace": wrong}))
         assert "is no measurement: entries are missing or of another kind" in the_error(capsys, "plan", "qwen3-8b")
     assert "run `scout doctor --measure` again" in the_error(capsys, "plan", "qwen3-8b")

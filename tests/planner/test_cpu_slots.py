@@ -18,7 +18,7 @@ from scoutattention.shape import NamedShape
 
 MODEL = read_model("smollm2-135m", "float32")
 LAYERS = MODEL.shape.num_layers
-SLOW = PACE._replace(flops=65e9)
+SLOW = replace(PACE, flops=65e9)
 """Cores that are slow enough for a step to wait for far blocks."""
 SMOLLM2 = MODEL._replace(weights=98_362_432)
 """As its file has it."""

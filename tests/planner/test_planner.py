@@ -66,7 +66,7 @@ def test_drivers_names_of_cards(device, card):
 
 
 def test_this_computer_has_what_was_measured():
-    measured = Measured("a CPU", 2, 50e9, PACE._replace(flops=1e11), "2026-11-26")
+    measured = Measured("a CPU", 2, 50e9, replace(PACE, flops=1e11), "2026-11-26")
     computer = this_computer(Host(), None, measured)
     assert (computer.card, computer.host.bandwidth, computer.host.measured) == (None, 50e9, True)
     assert computer.host.pace == measured.pace
@@ -123,6 +123,16 @@ def test_a_small_card_is_where_scout_pays():
     assert even[65536].scout_needs < 24 * GIB < even[65536].full_needs
     assert {one.design for one in made.recommended} == {"scout"}
     assert [one.design for one in made.alone] == ["full", "scout"]
+
+
+@pytest.mark.parametrize(("context", "budget"), [(64, 2048), (4000, 2048), (8192, 100_000)])
+def test_nothing_is_far_where_all_blocks_have_slots(context, budget):
+    scout, card = ScoutConfig(budget=budget), find_computer("rtx-4090")
+    rows = {row.design: row for row in make_plan(QWEN, card, scout, [context], [4]).rows if row.kv_dtype == "auto"}
+    assert rows["scout"].cpu_share == 0
+    longer = make_plan(QWEN, card, SCOUT, [8192], [4]).rows
+    assert next(row for row in longer if row.design == "scout").cpu_share == 0.085
+    assert rows["scout"].step_s < 2 * rows["full"].step_s
 
 
 def test_a_large_card_and_a_short_context_are_for_full_attention():

@@ -182,7 +182,7 @@ def test_products_with_weights_in_few_bits(batch, ms):
     known = read_model("smollm2-135m")
     work = Work(replace(known.shape, dtype="float32"), known.tied, 128, batch, SCOUT, weights=96_000_000)
     costs = costs_of(
-        "full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9, pace=SLOW._replace(flops=65e9)))
+        "full", work, Computer("slow", replace(TWO_CORES.host, bandwidth=26e9, pace=replace(SLOW, flops=65e9)))
     )
     products = 30 * (costs.layer.before + costs.layer.after - LAYER.first) + costs.head
     assert products * 1e3 == pytest.approx(ms, rel=0.2)

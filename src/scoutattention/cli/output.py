@@ -30,6 +30,8 @@ LOADER = "scoutattention.models.loader"
 """The logger that tells how much of a model was read."""
 WRAPS, NARROW = 24, 6
 """Characters: cells that are longer are texts, which may wrap; headings that are longer than cells and this wrap."""
+INDENT = "  "
+"""Before a command that is shown to be pasted."""
 BETWEEN, EDGES = 3, 2
 """Characters between two columns of a table, and at both its sides."""
 
@@ -133,9 +135,10 @@ def _print_rows(console: Console, columns: Sequence[_Column]) -> None:
 
 
 def _print_lines(console: Console, text: object, style: str = "") -> None:
-    """Lines that break between words alone, so that a path can be copied."""
+    """Lines that break between words alone, so that a path can be copied. Indented, a line is a command, and whole."""
     for line in str(text or "").splitlines():
-        filled = fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+        whole = line.startswith(INDENT)
+        filled = line if whole else fill(line, console.width, break_long_words=False, break_on_hyphens=False)
         console.print(Text(filled, style), soft_wrap=True)
 
 
@@ -246,6 +249,8 @@ def check_writable(flag: str, file: Path | None) -> None:
 def check_drawing(flag: str, file: Path | None) -> None:
     """Raises ConfigError where a flag names a file that cannot be written, or there is nothing to draw it with."""
     check_writable(flag, file)
+    if file is not None and file.suffix.lower() not in ("", ".png"):
+        raise ConfigError(f"{flag} draws PNG files, and {file.name} is named as another kind: end it with .png")
     if file is not None and find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} needs matplotlib: run pip install 'scout-attention[plot]'")
 

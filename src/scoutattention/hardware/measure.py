@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import CacheFolderError, ConfigError
 
@@ -13,7 +13,8 @@ FILE = "hardware.json"
 """In the folder of the cache."""
 
 
-class PerSequence(NamedTuple):
+@dataclass(frozen=True)
+class PerSequence:
     """Seconds of a step or of a layer: with one sequence, and for each further one."""
 
     first: float
@@ -24,7 +25,8 @@ class PerSequence(NamedTuple):
         return self.first + (batch - 1) * self.more
 
 
-class Pace(NamedTuple):
+@dataclass(frozen=True)
+class Pace:
     """How fast a CPU decodes where memory does not limit it.
 
     flops: operations per second of a core, in products of 16 rows with weights in blocks of 4 bits.
@@ -58,10 +60,9 @@ class Measured:
 def store(folder: Path, measured: Measured) -> Path:
     """Write a measurement to the cache folder; returns the file. Raises CacheFolderError if it cannot be written."""
     file = folder / FILE
-    entries = asdict(measured) | {"pace": measured.pace._asdict()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(entries) + "\n")
+        file.write_text(json.dumps(asdict(measured)) + "\n")
     except OSError as error:
         raise CacheFolderError(
             f"cannot keep the measurement in {folder}: {error}: make room there, or set XDG_CACHE_HOME"
@@ -87,10 +88,13 @@ def stored(folder: Path) -> Measured | None:
 
 def _pace(entries: Mapping[str, Any]) -> Pace:
     """Raises KeyError and TypeError where entries are missing or no numbers, ValueError where no computer has them."""
-    flops, *seconds = (entries[name] for name in Pace._fields)
-    for name, figures in zip(Pace._fields, ([flops], *seconds), strict=True):
-        if not all(0 <= figure < math.inf for figure in figures) or flops == 0:
+    names = [field.name for field in fields(Pace) if field.name != "flops"]
+    pace = Pace(entries["flops"], *(PerSequence(**entries[name]) for name in names))
+    figures = [("flops", pace.flops)]
+    figures += [(name, figure) for name in names for figure in asdict(getattr(pace, name)).values()]
+    for name, figure in figures:
+        if not 0 <= figure < math.inf or pace.flops == 0:
             raise ValueError(
-                f"it says that {name} is {figures}: figures are finite, none is below 0, and flops is not 0"
+                f"it says that {name} is {figure}: figures are finite, none is below 0, and flops is not 0"
             )
-    return Pace(flops, *(PerSequence(*each) for each in seconds))
+    return pace

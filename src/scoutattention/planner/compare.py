@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..shape import DTYPE_BYTES, NamedShape
 from .computers import Computer
 from .costs import costs_of
-from .cpu_costs import has_absent, late_part
+from .cpu_costs import late_part
 from .explore import Shares
 from .planner import work_of
 from .simulator import Drift, limited, schedule_of, simulate
@@ -172,7 +172,7 @@ def _work(case: Mapping[str, Any], report: Report, model: NamedShape, scout: Sco
 
 def _has_far(design: Design, work: Work) -> bool:
     """Whether a CPU that is the device attends to far blocks."""
-    return design == "scout-slots" and has_absent(work)
+    return design == "scout-slots" and work.has_absent
 
 
 def _shares(work: Work, recordings: Mapping[Prompted, Shares], counted: slice) -> list[list[float]]:

@@ -67,21 +67,21 @@ def _on_gpu(design: Design, work: Work, computer: Computer) -> Costs:
     fixes = work.batch * 2 * shape.hidden_size * correction_dims(shape, scout) * shape.dtype_bytes
     corrected = fixes / (PRODUCTS * card.bandwidth) + KERNELS_CORRECT * KERNEL_S
     predicts = design != "compute"
-    chosen = layer_bytes(work, (scout.budget_blocks or 0) * scout.block_size)
+    chosen = layer_bytes(work, min(work.context, (scout.budget_blocks or 0) * scout.block_size))
+    moved = chosen * page_part(work) * work.has_absent
     link, reads = LINK * card.link, SCATTERED * read_rate(computer.host)
-    page = page_part(work)
     return Costs(
         LayerCosts(
             before=own + BRANCH_S / 2,
             ahead=KERNELS_AHEAD * KERNEL_S + scores[0] + choice * 2 / 3 + (query + corrected if predicts else 0.0),
             judge=KERNELS_JUDGE * KERNEL_S + scores[1] + choice / 3,
             near=near,
-            late=LATE * chosen * page / link if design == "scout" else 0.0,
+            late=LATE * moved / link if design == "scout" else 0.0,
             after=rest + BRANCH_S / 2,
             far_call=FAR_CALL_S,
-            far=chosen * page / reads,
-            fetch=chosen * page / link,
-            recall=0.0 if design == "fetch-ahead" else MOVED * chosen * page / link,
+            far=moved / reads,
+            fetch=moved / link,
+            recall=0.0 if design == "fetch-ahead" else MOVED * moved / link,
         ),
         last,
     )

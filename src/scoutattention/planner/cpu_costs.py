@@ -66,11 +66,6 @@ def _in_one_memory(design: Design, work: Work, computer: Computer) -> Costs:
     return Costs(layer, head + pace.step.of(work.batch))
 
 
-def has_absent(work: Work) -> bool:
-    """Whether a sequence has more blocks than slots."""
-    return slot_tokens(work) < work.context
-
-
 def late_part(work: Work) -> float:
     """Blocks that the guard attends to again, as a part of the chosen ones: the more of these are far, the more."""
     return LATE * work.share**LATE_POWER if work.scout.lookahead and work.scout.guard is not None else 0.0
@@ -78,7 +73,7 @@ def late_part(work: Work) -> float:
 
 def _with_slots(work: Work, computer: Computer) -> Costs:
     """Two memories in one: every slot is attended to, and far blocks by workers. All as in one if all have slots."""
-    if not has_absent(work):
+    if not work.has_absent:
         return _in_one_memory("scout", work, computer)
     shape, scout, pace, rate = work.shape, work.scout, _pace(computer), read_rate(computer.host)
     before, after, head = (_products(numbers, work, computer) for numbers in matrix_parts(shape))

@@ -34,8 +34,15 @@ class Work(NamedTuple):
     slots: float = SLOTS_PER_BUDGET
 
     @property
+    def has_absent(self) -> bool:
+        """Whether a sequence has more blocks than slots."""
+        return slot_tokens(self) < self.context
+
+    @property
     def share(self) -> float:
-        """The CPU share to reckon with: the drift, and no more than the settings allow."""
+        """The CPU share to reckon with: the drift, as far as the settings allow; 0 where all blocks have slots."""
+        if not self.has_absent:
+            return 0.0
         most = self.scout.max_cpu_share
         if self.drift is None:
             return most or SHARE

@@ -60,7 +60,7 @@ def test_a_shape_can_be_any_config(tiny_models):
     assert decoder.weights.layers[0].qk_norm is not None
     again = dummy_decoder(raw, 10, CPU)
     assert torch.equal(decoder.weights.head, again.weights.head)
-    with pytest.raises(ModelNotFoundError, match="no shape 'gpt-9': give one of qwen3-0"):
+    with pytest.raises(ModelNotFoundError, match="no model 'gpt-9' is known: give one of qwen3-0"):
         shape_config("gpt-9")
     with pytest.raises(ModelNotFoundError, match="'qwen3-8b' is the nearest; give one of"):
         shape_config("Qwen3_8b")

@@ -13,7 +13,7 @@ from ...planner.compare import QUANTITIES, Comparison, Pair
 from ...planner.explore import Explored
 from ...planner.planner import Plan, Recommended, Row, work_of
 from ...planner.work import weight_bytes
-from ..output import PlainTable
+from ..output import INDENT, PlainTable
 from ..settings import flag_of, settings_of
 
 COLUMNS = ("Context", "Design", "Batch", "ms/step", "Tokens/s", "Waits", "CPU share", "CPU takes", "It has", "Memory")
@@ -90,7 +90,7 @@ def sentences(made: Plan, stored: Sequence[str]) -> Iterator[str]:
     for title, of in (("For many sequences at once", many), ("For one sequence at a time", made.alone)):
         for best in of:
             speed = f"about {best.tokens_per_s:,.0f} tokens/s"
-            yield f"{title} of {best.context:,} tokens ({speed}):\n  {command_of(best, made, stored)}"
+            yield f"{title} of {best.context:,} tokens ({speed}):\n{INDENT}{command_of(best, made, stored)}"
     if not made.recommended:
         yield "Nothing fits: take a smaller model, shorter contexts or other --hardware."
 

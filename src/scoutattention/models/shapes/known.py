@@ -98,16 +98,18 @@ def known_shape(name: str) -> str | None:
 
 
 def shape_config(name: str) -> Raw:
-    """The config.json of a known shape, or at a path. Raises ModelNotFoundError where it is neither."""
+    """The config.json of a known model, or at a path. Raises ModelNotFoundError where it is neither."""
     path = Path(name).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if name and path.is_file():
         return read_json(path)
     known = known_shape(name)
+    if known is None and path.suffix == ".json":
+        raise ModelNotFoundError(f"there is no file {path}: give the path of a model's config.json")
     if known is None:
         own = name.rpartition("/")[2]
         raise ModelNotFoundError(
-            f"there is no shape {name!r}: {nearest(own, KNOWN_SHAPES)}, or the path of a config.json"
+            f"no model {name!r} is known: {nearest(own, KNOWN_SHAPES)}, or the path of a folder with a config.json"
         )
     return KNOWN_SHAPES[known]
 
