@@ -12,7 +12,7 @@ import pytest
 
 from scoutattention import CapacityError
 from scoutattention.cli import inputs, main
-from scoutattention.cli.shell import named_faults
+from scoutattention.cli.shell import named_faults, signals
 
 from .fake import FakeLLM
 
@@ -229,3 +229,24 @@ def test_more_layers_ahead_than_there_are(tiny_models, capsys):
 def test_the_sentence_is_an_error_of_ours():
     with pytest.raises(CapacityError, match="refused memory"), named_faults():
         raise MemoryError
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_an_interruption_that_a_finaliser_loses_comes_again_and_is_not_told_of(monkeypatch, raised):
+    class Thing:
+        def __del__(self):
+            if raised is ValueError:
+                raise raised
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), signals(until_exit=False):
+        Thing()
+        if raised is ValueError:
+            raise KeyboardInterrupt
+        time.sleep(30)
+    assert told == [raised] * (raised is ValueError)
+    assert time.monotonic() - started < 20

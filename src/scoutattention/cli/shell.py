@@ -77,8 +77,8 @@ def interrupted(number: int) -> BaseException:
 def signals(*, until_exit: bool) -> Iterator[None]:
     """Raise `Ended`, or KeyboardInterrupt, where a signal of `ENDING` comes that the caller has not ignored.
 
-    Libraries lose it: some catch every exception while they are imported. So it comes again and again, until somebody
-    is at work on it, or calls `go_on`.
+    Libraries lose it: some catch every exception while they are imported, and a finaliser can raise nothing. So it comes
+    again and again, until somebody is at work on it, or calls `go_on`; and one that was lost is not told of.
     until_exit: the process exits next. Then a further Ctrl-C ends it without a word.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
@@ -90,6 +90,11 @@ def signals(*, until_exit: bool) -> Iterator[None]:
             _came.put(number)
             raise interrupted(number)
 
+    def tell_lost(lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, Ended | KeyboardInterrupt):
+            tell_before(lost)
+
+    tell_before, sys.unraisablehook = sys.unraisablehook, tell_lost
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, handler in before.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
@@ -104,6 +109,7 @@ def signals(*, until_exit: bool) -> Iterator[None]:
         time.sleep(0)  # a system call, at whose end comes what was sent last
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = tell_before
         if until_exit and before[signal.SIGINT] is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
