@@ -1,6 +1,7 @@
 """Plots of the benchmarks: numbers of engines against a size, a line for each engine; and timelines."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
@@ -40,12 +41,18 @@ def decode_png(results: Sequence[DecodeResult], about: str) -> bytes:
 def gpu_png(results: Sequence[GpuResult], about: str) -> bytes:
     """Tokens a second and milliseconds a step: of each engine's best batch against the context, then against batches.
 
-    The second kind is drawn for each context.   about: what all share, as model and budget.
+    The second kind is drawn for each context in which an engine has several batches.
+    about: what all share, as model and budget.
     """
     titles = {"tokens_per_s": "decoded tokens per second", "ms_per_step": "time of a step (ms)"}
     best = {(one.engine, one.context): one for one in sorted(results, key=attrgetter("tokens_per_s"))}
     kept = [result for result in results if best[result.engine, result.context] is result]
-    return _png([Column("best batch", kept, CONTEXT), *_columns(results, "context", BATCH)], titles, about)
+    batches = [
+        column
+        for column in _columns(results, "context", BATCH)
+        if any(count > 1 for count in Counter(one.engine for one in column.results).values())
+    ]
+    return _png([Column("best batch", kept, CONTEXT), *batches], titles, about)
 
 
 def serve_png(results: Sequence[ServeResult], about: str) -> bytes:

@@ -77,8 +77,8 @@ def interrupted(number: int) -> BaseException:
 def signals(*, until_exit: bool) -> Iterator[None]:
     """Raise `Ended`, or KeyboardInterrupt, where a signal of `ENDING` comes that the caller has not ignored.
 
-    Libraries lose it: some catch every exception while they are imported, and a finaliser can raise nothing. So it comes
-    again and again, until somebody is at work on it, or calls `go_on`; and one that was lost is not told of.
+    Libraries lose it: some catch every exception while they are imported, and a finaliser can raise nothing. So it
+    comes again and again, until somebody is at work on it, or calls `go_on`; and one that was lost is not told of.
     until_exit: the process exits next. Then a further Ctrl-C ends it without a word.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
