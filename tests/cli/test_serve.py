@@ -124,6 +124,8 @@ def test_a_model_is_served_until_a_signal_comes(tiny_models, number, tmp_path):
         assert '"finish_reason":"length"' in rest[-2]
         assert process.wait(30) == 0
         told = process.stderr.read().splitlines()
+        if number == signal.SIGINT:
+            assert told.pop(0).endswith("1 answer is under way: waiting up to 30 s; Ctrl-C again ends now")
         assert told[0].startswith(f"scout: 64 decode steps are in {file}: ")
         assert told[1:] == ["scout: the server has ended"]
     assert len(from_json(file.read_bytes())["scout"].steps()) == 64

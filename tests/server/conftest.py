@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ def serving(engine, options=None, look=lambda: None, **about):
         thread.join(20)
         bound.close()
         assert not thread.is_alive()
+
+
+def connected(client):
+    """A connection to a client's server, for what is no whole request."""
+    return socket.create_connection((client.base_url.host, client.base_url.port), timeout=5)
 
 
 def until(condition, seconds=5.0):

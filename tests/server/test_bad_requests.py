@@ -1,6 +1,5 @@
 """Requests that cannot be answered: OpenAI's form of errors, the right status, at once, and no effect on others."""
 
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from scoutattention.errors import CapacityError, ConfigError, KernelError, ModelError
 from scoutattention.server.request import reader
 
-from .conftest import Client, serving, until
+from .conftest import Client, connected, serving, until
 from .fake import FakeEngine
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -29,10 +28,6 @@ def check(response, status, param=None, says=""):
     assert error["type"] == KINDS.get(status, error["type"])
     assert says in error["message"]
     assert response.elapsed.total_seconds() < PATIENCE
-
-
-def connected(client):
-    return socket.create_connection((client.base_url.host, client.base_url.port), timeout=5)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +66,7 @@ def test_bodies_that_are_no_request(client, path, body):
     ],
 )
 def test_values_that_cannot_be(client, field, value):
-    said = client.post_json(COMPLETIONS, **{"prompt": "a", field: value})
-    param = None if field in ("prompt", "stop") and said.json()["error"]["param"] is None else field
-    check(said, 400, param, field if param else "")
+    check(client.post_json(COMPLETIONS, **{"prompt": "a", field: value}), 400, field, field)
     assert client.server.places.taken == 0
 
 
@@ -100,7 +93,10 @@ def test_conversations_that_cannot_be(client, field, value):
     said = client.post_json(CHAT, **{"messages": MESSAGES, field: value})
     param = said.json()["error"]["param"]
     check(said, 400, param)
-    assert param in (field, None, "quiet", "messages")
+    assert param == field or (field, param) in {
+        ("chat_template_kwargs", "quiet"),
+        ("chat_template_kwargs", "messages"),
+    }
 
 
 def test_fields_that_change_answers_and_are_not_read_are_refused_by_name(client):
@@ -108,13 +104,16 @@ def test_fields_that_change_answers_and_are_not_read_are_refused_by_name(client)
         "best_of": 2,
         "suffix": "b",
         "scout": {"budget": 64},
-        "guided_json": {},
+        "guided_json": {"type": "object"},
         "stop_token_ids": [5],
-        "prompt_logprobs": 0,
+        "prompt_logprobs": 1,
+        "n_predict": 5,
+        "num_predict": 5,
+        "tfs_z": 0.5,
+        "budget": 2048,
     }.items():
-        if value:
-            check(client.post_json(COMPLETIONS, prompt="a", **{field: value}), 400, field, f"{field} is not supported")
-    check(client.post_json(COMPLETIONS, prompt="a", prompt_logprobs=1), 400, "prompt_logprobs")
+        check(client.post_json(COMPLETIONS, prompt="a", **{field: value}), 400, field, f"{field} is not supported")
+    check(client.post_json(CHAT, messages=MESSAGES, add_special_tokens=True), 400, "add_special_tokens")
     check(client.post_json(COMPLETIONS, prompt="a", max_tokens=0), 400, "max_tokens", "max_tokens=0 makes no answer")
     check(client.post_json(CHAT, messages=MESSAGES, max_tokens=0), 400, "max_tokens", "max_tokens=0 makes no answer")
     check(client.post_json(COMPLETIONS, prompt="a", max_token=1), 400, "max_token", "write max_tokens")
@@ -153,6 +152,32 @@ def test_fields_that_change_nothing_are_read_over(client):
     assert client.post_json(COMPLETIONS, prompt="a", **nothing, **other).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"logit_bias": {"abc": 1}}, "logit_bias has the key 'abc': give token ids, which are whole numbers"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5=101 has to be at most 100"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema is missing: give it",
+        ),
+        ({"prompt": ["a", 1]}, "prompt mixes texts and numbers: give a text, token ids, or a list of either"),
+        ({"prompt": [[1], "a"]}, "prompt mixes lists and texts: give a text, token ids, or a list of either"),
+        ({"prompt": [None]}, "prompt holds other things: give a text, token ids, or a list of either"),
+        ({"prompt": [1, 1.5]}, "prompt[1]=1.5 has to be a whole number"),
+        ({"prompt": 5}, "prompt=5 has to be a text, token ids, or a list of either"),
+        ({"max_tokens": -1}, "max_tokens=-1 has to be a whole number from 1 to 2147483647, or 0 with echo"),
+        ({"top_k": -2}, "top_k=-2 has to be at least -1"),
+        ({"cache_salt": ""}, "cache_salt='' has to have at least 1 character"),
+        ({"echo": 5}, "echo=5 has to be true or false"),
+    ],
+)
+def test_a_refusal_is_a_sentence(client, wrong, says):
+    said = client.post_json(COMPLETIONS, **{"prompt": "a", **wrong})
+    check(said, 400, next(iter(wrong)))
+    assert said.json()["error"]["message"].removesuffix(" (/v1/completions)") == says
+
+
 def test_two_limits_of_tokens_must_agree(client):
     check(client.post_json(CHAT, messages=MESSAGES, max_tokens=1, max_completion_tokens=2), 400, "max_tokens")
     assert client.post_json(CHAT, messages=MESSAGES, max_tokens=1, max_completion_tokens=1).status_code == 200
@@ -165,20 +190,24 @@ def test_another_model_is_not_found(client):
 
 def test_other_paths_and_methods(client):
     check(client.get("/nothing"), 404)
-    check(client.get(COMPLETIONS), 405)
-    check(client.post("/v1/models"), 405)
+    check(client.post("/v1/embeddings"), 404, None, "no path '/v1/embeddings': ask for one of /openapi.json, /v1/chat/")
+    check(client.get(COMPLETIONS), 405, None, "/v1/completions does not take GET: send POST")
+    check(client.post("/v1/models"), 405, None, "send GET")
 
 
 def test_prompts_that_are_too_long(client):
-    check(client.post_json(COMPLETIONS, prompt="a" * 500), 400, None, "max_model_len=500")
-    check(client.post_json(COMPLETIONS, prompt=[5] * 500), 400, None, "max_model_len=500")
-    check(client.post_json(CHAT, messages=[{"role": "user", "content": "a" * 500}]), 400, None, "max_model_len=500")
+    check(client.post_json(COMPLETIONS, prompt="a" * 500), 400, "prompt", "max_model_len=500")
+    check(client.post_json(COMPLETIONS, prompt=[5] * 500), 400, "prompt", "max_model_len=500")
+    check(
+        client.post_json(CHAT, messages=[{"role": "user", "content": "a" * 500}]), 400, "messages", "max_model_len=500"
+    )
     assert client.post_json(COMPLETIONS, prompt="a" * 499, max_tokens=1).status_code == 200
 
 
 def test_a_prompt_that_is_much_too_long_is_not_read_whole(client):
-    check(client.post_json(COMPLETIONS, prompt="word " * 5_000_000), 400, None, "25,000,000 characters")
-    check(client.post_json("/tokenize", prompt="word " * 5_000_000), 400)
+    check(client.post_json(COMPLETIONS, prompt="word " * 5_000_000), 400, "prompt", "25,000,000 characters")
+    check(client.post_json("/tokenize", prompt="word " * 5_000_000), 400, "prompt")
+    check(client.post_json("/detokenize", tokens=[999]), 400, "tokens", "token id 999")
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
@@ -206,7 +235,7 @@ def test_a_request_that_is_not_sent_in_time(client, monkeypatch):
 def test_a_template_that_never_ends_is_stopped_and_holds_nobody_up():
     endless = "{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}"
     with serving(FakeEngine(template=endless)) as client:
-        check(client.post_json(CHAT, messages=MESSAGES), 400, None, "chat template was stopped")
+        check(client.post_json(CHAT, messages=MESSAGES), 400, "messages", "chat template was stopped")
 
 
 def test_no_template_is_an_error_of_the_conversation():

@@ -1,6 +1,7 @@
 """Clients that have no key, vanish, come in crowds, or are still there when the server ends."""
 
 import json
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from scoutattention.server import run
 from scoutattention.server.answer import sending
 from scoutattention.server.security import is_local
 
-from .conftest import serving, until
+from .conftest import connected, serving, until
 from .fake import FakeEngine
 
 COMPLETIONS = "/v1/completions"
@@ -147,10 +148,55 @@ def test_answers_that_take_too_long_end_with_the_server(monkeypatch):
         assert all(answer.cancelled.is_set() for answer in client.engine.answers)
 
 
+@pytest.mark.parametrize(("count", "says"), [(1, "1 answer is under way"), (3, "3 answers are under way")])
+def test_an_interruption_says_what_the_server_waits_for(caplog, count, says):
+    with serving(FakeEngine()) as client, ThreadPoolExecutor(1) as pool:
+        client.engine.go.clear()
+        asked = pool.submit(client.post_json, COMPLETIONS, **ASKED, n=count)
+        until(lambda: client.server.replies)
+        client.process.handle_exit(signal.SIGINT, None)
+        until(lambda: caplog.messages == [f"{says}: waiting up to 30 s; Ctrl-C again ends now"])
+        client.engine.go.set()
+        assert asked.result().status_code == 200
+
+
+def test_an_interruption_of_an_idle_server_says_nothing(caplog):
+    with serving(FakeEngine()) as client:
+        client.process.handle_exit(signal.SIGINT, None)
+        client.thread.join(10)
+    assert not caplog.messages
+
+
+def test_a_second_interruption_ends_all_requests_with_an_error(caplog):
+    with serving(FakeEngine()) as client, ThreadPoolExecutor(2) as pool, connected(client) as slow:
+        client.engine.most = 1
+        asked = [pool.submit(client.post_json, COMPLETIONS, **ASKED, stream=stream) for stream in (False, True)]
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        until(lambda: len(client.server.replies) == 2 and len(client.process.server_state.tasks) == 3)
+        client.process.handle_exit(signal.SIGINT, None)
+        until(lambda: client.server.places.closing)
+        client.process.handle_exit(signal.SIGINT, None)
+        whole, stream = (one.result() for one in asked)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (503, 503)
+        assert "told to end at once" in whole.json()["error"]["message"]
+        assert '"message":"the server was told to end at once' in stream.text.split("\n\n")[1]
+        assert stream.text.endswith("data: [DONE]\n\n")
+        said = slow.recv(1000)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b'"type":"ServiceUnavailableError"' in said
+        client.thread.join(10)
+        assert not client.thread.is_alive()
+    assert len(caplog.messages) == 1  # what the server waits for
+    assert not any(record.exc_info for record in caplog.records)
+
+
 def test_the_clients_of_openai_understand_all_of_it():
     with serving(FakeEngine(), api_key="secret") as client:
         asking = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="secret", max_retries=0)
         assert [model.id for model in asking.models.list()] == ["fake"]
+        assert asking.models.retrieve("fake").id == "fake"
+        with pytest.raises(openai.NotFoundError, match="not served"):
+            asking.models.retrieve("an/other")
         messages = [{"role": "user", "content": "Hello"}]
         whole = asking.chat.completions.create(
             model="fake", messages=messages, logprobs=True, top_logprobs=2, max_completion_tokens=5, seed=1

@@ -3,6 +3,7 @@
 import pytest
 
 from scoutattention import SamplingParams
+from scoutattention.models.text import Tokenizer
 
 from .conftest import serving
 from .fake import FakeEngine
@@ -86,6 +87,20 @@ def test_a_chat_has_the_rest_of_the_context_or_what_it_asks_for(client, name):
     assert client.post_json("/v1/chat/completions", messages=MESSAGES).status_code == 200
     prompt = len("<user>Hello<assistant>")
     assert [answer.params.max_tokens for answer in client.engine.answers] == [2, 500 - prompt]
+
+
+def test_special_tokens_are_added_unless_the_request_says_not_to(client, monkeypatch):
+    encode, asked = Tokenizer.encode, []
+
+    def noted(self, text, *, add_special_tokens=True, name="the text"):
+        if text == "One":
+            asked.append(add_special_tokens)
+        return encode(self, text, add_special_tokens=add_special_tokens, name=name)
+
+    monkeypatch.setattr(Tokenizer, "encode", noted)
+    for wanted in ({}, {"add_special_tokens": None}, {"add_special_tokens": True}, {"add_special_tokens": False}):
+        assert client.post_json("/v1/completions", prompt="One", **wanted).status_code == 200
+    assert asked == [True, True, True, False]
 
 
 def test_pieces_of_a_completion(client):

@@ -12,6 +12,11 @@ def test_health_version_and_models(client):
     assert client.get("/health").status_code == 200
     assert client.get("/version").json() == {"version": version("scout-attention")}
     (model,) = client.get("/v1/models").json()["data"]
+    assert client.get("/v1/models/fake").json() == model
+    assert client.get("/v1/models/").json()["data"] == [model]
+    other = client.get("/v1/models/an%2Fother")
+    assert (other.status_code, other.json()["error"]["type"]) == (404, "NotFoundError")
+    assert other.json()["error"]["message"] == "the model 'an/other' is not served: ask for 'fake'"
     assert (model["id"], model["object"], model["max_model_len"]) == ("fake", "model", 500)
 
 
@@ -80,7 +85,9 @@ def test_the_server_describes_itself(client):
     assert described["openapi"].startswith("3.1")
     request = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert request["properties"]["messages"]["items"]["$ref"] == "#/components/schemas/Message"
-    assert {"Error", "Message", "StreamOptions"} <= set(described["components"]["schemas"])
+    known = set(described["components"]["schemas"])
+    assert {"Error", "Message", "StreamOptions", "Tool"} <= known
+    assert not known & {"HTTPValidationError", "ValidationError"}
 
 
 def test_the_dashboard_is_one_file_that_needs_no_key_and_nothing_from_elsewhere():

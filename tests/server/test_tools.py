@@ -21,9 +21,9 @@ ASKED = {
 }
 
 
-def read(text, size):
+def read(text, size, *, only_first=False):
     """What a text says where it comes in pieces of so many characters."""
-    reader, texts, calls = CallReader(), [], []
+    reader, texts, calls = CallReader(only_first=only_first), [], []
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     for place, piece in enumerate(pieces):
         said = reader.take(piece, last=place == len(pieces) - 1)
@@ -52,6 +52,12 @@ def test_calls_are_taken_out_of_the_text(text, left, calls, size):
     assert read(text, size) == (left, calls)
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_only_the_first_call_is_given_where_that_is_asked_for(size):
+    text = f"I add.{CALL}{CALL.replace('add', 'other')}."
+    assert read(text, size, only_first=True) == ("I add..", [(0, "add", '{"a": 1, "b": "é"}')])
+
+
 @pytest.fixture(scope="module")
 def client():
     pieces = ("I ", "add.", "\n<tool", '_call>{"name": "add", ', '"arguments": {"a": 1}}', "</tool_call>")
@@ -75,6 +81,47 @@ def test_a_stream_has_its_calls(client):
     (call,) = (call for delta in deltas for call in delta.get("tool_calls", []))
     assert (call["index"], call["function"]["arguments"]) == (0, '{"a": 1}')
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(("parallel", "names"), [(None, ["a", "b"]), (True, ["a", "b"]), (False, ["a"])])
+def test_an_answer_has_one_call_where_calls_in_parallel_are_not_wanted(parallel, names):
+    pieces = [f'<tool_call>{{"name": "{name}"}}</tool_call>' for name in ("a", "b")]
+    with serving(FakeEngine(pieces=pieces, template=TEMPLATE)) as client:
+        asked = {**ASKED, "parallel_tool_calls": parallel}
+        (choice,) = client.post_json("/v1/chat/completions", **asked).json()["choices"]
+        events = client.events("/v1/chat/completions", **asked)
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == names
+    calls = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", [])]
+    assert [call["function"]["name"] for call in calls] == names
+    assert choice["finish_reason"] == events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [
+        ({}, "tools[1].type is missing: give it"),
+        (5, "tools[1]=5 has to be an object"),
+        ({"type": "code_interpreter"}, "tools[1].type='code_interpreter' has to be 'function'"),
+        ({"type": "function"}, "tools[1].function is missing: give it"),
+        ({"type": "function", "function": {}}, "tools[1].function.name is missing: give it"),
+        ({"type": "function", "function": {"name": ""}}, "tools[1].function.name='' has to have at least 1 character"),
+        (
+            {"type": "function", "function": {"name": "a", "parameters": []}},
+            "tools[1].function.parameters=[] has to be an object",
+        ),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+def test_tools_that_cannot_be(client, path, tool, says):
+    said = client.post_json(path, **{**ASKED, "tools": [*ASKED["tools"], tool]})
+    assert said.status_code == 400
+    assert (said.json()["error"]["param"], said.json()["error"]["message"]) == ("tools", says)
+
+
+def test_tools_reach_the_template_as_they_were_sent(client):
+    tool = {"function": {"strict": True, "parameters": {}, "name": "add"}, "type": "function"}
+    assert client.post_json("/v1/chat/completions", **{**ASKED, "tools": [tool]}).status_code == 200
+    assert client.engine.prompt().startswith(json.dumps([tool]))
 
 
 @pytest.mark.parametrize("change", [{"tools": None}, {"tool_choice": "none"}])

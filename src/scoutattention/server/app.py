@@ -19,7 +19,7 @@ from .answer.reply import Reply
 from .answer.sending import EventStream, unless_gone
 from .description import describe
 from .engine import Answer, Engine
-from .errors import ApiError, api_error, error_response, refused
+from .errors import ApiError, api_error, blamed, error_response, refused
 from .meter import Meter
 from .metrics import Metrics
 from .request.fields import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
@@ -60,10 +60,10 @@ class Server:
         """Take no more requests."""
         self.places.closing = True
 
-    def end_all(self) -> None:
-        """End every answer that is under way, with an error."""
+    def end_all(self, why: str) -> None:
+        """End every answer that is under way, with an error.   why: what it says."""
         for reply in tuple(self.replies):
-            reply.fail(ApiError(503, "the server is closing, and this answer took too long"))
+            reply.fail(ApiError(503, why))
 
     def _add_routes(self) -> None:
         posts: tuple[tuple[str, Reader[Any], Callable[[Request, Any], Any]], ...] = (
@@ -79,6 +79,7 @@ class Server:
             ("/health", self._health),
             ("/version", self._version),
             ("/v1/models", self._models),
+            ("/v1/models/{model:path}", self._one_model),
             ("/metrics", self._metrics),
         ):
             self.app.add_api_route(path, get, methods=["GET"], response_model=None)
@@ -91,10 +92,9 @@ class Server:
         self.app.add_exception_handler(Exception, _bug)  # the outermost handler: the log has the traceback
 
     async def _chat(self, request: Request, body: ChatRequest) -> Response:
-        form, variables = (
-            ChatForm(self.options.model, self.engine.tokenizer, body.get("top_logprobs") or 0),
-            _variables(body),
-        )
+        top, only_first = body.get("top_logprobs") or 0, body.get("parallel_tool_calls") is False
+        form = ChatForm(self.options.model, self.engine.tokenizer, top, only_first=only_first)
+        variables = _variables(body)
 
         def read() -> list[Prompt]:
             ids, text = encode_conversation(self.engine, body["messages"], variables)
@@ -105,9 +105,13 @@ class Server:
 
     async def _complete(self, request: Request, body: CompletionRequest) -> Response:
         prompts, tokenizer = _prompts(body["prompt"]), self.engine.tokenizer
+        special = body.get("add_special_tokens") is not False
+
+        def ids_of(prompt: str | list[int]) -> list[int]:
+            return encode(self.engine, prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
 
         def read() -> list[Prompt]:
-            ids = [encode(self.engine, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+            ids = [ids_of(prompt) for prompt in prompts]
             if not body.get("echo"):
                 return [Prompt(one) for one in ids]
             texts = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts]
@@ -152,11 +156,13 @@ class Server:
 
     def _submit(self, body: Body, read: Callable[[], list[Prompt]], answers: list[Answer]) -> list[Prompt]:
         """Read prompts and queue them; `answers` has those that were queued, also where another is refused."""
-        engine, prompts = self.engine, read()
-        for prompt in prompts:
-            engine.check_ids(prompt.ids)
-            params = params_of(body, self.options.defaults, len(prompt.ids), engine)
-            answers.append(engine.submit(prompt.ids, params, streamed=bool(body.get("stream"))))
+        engine = self.engine
+        with blamed("messages" if "messages" in body else "prompt"):
+            prompts = read()
+            for prompt in prompts:
+                engine.check_ids(prompt.ids)
+                params = params_of(body, self.options.defaults, len(prompt.ids), engine)
+                answers.append(engine.submit(prompt.ids, params, streamed=bool(body.get("stream"))))
         return prompts
 
     def _check_model(self, name: str | None) -> None:
@@ -168,9 +174,11 @@ class Server:
 
         def work() -> list[int]:
             if "messages" in body:
-                return encode_conversation(self.engine, body["messages"], _variables(body))[0]
+                with blamed("messages"):
+                    return encode_conversation(self.engine, body["messages"], _variables(body))[0]
             special = body.get("add_special_tokens") is not False
-            return encode(self.engine, body["prompt"], add_special_tokens=special)
+            with blamed("prompt"):
+                return encode(self.engine, body["prompt"], add_special_tokens=special)
 
         ids = await asyncio.to_thread(work)
         return JSONResponse({"count": len(ids), "max_model_len": self.engine.max_len, "tokens": ids})
@@ -179,7 +187,8 @@ class Server:
         self._check_model(body.get("model"))
         ids = body["tokens"]
         if ids:
-            ids = await asyncio.to_thread(self.engine.check_ids, ids)
+            with blamed("tokens"):
+                ids = await asyncio.to_thread(self.engine.check_ids, ids)
         return JSONResponse({"prompt": await asyncio.to_thread(self.engine.tokenizer.decode, ids)})
 
     async def _dashboard(self) -> Response:
@@ -195,10 +204,20 @@ class Server:
         return JSONResponse({"version": self.app.version})
 
     async def _models(self) -> Response:
-        """The one model that is served."""
+        """The one model that is served, in a list."""
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def _one_model(self, model: str) -> Response:
+        """The model of this name."""
+        if not model:
+            return await self._models()
+        self._check_model(model)
+        return JSONResponse(self._description())
+
+    def _description(self) -> dict[str, Any]:
         model = {"id": self.options.model, "object": "model", "created": self.metrics.began, "owned_by": "scout"}
         model |= {"root": self.options.model, "parent": None, "max_model_len": self.engine.max_len}
-        return JSONResponse({"object": "list", "data": [model]})
+        return model
 
     async def _metrics(self) -> Response:
         """Numbers for Prometheus."""
@@ -239,9 +258,16 @@ async def _engine_error(_: Request, error: Exception) -> Response:
     return error_response(api_error(cast(ScoutError, error)))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    """No such path, or another method."""
     found = cast(HTTPException, error)
-    return error_response(ApiError(found.status_code, str(found.detail), headers=found.headers))
+    path, message = request.url.path[:200], str(found.detail)
+    if found.status_code == 404:
+        known = ", ".join(route.path_format for route in request.app.routes)
+        message = f"there is no path {path!r}: ask for one of {known}"
+    elif found.status_code == 405 and found.headers:
+        message = f"{path} does not take {request.method[:20]}: send {found.headers['Allow']}"
+    return error_response(ApiError(found.status_code, message, headers=found.headers))
 
 
 async def _client_left(_: Request, error: Exception) -> Response:

@@ -27,7 +27,7 @@ ERROR = {
 REFUSALS = {
     "400": "The request cannot be answered as it is.",
     "401": "The API key is missing or wrong.",
-    "404": "There is no such model.",
+    "404": "There is no such model, or no such path.",
     "408": "The request was not sent in time.",
     "413": "The request is too large.",
     "429": "Too many answers are under way.",
@@ -53,6 +53,8 @@ def describe(app: FastAPI, readers: Iterable[tuple[str, Reader[Any]]]) -> None:
 def _made(app: FastAPI, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, routes=app.routes)
     components = made.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, for errors of another form
+        components.pop(unused, None)
     components["Error"] = ERROR
     refusals = {
         status: {"description": text, "content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}

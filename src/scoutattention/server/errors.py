@@ -1,7 +1,8 @@
 """What goes wrong with a request, as HTTP statuses and bodies in OpenAI's form."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -46,6 +47,15 @@ class ApiError(ScoutError):
 def refused(message: str, param: str | None = None) -> ApiError:
     """A request that nobody can answer as it is."""
     return ApiError(400, message, param)
+
+
+@contextmanager
+def blamed(param: str) -> Generator[None, None, None]:
+    """What is wrong with a prompt in here is the fault of this field of the request."""
+    try:
+        yield
+    except PromptError as error:
+        raise refused(str(error), param) from error
 
 
 def api_error(error: ScoutError, *, begun: bool = False) -> ApiError:

@@ -54,8 +54,11 @@ def _message(message: object, name: str) -> dict[str, Any]:
     if isinstance(content, list):
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            if kind != "text" or not isinstance(part.get("text"), str):
+            if kind != "text":
                 raise PromptError(f"{name} has a part of type {kind!r} in its content: only 'text' is supported")
+            if not isinstance(part.get("text"), str):
+                said = f"{name} has a part of type 'text' in its content with text={part.get('text')!r}"
+                raise PromptError(f"{said}, which is no text: give one")
     elif not isinstance(content, str) and not (content is None and "tool_calls" in plain):
         raise PromptError(f"{name} has content={content!r}, which is neither a text nor a list of texts: give one")
     reasoning = next((plain[key] for key in _REASONING if key in plain), None)

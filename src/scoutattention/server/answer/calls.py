@@ -16,10 +16,15 @@ class Said(NamedTuple):
 
 
 class CallReader:
-    """Takes calls out of a text that comes in pieces; what begins like a call and is none stays text."""
+    """Takes calls out of a text that comes in pieces; what begins like a call and is none stays text.
 
-    def __init__(self) -> None:
+    count: calls so far.
+    """
+
+    def __init__(self, *, only_first: bool = False) -> None:
+        """only_first: whether later calls are left out."""
         self.count = 0
+        self._only_first = only_first
         self._held = ""
 
     def take(self, piece: str, *, last: bool) -> Said:
@@ -34,7 +39,7 @@ class CallReader:
             after = end + len(CLOSE) if end >= 0 else len(self._held)
             call = _call(inner)
             texts.append(self._held[: begin if call else after])
-            if call:
+            if call and not (self._only_first and self.count):
                 calls.append({"index": self.count, **call})
                 self.count += 1
             self._held = self._held[after:]

@@ -141,12 +141,14 @@ class ChatForm:
     """The answers of /v1/chat/completions.
 
     top: likeliest tokens that are listed beside each token.   calls: whether calls of tools are taken out of the text.
+    only_first: whether an answer has one call at most.
     """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, top: int) -> None:
+    def __init__(self, model: str, tokenizer: Tokenizer, top: int, *, only_first: bool = False) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
         self._top = top
+        self._only_first = only_first
         self.calls = False
         self._readers: dict[int, CallReader] = {}
 
@@ -179,7 +181,7 @@ class ChatForm:
         reason = choice.finish_reason
         if not self.calls:
             return Said(text, []), reason
-        reader = self._readers.setdefault(choice.index, CallReader())
+        reader = self._readers.setdefault(choice.index, CallReader(only_first=self._only_first))
         said = reader.take(text, last=reason is not None)
         return said, "tool_calls" if reason == "stop" and reader.count else reason
 

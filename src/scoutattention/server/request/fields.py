@@ -1,8 +1,8 @@
 """The fields of requests, with their types and limits."""
 
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Any, Literal, Required, TypeVar
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, with_config
 from typing_extensions import TypedDict
 
 MOST_TOP = 20
@@ -19,6 +19,8 @@ Stops = Annotated[list[str], Field(max_length=64, fail_fast=True)]
 Ids = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
 Prompts = Annotated[list[Ids], Field(fail_fast=True)]
+
+T = TypeVar("T")
 
 strictly = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
 """A text is no number. Fields that are not named here are for `refuse_unsupported`."""
@@ -48,6 +50,32 @@ class ResponseFormat(TypedDict, total=False):
 
     type: Required[Literal["text", "json_object", "json_schema"]]
     json_schema: JsonSchema | None
+
+
+@strictly
+class Function(TypedDict, total=False):
+    """What a tool is called, and what it takes, as a JSON schema."""
+
+    name: Required[Annotated[str, Field(min_length=1)]]
+    description: str | None
+    parameters: dict[str, Any] | None
+
+
+@strictly
+class Tool(TypedDict, total=False):
+    """A tool that an answer may call."""
+
+    type: Required[Literal["function"]]
+    function: Required[Function]
+
+
+def _as_sent(value: T, check: ValidatorFunctionWrapHandler) -> T:
+    """A value that was checked, with its keys in the order that the client gave them: the template writes them so."""
+    check(value)
+    return value
+
+
+Tools = Annotated[list[Tool], WrapValidator(_as_sent)]
 
 
 @strictly
@@ -83,6 +111,7 @@ class CompletionRequest(Sampling, total=False):
     """
 
     prompt: str | Ids | Texts | Prompts
+    add_special_tokens: bool | None
     echo: bool | None
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None
 
@@ -103,8 +132,9 @@ class ChatRequest(Sampling, total=False):
     max_completion_tokens: Count | None
     logprobs: bool | None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None
-    tools: list[dict[str, Any]] | None
+    tools: Tools | None
     tool_choice: Literal["none", "auto"] | None
+    parallel_tool_calls: bool | None
     chat_template_kwargs: dict[str, Any] | None
 
 
@@ -115,7 +145,7 @@ class TokenizeRequest(TypedDict, total=False):
     model: str | None
     prompt: str
     messages: list[Message]
-    tools: list[dict[str, Any]] | None
+    tools: Tools | None
     chat_template_kwargs: dict[str, Any] | None
     add_special_tokens: bool | None
 

@@ -1,13 +1,17 @@
 """How the bodies of requests are read."""
 
 import asyncio
+import re
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from ...config.fields import format_bytes
 from ..errors import ApiError, refused
+from .fields import LARGEST
 from .refusals import refuse_unsupported
 
 MOST_BYTES = 32 << 20
@@ -17,12 +21,33 @@ SMALL_BYTES = 1 << 16
 MOST_SECONDS = 60.0
 """In which a client has to send its whole request."""
 WANTED = {
-    "prompt": "be a text, token ids, or a list of either",
-    "stop": "be a text, or a list of at most 64 texts",
-    "messages": 'be a list of {"role": ..., "content": ...}, with texts, or texts as parts of a content',
-    "tool_choice": "be 'auto' or 'none', because no call can be forced",
+    "prompt": "has to be a text, token ids, or a list of either",
+    "stop": "has to be a text, or a list of at most 64 texts",
+    "messages": 'has to be a list of {"role": ..., "content": ...}, with texts, or texts as parts of a content',
+    "content": 'has to be a text, or a list of {"type": "text", "text": ...}',
+    "tool_choice": "has to be 'auto' or 'none', because no call can be forced",
+    "max_tokens": f"has to be a whole number from 1 to {LARGEST}, or 0 with echo (/v1/completions)",
 }
-"""What fields of several types have to be."""
+"""What is said of fields of several types, and of those that need a reason."""
+SHOULD = re.compile(r"\w+ should ")
+"""How pydantic begins to say what a value has to be."""
+WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "a valid list": "a list",
+    "a valid dictionary": "an object",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+"""Words of pydantic, and what they are here."""
+KINDS = {str: "texts", int: "numbers", float: "numbers", bool: "numbers", list: "lists"}
+"""What the entries of a prompt are called."""
+OTHER = "other things"
 
 T = TypeVar("T")
 
@@ -84,16 +109,48 @@ def _refusal(error: ValidationError) -> ApiError:
         return refused(f"the request is no JSON: {fault['msg'].partition(': ')[2]}")
     if name is None:
         return refused("the request is no JSON object: send one")
-    where = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"][1:] if _is_place(part)
-    )
-    value = repr(fault["input"])
-    shown = value if len(value) <= 80 else f"{value[:80]}..."
-    said = fault["msg"].removeprefix("Input ").removeprefix("should ")
-    wanted = said if where else WANTED.get(name, said)
-    return refused(f"{name}{where}={shown} has to {wanted}", name)
+    if name == "prompt" and (odd := _odd_kinds(faults)):
+        return refused(odd, name)
+    path = [part for part in fault["loc"] if part == name or _is_place(part)]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    if fault["type"] == "missing":
+        return refused(f"{where} is missing: give it", name)
+    if fault["loc"][-1] == "[key]":
+        return refused(f"{name} has the key {_shown(fault['input'])}: give token ids, which are whole numbers", name)
+    return refused(f"{where}={_shown(fault['input'])} {WANTED.get(str(path[-1])) or _wanted(fault['msg'])}", name)
+
+
+def _shown(value: object) -> str:
+    """A value, or its beginning."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _wanted(said: str) -> str:
+    """What a value has to be, of what pydantic says about it."""
+    has_to = SHOULD.match(said)
+    if has_to is None:
+        return f"cannot be: {said}"
+    wanted = said[has_to.end() :]
+    for theirs, ours in WORDS.items():
+        wanted = wanted.replace(theirs, ours)
+    return f"has to {wanted}"
+
+
+def _odd_kinds(faults: Iterable[ErrorDetails]) -> str | None:
+    """What to say of a prompt that is a list of several kinds, or of none that can be; None where it is not."""
+    prompt = next((fault["input"] for fault in faults if len(fault["loc"]) == 2 and fault["loc"][0] == "prompt"), None)
+    if not isinstance(prompt, list):
+        return None
+    kinds = list(dict.fromkeys(KINDS.get(type(item), OTHER) for item in prompt))
+    if len(kinds) < 2 and kinds != [OTHER]:
+        return None
+    does = "holds" if len(kinds) < 2 else "mixes"
+    return f"prompt {does} {' and '.join(kinds)}: give a text, token ids, or a list of either"
 
 
 def _is_place(part: int | str) -> bool:
     """Whether a part of a fault's place is one of the request, and not a type's name."""
-    return isinstance(part, int) or (part.isidentifier() and part not in ("str", "int", "float", "bool"))
+    if isinstance(part, int) or part.isdigit():
+        return True
+    return part.isidentifier() and part not in ("str", "int", "float", "bool")

@@ -14,10 +14,12 @@ NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 """Values that mean that a field is not used."""
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (None, True),
+    "add_special_tokens": (None, False),
     "allowed_token_ids": NOTHING,
     "audio": NOTHING,
     "bad_words": NOTHING,
     "best_of": (None, 1),
+    "budget": (None,),
     "chat_template": NOTHING,
     "continue_final_message": NOTHING,
     "documents": NOTHING,
@@ -38,6 +40,8 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "logits_processors": NOTHING,
     "mirostat": NOTHING,
     "modalities": (None, ["text"]),
+    "n_predict": (None,),
+    "num_predict": (None,),
     "prediction": NOTHING,
     "priority": NOTHING,
     "prompt_embeds": NOTHING,
@@ -51,6 +55,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "stop_token_ids": NOTHING,
     "structured_outputs": NOTHING,
     "suffix": NOTHING,
+    "tfs_z": (None, 1, 1.0),
     "truncate_prompt_tokens": (None,),
     "typical_p": (None, 0, 1, 1.0),
     "use_beam_search": NOTHING,
@@ -59,6 +64,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "xtc_probability": NOTHING,
 }
 """Fields that change an answer and are not read, and the values with which they change nothing."""
+SERVERS = "the method's settings are the server's, for all requests"
 INSTEAD: Mapping[str, str] = {
     "prompt_logprobs": "set echo and logprobs (/v1/completions)",
     "functions": "give tools",
@@ -66,7 +72,11 @@ INSTEAD: Mapping[str, str] = {
     "guided_json": "give response_format",
     "json_schema": "give response_format",
     "structured_outputs": "give response_format",
-    "scout": "the method's settings are the server's, for all requests",
+    "scout": SERVERS,
+    "budget": SERVERS,
+    "n_predict": "give max_tokens",
+    "num_predict": "give max_tokens",
+    "add_special_tokens": "the chat template writes the special tokens",
     "best_of": "give n, and choose among the answers",
     "chat_template": "render the conversation yourself, and send it to /v1/completions",
 }
