@@ -24,8 +24,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .config import Ablation, EngineConfig, SamplingParams, ScoutConfig
-    from .engine.answer import Answer, Chunk
-    from .engine.llm import LLM, Output
+    from .engine.answer import Answer, Chunk, Output
+    from .engine.llm import LLM
     from .engine.stats import Stats
     from .integrations.transformers.entry import scout
 
@@ -61,7 +61,7 @@ _LAZY |= {
     "LLM": ".engine.llm",
     "Answer": ".engine.answer",
     "Chunk": ".engine.answer",
-    "Output": ".engine.llm",
+    "Output": ".engine.answer",
     "Stats": ".engine.stats",
     "scout": ".integrations.transformers.entry",
 }

@@ -66,5 +66,8 @@ class FakeLLM:
     def stats(self):
         return replace(self.did, device=self.options["device"])
 
+    def settle(self):
+        pass
+
     def close(self):
         self.closed = True

@@ -139,8 +139,7 @@ def test_environment_mirrors_flags_and_flags_win(monkeypatch):
     assert llm.params.max_tokens == 9
 
 
-def test_dense_attends_to_everything_on_the_device(monkeypatch):
-    monkeypatch.setenv("SCOUT_BUDGET", "512")  # weaker than a flag, so no contradiction
+def test_dense_attends_to_everything_on_the_device():
     llm = asked("--dense")
     assert llm.options["scout"].budget is None
     assert llm.options["device_memory"] == "all"
@@ -277,7 +276,7 @@ def test_a_wrong_value_of_the_environment_names_its_variable(capsys, monkeypatch
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "no prompt was given"),
+        ([], "no prompt was given: give one of --prompt, --prompt-file, --messages and -"),
         (["--prompt", "a", "-"], "more than one prompt"),
         (["--prompt", "a", "--prompt-file", "f"], "more than one prompt"),
         (["--prompt-file", "f", "-"], "--prompt-file and -"),

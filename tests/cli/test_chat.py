@@ -82,6 +82,7 @@ def test_commands_and_quotation_marks(talk, lines, asked):
 
 def test_a_conversation_is_saved_and_goes_on(talk, tmp_path):
     file = tmp_path / "talk.json"
+    assert talk(f"/save {file}", args=("--system", "s"))[2] == f"1 message is in {file}\n"
     assert talk("one", f"/save {file}", args=("--system", "s"))[2] == f"3 messages are in {file}\n"
     assert json.loads(file.read_text()) == [system("s"), user("one"), HI]
     talk("two", args=("--messages", str(file)))

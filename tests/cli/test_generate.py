@@ -1,10 +1,13 @@
 """Several answers and log-probabilities of `scout generate`, with an engine that answers "Hi there"."""
 
 import json
+import re
 
 import pytest
 
+from scoutattention import LLM
 from scoutattention.cli import main
+from scoutattention.cli.actions import generate as action
 
 from .fake import FakeLLM
 
@@ -41,6 +44,45 @@ def test_json_has_the_log_probabilities_that_are_asked_for(capsys):
     assert json.loads(capsys.readouterr().out)["prompt_logprobs"] == [None]
     assert main([*ASK, "--json"]) == 0
     assert "logprobs" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("new", ["1", "3"])
+def test_a_prompt_counts_once_however_many_answers_it_has(capsys, monkeypatch, tiny_models, new):
+    monkeypatch.setattr(action, "LLM", LLM)
+    ask = ["generate", str(tiny_models["llama"]), "--prompt", "a long story", "--ignore-eos", "--max-tokens", new]
+    counts = []
+    for count in ("1", "3"):
+        assert main([*ask, "--temperature", "1", "--n", count, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        counts.append(report["prompt_tokens"])
+        assert report["new_tokens"] == int(count) * int(new)
+    assert counts == [12, 12]
+
+
+@pytest.mark.parametrize(
+    ("settings", "args", "message"),
+    [
+        ({"BUDGET": "512"}, ("--dense",), "--dense keeps .*: leave out SCOUT_BUDGET in the environment"),
+        ({"DEVICE_MEMORY": "all"}, ("--dense",), "--dense keeps .*: leave out SCOUT_DEVICE_MEMORY in the"),
+        ({"DENSE": "1"}, ("--budget", "512"), "SCOUT_DENSE in the environment keeps .*: leave out --budget"),
+        ({"BUDGET": "512"}, ("--auto",), "so it excludes SCOUT_BUDGET in the environment"),
+        ({"DEVICE_MEMORY": "all"}, ("--auto",), "so it excludes SCOUT_DEVICE_MEMORY in the environment"),
+        ({"DENSE": "1"}, ("--auto",), "so it excludes SCOUT_DENSE in the environment"),
+        ({"BUDGET": "512"}, ("--auto", "--budget", "640"), "so it excludes --budget"),
+        ({}, ("--auto", "--dense"), "so it excludes --dense"),
+    ],
+)
+def test_settings_of_the_environment_are_refused_as_their_flags_are(capsys, monkeypatch, settings, args, message):
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SCOUT_{name}", value)
+    assert main([*ASK, *args]) == 2
+    assert re.search(f"{message}.*\n$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_brackets_in_a_help_text_are_no_markup(capsys, command):
+    assert main([command, "--help-all"]) == 0
+    assert "the extra [json] of scout-attention" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

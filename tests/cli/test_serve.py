@@ -97,6 +97,15 @@ def test_wrong_arguments_are_one_sentence(options, capsys, args, message):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "excluded"), [(["--dense"], "SCOUT_BUDGET in the environment"), (["--auto"], "SCOUT_BUDGET in the env")]
+)
+def test_a_setting_of_the_environment_is_refused_by_its_name(options, capsys, monkeypatch, args, excluded):
+    monkeypatch.setenv("SCOUT_BUDGET", "512")
+    assert main(["serve", "m", *args]) == 2
+    assert f"so it excludes {excluded}" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken(options, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "m", "--port", str(taken.getsockname()[1])]) == 2

@@ -270,7 +270,7 @@ def test_bad_requests_are_refused_with_number_limit_and_knob(tiny_models):
     ):
         small.generate(PROMPT, GREEDY)
     assert len(small.generate(PROMPT[:5], SamplingParams(max_tokens=3, ignore_eos=True))[0].token_ids) == 3
-    with pytest.raises(TypeError, match="device_memroy"):
+    with pytest.raises(ConfigError, match="no setting 'device_memroy': 'device_memory' is the nearest"):
         LLM(path, device_memroy="1GiB")
 
 

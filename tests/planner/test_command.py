@@ -176,7 +176,7 @@ def test_a_model_that_the_engine_refuses_gets_no_plan(entries, message, tmp_path
         (("Qwen/Qwen3-8B-AWQ", "--hardware", "rtx-4090"), "'qwen3-8b' is the nearest; give one of"),
         (("llama3.1", "--hardware", "rtx-4090"), "'llama-3.1-8b', 'llama-3.1-70b' are the nearest;"),
         (("nope/config.json",), "there is no file nope/config.json"),
-        (("qwen3-8b", "--hardware", "l4", "--plot", "p.svg"), "--plot draws PNG files, and p.svg is"),
+        (("qwen3-8b", "--hardware", "l4", "--plot", "p.svg"), "--plot writes .png files, and p.svg ends with .svg"),
         (("qwen3-8b", "--hardware", "h101-sxm"), "'h100-sxm' is the nearest; give one of"),
         (("qwen3-8b", "--hardware", "H100"), "'h100-sxm', 'h100-pcie', 'h100-nvl', 'h100-16-cores' are the nearest;"),
         (

@@ -57,7 +57,7 @@ def test_the_dashboard_shows_what_the_server_does(tmp_path):
             picture = page.picture()
         finally:
             ended.set()
-            client.server.end_all()
+            client.server.end_all("the server is closing")
             for asker in askers:
                 asker.join()
     assert statuses <= {200, 503}  # those that had not begun when the server was ended

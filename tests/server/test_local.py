@@ -126,7 +126,7 @@ def test_an_answer_ends_with_the_server(llm):
     with serving(LocalEngine(llm)) as client, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(client.post_json, "/v1/completions", prompt="One", max_tokens=250, ignore_eos=True)
         until(lambda: client.server.replies)
-        client.server.end_all()
+        client.server.end_all("the server is closing")
         said = asked.result()
         assert (said.status_code, "the server is closing" in said.text) == (503, True)
 
@@ -137,7 +137,7 @@ def test_metrics_tell_of_answers_that_are_made_and_wait(client):
         until(lambda: client.server.engine.queue() == (2, 2))
         text = client.get("/metrics").text
         assert 'vllm:num_requests_running{engine="0",model_name="fake"} ' in text
-        client.server.end_all()
+        client.server.end_all("the server is closing")
         assert asked.result().status_code in (200, 503)
     until(lambda: client.server.engine.queue() == (0, 0))
 

@@ -22,12 +22,13 @@ class Call(Generic[F]):
     """What a command was called with.
 
     flags: the command's own.   settings: values of the settings that it takes, by name, as they were written.
-    given: names of the flags and settings that stand on the command line.
+    given: names of the flags and settings that stand on the command line.   environment: of those that come from there.
     """
 
     flags: F
     settings: Mapping[str, Any]
     given: frozenset[str]
+    environment: frozenset[str]
 
 
 def load_action(name: str) -> ModuleType:
@@ -68,10 +69,13 @@ def takes(
         def called(typer_context: typer.Context, **values: Any) -> None:  # noqa: ANN401  # each flag has its own type
             typer_context.obj.debug = values.pop("debug")
             sources = {name: typer_context.get_parameter_source(name) for name in values}
-            given = frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+            given, environment = (
+                frozenset(name for name, source in sources.items() if source and source.name == place)
+                for place in ("COMMANDLINE", "ENVIRONMENT")
+            )
             values.pop("help_all", None)
             mine = {parameter.name: values.pop(parameter.name) for parameter in own}
-            command(Call(flags(**mine), values, given))
+            command(Call(flags(**mine), values, given, environment))
 
         paragraphs = (inspect.getdoc(command) or "").split("\n\n")
         called.__name__ = command.__name__

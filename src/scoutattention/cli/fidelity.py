@@ -65,7 +65,7 @@ def fidelity(call: Call[FidelityFlags]) -> None:
         _check_ablate(call)
     settings = read_settings(call.settings, ablation=flags.ablation or ())
     check_drawing("--plot", flags.plot)
-    check_drawing("--html", flags.html)
+    check_drawing("--html", flags.html, ".html")
     if flags.record is not None:
         _check_record(flags)
     load_action("fidelity").fidelity(flags, settings)

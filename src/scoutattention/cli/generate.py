@@ -11,7 +11,7 @@ from .command import Call, load_action, takes
 from .flags import AsJson, Auto, HiddenTrace, Messages, Model, System, flag
 from .inputs import Message, read_messages, read_prompt, with_system
 from .output import check_writable
-from .settings import PANELS, flag_of, read_settings, refuse_with_auto
+from .settings import PANELS, flag_of, read_settings, refuse_with_auto, written
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ def generate(call: Call[GenerateFlags]) -> None:
     """Answer a prompt, and stream the answer. SCOUT_BUDGET=2048 in the environment means --budget 2048."""
     flags = call.flags
     for name in ("budget", "device_memory"):
-        if flags.dense and name in call.given:
+        if flags.dense and name in call.given | call.environment:
+            dense, other = (written(one, call.environment) for one in ("dense", name))
             raise ConfigError(
-                f"--dense keeps the whole KV cache on the device and attends to all of it: leave out {flag_of(name)}"
+                f"{dense} keeps the whole KV cache on the device and attends to all of it: leave out {other}"
             )
     check_writable("--trace", flags.trace)
     settings = read_settings(call.settings, dense=flags.dense)
-    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
+    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense, environment=call.environment)
     for name in ("logprobs", "prompt_logprobs"):
         if getattr(settings.params, name) is not None and not flags.as_json:
             flag = flag_of(name)

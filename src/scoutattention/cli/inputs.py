@@ -97,7 +97,7 @@ def read_prompt(text: str | None, file: Path | None, source: str | None) -> str:
         raise PromptError("--prompt-file and - were both given: give one of --prompt, --prompt-file and -")
     if (text is None) == (file is None):
         found = "no prompt was" if text is None else "more than one prompt was"
-        raise PromptError(f"{found} given: give one of --prompt, --prompt-file and -")
+        raise PromptError(f"{found} given: give one of --prompt, --prompt-file, --messages and -")
     if text is not None:
         return _decode(text.encode(errors="surrogateescape"), "--prompt")
     assert file is not None

@@ -246,11 +246,13 @@ def check_writable(flag: str, file: Path | None) -> None:
         raise ConfigError(f"cannot write {flag} {file}: permission denied: give another place")
 
 
-def check_drawing(flag: str, file: Path | None) -> None:
+def check_drawing(flag: str, file: Path | None, ending: str = ".png") -> None:
     """Raises ConfigError where a flag names a file that cannot be written, or there is nothing to draw it with."""
     check_writable(flag, file)
-    if file is not None and file.suffix.lower() not in ("", ".png"):
-        raise ConfigError(f"{flag} draws PNG files, and {file.name} is named as another kind: end it with .png")
+    if file is not None and file.suffix.lower() not in ("", ending):
+        raise ConfigError(
+            f"{flag} writes {ending} files, and {file.name} ends with {file.suffix}: end it with {ending}"
+        )
     if file is not None and find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} needs matplotlib: run pip install 'scout-attention[plot]'")
 

@@ -2,12 +2,13 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from ..config import Ablation, EngineConfig, SamplingParams, ScoutConfig, Setting, parse_size, setting_of
 from ..errors import ConfigError
@@ -151,7 +152,7 @@ def _parameter(item: Field[Any], about: Setting, default: object, hint: object, 
     metavar = "SIZE" if about.size else "JSON" if structured else "NAME" if get_origin(hint) is Literal else None
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if hint is bool else flag,
-        help=help_of(about, default),
+        help=escape(help_of(about, default)),  # [json] is no markup
         metavar=metavar,
         envvar=None if item.name in REPEATED else variable_of(item.name),
         show_envvar=False,
@@ -189,17 +190,24 @@ def _pick(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return picked
 
 
-def refuse_with_auto(settings: Settings, *, auto: bool, dense: bool) -> None:
-    """Raises ConfigError where --auto is to choose what something else says already, on the line or around it."""
+def written(name: str, environment: Collection[str] = ()) -> str:
+    """A setting as it was given: its flag, or its variable.   environment: names of settings that came from there."""
+    return f"{variable_of(name)} in the environment" if name in environment else flag_of(name)
+
+
+def refuse_with_auto(settings: Settings, *, auto: bool, dense: bool, environment: Collection[str] = ()) -> None:
+    """Raises ConfigError where --auto is to choose what something else says already, on the line or around it.
+
+    environment: names of flags and settings that came from there.
+    """
     if not auto:
         return
     own = ScoutConfig()
-    said = [flag_of(name) for name in settings_of(ScoutConfig) if getattr(settings.scout, name) != getattr(own, name)]
-    said += [] if settings.engine.device_memory is None else [flag_of("device_memory")]
-    if dense or said:
-        raise ConfigError(
-            f"--auto chooses the settings of the method, so it excludes {'--dense' if dense else said[0]}"
-        )
+    said = ["dense"] if dense else []
+    said += [name for name in settings_of(ScoutConfig) if getattr(settings.scout, name) != getattr(own, name)]
+    said += [] if settings.engine.device_memory is None else ["device_memory"]
+    if said:
+        raise ConfigError(f"--auto chooses the settings of the method, so it excludes {written(said[0], environment)}")
 
 
 def read_ablation(pairs: Sequence[str]) -> Ablation:

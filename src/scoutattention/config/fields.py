@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -41,6 +41,11 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """`count` of something, as in 1 token or 1,024 tokens."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,19 @@ def setting_of(item: Field[Any]) -> Setting:
 
 
 class Checked:
-    """Base of the configurations: checks every field when one is made, and refuses names of earlier versions."""
+    """Base of the configurations: checks every field when one is made, and refuses names that are no fields."""
 
     old_names: ClassVar[Mapping[str, str]] = {}
     """Names that were settings once, with what to write now."""
 
     def __new__(cls, *_: object, **values: object) -> Self:
-        """Raises ConfigError for an old name, with the new one."""
+        """Raises ConfigError for an old name, with the new one, and for an unknown one, with the nearest."""
+        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
         for name in values:
             if name in cls.old_names:
                 raise ConfigError(f"{cls.__name__} has no setting {name!r} any more: {cls.old_names[name]}")
+            if name not in known:
+                raise ConfigError(f"{cls.__name__} has no setting {name!r}: {nearest(name, known)}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from .fields import Checked, setting
 
 OnMiss = Literal["compute", "fetch", "drop"]
@@ -158,6 +158,11 @@ class ScoutConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.ablation, Ablation):
+            raise ConfigError(
+                f"ablation={self.ablation!r} is of type {type(self.ablation).__name__}: give an Ablation, as in "
+                'Ablation(digest="minmax"), or leave ablation out'
+            )
         least = self.always_blocks * self.block_size
         if self.budget is not None and self.budget < least:
             raise ConfigError(
@@ -182,7 +187,14 @@ class ScoutConfig(Checked):
         return None if self.budget is None else self.ablation.candidates * (self.budget // self.block_size)
 
     def changed(self, **values: Any) -> Self:  # noqa: ANN401  # of any field
-        """A copy with other values for some fields, of this configuration or of its ablation."""
-        own = {item.name for item in fields(self)}
+        """A copy with other values for some fields, of this configuration or of its ablation.
+
+        Raises ConfigError for a name that is a field of neither.
+        """
+        own = [item.name for item in fields(self)]
+        known = own + [item.name for item in fields(Ablation)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"ScoutConfig and Ablation have no setting {name!r}: {nearest(name, known)}")
         ablation = {name: values.pop(name) for name in list(values) if name not in own}
         return replace(self, ablation=replace(self.ablation, **ablation), **values)

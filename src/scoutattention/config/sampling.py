@@ -187,8 +187,8 @@ class SamplingParams(RequestChecks):
     )
     json_schema: str | None = setting(
         None,
-        "A JSON schema, as a string. The answer conforms to it, unless max_tokens cuts the answer. Needs llguidance "
-        "(pip install 'scout-attention[json]').",
+        "A JSON schema, as a string. The answer conforms to it, unless max_tokens cuts the answer. Needs "
+        "llguidance, which the extra [json] of scout-attention installs.",
         change='Set it if a program reads the answer; "{}" is any JSON.',
         none="the answer is free text",
         advanced=True,

@@ -29,11 +29,33 @@ class Chunk:
     prompt_logprobs: list[dict[int, float] | None] | None = None
 
 
+@dataclass(frozen=True)
+class Output:
+    """One answer.
+
+    finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
+    logprobs: for each token, log-probabilities by token id, the token's own first; None unless requested.
+    prompt_logprobs: the same for each token of the prompt; None for the first token, which has nothing before it.
+    ttft_s: seconds from the arrival of the request to its first token.
+    cached_tokens: prompt tokens that were reused from earlier prompts, and not prefilled again.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    finish_reason: str
+    ttft_s: float
+    logprobs: list[dict[int, float]] | None = None
+    error: BaseException | None = None
+    cached_tokens: int = 0
+    prompt_logprobs: list[dict[int, float] | None] | None = None
+
+
 class Answer:
     """The answer to a submitted prompt (or answers, with n above 1), while it is generated.
 
     `for` and `async for` yield chunks as tokens come. If an answer fails, they raise its error after its last chunk. An
-    `Answer` that is garbage-collected is cancelled.
+    `Answer` that is garbage-collected is cancelled. `wait` returns the whole outputs instead.
 
     requests: the requests that are answered, one for each answer.
     """
@@ -74,14 +96,21 @@ class Answer:
         """Cancel the answers that have not ended, and free their memory."""
         self._gone()
 
-    def wait(self) -> None:
-        """Wait until all answers have ended."""
+    def wait(self) -> list[Output]:
+        """Wait until all answers have ended, and return their outputs, as `LLM.generate` does.
+
+        Of an answer that failed or was cancelled, the output has an `error`. If all failed, the first error is raised.
+        """
         while not self._ended:
             self._news.clear()
             for _ in self._chunks():
                 pass
             if not self._ended:
                 self._news.wait()
+        errors = [request.ready.error for request in self.requests if request.ready.error is not None]
+        if errors and len(errors) == len(self.requests):
+            raise errors[0]
+        return [_output(request) for request in self.requests]
 
     def __iter__(self) -> Generator[Chunk, None, None]:
         """Chunks as they come. Closing the iterator cancels answers that have not ended."""
@@ -136,6 +165,21 @@ class Answer:
                 yield Chunk(request.text[text], request.output_ids[tokens], end, logprobs, index, of_prompt)
             if ready.error is not None and before.error is None:
                 yield ready.error
+
+
+def _output(request: Request) -> Output:
+    assert request.finish_reason is not None
+    return Output(
+        request.text,
+        request.output_ids,
+        len(request.prompt_ids),
+        request.finish_reason,
+        request.ttft_s,
+        None if request.params.logprobs is None else request.logprobs.answer,
+        request.ready.error,
+        request.prefix.tokens,
+        None if request.params.prompt_logprobs is None else request.logprobs.prompt,
+    )
 
 
 def _whole(chunk: Chunk | BaseException) -> Chunk:

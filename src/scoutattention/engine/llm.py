@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 
 from ..config import (
+    Ablation,
     DeviceName,
     DTypeName,
     EngineConfig,
@@ -26,7 +28,7 @@ from ..models.calibration import default_cache_dir
 from ..models.formats.model_files import ModelFiles
 from ..models.loader import config_of, kept_bytes, load, open_model
 from ..shape import NamedShape
-from .answer import Answer, Chunk
+from .answer import Answer, Chunk, Output
 from .device import find_device
 from .engine import Engine
 from .leader import lead
@@ -36,6 +38,13 @@ from .runner import Progress
 from .scheduler import Sequence as Request
 from .stats import Stats, StepCounts
 from .thread import EngineThread
+
+ELSEWHERE: dict[type, str] = {
+    ScoutConfig: "write scout=ScoutConfig({})",
+    Ablation: "write scout=ScoutConfig(ablation=Ablation({}))",
+    SamplingParams: "give generate SamplingParams({})",
+}
+"""Settings that are not the engine's, with how each is given."""
 
 
 class EngineOptions(TypedDict, total=False):
@@ -60,28 +69,6 @@ class EngineOptions(TypedDict, total=False):
     tensor_parallel_size: int
 
 
-@dataclass(frozen=True)
-class Output:
-    """One answer.
-
-    finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
-    logprobs: for each token, log-probabilities by token id, the token's own first; None unless requested.
-    prompt_logprobs: the same for each token of the prompt; None for the first token, which has nothing before it.
-    ttft_s: seconds from the arrival of the request to its first token.
-    cached_tokens: prompt tokens that were reused from earlier prompts, and not prefilled again.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_tokens: int
-    finish_reason: str
-    ttft_s: float
-    logprobs: list[dict[int, float]] | None = None
-    error: BaseException | None = None
-    cached_tokens: int = 0
-    prompt_logprobs: list[dict[int, float] | None] | None = None
-
-
 class LLM:
     """A loaded model with its KV cache and its engine. Any number of threads may use it at the same time.
 
@@ -93,12 +80,13 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *,
         scout: ScoutConfig | Literal["auto"] | None = None,
         **engine_config: Unpack[EngineOptions],
     ) -> None:
-        self.model = model
+        _check_kinds(model, scout)
+        self.model = model = str(model)
         options, files = read_engine_options(engine_config), open_model(model)
         self.scout, self.engine_config = _settings(model, files, scout, options)
         self.engine: Engine
@@ -112,7 +100,7 @@ class LLM:
                 self.engine = Engine(loaded.decoder, self.scout, self.engine_config)
         self.tokenizer = loaded.tokenizer
         vocab, longest = loaded.decoder.shape.vocab_size, self.engine.plan.max_len
-        self._reader = PromptReader(loaded.tokenizer, vocab, longest, model)
+        self._reader = PromptReader(loaded.tokenizer, vocab, longest, model, loaded.decoder.shape.max_positions)
         self._thread = EngineThread(self.engine)
         self._process = os.getpid()
         self._numbers = count(1)
@@ -145,13 +133,9 @@ class LLM:
             return []
         answer = Answer(self._thread, requests, on_prompt, streamed=False)
         try:
-            answer.wait()
+            return answer.wait()
         finally:
             answer.cancel()
-        errors = [request.ready.error for request in requests if request.ready.error is not None]
-        if errors and len(errors) == len(requests):
-            raise errors[0]
-        return [_output(request) for request in requests]
 
     def stream(
         self,
@@ -177,7 +161,7 @@ class LLM:
     ) -> Answer:
         """Send one prompt to the engine, and return its `Answer` at once; see `generate`.
 
-        Read the answer with `for` or `async for`, or call its `wait`.
+        Read the answer with `for` or `async for`, or call its `wait`, which returns the outputs as `generate` does.
         streamed: whether tokens should come as soon as possible. If not, prompts of other requests are prefilled first.
         """
         requests = self._requests(prompt, params, chat)
@@ -229,6 +213,17 @@ class LLM:
         return requests
 
 
+def _check_kinds(model: object, scout: object) -> None:
+    """Raises ConfigError where a model is no name and no path, or the method's settings are something else."""
+    if not isinstance(model, str | Path):
+        raise ConfigError(f"model is of type {type(model).__name__}: give a name such as 'smollm2', or a path")
+    if scout not in (None, "auto") and not isinstance(scout, ScoutConfig):
+        raise ConfigError(
+            f"scout={scout!r} is of type {type(scout).__name__}: give a ScoutConfig, as in ScoutConfig(budget=2048), "
+            'or "auto"'
+        )
+
+
 def _settings(
     name: str, files: ModelFiles, scout: ScoutConfig | Literal["auto"] | None, engine_config: EngineConfig
 ) -> tuple[ScoutConfig, EngineConfig]:
@@ -242,24 +237,17 @@ def _settings(
 
 
 def read_engine_options(options: Mapping[str, object]) -> EngineConfig:
-    """The engine's settings, with sizes that are text turned into bytes."""
+    """The engine's settings, with sizes that are text turned into bytes.
+
+    Raises ConfigError, also for a setting of another class, with where it belongs.
+    """
+    for name in options:
+        for cls, where in ELSEWHERE.items():
+            if name in {item.name for item in fields(cls)}:
+                advice = where.format(f"{name}={options[name]!r}")
+                raise ConfigError(f"{name} is a setting of {cls.__name__}: {advice}")
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory", "prefix_cache_size"):
         if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):
             values[name] = parse_size(values[name])
     return EngineConfig(**values)
-
-
-def _output(request: Request) -> Output:
-    assert request.finish_reason is not None
-    return Output(
-        request.text,
-        request.output_ids,
-        len(request.prompt_ids),
-        request.finish_reason,
-        request.ttft_s,
-        None if request.params.logprobs is None else request.logprobs.answer,
-        request.ready.error,
-        request.prefix.tokens,
-        None if request.params.prompt_logprobs is None else request.logprobs.prompt,
-    )

@@ -23,12 +23,14 @@ class PromptReader:
     """Turns prompts to token ids.
 
     vocab: rows of the model's embedding.   max_len: longest sequence.   model: its name, for errors.
+    model_limit: longest sequence of the model itself, if that is known.
     """
 
     tokenizer: Tokenizer
     vocab: int
     max_len: int
     model: str
+    model_limit: int | None = None
 
     def read(self, prompts: Prompt | Iterable[Prompt], chat: bool | None) -> list[list[int]]:
         """The token ids of one prompt or many; `chat`: see `LLM.generate`.
@@ -66,9 +68,20 @@ class PromptReader:
         if len(ids) >= self.max_len:
             raise PromptError(
                 f"{name} has {len(ids)} tokens, and max_model_len={self.max_len} leaves room for {self.max_len - 1} "
-                "and an answer: shorten the prompt, or raise max_model_len up to the model's own limit"
+                f"and an answer: shorten the prompt, or {self._more_room()}"
             )
         return ids
+
+    def _more_room(self) -> str:
+        """How longer sequences are allowed, for errors."""
+        if self.model_limit is None:
+            return "raise max_model_len up to the model's own limit"
+        if self.max_len < self.model_limit:
+            return f"raise max_model_len up to the model's own limit, {self.model_limit}"
+        return (
+            "as this is the model's own limit, take a model with a longer context, or set rope_scaling if the model "
+            "card says how to extend it"
+        )
 
     def _encode(self, text: str, name: str, chat: bool | None) -> list[int]:
         if not text:
@@ -102,7 +115,7 @@ def paired(params: object, count: int) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     found: list[SamplingParams] = []
-    for one in params if isinstance(params, Iterable) and not isinstance(params, str) else (params,):
+    for one in params if isinstance(params, Iterable) and not isinstance(params, str | Mapping) else (params,):
         if not isinstance(one, SamplingParams):
             raise ConfigError(
                 f"params has a value of type {type(one).__name__}: give SamplingParams, or a list of them"

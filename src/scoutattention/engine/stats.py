@@ -4,7 +4,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from ..attention.step import StepStats
-from ..config.fields import format_bytes
+from ..config.fields import counted, format_bytes
 
 STEP_TOKENS = (1, 8, *(2**power for power in range(4, 15)))
 """Bounds of the counts of steps by their tokens, those of vLLM's histogram."""
@@ -104,14 +104,17 @@ class Stats:
         return "\n".join(f"{name:<9} {value}" for name, value in self.rows().items())
 
     def rows(self) -> dict[str, str]:
-        """The lines of a report, by name. Lines about host and device are left out if the device held everything."""
+        """The lines of a report, by name.
+
+        What there was none of is left out: an answer, decode steps, blocks that the device did not hold.
+        """
         full, held = format_bytes(self.kv_bytes_total), format_bytes(self.kv_bytes_device)
         kept = f" ({self.cached_tokens:,} of them kept from others)" if self.cached_tokens else ""
-        rows = {
-            "Prompt": f"{self.prompt_tokens:,} tokens{kept}, first new token after {self.ttft_s:.2f} s",
-            "Answer": f"{self.new_tokens:,} tokens, {self.tokens_per_s:.1f} tokens/s",
-            "KV cache": full,
-        }
+        first = f", first new token after {self.ttft_s:.2f} s" if self.new_tokens else ""
+        speed = f", {self.tokens_per_s:.1f} tokens/s" if self.decode_tokens else ""
+        rows = {"Prompt": f"{counted(self.prompt_tokens, 'token')}{kept}{first}"}
+        rows |= {"Answer": f"{counted(self.new_tokens, 'token')}{speed}"} if self.new_tokens else {}
+        rows |= {"KV cache": full}
         if self.kv_bytes_device < self.kv_bytes_total:
             words = ON_CPU if self.device == "cpu" else ON_GPU
             rows |= {

@@ -24,7 +24,7 @@ class LocalEngine:
         self.max_running = plan.max_running(llm.engine_config.max_num_seqs)
         with suppress(ConfigError):  # not in the first request for JSON: it holds up all others, for a second or so
             llm.tokenizer.json_answer("{}")
-        self._reader = PromptReader(llm.tokenizer, shape.vocab_size, self.max_len, llm.model)
+        self._reader = PromptReader(llm.tokenizer, shape.vocab_size, self.max_len, llm.model, shape.max_positions)
 
     def check_ids(self, ids: Sequence[int]) -> list[int]:
         """The ids, if they are a prompt. Raises PromptError."""

@@ -114,7 +114,7 @@ def test_each_prompt_may_have_its_own_params(llm):
     assert [len(out.token_ids) for out in llm.generate([[1], [2]], params)] == [3, 5]
     for wrong, message in (
         (params[:1], "1 sampling params for 2 prompts"),
-        ({"max_tokens": 3}, "params has a value of type dict|str"),
+        ({"max_tokens": 3}, "params has a value of type dict: give SamplingParams"),
         ([params[0], 3], "params has a value of type int"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -147,6 +147,15 @@ def test_each_prompt_may_have_its_own_params(llm):
 def test_odd_values_of_sampling_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**values)
+
+
+def test_a_prompt_that_is_too_long_says_what_makes_room(llm, tiny_models):
+    own = llm.engine.runner.decoder.shape.max_positions
+    with pytest.raises(PromptError, match=f"max_model_len={own} .*as this is the model's own limit, take a model with"):
+        llm.generate([1] * own, FEW)
+    refused = pytest.raises(PromptError, match=f"or raise max_model_len up to the model's own limit, {own}$")
+    with LLM(str(tiny_models["llama"]), max_model_len=16) as short, refused:
+        short.generate([1] * 16, FEW)
 
 
 def test_rotary_settings_as_text_are_refused():

@@ -48,6 +48,13 @@ def test_where_the_device_held_everything_there_is_less_to_say():
     assert str(Stats())
 
 
+def test_what_there_was_none_of_is_left_out():
+    read = replace(ONE_MEMORY, kv_bytes_device=2**30, prompt_tokens=1, new_tokens=0, decode_tokens=0)
+    assert str(read).splitlines() == ["Prompt    1 token", "KV cache  1.0 GiB"]
+    answered = str(replace(read, new_tokens=1)).splitlines()
+    assert answered[:2] == ["Prompt    1 token, first new token after 1.50 s", "Answer    1 token"]
+
+
 def test_layers_tell_what_of_their_choice_the_device_held(tiny_models):
     config = ScoutConfig(budget=40, block_size=8, guard=None, max_cpu_share=None)
     with far_llm(str(tiny_models["qwen3"]), config, 5) as llm:

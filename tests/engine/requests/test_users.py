@@ -292,6 +292,21 @@ def test_who_waits_for_an_answer_that_another_cancels_gets_an_error(llm):
             pass
 
 
+def test_who_waits_for_an_answer_gets_what_generate_returns(llm):
+    many = SamplingParams(max_tokens=5, ignore_eos=True, temperature=1.0, seed=3, n=2, logprobs=1)
+    outs = llm.submit(PROMPT, many).wait()
+    assert [(out.prompt_tokens, len(out.token_ids), out.finish_reason) for out in outs] == [
+        (len(PROMPT), 5, "length")
+    ] * 2
+    assert all(len(out.logprobs) == 5 for out in outs)
+    if not isinstance(llm.engine_config.device_memory, int):
+        assert [out.text for out in outs] == [out.text for out in llm.generate(PROMPT, many)]
+    answer = llm.submit(PROMPT, SamplingParams(max_tokens=100, ignore_eos=True))
+    answer.cancel()
+    with pytest.raises(ScoutError, match="the answer was cancelled"):
+        answer.wait()
+
+
 def test_the_answers_to_one_prompt_come_side_by_side(llm):
     many = SamplingParams(max_tokens=5, ignore_eos=True, temperature=1.0, seed=3, n=3)
     answer = llm.submit(PROMPT, many)

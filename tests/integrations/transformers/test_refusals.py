@@ -12,7 +12,7 @@ from scoutattention import ConfigError, PromptError, UnsupportedModelError, scou
 from scoutattention.integrations.transformers import entry
 
 from ...models.families import SIZES
-from .models import answer, make, prompts, state
+from .models import answer, as_cache, make, prompts, state
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,28 @@ def test_padding_elsewhere_than_on_the_left(model):
     given = prompts(40, 30)
     right = {name: value.flip(1) for name, value in given.items()}
     with scout(model):
-        with pytest.raises(PromptError, match=r"prompt 1 of the batch has padding behind .*pad on the left"):
+        with pytest.raises(PromptError, match=r"prompt 2 of the batch has padding behind .*pad on the left"):
             answer(model, right)
         given["attention_mask"][0] = 0
-        with pytest.raises(PromptError, match="prompt 0 of the batch is empty"):
+        with pytest.raises(PromptError, match="prompt 1 of the batch is empty"):
             answer(model, given)
+
+
+def test_empty_batches(model):
+    for shape, message in (((1, 0), "1 prompt of 0 tokens"), ((2, 0), "2 prompts of 0"), ((0, 3), "0 prompts of 3")):
+        with scout(model), pytest.raises(PromptError, match=f"the batch has {message}.*: give at least 1 prompt of 1"):
+            model.generate(torch.zeros(shape, dtype=torch.int64), max_new_tokens=2)
+    with scout(model) as session, torch.no_grad(), pytest.raises(PromptError, match="the batch has 1 prompt of 0 tok"):
+        model(torch.zeros((1, 0), dtype=torch.int64), **as_cache(model, session.new_cache(max_length=8)))
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(0, "max_length=0 is below the least value 1"), ("x", "max_length='x' is of type str: give a whole number")],
+)
+def test_lengths_of_a_new_cache(model, length, message):
+    with scout(model) as session, pytest.raises(ConfigError, match=message):
+        session.new_cache(max_length=length)
 
 
 def test_models(model):

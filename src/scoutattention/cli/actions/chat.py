@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from ...config.fields import counted
 from ...engine.llm import LLM
 from ...errors import CapacityError, ConfigError, PromptError
 from ..chat import ChatFlags
@@ -181,7 +182,8 @@ class Chat:
             raise ConfigError("/save needs the name of a file")
         data = json.dumps(self.messages, ensure_ascii=False, indent=2)
         write_file(Path(name).expanduser(), data.encode(errors="replace"))
-        print(f"{len(self.messages)} messages are in {name}", file=sys.stderr)
+        verb = "is" if len(self.messages) == 1 else "are"
+        print(f"{counted(len(self.messages), 'message')} {verb} in {name}", file=sys.stderr)
 
 
 def read_turn() -> str:

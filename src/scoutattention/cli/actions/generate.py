@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ...config import SamplingParams, ScoutConfig
@@ -30,19 +30,23 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
         llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(settings.engine))
     each = of_each_answer(settings.params)
     with traced(llm, flags.trace), llm:
-        answers = []
+        answers, ran = [], []
         for number, params in enumerate(each, start=1):
             if len(each) > 1 and not flags.as_json:
                 print(f"--- answer {number} of {len(each)} ---", flush=True)
             answers.append(_answer(llm, prompt, params, flags))
+            llm.settle()
+            ran.append(llm.stats())
+    first = ran[0]  # the other answers are to the same prompt
+    stats = replace(ran[-1], prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
     if not flags.as_json:
-        table = stats_table(llm.stats())
+        table = stats_table(stats)
         if flags.auto:
             table.add_row("Chosen", _chosen(llm.scout))
         table.add_row("Memory", f"{format_bytes(peak_memory())} at most{_of_the_file(llm)}")
         show(table, stderr=not sys.stdout.isatty())
         return
-    numbers = {name: getattr(llm.stats(), name) for name in JSON_STATS} | {"peak_memory": peak_memory()}
+    numbers = {name: getattr(stats, name) for name in JSON_STATS} | {"peak_memory": peak_memory()}
     scout, engine = (llm.scout, llm.engine_config) if flags.auto else (settings.scout, settings.engine)
     config = {"model": llm.model, **asdict(scout), **asdict(engine)}
     about = {"calibration": llm.engine.calibration, "config": config}

@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ..command import Call, load_action, takes
 from ..flags import Auto, HiddenTrace, Model, flag
 from ..output import check_writable
-from ..settings import read_settings, refuse_with_auto, settings_of, variable_of
+from ..settings import read_settings, refuse_with_auto, settings_of, variable_of, written
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MaxNumSeqs = Annotated[
@@ -66,14 +66,15 @@ def serve(call: Call[ServeFlags]) -> None:
     """
     flags = call.flags
     for name in ("budget", "device_memory"):
-        if flags.dense and name in call.given:
-            raise ConfigError(f"--dense attends to everything on the device, so it excludes --{name.replace('_', '-')}")
+        if flags.dense and name in call.given | call.environment:
+            dense, other = (written(one, call.environment) for one in ("dense", name))
+            raise ConfigError(f"{dense} attends to everything on the device, so it excludes {other}")
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
     check_writable("--trace", flags.trace)
     refuse_without_server()
     settings = read_settings(call.settings, dense=flags.dense)
-    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense)
+    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense, environment=call.environment)
     load_action("serve").serve(flags, settings)
 
 

@@ -11,6 +11,7 @@ from ...attention.step import Attend, StepStats
 from ...errors import PromptError
 from ...types import Rope
 from .memory import BatchMemory
+from .refusals import refuse_empty
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """A layer's queries [B, Q, T, D], keys and values [B, H, T, D], normalised and rotated."""
@@ -110,8 +111,9 @@ def _grouped(q: Tensor, groups: int) -> Tensor:
 def starts_of(mask: Tensor | None, batch: int, count: int) -> list[int]:
     """Where each prompt of a batch begins.   mask: [B, T], 0 for padding, or None.
 
-    Raises PromptError where padding stands anywhere but before a prompt.
+    Raises PromptError where a prompt is empty, or padding stands anywhere but before it.
     """
+    refuse_empty(batch, count)
     if mask is None:
         return [0] * batch
     if tuple(mask.shape) != (batch, count):
@@ -122,10 +124,10 @@ def starts_of(mask: Tensor | None, batch: int, count: int) -> list[int]:
     starts: list[int] = (~kept).sum(1).tolist()
     for row, start in enumerate(starts):
         if start == count:
-            raise PromptError(f"prompt {row} of the batch is empty: its attention mask has {count} zeros")
+            raise PromptError(f"prompt {row + 1} of the batch is empty: its attention mask has {count} zeros")
         if not kept[row, start:].all():
             raise PromptError(
-                f"prompt {row} of the batch has padding behind or between its tokens: pad on the left "
+                f"prompt {row + 1} of the batch has padding behind or between its tokens: pad on the left "
                 "(tokenizer.padding_side = 'left')"
             )
     return starts

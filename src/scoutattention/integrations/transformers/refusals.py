@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...errors import ConfigError
+from ...config.fields import counted
+from ...errors import ConfigError, PromptError
 from .cache import Limit
 
 CACHES = ("cache", "past_key_values")
@@ -71,12 +73,23 @@ def check_state(model: PreTrainedModel) -> None:
         raise ConfigError(f"{name} was compiled with model.compile(), and scout needs its layers' hooks: load it anew")
 
 
+def refuse_empty(batch: int, count: int) -> None:
+    """Raises PromptError where a batch has no prompts, or its prompts have no positions."""
+    if not batch or not count:
+        prompts, tokens = counted(batch, "prompt"), counted(count, "token")
+        raise PromptError(f"the batch has {prompts} of {tokens}: give at least 1 prompt of 1 token")
+
+
 def check_generate(model: PreTrainedModel, arguments: Mapping[str, Any]) -> Limit:
     """How long sequences may become.   arguments: of `generate`, by name.
 
     A value is the call's, or that of the `generation_config` that it gives, or the model's.
-    Raises ConfigError for what scout does not run.
+    Raises ConfigError for what scout does not run, and PromptError where there is no token to begin with.
     """
+    prompts = (arguments.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
+    given = next((each for each in prompts if each is not None), None)
+    if isinstance(given, Tensor) and given.dim() > 1:
+        refuse_empty(*given.shape[:2])
     sources = (arguments.get("generation_config"), model.generation_config)
 
     def value(name: str) -> Any:  # noqa: ANN401  # of any argument

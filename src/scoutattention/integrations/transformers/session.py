@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...attention.predict import source_layers
-from ...config import EngineConfig, ScoutConfig
+from ...config import EngineConfig, ScoutConfig, Setting
+from ...config.fields import check
 from ...engine.device import find_device, kernels_for
 from ...engine.engine import SPARE_CORES
 from ...engine.stats import Stats
@@ -117,8 +118,9 @@ class ScoutSession:
 
         `generate` makes its own. The model takes it as `cache` (before transformers 5.24 as `past_key_values`): first
         with prompts, then with one token of each at a time. A session has one cache at a time; the one before is
-        released. Raises ConfigError while `generate` runs.
+        released. Raises ConfigError while `generate` runs, and for a length that is no whole number from 1.
         """
+        check("max_length", max_length, Setting("", least=1), int)
         if self._generating.locked():
             raise ConfigError(BUSY)
         return self._make_cache(Limit(total=max_length))
