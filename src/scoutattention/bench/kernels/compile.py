@@ -18,7 +18,7 @@ from ...kernels.triton.corrections import correction_launches
 from ...kernels.triton.digests.score import bound_launch, code_launch
 from ...kernels.triton.digests.write import bounding_launch, coding_launch
 from ...kernels.triton.join import join_launch
-from ...kernels.triton.matrix import product_launch
+from ...kernels.triton.matrix import ProductTile, default_product_tile, product_launch
 from ...kernels.triton.merge import correct_launch, merge_launch, scout_error_launch
 from ...kernels.triton.move_blocks import append_launch, close_launch, copy_launch
 from ...kernels.triton.packed_pages.blocks import unpack_launch
@@ -96,7 +96,7 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     yield coding_launch(closed, words, bounds, moves)
     listing = PageSelection(table, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
     yield from call_launches(q, listing, ptx=not hip)
-    yield from row_launches(H * G, D, dtype)
+    yield from row_launches(H * G, D, dtype, default_product_tile(hip=hip))
     yield append_launch(token, token, (k, v), places, places)
     layers = (some(36, S, H, P, D, dtype=dtype), some(36, S, H, P, D, dtype=dtype))
     yield copy_launch(layers, layers, Copies(moves, moves, moves, moves), programs=32)
@@ -176,7 +176,7 @@ def choice_launches(scores: torch.Tensor) -> Iterator[Launch]:
     yield late_launch(guard, GuardFinding(some(B, H, dtype=torch.bool), mask))
 
 
-def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Launch]:
+def row_launches(heads: int, head_dim: int, dtype: torch.dtype, tile: ProductTile) -> Iterator[Launch]:
     """What a layer computes of 8 rows: norms of rows and of heads, rotary embedding, products, gated unit."""
     x, width = some(8, heads, head_dim, dtype=dtype), heads * head_dim
     row = some(8, width, dtype=dtype)
@@ -186,7 +186,7 @@ def row_launches(heads: int, head_dim: int, dtype: torch.dtype) -> Iterator[Laun
     yield place_launch(x, how, (x, x, x))
     correction = RowCorrection(some(8, 64, width, dtype=dtype), some(8, width, 64, dtype=dtype))
     yield from correction_launches(row, some(width), 1e-5, (correction, correction), some(8, width // 128, 129), row)
-    yield product_launch(row, some(width, width, dtype=dtype), row)
+    yield product_launch(row, some(width, width, dtype=dtype), row, tile)
     for kind in GROUPINGS:
         part = StoredRows(some(width, width // kind.length * kind.size, dtype=torch.uint8), kind)
         yield stored_launch(row, part, row)

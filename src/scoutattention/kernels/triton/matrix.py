@@ -6,6 +6,7 @@ program reads whole rows of the matrix, far ahead. What it computes of one row d
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...runtime.stored import StoredMatrix
@@ -28,7 +29,12 @@ class ProductTile(NamedTuple):
     stages: int = 4
 
 
-TILE = ProductTile()
+def default_product_tile(*, hip: bool = torch.version.hip is not None) -> ProductTile:
+    """The tile of a GPU. On AMD (`hip`) a program has 64 KiB of shared memory, which hold less that is read ahead."""
+    return ProductTile(stages=2) if hip else ProductTile()
+
+
+TILE = default_product_tile()
 
 
 @triton.jit
