@@ -11,7 +11,7 @@ from .command import Call, load_action, takes
 from .flags import AsJson, Auto, HiddenTrace, Messages, Model, System, flag
 from .inputs import Message, read_messages, read_prompt, with_system
 from .output import check_writable
-from .settings import PANELS, flag_of, read_settings, refuse_with_auto, written
+from .settings import PANELS, flag_of, read_settings, refuse_with_auto, refuse_with_dense
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,8 @@ class GenerateFlags:
 def generate(call: Call[GenerateFlags]) -> None:
     """Answer a prompt, and stream the answer. SCOUT_BUDGET=2048 in the environment means --budget 2048."""
     flags = call.flags
-    for name in ("budget", "device_memory"):
-        if flags.dense and name in call.given | call.environment:
-            dense, other = (written(one, call.environment) for one in ("dense", name))
-            raise ConfigError(
-                f"{dense} keeps the whole KV cache on the device and attends to all of it: leave out {other}"
-            )
+    if flags.dense:
+        refuse_with_dense(call.given, call.environment)
     check_writable("--trace", flags.trace)
     settings = read_settings(call.settings, dense=flags.dense)
     refuse_with_auto(settings, auto=flags.auto, dense=flags.dense, environment=call.environment)

@@ -195,6 +195,20 @@ def written(name: str, environment: Collection[str] = ()) -> str:
     return f"{variable_of(name)} in the environment" if name in environment else flag_of(name)
 
 
+def refuse_with_dense(given: Collection[str], environment: Collection[str]) -> None:
+    """Raises ConfigError where --dense was given with a setting that limits what is attended to or held.
+
+    given, environment: names of flags and settings that stand on the command line, and that come from around it.
+    """
+    for name in ("budget", "device_memory"):
+        if name in given or name in environment:
+            dense, other = (written(one, environment) for one in ("dense", name))
+            raise ConfigError(
+                f"{dense} keeps the whole KV cache on the device and attends to all of it, so it excludes {other}: "
+                f"leave out {other}"
+            )
+
+
 def refuse_with_auto(settings: Settings, *, auto: bool, dense: bool, environment: Collection[str] = ()) -> None:
     """Raises ConfigError where --auto is to choose what something else says already, on the line or around it.
 

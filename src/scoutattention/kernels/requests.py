@@ -59,8 +59,9 @@ class Preference(NamedTuple):
 class CodesRequest(NamedTuple):
     """Keys of blocks, and the digests that are made of them in 2 bits.
 
-    k: [n, H, P, D].   basis: matrices float32 [R, H, D, D], whose products with the keys are kept instead of the keys,
-    and each block's among them, int64 [n], or [1] where all blocks have the same; or None.
+    k: [n, H, P, D].
+    basis: None, or matrices float32 [R, H, D, D] and each block's row of them, int64 [n], or [1] for all blocks.
+    With a basis, the products of the matrices with the keys are kept instead of the keys.
     codes, bounds: uint8 [S, H, W, P, 4] and float16 [S, H, 2, D], see `reference.key_codes`.
     pages: int64 [n], where each block's digest goes, no two alike.
     """

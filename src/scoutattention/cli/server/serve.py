@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ..command import Call, load_action, takes
 from ..flags import Auto, HiddenTrace, Model, flag
 from ..output import check_writable
-from ..settings import read_settings, refuse_with_auto, settings_of, variable_of, written
+from ..settings import read_settings, refuse_with_auto, refuse_with_dense, settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MaxNumSeqs = Annotated[
@@ -65,10 +65,8 @@ def serve(call: Call[ServeFlags]) -> None:
     docs/server.md lists what requests may say. The dashboard at / shows what the server does.
     """
     flags = call.flags
-    for name in ("budget", "device_memory"):
-        if flags.dense and name in call.given | call.environment:
-            dense, other = (written(one, call.environment) for one in ("dense", name))
-            raise ConfigError(f"{dense} attends to everything on the device, so it excludes {other}")
+    if flags.dense:
+        refuse_with_dense(call.given, call.environment)
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
     check_writable("--trace", flags.trace)
