@@ -13,7 +13,7 @@ from scoutattention import LLM, SamplingParams, ScoutConfig
 from scoutattention.bench.common import profiler as profiling
 from scoutattention.bench.common.profiler import Event, Profiler, events_of
 from scoutattention.bench.timeline.build import Piece, pieces
-from scoutattention.bench.timeline.kernels import spans_of, with_layers
+from scoutattention.bench.timeline.kernels import spans_of, with_layers, with_waits
 from scoutattention.bench.timeline.recorder import Recorder
 from scoutattention.bench.timeline.watch import Watch, Watched
 from scoutattention.models.loader import load
@@ -316,6 +316,23 @@ def test_kernels_are_on_the_lanes_of_device_and_link(monkeypatch):
         ("device", "choose", None),
     ]
     assert spans[2] == Span("device", "near", 0, 1.00002, pytest.approx(1.000028))
+
+
+def test_near_attention_that_takes_far_results_ends_with_the_wait():
+    names = ["_partial_kernel", "_combine_kernel"] * 3
+    spans = with_layers(spans_of(Event(name, 1e6 * at, 1e6 * at + 8e5) for at, name in enumerate(names)), 3)
+    taken = with_waits(spans, {0: 0.5, 2: 0.9})
+    assert [(span.name, span.layer, span.start_s, span.end_s) for span in taken] == [
+        ("near", 0, 0.0, pytest.approx(0.3)),
+        ("wait far", 0, pytest.approx(0.3), 0.8),
+        ("near", 0, 1.0, 1.8),
+        ("near", 1, 2.0, 2.8),
+        ("near", 1, 3.0, 3.8),
+        ("near", 2, 4.0, 4.0),
+        ("wait far", 2, 4.0, 4.8),
+        ("near", 2, 5.0, 5.8),
+    ]
+    assert with_waits(taken, {0: 0.1}) == taken, "a kernel of its own waits"
 
 
 def test_products_of_few_rows_are_a_stage_and_the_last_one_is_the_heads():

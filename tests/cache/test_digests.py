@@ -72,7 +72,7 @@ def keys_of_few_dims(dims: int, tokens: int = 400) -> tuple[torch.Tensor, torch.
 
 def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
     q, k = keys_of_few_dims(3)
-    of_keys, of_queries = fit_basis(q, k)
+    of_keys, of_queries = fit_basis(q, k, OPS)
     keys, queries = k.transpose(0, 1) @ of_keys.mT, torch.einsum("nhgd,hed->hnge", q, of_queries)
     exact = torch.einsum("nhgd,thd->hngt", q, k)
     torch.testing.assert_close(torch.einsum("hngd,htd->hngt", queries, keys), exact, rtol=1e-3, atol=1e-2)
@@ -89,12 +89,12 @@ def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
 def test_the_main_dimensions_of_a_short_prompt_are_channels():
     q, k = torch.randn(9, HEADS, 3, DIM), torch.randn(9, HEADS, DIM)
     k[:, :, 7] *= 100
-    of_keys, of_queries = fit_basis(q, k)
+    of_keys, of_queries = fit_basis(q, k, OPS)
     for part in (of_keys, of_queries):
         assert ((part != 0).sum(-1) == 1).all()
         assert (part[:, 0, 7] != 0).all(), "the loudest is the first"
     torch.testing.assert_close(of_queries.mT @ of_keys, torch.eye(DIM).expand(HEADS, DIM, DIM))
-    for part in fit_basis(q[:1], k[:1]):
+    for part in fit_basis(q[:1], k[:1], OPS):
         assert part.isfinite().all()
 
 
@@ -132,7 +132,7 @@ def test_main_dimensions_of_keys_of_any_size_are_numbers_that_digests_hold(power
     """Keys times a power of two, and queries over it, have the products that they had."""
     torch.manual_seed(0)
     q, k, size = torch.randn(64, 2, 3, 8), torch.randn(64, 2, 8), 2.0**power
-    plain, scaled = fit_basis(q, k), fit_basis(q / size, k * size)
+    plain, scaled = fit_basis(q, k, OPS), fit_basis(q / size, k * size, OPS)
     main = torch.einsum("thd,hcd->htc", k * size, scaled.of_keys)
     assert 1e-4 < main.abs().amax() < 1e5
     queries, exact = (

@@ -65,6 +65,21 @@ def test_key_codes_made(column, sizes, dtype, basis):
     assert not padding.any()
 
 
+@every_call(SIZES, [])
+def test_main_dims(column, sizes, dtype):
+    """The directions are orthogonal, and the strongest come first."""
+    s = sizes
+    turn = torch.linalg.qr(torch.randn(s.H, s.D, s.D)).Q
+    keys = torch.randn(s.H, 4 * s.D, s.D) * torch.logspace(0, -2, s.D) @ turn
+    moments = keys.mT @ keys
+    got = column.call("main_dims", moments).double()
+    torch.testing.assert_close(got @ got.mT, torch.eye(s.D).double().expand(s.H, -1, -1), rtol=0, atol=1e-4)
+    turned = got @ moments.double() @ got.mT
+    strength, largest = turned.diagonal(dim1=-2, dim2=-1), turned.amax((-2, -1), keepdim=True)
+    assert ((turned - strength.diag_embed()).abs() < 1e-4 * largest).all()
+    torch.testing.assert_close(strength, torch.linalg.eigvalsh(moments.double()).flip(-1), rtol=1e-3, atol=1e-4)
+
+
 @every_call(SIZES, SIZES[2:3])
 def test_projected_queries(column, sizes, dtype):
     """By the first rows of matrices, as they lie in larger ones."""

@@ -122,15 +122,16 @@ def test_a_taken_call(column, size, rows, beside):
     assert torch.equal(take(first, 60), result)
     assert table.take_late() == 0
     assert torch.equal(take(second, 0.05), nothing)
-    counts = not beside or column.name != "triton-interpreted"  # whose programs run one by one, that which waits first
-    assert 0.05e9 * counts <= second.waited.item() < 5e9
+    # What attention hides does not count; of the interpreter's programs that is all, for that which waits is the first.
+    least = 0.05 if not beside else 0.04 if column.name != "triton-interpreted" else 0.0
+    assert least * 1e9 <= second.waited.item() < 5e9
     assert torch.equal(take(third, 60), result), "it is there"
     third.counts[1] = 8
     assert torch.equal(take(third, 60), nothing)
     assert third.waited.item() < 5e9
     assert (table.take_late(), table.take_late()) == (second.line, 0)
     assert torch.equal(take(third, 0.05), nothing)
-    assert third.waited.item() >= 0.05e9 * counts, "it is waited for again"
+    assert third.waited.item() >= least * 1e9, "it is waited for again"
     assert table.take_late() == third.line
 
 

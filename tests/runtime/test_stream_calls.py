@@ -62,10 +62,11 @@ class Calls:
         """The step as it is replayed, after it ran once."""
         self.transport.reset()
         self.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
         self.transport.times()
         if self.device.type == "cpu":
             return self.step
-        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             results = self.step()

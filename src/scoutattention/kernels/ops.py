@@ -114,6 +114,10 @@ class Ops(Protocol):
         """Digest blocks' keys, or their products with a basis, as 2-bit codes and their bounds."""
         ...
 
+    def main_dims(self, moments: Tensor) -> Tensor:
+        """Directions [n, D, D] of second moments, float32 [n, D, D], the strongest first; see `reference.main_dims`."""
+        ...
+
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
         """Products of queries q [B, H, G, D] with the rows of matrices [B, H, C, D]: float32 [B, H, G, C].
 

@@ -105,6 +105,10 @@ class PlainOps(Ops):
         reference.write_key_codes(what)
 
     @override
+    def main_dims(self, moments: Tensor) -> Tensor:
+        return reference.main_dims(moments)
+
+    @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
         return reference.project(q, basis)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.attention.predict import CalibratedPredictor, PlainPredictor
-from scoutattention.attention.prompt.correction import Correction, fit_low_rank
+from scoutattention.attention.prompt.correction import PRIOR, Correction, fit_low_rank
 from scoutattention.attention.prompt.trial import (
     HELD_OUT,
     LEAST_FITTED,
@@ -71,6 +71,16 @@ def test_rank_goes_to_the_directions_that_move_queries():
     error = (fit_low_rank(z, z @ change, weight, DIMS).apply(z) - z) @ weight.T - queries
     least = torch.linalg.svdvals(queries)[DIMS:].norm()
     assert least <= error.norm() < 1.05 * least
+
+
+@pytest.mark.parametrize("count", [E // 2, 3 * E])
+def test_of_full_rank_it_is_ridge_regression(count):
+    """However many positions there are: with fewer than channels, positions are solved for."""
+    torch.manual_seed(0)
+    z, change = torch.randn(2, count, E)
+    gram = z.T @ z + PRIOR * z.square().mean() * torch.eye(E)
+    left, right = fit_low_rank(z, change, torch.randn(E, E), E)
+    torch.testing.assert_close(left @ right.T, torch.linalg.solve(gram, z.T @ change), rtol=1e-3, atol=1e-3)
 
 
 def test_rank_is_at_most_the_sizes_of_inputs_and_queries():

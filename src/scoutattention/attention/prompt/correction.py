@@ -1,5 +1,6 @@
 """Calibration: what a layer's normed input is, from an earlier layer's, fitted in closed form on text."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,10 @@ class Correction(NamedTuple):
         return Correction(self.left.to(device, dtype), self.right.to(device, dtype))
 
 
+Operator = Callable[[Tensor], Tensor]
+"""A matrix by what it makes of the columns of another one, [E, m] -> [E, m]."""
+
+
 def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, dims: int) -> Correction:
     """A correction of `dims` dimensions that changes z by nearly `change`, for a layer whose queries are z @ weight.T.
 
@@ -45,13 +50,38 @@ def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, dims: int) -> Correc
     """
     z, change, weight = z.float(), change.float(), weight.float()
     dims = min(dims, *weight.shape)
-    gram = z.T @ z
-    penalty = PRIOR * z.square().mean()
-    full = torch.linalg.solve(gram + penalty * torch.eye(gram.shape[0], device=z.device), z.T @ change)
-    effect = full.T @ gram @ full  # second moments of z @ full; those of its queries have the main directions we want
+    full, effect = _ridge(z, change)
     main = torch.randn(weight.shape[0], dims, generator=torch.Generator().manual_seed(0)).to(z.device)
     for _ in range(ITERATIONS):
-        main = torch.linalg.qr(weight @ (effect @ (weight.T @ main))).Q
+        main = torch.linalg.qr(weight @ effect(weight.T @ main)).Q
     back = weight.T @ main
-    left, moments = full @ back, effect @ back
+    left, moments = full(back), effect(back)
     return Correction(left, moments @ torch.linalg.pinv(back.T @ moments, rtol=1e-5, hermitian=True))
+
+
+def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
+    """The ridge regression of `change` on z, and the second moments of what it makes of z: [E, E] each.
+
+    With fewer positions than channels, only a matrix [n, n] of positions is solved (Saunders et al., 1998).
+    """
+    penalty = PRIOR * z.square().mean()
+    if z.shape[0] < z.shape[1]:
+        positions = torch.cholesky_inverse(_factor(z @ z.T, penalty))
+
+        def fitted(x: Tensor) -> Tensor:
+            return x - penalty * (positions @ x)
+
+        return (
+            lambda x: z.T @ (positions @ (change @ x)),
+            lambda x: change.T @ fitted(fitted(change @ x)),
+        )
+    gram = z.T @ z
+    full = torch.cholesky_solve(z.T @ change, _factor(gram, penalty))
+    moments = full.T @ gram @ full
+    return full.matmul, moments.matmul
+
+
+def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
+    """The Cholesky factor of a matrix [m, m] of products, with a penalty on its diagonal."""
+    factor: Tensor = torch.linalg.cholesky_ex(gram + penalty * torch.eye(gram.shape[0], device=gram.device)).L
+    return factor

@@ -130,7 +130,8 @@ class PromptAttention:
         """`place` in turns."""
         start = self.known(row)
         if not start:
-            self._digests.fit(layer, row, prompt.sample.q, prompt.k)
+            with self._store.side.after(prompt.sample.q, prompt.k):  # where digests are written by it
+                self._digests.fit(layer, row, prompt.sample.q, prompt.k)
             yield from self._pause()
         total, size = len(prompt.k), self._store.block_size
         turn = TURN_BLOCKS * size if self._in_turns else total

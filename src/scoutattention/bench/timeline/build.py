@@ -4,6 +4,7 @@ Calls nest, and spans of a lane do not: each moment belongs to the innermost cal
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from ...attention.far_stream import Answered
 from ...runtime.workers import OTHER_THREAD, TaskTimes
 from ...trace.span import Span
 from ...trace.timeline import DECODE, DEVICE, FAR, HOST, LINK, PROMPT, SCHEDULER, WAIT, Arrow, Timeline, worker
-from .kernels import with_layers
+from .kernels import with_layers, with_waits
 from .watch import Noted, Watched
 
 COPY = "copy"
@@ -60,7 +61,7 @@ def build_timeline(recorded: Recorded) -> Timeline:
     for step in recorded.steps:
         one = _Step(step, lane, on_cpu=recorded.on_cpu)
         within = (span for span in recorded.kernels if one.frame.start_s <= span.start_s < one.frame.end_s)
-        kernels = with_layers(within, recorded.layers)
+        kernels = with_waits(with_layers(within, recorded.layers), one.waited_s())
         workers = list(one.workers())
         spans += [one.frame, *one.thread(), *kernels, *(span for span, _ in workers)]
         arrows += one.arrows(workers, kernels)
@@ -84,6 +85,13 @@ class _Step:
             if call.job is not None and call.name != WAIT:
                 piece = self._at(_middle(call))
                 self._job_layers[call.job] = -1 if piece is None or piece.layer is None else piece.layer
+
+    def waited_s(self) -> dict[int, float]:
+        """Seconds that a GPU waited for far results, by layer."""
+        waited: dict[int, float] = defaultdict(float)
+        for call in self._record.answered:
+            waited[call.layer] += call.report.waited_s
+        return waited
 
     def thread(self) -> Iterator[Span]:
         """What the engine's thread did; on a CPU its copies are the link's too."""

@@ -1,19 +1,19 @@
 """What a GPU did, from the profiler of PyTorch: the lanes of the device and of the link, in captured steps too."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...trace.span import Span
 from ...trace.timeline import DEVICE, LINK, WAIT
 from ..common.profiler import Event, short_name
 
-PRODUCT = "product"
+NEAR, PRODUCT = "near", "product"
 STAGES = {
     "take": WAIT,
     "append": "append",
-    "partial": "near",
-    "combine": "near",
+    "partial": NEAR,
+    "combine": NEAR,
     "join": "merge",
     "merge": "merge",
     "correct_kernel": "merge",
@@ -56,6 +56,24 @@ def with_layers(spans: Iterable[Span], layers: int) -> list[Span]:
             layer = None if own % layers or place >= own else place * layers // own
             counted.append(replace(span, layer=layer))
     return sorted(counted, key=lambda span: span.start_s)
+
+
+def with_waits(spans: Iterable[Span], waited_s: Mapping[int, float]) -> list[Span]:
+    """The spans of one step, with waits where near attention itself takes far results: they are the end of its kernel.
+
+    waited_s: of each layer that took far results, the seconds that it waited for them. Kernels that only wait stay.
+    """
+    whole = list(spans)
+    without = waited_s.keys() - {span.layer for span in whole if span.name == WAIT}
+    cut: list[Span] = []
+    for span in whole:
+        if span.lane == DEVICE and span.name == NEAR and span.layer in without:
+            without.discard(span.layer)  # the first kernel of a layer takes; the second one combines splits
+            middle = max(span.start_s, span.end_s - waited_s[span.layer])
+            cut += replace(span, end_s=middle), replace(span, name=WAIT, start_s=middle)
+        else:
+            cut.append(span)
+    return cut
 
 
 def _span(event: Event) -> Span:

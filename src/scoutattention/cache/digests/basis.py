@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernels.ops import Ops
+
 LEAST_TOKENS = 4
 """Prompt tokens below which, as a multiple of the head dim, correlations between channels are not to be trusted."""
 PRIOR = 1e-3
@@ -26,7 +28,7 @@ class Basis(NamedTuple):
     of_queries: Tensor
 
 
-def fit_basis(q: Tensor, k: Tensor) -> Basis:
+def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     """The basis whose first dimensions keep most of what queries q [n, H, G, D] tell of the keys k [T, H, D].
 
     With second moments C_q of the queries, C_k of the keys about their mean, and a factor C_q = L L^T, the products of
@@ -40,7 +42,8 @@ def fit_basis(q: Tensor, k: Tensor) -> Basis:
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
         basis = _channels(*(x.square().mean(1) for x in sides))
     else:
-        basis = _main_dims(*(x.mT @ x / x.shape[1] for x in sides))
+        of_queries, of_keys = (x.mT @ x / x.shape[1] for x in sides)
+        basis = _main_dims(of_queries, of_keys, ops)
     return Basis(basis.of_keys / size, basis.of_queries * size)
 
 
@@ -52,12 +55,12 @@ def _channels(queries: Tensor, keys: Tensor) -> Basis:
     return Basis(chosen * scale, chosen / scale)
 
 
-def _main_dims(queries: Tensor, keys: Tensor) -> Basis:
+def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
     """The basis of second moments [H, D, D]."""
     factor = torch.linalg.cholesky_ex(_comparable(queries)).L
-    main = torch.linalg.eigh(factor.mT @ _comparable(keys) @ factor).eigenvectors.flip(-1)
-    of_queries = torch.linalg.solve_triangular(factor.mT, main, upper=True)
-    return Basis((factor @ main).mT.contiguous(), of_queries.mT.contiguous())
+    main = ops.main_dims(factor.mT @ _comparable(keys) @ factor)
+    of_queries = torch.linalg.solve_triangular(factor, main, upper=False, left=False)
+    return Basis(main @ factor.mT, of_queries.contiguous())
 
 
 def _comparable(moment: Tensor) -> Tensor:

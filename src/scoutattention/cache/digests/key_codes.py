@@ -104,7 +104,7 @@ class MainDimDigests(KeyCodeDigests):
     def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
         if layer == 0 and k.shape[0] < LEAST_TOKENS * k.shape[2]:
             logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", k.shape[0])
-        for state, fitted in zip(self.basis, fit_basis(q, k), strict=True):
+        for state, fitted in zip(self.basis, fit_basis(q, k, self.ops), strict=True):
             state[layer, row] = fitted
 
     @override

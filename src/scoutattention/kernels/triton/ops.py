@@ -42,7 +42,7 @@ from . import (
 )
 from .base import INTERPRETED
 from .choices import choose, split
-from .digests import score, write
+from .digests import main_dims, score, write
 from .packed_pages import blocks as packed_blocks
 from .packed_pages import partial as packed_partial
 from .packed_pages import write as packed_write
@@ -142,6 +142,10 @@ class TritonOps(Ops):
     def write_key_codes(self, what: CodesRequest) -> None:
         for k, pages in in_basis(what):
             write.write_key_codes(k, what.codes, what.bounds, pages)
+
+    @override
+    def main_dims(self, moments: Tensor) -> Tensor:
+        return main_dims.main_dims(moments)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:
