@@ -15,6 +15,7 @@ from ...kernels.triton.calls import Taking, take_launch
 from ...kernels.triton.choices.choose import late_launch, wish_launch
 from ...kernels.triton.choices.split import Calling, interest_launch, split_launch
 from ...kernels.triton.corrections import correction_launches
+from ...kernels.triton.digests.main_dims import MOST_CHANNELS, orthogonal_launch
 from ...kernels.triton.digests.score import bound_launch, code_launch
 from ...kernels.triton.digests.write import bounding_launch, coding_launch
 from ...kernels.triton.join import join_launch
@@ -94,6 +95,8 @@ def launches(dtype: torch.dtype, head_dim: int, *, hip: bool) -> Iterator[Launch
     closed, digests = some(64, H, P, D, dtype=dtype), some(S, H, 2 * D)
     yield bounding_launch(closed, digests, moves)
     yield coding_launch(closed, words, bounds, moves)
+    if dtype == torch.float32 and D <= MOST_CHANNELS:
+        yield orthogonal_launch(some(H, D, D), some(H, D, D), some(H, D))
     listing = PageSelection(table, some(B, H, 63, dtype=torch.int64), some(B, H, 63, dtype=torch.bool), P)
     yield from call_launches(q, listing, ptx=not hip)
     yield from row_launches(H * G, D, dtype, default_product_tile(hip=hip))
