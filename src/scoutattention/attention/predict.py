@@ -85,8 +85,8 @@ class CalibratedPredictor(Predictor):
             by.insert(0, RowCorrection(left.mT, right, self.uses_stored[layer, rows]))
         return self._model.project_corrected(layer, x, rope, by)
 
-    def set(self, layer: int, row: int, own: Correction | None, *, uses_stored: bool) -> None:
-        """Say what corrects a layer's scouts of the sequence in a row."""
+    def set(self, layer: int, row: int, own: Correction | None, uses_stored: Tensor) -> None:
+        """Say what corrects a layer's scouts of the sequence in a row.   uses_stored: bool []."""
         self.uses_stored[layer, row] = uses_stored
         self.left[layer, row], self.right[layer, row] = (0.0, 0.0) if own is None else own
 

@@ -107,7 +107,7 @@ def test_a_predictable_change_is_corrected_for_the_row_alone():
     turn = torch.eye(E) + 0.5 * torch.randn(E, 5) @ torch.randn(5, E)
     second = first @ turn
     trial, calibrated = make_trial()
-    assert trial.cosine(1, 0, sample(first)) == 1.0
+    assert float(trial.cosine(1, 0, sample(first))) == 1.0
     cosine = trial.cosine(1, 1, sample(second))
     plain = ScoutTrial(ScoutConfig(), 3, LinearModel(), None)
     plain.cosine(1, 0, sample(first))
@@ -130,7 +130,7 @@ def test_what_does_not_help_is_not_kept():
     trial, calibrated = make_trial()
     x = torch.randn(2000, E)
     trial.cosine(0, 0, sample(x))
-    assert trial.cosine(0, 1, sample(x)) == pytest.approx(1)
+    assert float(trial.cosine(0, 1, sample(x))) == pytest.approx(1)
     assert (calibrated.left == 0).all()
 
 
@@ -172,7 +172,7 @@ def test_a_prompt_too_short_to_fit_to_has_the_stored_correction():
     first = torch.randn(LEAST_FITTED - 1, E)
     trial, calibrated = make_trial(stored)
     trial.cosine(1, 0, sample(first))
-    assert trial.cosine(1, 1, sample(stored.of(1).apply(first))) == pytest.approx(1)
+    assert float(trial.cosine(1, 1, sample(stored.of(1).apply(first)))) == pytest.approx(1)
     assert calibrated.uses_stored[:, 1].tolist() == [False, True, False]
     assert not calibrated.uses_stored[:, 0].any()
     assert (calibrated.left == 0).all()
@@ -214,6 +214,7 @@ def test_inputs_that_are_not_finite_are_told_of(caplog):
     q, k = torch.full((20, 2, 3, 16), torch.nan), torch.randn(20, 2, 16)
     for layer in range(3):
         attend(layer, q if layer == 2 else torch.randn_like(q), k, k, torch.randn(20, 8))
+    rig.prompt.finish(0, 20)
     assert [record.message[:7] for record in caplog.records] == ["layer 2"]
     assert not rig.attention.trusted[2, 0]
 

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 VOTERS = 32
 """Last prompt positions whose attention decides which blocks get the first slots."""
 
+SCORED_BYTES = 64 << 20
+"""Scores of several KV heads that a GPU holds at once. A CPU takes heads one by one: finding memory takes it long."""
+
 TURN_PAIRS, LEAST_TURN = 1 << 19, 32
 """Pairs of a position and a key of one head that a CPU attends to in a turn, and positions of a turn at least.
 
@@ -69,6 +72,7 @@ class PromptAttention:
         self._trial = trial
         self._trusted = trusted
         self._in_turns = store.device.type == "cpu"
+        self._cosines: dict[int, dict[int, Tensor]] = {}  # by row and layer, of prompts that are being read
 
     def known(self, row: int) -> int:
         """Tokens of a row's prompt that need not be read."""
@@ -88,6 +92,7 @@ class PromptAttention:
         no tables.
         record: gets what was placed, layer by layer.
         """
+        self._cosines.pop(row, None)  # of a prompt that was broken off
         total = self.known(row) + rope.cos.shape[0]
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
@@ -146,13 +151,9 @@ class PromptAttention:
         if start:
             return
         yield from self._pause()
-        cosine = self._trial.cosine(row, layer, prompt.sample)
-        if math.isnan(cosine):
-            logger.warning(
-                "layer %d: the prompt's inputs are not finite; this sequence uses the true query there", layer
-            )
-        if self._config.ablation.true_query_layers is None:
-            self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
+        sample = prompt.sample
+        with self._store.side.after(sample.x, sample.q, *sample.rope):
+            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample)
         yield from self._pause()
 
     def _pause(self) -> Turns:
@@ -161,8 +162,16 @@ class PromptAttention:
             yield
 
     def finish(self, row: int, num_tokens: int) -> None:
-        """Declare every layer of a prompt done."""
+        """Declare every layer of a prompt done, and decide which layers' scouts are trusted."""
         self._store.finish_prompt(row, num_tokens)
+        tried = self._cosines.pop(row, {})
+        for layer, cosine in zip(tried, torch.stack([*tried.values()]).tolist() if tried else (), strict=True):
+            if math.isnan(cosine):
+                logger.warning(
+                    "layer %d: the prompt's inputs are not finite; this sequence uses the true query there", layer
+                )
+            if self._config.ablation.true_query_layers is None:
+                self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
 
     def _fill_slots(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
         """Give slots to the blocks that the prompt's last queries q [<= VOTERS, H, G, D] attended to most."""
@@ -225,12 +234,13 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
 
     q: [W, H, G, D], the last W positions.   k: [T, H, D].   Returns float32 [H, T // block_size].
     """
-    T, W = k.shape[0], q.shape[0]
+    (T, H, _), (W, _, G, _) = k.shape, q.shape
     future = torch.arange(T, device=k.device) > torch.arange(T - W, T, device=k.device)[:, None]
-    full = T // block_size
-    mass = []
-    for head in range(k.shape[1]):  # one by one: the scores of all of them are as large as the keys
-        scores = q[:, head].float().transpose(0, 1) @ k[:, head].float().T * scale  # [G, W, T]
-        weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((0, 1))
-        mass.append(weights[: full * block_size].reshape(full, block_size).sum(-1))
-    return torch.stack(mass)
+    full, mass = T // block_size, []
+    together = 1 if k.device.type == "cpu" else max(1, SCORED_BYTES // (4 * G * W * T))
+    for some in (slice(first, first + together) for first in range(0, H, together)):
+        keys, queries = k[:, some].float().permute(1, 2, 0), q[:, some].float().permute(1, 2, 0, 3).flatten(1, 2)
+        scores = (queries @ keys * scale).view(-1, G, W, T)
+        weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
+        mass.append(weights[:, : full * block_size].reshape(-1, full, block_size).sum(-1))
+    return torch.cat(mass)

@@ -1,5 +1,7 @@
 """Trying scouts on a prompt, whose true queries are known: which layers can be trusted, and what would help them."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ...config import ScoutConfig
+from ...kernels import reference
 from ...runtime.ranks import ALONE, Ranks
 from ...types import Rope
 from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
@@ -49,61 +52,74 @@ class ScoutTrial:
         model: QueryModel,
         calibrated: CalibratedPredictor | None,
         ranks: Ranks = ALONE,
+        main_dims: Callable[[Tensor], Tensor] = reference.main_dims,
     ) -> None:
+        """`main_dims`: the operation of `Ops`, by which corrections are fitted."""
         self._sources = source_layers(config, num_layers)
         self._dims = config.ablation.correction_dims
         self._model = model
         self._calibrated = calibrated
         self._ranks = ranks
+        self._main_dims = main_dims
         self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
 
-    def cosine(self, row: int, layer: int, sample: TrialSample) -> float:
+    def cosine(self, row: int, layer: int, sample: TrialSample) -> Tensor:
         """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
 
-        1 for a layer without scouts. NaN where the model's numbers are not finite.
+        A number on the device, which nothing waits for. 1 for a layer without scouts. NaN where the model's numbers are
+        not finite.
         """
         self._inputs[row, layer] = sample.x
         source = self._sources[layer]
         seen = self._inputs[row, source]
         still_needed = self._sources[layer + 1 :]
         self._inputs = {(of, at): x for (of, at), x in self._inputs.items() if of != row or at in still_needed}
-        return 1.0 if source == layer else self._try(row, layer, sample, seen)
+        if source == layer:
+            return torch.ones((), device=seen.device)
+        return self._try(row, layer, sample, seen)
 
-    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor) -> float:
+    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor) -> Tensor:
         """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
 
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
         """
         judge, shown, calibrated = sample.held_out(), seen[::HELD_OUT], self._calibrated
 
-        def cosine(adjust: Adjust | None = None) -> float:
+        def cosine(adjust: Adjust | None = None) -> Tensor:
             scouts = self._model.project_query(layer, shown, judge.rope, adjust)
             mine = cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean()
-            return float(self._ranks.sum(mine) / self._ranks.size)
+            return self._ranks.sum(mine) / self._ranks.size
 
-        best, base = cosine(), None
+        best, base, own = cosine(), None, None
         if calibrated is None:
             return best
+        uses_stored = torch.zeros_like(best, dtype=torch.bool)
         if calibrated.stored is not None:
             stored = calibrated.stored.of(layer)
-            if (corrected := cosine(stored.apply)) > best:
-                best, base = corrected, stored
-        calibrated.set(layer, row, None, uses_stored=base is not None)
-        if seen.shape[0] < LEAST_FITTED or not (seen.isfinite().all() and sample.x.isfinite().all()):
-            return best
-        own = self._fit(layer, seen, sample.x, base)
-        corrected = cosine((own if base is None else own.joined(base)).apply)
-        if not corrected > best:  # nor where it is NaN
-            return best
-        calibrated.set(layer, row, own, uses_stored=base is not None)
-        return corrected
+            corrected = cosine(stored.apply)
+            uses_stored = corrected > best
+            best, base = corrected.where(uses_stored, best), stored.where(uses_stored)
+        if seen.shape[0] >= LEAST_FITTED:
+            own = self._fit(layer, seen, sample.x, base)
+            corrected = cosine((own if base is None else own.joined(base)).apply)
+            helps = (corrected > best) & seen.isfinite().all() & sample.x.isfinite().all()
+            best, own = corrected.where(helps, best), own.where(helps)
+        calibrated.set(layer, row, own, uses_stored)
+        return best
 
     def _fit(self, layer: int, seen: Tensor, true: Tensor, base: Correction | None) -> Correction:
-        """The sequence's own correction, on top of `base`."""
-        fitted = torch.arange(seen.shape[0]) % HELD_OUT != 0
-        z = self._model.normed_input(layer, seen[fitted])
-        change = self._model.normed_input(layer, true[fitted]) - (z if base is None else base.apply(z))
-        return fit_low_rank(z, change, self._model.query_weight(layer), self._dims).to(z.dtype)
+        """The sequence's own correction, on top of `base`. Numbers that are not finite count as 0."""
+        fitted = _fitted(seen.shape[0], seen.device)
+        z, wanted = (self._model.normed_input(layer, x[fitted].nan_to_num(0, posinf=0, neginf=0)) for x in (seen, true))
+        change = wanted - (z if base is None else base.apply(z))
+        weight = self._model.query_weight(layer)
+        return fit_low_rank(z, change, weight, self._dims, self._main_dims).to(z.dtype)
+
+
+@lru_cache(maxsize=4)
+def _fitted(count: int, device: torch.device) -> Tensor:
+    """The positions of a sample that do not judge."""
+    return torch.tensor([place for place in range(count) if place % HELD_OUT], device=device)
 
 
 def sample_every(num_tokens: int) -> int:

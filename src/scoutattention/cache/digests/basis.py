@@ -57,16 +57,17 @@ def _channels(queries: Tensor, keys: Tensor) -> Basis:
 
 def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
     """The basis of second moments [H, D, D]."""
-    factor = torch.linalg.cholesky_ex(_comparable(queries)).L
-    main = ops.main_dims(factor.mT @ _comparable(keys) @ factor)
+    queries, keys = _comparable(torch.stack((queries, keys)))
+    factor = torch.linalg.cholesky_ex(queries).L
+    main = ops.main_dims(factor.mT @ keys @ factor)
     of_queries = torch.linalg.solve_triangular(factor, main, upper=False, left=False)
     return Basis(main @ factor.mT, of_queries.contiguous())
 
 
 def _comparable(moment: Tensor) -> Tensor:
-    """Second moments [H, D, D] over that of a mean channel, plus `PRIOR`. A head's are 0 where one is not finite."""
-    moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), torch.zeros_like(moment))
-    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    """Second moments [..., D, D] over that of a mean channel, plus `PRIOR`. Where one is not finite, all D x D are 0."""
+    moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0)
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     mean = mean.where(mean > 0, 1)
     return moment / mean + PRIOR * torch.eye(moment.shape[-1], device=moment.device)
 

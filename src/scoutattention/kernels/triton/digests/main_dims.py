@@ -17,6 +17,8 @@ COSINE = 1e-5
 """Of two rows, below which they are orthogonal."""
 LEAST = 1e-5
 """Of the sum of a matrix's eigenvalues, what is added to each, so that its factor exists in float32."""
+WARPS = (4, 8)
+"""Of a program with up to 64 channels, and with more. With 8 matrices of 128 channels, 4, 16 and 32 take longer."""
 
 
 @triton.jit
@@ -67,24 +69,24 @@ def _orthogonal_kernel(
     tl.store(squares + matrix * D + i, square, mask=i < D)
 
 
-def orthogonal_launch(factor: Tensor, axes: Tensor, squares: Tensor, warps: int | None = None) -> Launch:
+def orthogonal_launch(factor: Tensor, axes: Tensor, squares: Tensor) -> Launch:
     """The launch of `main_dims`: factors [n, D, D], whose rows become axes [n, D, D] and their squares [n, D]."""
     n, D = squares.shape
     constants = {"D": D, "D_PAD": padded(D, 16), "SWEEPS": SWEEPS, "COSINE": COSINE}
-    return Launch(_orthogonal_kernel, (n,), (factor, axes, squares), constants, warps=warps or (32 if D > 64 else 8))
+    return Launch(_orthogonal_kernel, (n,), (factor, axes, squares), constants, warps=WARPS[D > 64])
 
 
 def main_dims(moments: Tensor) -> Tensor:
     """Eigenvectors of symmetric matrices with no negative eigenvalue, see `reference.main_dims`: nothing waits.
 
-    moments: float32 [n, D, D], finite.   Raises KernelError where it is not float32 and contiguous.
+    moments: float32 [n, D, D], finite and not zero.   Raises KernelError where it is not float32 and contiguous.
     """
     n, D, _ = moments.shape
     if D > MOST_CHANNELS:
         return reference.main_dims(moments)
     check("moments", moments, (None, D, D), torch.float32, rows=3)
-    trace = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    regular = moments + LEAST * trace * torch.eye(D, device=moments.device)
+    total = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    regular = moments / total + LEAST * torch.eye(D, device=moments.device)
     factor = torch.linalg.cholesky_ex(regular).L.mT.contiguous()
     axes, squares = torch.empty_like(factor), moments.new_empty(n, D)
     orthogonal_launch(factor, axes, squares).run()
