@@ -242,5 +242,5 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
         keys, queries = k[:, some].float().permute(1, 2, 0), q[:, some].float().permute(1, 2, 0, 3).flatten(1, 2)
         scores = (queries @ keys * scale).view(-1, G, W, T)
         weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
-        mass.append(weights[:, : full * block_size].reshape(-1, full, block_size).sum(-1))
+        mass.append(weights[:, : full * block_size].reshape(len(weights), full, block_size).sum(-1))
     return torch.cat(mass)
