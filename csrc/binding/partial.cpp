@@ -1,6 +1,9 @@
 #include "binding/partial.h"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
 
 namespace scout {
 namespace {
@@ -68,6 +71,20 @@ nb::tuple report(const BoundHandover& handover) {
     return nb::make_tuple(report.started_s, report.ran_s, report.waited_s, report.failure, report.job);
 }
 
+// Of the last calls of handovers whose results were waited for: seconds that ran behind other work, seconds that were
+// waited for, and the place of the first one that has failed, or -1.
+nb::tuple summed_reports(const std::vector<const BoundHandover*>& handovers) {
+    double hidden_s = 0, waited_s = 0;
+    int64_t failed = -1;
+    for (size_t place = 0; place < handovers.size(); ++place) {
+        const HandoverReport report = handovers[place]->report();
+        hidden_s += std::max(0.0, report.ran_s - report.waited_s);
+        waited_s += report.waited_s;
+        if (failed < 0 && !report.failure.empty()) failed = int64_t(place);
+    }
+    return nb::make_tuple(hidden_s, waited_s, failed);
+}
+
 }  // namespace
 
 PartialCall partial_call(const PartialArguments& arguments) {
@@ -127,6 +144,7 @@ void bind_partial(nb::module_& m) {
         .def("give_up", &BoundHandover::give_up, unlocked)
         .def("forget_failure", &BoundHandover::forget_failure, unlocked)
         .def("report", &report);
+    m.def("summed_reports", &summed_reports);
 }
 
 }  // namespace scout

@@ -47,6 +47,8 @@ class Handover:
     def forget_failure(self) -> None: ...
     def close(self) -> None: ...
 
+def summed_reports(handovers: list[Handover]) -> tuple[float, float, int]: ...  # hidden_s, waited_s, the first failed
+
 class Workers:
     """The kernels of one instruction set, on worker threads."""
 

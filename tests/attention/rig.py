@@ -161,11 +161,13 @@ class Rig:
         """Start a decode step of every sequence."""
         self.under_way = self.attention.prepare(range(len(self.keys)) if self.rows is None else self.rows)
         self.attention.start(self.under_way)
+        self.store.exchange.receive()
         return self.attention.begin(self.under_way, ROPE)
 
     def end(self) -> StepStats:
         """Finish the step."""
         self.attention.finish(self.under_way)
+        self.store.exchange.tell()
         self.attention.count(self.under_way)
         return self.attention.end(self.under_way, self.store.exchange.read()[0])
 

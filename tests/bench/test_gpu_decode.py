@@ -339,6 +339,7 @@ def profiled(monkeypatch, events):
     fake = SimpleNamespace(start=lambda: None, stop=lambda: None, events=lambda: seen, profiler=kineto)
     monkeypatch.setattr(profiler, "profile", lambda activities: fake)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(profiler, "let_go", lambda: None)
     return gpu_idle.traced(lambda: None, 2)
 
 

@@ -301,6 +301,7 @@ def test_kernels_are_on_the_lanes_of_device_and_link(monkeypatch):
     monkeypatch.setattr(profiling, "profile", FakeProfile)
     monkeypatch.setattr(profiling, "events_of", lambda profiler, device: events)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(profiling, "let_go", lambda: None)
     profiler = Profiler()
     profiler.end()
     assert spans_of(profiler.events) == []

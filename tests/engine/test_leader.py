@@ -13,7 +13,7 @@ from scoutattention import LLM, ConfigError, PromptError, RankError, SamplingPar
 from scoutattention.hardware.host import Host
 
 SCOUT = ScoutConfig(budget=40, block_size=8)
-PROMPTS = [[(7 * i * i + 3 * i) % 97 for i in range(length)] for length in (75, 3, 600)]
+PROMPTS = [[(7 * i * i + 3 * i) % 97 for i in range(length)] for length in (75, 3, 700)]
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
 SIZES = {"max_num_seqs": 2, "device_memory": "slots"}
 LEADER = """

@@ -113,8 +113,9 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
         monkeypatch.setattr(ops, moves, lambda *args: None)
     recalled = []
     monkeypatch.setattr(ops, "recall", recalled.append)  # its plain twin reads numbers
-    monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: 1.0)
+    monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: torch.ones(()))
     monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
+    monkeypatch.setattr(store.exchange, "tell", lambda: None)  # a tensor without memory has nothing to tell
     states = [torch.zeros(state[:, 0].shape, dtype=state.dtype) for state in store._of_prompts]
     kept = Prefix(Lineage(states, 0), tuple(range(CONTEXT // SIZE // 2)))
     for row, prefix in enumerate((NOTHING, kept)):

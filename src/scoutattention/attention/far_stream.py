@@ -11,7 +11,7 @@ from ..cache.pool import BlockPool, PackedPool
 from ..errors import KernelError
 from ..kernels.ops import Ops
 from ..kernels.requests import CallRequest, PartialRequest, TakeRequest
-from ..runtime.handover import FlagTable, Handover, PartialCall, Report
+from ..runtime.handover import FlagTable, Handover, PartialCall, Report, summed
 from ..runtime.workers import Workers
 from ..types import BlockList, PageSelection, Partial, SplitChoice, SplitRequest
 from .far import CallKind, FarTimes, FarTransport, Pending
@@ -110,17 +110,13 @@ class StreamTransport(FarTransport):
     @override
     def times(self) -> FarTimes:
         self._flags.end()
-        hidden_s = waited_s = 0.0
-        late, failures = self._flags.take_late(), []
-        for call in self.answered():
-            report = call.report
-            if report.failure or call.line == late:
-                failures.append(self._of_line[call.line].failed(report.failure))
-            waited_s += report.waited_s
-            hidden_s += max(0.0, report.ran_s - report.waited_s)
-        if failures:
+        late, lines = self._flags.take_late(), self._flags.made()
+        hidden_s, waited_s, failed = summed([self._of_line[line].handover for line in lines])
+        if failed >= 0 or late in lines:
+            first = self._of_line[late if late in lines else lines[failed]]
+            message = first.failed(first.handover.report().failure)
             self._give_up()
-            raise KernelError(failures[0])
+            raise KernelError(message)
         return FarTimes(hidden_s, waited_s)
 
     def answered(self) -> list[Answered]:

@@ -87,9 +87,9 @@ S = TypeVar("S", bound=Step)
 class Attention(Protocol[S]):
     """One way to attend during decoding.
 
-    A step is `prepare`, `start`, `begin`, the layers, `finish`, `count`, and `end`. `prepare` decides on the host,
-    perhaps while the device works on the step before, which was queued and counted. Everything from `begin` to `finish`
-    only queues work for the device.
+    A step is `prepare`, `start`, `exchange.receive`, `begin`, the layers, `finish`, `exchange.tell`, `count`,
+    `exchange.read` and `end`. `prepare` decides on the host, perhaps while the device works on the step before, which
+    was queued and counted. Everything from `receive` to `tell` only queues work for the device.
     """
 
     exchange: StepExchange
@@ -103,7 +103,7 @@ class Attention(Protocol[S]):
         ...
 
     def start(self, step: S) -> None:
-        """Tell the device of a step that was prepared; its tokens must be in `exchange` by then."""
+        """Send a step that was prepared; its tokens must be in `exchange` by then, which the step begins to receive."""
         ...
 
     def begin(self, step: S, rope: Rope) -> Attend:

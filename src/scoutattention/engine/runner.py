@@ -203,6 +203,7 @@ class Runner:
         """The logits of a step that was prepared; `drawing`: what the next tokens are drawn by."""
         attention, decoder, size = self.attention, self.decoder, step.batch.size
         exchange = attention.exchange
+        exchange.receive()
         tokens, positions = exchange.device.numbers[4:, :size]
         rope = decoder.rope(positions)
         logits = decoder.logits(decoder.forward(tokens, rope, attention.begin(step, rope)))
@@ -212,4 +213,5 @@ class Runner:
             self.seen.feed(step.batch.index, tokens)
             penalised = self.seen.penalise(logits, draws, step.batch.index)
         exchange.drawn[:size] = draw(logits, draws, drawing, penalised)
+        exchange.tell()
         return logits

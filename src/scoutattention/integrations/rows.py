@@ -128,6 +128,7 @@ class Pass:
             positions = [rows.length(piece.name) for piece, _ in decoding]
             self._step = self._attention.prepare([sequence.row for _, sequence in decoding])
             self._attention.start(self._step)
+            self._attention.exchange.receive()
             self._decode: Attend = self._attention.begin(
                 self._step, rows.rope_of(torch.tensor(positions, device=device))
             )
@@ -163,5 +164,6 @@ class Pass:
         if self._step is not None:
             self._attention.finish(self._step)
             self._attention.count(self._step)
+            self._attention.exchange.tell()
             counts, _ = self._attention.exchange.read()
             self._rows.stats += self._attention.end(self._step, counts)

@@ -3,6 +3,7 @@
 No Python runs when it does: a native thread looks for calls, and native workers answer them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..errors import KernelError
 from ..types import BlockList, CallFlags, Partial
 from .packed import Blocks
-from .workers import PollThread, Workers, pool_layer
+from .workers import PollThread, Workers, pool_layer, summed_reports
 
 LINES = 512
 """Calls whose flags lie together: the thread that looks for calls reads 32 cache lines for them."""
@@ -121,6 +122,22 @@ class Report(NamedTuple):
     job: int
 
 
+class Sums(NamedTuple):
+    """Of the last calls of handovers: seconds that ran behind the device's work, and that it waited for.
+
+    failed: the place of the first one that has failed, or -1.
+    """
+
+    hidden_s: float
+    waited_s: float
+    failed: int
+
+
+def summed(handovers: Sequence["Handover"]) -> Sums:
+    """The sums of handovers whose last calls the device has waited for."""
+    return Sums(*summed_reports([handover.native for handover in handovers]))
+
+
 class Handover:
     """One `Workers.partial` over tensors that stay where they are: what they hold is read whenever a device calls.
 
@@ -137,20 +154,20 @@ class Handover:
         q, k, v, self._blocks, scale = call
         self.flags = table.add()
         flags = self.flags[:3]
-        self._native = workers.native.handover(q, pool_layer(k, v), self._blocks, scale, result, flags, table.thread)
+        self.native = workers.native.handover(q, pool_layer(k, v), self._blocks, scale, result, flags, table.thread)
         self.result = result
 
     def report(self) -> Report:
         """What the last call took, when the device has waited for it; and the first failure."""
-        return Report(*self._native.report())
+        return Report(*self.native.report())
 
     def give_up(self) -> str:
         """End the last call, which the device waits for no more: nothing is written. Returns how far it had come."""
-        return self._native.give_up(self.number)
+        return self.native.give_up(self.number)
 
     def forget(self) -> None:
         """Forget failures."""
-        self._native.forget_failure()
+        self.native.forget_failure()
 
     @property
     def number(self) -> int:
@@ -164,4 +181,4 @@ class Handover:
 
     def close(self) -> None:
         """Give up what runs, wait for its end, and see no call ever after. A second call does nothing."""
-        self._native.close()
+        self.native.close()

@@ -19,6 +19,7 @@ except ImportError as error:
     raise KernelError(f"the native extension is not built ({error}): build it with `pip install .`") from error
 
 PollThread = _native.PollThread
+summed_reports = _native.summed_reports
 """A thread that looks for a device's calls while a step is under way."""
 OTHER_THREAD = -1
 CODE_BITS = (4, 8)

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 COPIES = ("Memcpy", "Memset", "copy_kernel", "unpack_kernel")
 """Beginnings of the names of events that only move data."""
 LONGEST_NAME = 60
+LETTING_GO_S = 0.05
 
 
 class Event(NamedTuple):
@@ -48,6 +49,17 @@ class Profiler:
             torch.cuda.synchronize()
             self._profile.stop()
             self.events = events_of(self._profile, "CUDA")
+            let_go()
+
+
+def let_go() -> None:
+    """Let the GPU's profiler end, if TEARDOWN_CUPTI is set: it does so at the next kernel, after a profile's end.
+
+    Otherwise that is the first kernel of the next profile, which then sees nothing (PyTorch 2.11).
+    """
+    torch.zeros(1, device="cuda").add_(1)
+    torch.cuda.synchronize()
+    time.sleep(LETTING_GO_S)
 
 
 def events_of(profiler: Any, device: str) -> list[Event]:  # noqa: ANN401  # PyTorch's, of which its stub lacks most

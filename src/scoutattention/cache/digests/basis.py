@@ -65,7 +65,7 @@ def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
 
 
 def _comparable(moment: Tensor) -> Tensor:
-    """Second moments [..., D, D] over that of a mean channel, plus `PRIOR`. Where one is not finite, all D x D are 0."""
+    """Second moments [..., D, D] over that of a mean channel, plus `PRIOR`. Those with one that is not finite are 0."""
     moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0)
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     mean = mean.where(mean > 0, 1)

@@ -81,6 +81,7 @@ class StepPass(Pass):
         self._attention = memory.built.attention
         self._step = self._attention.prepare(range(batch))
         self._attention.start(self._step)  # type: ignore[arg-type]  # its own step
+        self._attention.exchange.receive()
         self._attend: list[Attend] = []
 
     @override
@@ -99,6 +100,7 @@ class StepPass(Pass):
     def finish(self) -> StepStats:
         self._attention.finish(self._step)  # type: ignore[arg-type]
         self._attention.count(self._step)  # type: ignore[arg-type]
+        self._attention.exchange.tell()
         counts, _ = self._attention.exchange.read()
         return self._attention.end(self._step, counts)  # type: ignore[arg-type]
 
