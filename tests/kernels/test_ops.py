@@ -73,7 +73,7 @@ def test_main_dims(column, sizes, dtype):
     keys = torch.randn(s.H, 4 * s.D, s.D) * torch.logspace(0, -2, s.D) @ turn
     moments = keys.mT @ keys
     got = column.call("main_dims", moments).double()
-    torch.testing.assert_close(got @ got.mT, torch.eye(s.D).double().expand(s.H, -1, -1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got @ got.mT, torch.eye(s.D).double().expand(s.H, -1, -1), rtol=0, atol=5e-4)
     turned = got @ moments.double() @ got.mT
     strength, largest = turned.diagonal(dim1=-2, dim2=-1), turned.amax((-2, -1), keepdim=True)
     assert ((turned - strength.diag_embed()).abs() < 1e-4 * largest).all()

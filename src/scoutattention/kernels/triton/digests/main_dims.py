@@ -12,9 +12,9 @@ from ..base import Launch, check, padded, tl, triton
 MOST_CHANNELS = 128
 """Channels up to which a program can hold a matrix; beyond, PyTorch's `eigh` computes."""
 SWEEPS = 12
-"""Times at most that each pair of rows is made orthogonal; 6 to 8 are mostly enough."""
-COSINE = 1e-5
-"""Of two rows, below which they are orthogonal."""
+"""Times at most that each pair of rows is made orthogonal; 7 to 9 are mostly enough."""
+COSINE = 1e-3
+"""The largest of two rows in a sweep that was the last one: it leaves about the square of that."""
 LEAST = 1e-5
 """Of the sum of a matrix's eigenvalues, what is added to each, so that its factor exists in float32."""
 WARPS = (4, 8)
