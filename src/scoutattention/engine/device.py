@@ -16,10 +16,12 @@ from ..kernels.native import ManyRowKernels, NativeOps, RowKernels
 from ..kernels.ops import Ops
 from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
-from ..runtime.workers import Workers
+from ..runtime.workers import POLL_BESIDE_GPU_S, POLL_S, Workers
 
 LONGEST_WAIT_S = 10.0
 """Seconds that the device waits for the CPU before it goes on, and the step fails."""
+SPARE_CORES = 2
+"""Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
 OLDEST = (8, 0)
 """Compute capability of the first GPUs with bfloat16 in their matrix units."""
 
@@ -85,6 +87,15 @@ def with_kernels(decoder: Decoder, engine_config: EngineConfig, device: torch.de
     many = reference_rows if decoder.dtype == torch.float16 else ManyRowKernels(workers)
     few = RowKernels(workers)
     return decoder.with_rows(few, many, whole=few)
+
+
+def make_workers(engine_config: EngineConfig, cores: int, *, on_gpu: bool) -> Workers:
+    """The threads that a configuration asks for; without it, one per core, of which a GPU's own work needs some.
+
+    Raises ConfigError where there are fewer cores.
+    """
+    spare, poll_s = (SPARE_CORES, POLL_BESIDE_GPU_S) if on_gpu else (0, POLL_S)
+    return Workers(engine_config.workers or max(1, cores - spare), poll_s=poll_s)
 
 
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:

@@ -21,16 +21,13 @@ from ..hardware.memory_error import memory_error
 from ..models.calibration import find
 from ..models.decoder import Decoder
 from ..runtime.ranks import gathered
-from ..runtime.workers import Workers
-from .device import find_device, free_memory, make_ops, make_transport, with_kernels
+from .device import find_device, free_memory, make_ops, make_transport, make_workers, with_kernels
 from .prefix.cache import make_prefix_cache
 from .runner import Reading, Runner
 from .sampler import NOT_FINITE, Seen, not_finite, top_logprobs
 from .scheduler import Scheduler, Sequence
 from .stats import Stats
 
-SPARE_CORES = 2
-"""Cores that workers leave free beside a GPU: one looks for its calls, and the main thread waits on another."""
 PROMPTS_OWN = "the prompt's own"
 READING_S = 0.2
 """Seconds that prompts are read for before the engine looks for requests that come and go."""
@@ -80,7 +77,7 @@ class Engine:
         self.plan: MemoryPlan = (
             replace(like.plan, lineages=0) if like else make_plan(decoder, scout, engine_config, device)
         )
-        self.workers = Workers(engine_config.workers or max(1, cores - SPARE_CORES * (device.type != "cpu")))
+        self.workers = make_workers(engine_config, cores, on_gpu=device.type != "cpu")
         ops = make_ops(engine_config, device, self.workers)
         decoder = with_kernels(decoder, engine_config, device, self.workers)
         kv_dtype, ranks = engine_config.kv_dtype, self.ranks

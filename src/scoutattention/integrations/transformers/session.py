@@ -18,8 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ...attention.predict import source_layers
 from ...config import EngineConfig, ScoutConfig, Setting
 from ...config.fields import check
-from ...engine.device import find_device, kernels_for
-from ...engine.engine import SPARE_CORES
+from ...engine.device import find_device, kernels_for, make_workers
 from ...engine.stats import Stats
 from ...errors import ConfigError
 from ...hardware.host import usable_cores
@@ -96,8 +95,8 @@ class ScoutSession:
                 raise ConfigError("this model is inside a `with scout(...)` already: leave that one first")
             check_state(self.served.model)
             engine = self._settings[1]
-            spare = SPARE_CORES * (engine.device != "cpu")
-            self._workers = undo.enter_context(Workers(engine.workers or max(1, usable_cores() - spare)))
+            workers = make_workers(engine, usable_cores(), on_gpu=engine.device != "cpu")
+            self._workers = undo.enter_context(workers)
             undo.callback(self._forget)
             self._put_in(undo)
             if kernels_for(engine, self.served.device) == "native":
