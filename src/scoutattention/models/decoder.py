@@ -169,7 +169,7 @@ class Decoder(QueryModel):
                 q, k, v = self.project(layer, self.normed_input(layer, x[piece]), place)
                 turns = attend(layer, q.contiguous(), k.contiguous(), v.contiguous(), x[piece])
                 before, change = self.update(layer, x[piece], (yield from _telling(done, turns)))
-                x[piece] = before + change
+                torch.add(before, change, out=x[piece])
                 done = (layer * count + min(count, piece.stop)) // self.shape.num_layers
                 yield done
         return x
