@@ -1,7 +1,7 @@
 """A decode step as a value: its work, its counts, and the protocol between engine and attention."""
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -56,10 +56,13 @@ class StepStats:
     recalled_bytes: int = 0
 
     def __add__(self, other: "StepStats") -> "StepStats":
-        return StepStats(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+        others = vars(other)  # `dataclasses.astuple` copies deeply, and takes ten times as long
+        return StepStats(**{name: mine + others[name] for name, mine in vars(self).items()})
 
     def of_all(self, ranks: Ranks) -> "StepStats":
         """With all ranks' blocks, heads and bytes; the seconds and the recalls are this one's."""
+        if ranks.size == 1:
+            return self
         names = ("chosen_blocks", "far_blocks", "guarded_heads", "recalled_bytes")
         totals = ranks.sum(torch.tensor([getattr(self, name) for name in names])).tolist()
         return replace(self, **dict(zip(names, totals, strict=True)))
