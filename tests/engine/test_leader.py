@@ -13,6 +13,8 @@ from scoutattention import LLM, ConfigError, PromptError, RankError, SamplingPar
 from scoutattention.hardware.host import Host
 
 SCOUT = ScoutConfig(budget=40, block_size=8)
+# With a third prompt of 600 tokens, blocks chosen for the last token are a near tie: until then one process and two
+# have the same log-probabilities to 1e-6, and then they attend to different blocks.
 PROMPTS = [[(7 * i * i + 3 * i) % 97 for i in range(length)] for length in (75, 3, 700)]
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
 SIZES = {"max_num_seqs": 2, "device_memory": "slots"}

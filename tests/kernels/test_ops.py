@@ -80,6 +80,13 @@ def test_main_dims(column, sizes, dtype):
     torch.testing.assert_close(strength, torch.linalg.eigvalsh(moments.double()).flip(-1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("D", "scale"), [(5, 0.0), (130, 1.0), (16, 1e-18), (16, 1e12)])
+def test_main_dims_of_nothing_and_of_more_channels_than_a_program_holds(column, D, scale):
+    keys = torch.randn(2, 4 * D, D)
+    got = column.call("main_dims", keys.mT @ keys * scale)
+    torch.testing.assert_close(got @ got.mT, torch.eye(D).expand(2, -1, -1), rtol=0, atol=5e-4)
+
+
 @every_call(SIZES, SIZES[2:3])
 def test_projected_queries(column, sizes, dtype):
     """By the first rows of matrices, as they lie in larger ones."""

@@ -112,8 +112,10 @@ class StreamTransport(FarTransport):
         self._flags.end()
         late, lines = self._flags.take_late(), self._flags.made()
         hidden_s, waited_s, failed = summed([self._of_line[line].handover for line in lines])
-        if failed >= 0 or late in lines:
-            first = self._of_line[late if late in lines else lines[failed]]
+        places = failed, lines.index(late) if late in lines else -1
+        broken = [place for place in places if place >= 0]
+        if broken:
+            first = self._of_line[lines[min(broken)]]
             message = first.failed(first.handover.report().failure)
             self._give_up()
             raise KernelError(message)

@@ -91,8 +91,9 @@ class Attention(Protocol[S]):
     """One way to attend during decoding.
 
     A step is `prepare`, `start`, `exchange.receive`, `begin`, the layers, `finish`, `exchange.tell`, `count`,
-    `exchange.read` and `end`. `prepare` decides on the host, perhaps while the device works on the step before, which
-    was queued and counted. Everything from `receive` to `tell` only queues work for the device.
+    `exchange.read` and `end`. `count` may come before `tell` where no graph is captured. `prepare` decides on the host,
+    perhaps while the device works on the step before, which was queued and counted. Everything from `receive` to `tell`
+    only queues work for the device.
     """
 
     exchange: StepExchange
@@ -106,7 +107,7 @@ class Attention(Protocol[S]):
         ...
 
     def start(self, step: S) -> None:
-        """Send a step that was prepared; its tokens must be in `exchange` by then, which the step begins to receive."""
+        """Send the inputs of a step that was prepared. Its tokens must be in `exchange` by then."""
         ...
 
     def begin(self, step: S, rope: Rope) -> Attend:

@@ -1,4 +1,4 @@
-"""A stream beside the current one, for copies that overlap with its work."""
+"""A stream beside the current one, for copies and other work that overlaps with its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -92,8 +92,9 @@ class Workers:
         self.threads = cores if threads is None else threads
         if not 1 <= self.threads <= cores:
             raise ConfigError(f"workers={threads} is outside 1..{cores}, the cores this process may use")
-        if not 0 <= delay_s < float("inf"):
-            raise ConfigError(f"delay_s={delay_s} is not a number of seconds")
+        for name, seconds in (("delay_s", delay_s), ("poll_s", poll_s)):
+            if not 0 <= seconds < float("inf"):
+                raise ConfigError(f"{name}={seconds} is not a number of seconds")
         self._native = _native.Workers(self.threads, isa, delay_s, poll_s)
         self.isa = self._native.isa
 

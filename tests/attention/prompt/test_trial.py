@@ -189,6 +189,18 @@ def test_numbers_that_are_not_finite_are_not_trusted():
     assert (calibrated.left == 0).all()
 
 
+@pytest.mark.parametrize("count", [LEAST_FITTED, 2000])
+def test_inputs_of_which_none_is_finite_change_nothing(count):
+    trial, calibrated = make_trial()
+    first, broken = torch.randn(count, E), torch.full((count, E), torch.nan)
+    trial.cosine(0, 0, sample(broken))
+    assert trial.cosine(0, 1, sample(first)).isnan()
+    assert trial.cosine(0, 2, sample(broken)).isnan()
+    assert (calibrated.left == 0).all()
+    assert not fit_low_rank(torch.zeros(count, E), first, torch.eye(E), DIMS).left.any()
+    assert fit_low_rank(first, torch.zeros(count, E), torch.eye(E), DIMS).apply(first).equal(first)
+
+
 def test_inputs_are_kept_only_as_long_as_a_later_layer_needs_them():
     x = torch.randn(100, E)
     trial = ScoutTrial(ScoutConfig(lookahead=2), 5, LinearModel(), None)

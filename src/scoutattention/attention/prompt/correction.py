@@ -1,7 +1,6 @@
 """Calibration: what a layer's normed input is, from an earlier layer's, fitted in closed form on text."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,8 @@ PRIOR = 300
 """The penalty on a correction, in positions: as strong as so many of average size where nothing is to be corrected."""
 ITERATIONS = 3
 """Of the subspace iteration that finds the main directions; always from the same start, so that fits are repeatable."""
+LEAST_PENALTY = 1e-30
+"""So that inputs that are all zero have a factor, too."""
 LEAST_STRENGTH = 1e-5
 """Of the strongest direction; what moves queries less is rounding, and is left out."""
 
@@ -66,16 +67,15 @@ def fit_low_rank(
         main = torch.linalg.qr(weight @ effect(weight.T @ main)).Q
     back = weight.T @ main
     left, moments = full(back), effect(back)
-    rows = main_dims((back.T @ moments)[None])[0]
+    rows = main_dims((back.T @ moments).nan_to_num(0, posinf=0, neginf=0)[None])[0]
     strength = (rows @ back.T @ moments * rows).sum(-1)
     inverse = (1 / strength).where(strength > LEAST_STRENGTH * strength.amax(), 0)
     return Correction(left, moments @ rows.T * inverse @ rows)
 
 
-@lru_cache(maxsize=4)
 def _start(size: int, dims: int, device: torch.device) -> Tensor:
-    """Where the subspace iteration starts; making it takes a CPU a millisecond, and every layer starts alike."""
-    return torch.randn(size, dims, generator=torch.Generator().manual_seed(0)).to(device)
+    """Where the subspace iteration starts, the same on every processor of a kind: [size, dims]."""
+    return torch.randn(size, dims, generator=torch.Generator(device).manual_seed(0), device=device)
 
 
 def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
@@ -83,7 +83,7 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
 
     With fewer positions than channels, only a matrix [n, n] of positions is solved (Saunders et al., 1998).
     """
-    penalty = PRIOR * z.square().mean()
+    penalty = (PRIOR * z.square().mean()).clamp(min=LEAST_PENALTY)
     if z.shape[0] < z.shape[1]:
         factor = _factor(z @ z.T, penalty)
         half = torch.linalg.solve_triangular(factor, torch.eye(len(z), device=z.device), upper=False)

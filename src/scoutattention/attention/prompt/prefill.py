@@ -132,8 +132,9 @@ class PromptAttention:
             pass
 
     def _place(self, row: int, layer: int, prompt: PromptLayer) -> Turns:
-        """`place` in turns."""
+        """`place` in turns. What runs beside the device's work is at most one layer behind it, and so is its memory."""
         start = self.known(row)
+        self._store.side.join()
         if not start:
             with self._store.side.after(prompt.sample.q, prompt.k):  # where digests are written by it
                 self._digests.fit(layer, row, prompt.sample.q, prompt.k)

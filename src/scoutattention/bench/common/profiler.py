@@ -10,6 +10,7 @@ COPIES = ("Memcpy", "Memset", "copy_kernel", "unpack_kernel")
 """Beginnings of the names of events that only move data."""
 LONGEST_NAME = 60
 LETTING_GO_S = 0.05
+"""Seconds in which CUPTI ends after that kernel; see `let_go`."""
 
 
 class Event(NamedTuple):
@@ -53,9 +54,9 @@ class Profiler:
 
 
 def let_go() -> None:
-    """Let the GPU's profiler end, if TEARDOWN_CUPTI is set: it does so at the next kernel, after a profile's end.
+    """Launch a kernel, at which CUPTI ends where TEARDOWN_CUPTI is set.
 
-    Otherwise that is the first kernel of the next profile, which then sees nothing (PyTorch 2.11).
+    Otherwise it ends at the first kernel of the next profile, which then sees nothing (PyTorch 2.11).
     """
     torch.zeros(1, device="cuda").add_(1)
     torch.cuda.synchronize()

@@ -61,7 +61,8 @@ def with_layers(spans: Iterable[Span], layers: int) -> list[Span]:
 def with_waits(spans: Iterable[Span], waited_s: Mapping[int, float]) -> list[Span]:
     """The spans of one step, with waits where near attention itself takes far results: they are the end of its kernel.
 
-    waited_s: of each layer that took far results, the seconds that it waited for them. Kernels that only wait stay.
+    waited_s: of each layer that took far results, the seconds that it waited for them, perhaps 0: then the wait has no
+    length, and arrows still end there. A layer with a kernel that only waits stays as it is.
     """
     whole = list(spans)
     without = waited_s.keys() - {span.layer for span in whole if span.name == WAIT}

@@ -14,7 +14,7 @@ MOST_CHANNELS = 128
 SWEEPS = 12
 """Times at most that each pair of rows is made orthogonal; 7 to 9 are mostly enough."""
 COSINE = 1e-3
-"""The largest of two rows in a sweep that was the last one: it leaves about the square of that."""
+"""The largest cosine of two rows in a sweep after which no other follows: the sweep leaves about its square."""
 LEAST = 1e-5
 """Of the sum of a matrix's eigenvalues, what is added to each, so that its factor exists in float32."""
 WARPS = (4, 8)
@@ -31,7 +31,7 @@ def _orthogonal_kernel(
     SWEEPS: tl.constexpr,
     COSINE: tl.constexpr,
 ) -> None:
-    """Program (matrix): rotates pairs of its rows until all are orthogonal; axes are they in length 1.
+    """Program (matrix): rotates pairs of its rows until all are orthogonal.   axes: the same rows, of length 1.
 
     One-sided Jacobi (Hestenes, 1958). In round r of a sweep, row i is rotated with row i ^ r, so that all pairs have
     their turn.
@@ -79,14 +79,14 @@ def orthogonal_launch(factor: Tensor, axes: Tensor, squares: Tensor) -> Launch:
 def main_dims(moments: Tensor) -> Tensor:
     """Eigenvectors of symmetric matrices with no negative eigenvalue, see `reference.main_dims`: nothing waits.
 
-    moments: float32 [n, D, D], finite and not zero.   Raises KernelError where it is not float32 and contiguous.
+    moments: float32 [n, D, D], finite.   Raises KernelError where it is not float32 and contiguous.
     """
     n, D, _ = moments.shape
     if D > MOST_CHANNELS:
         return reference.main_dims(moments)
     check("moments", moments, (None, D, D), torch.float32, rows=3)
     total = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    regular = moments / total + LEAST * torch.eye(D, device=moments.device)
+    regular = moments / total.where(total > 0, 1) + LEAST * torch.eye(D, device=moments.device)
     factor = torch.linalg.cholesky_ex(regular).L.mT.contiguous()
     axes, squares = torch.empty_like(factor), moments.new_empty(n, D)
     orthogonal_launch(factor, axes, squares).run()
