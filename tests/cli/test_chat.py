@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scoutattention import CapacityError, PromptError, SamplingParams
+from scoutattention import CapacityError, PromptError, SamplingParams, ScoutConfig
 from scoutattention.cli import main
 
 from .fake import FakeLLM
@@ -43,6 +43,20 @@ def test_each_line_is_a_turn_and_history_is_kept(talk):
     assert FakeLLM.made.messages == [user("one"), HI, user("two")]
     assert FakeLLM.made.params == SamplingParams(max_tokens=1024)
     assert FakeLLM.made.closed
+
+
+def test_full_attention_and_what_the_planner_chooses(talk, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "scout", ScoutConfig(budget=None), raising=False)
+    assert talk("one", args=("--dense",))[0] == 0
+    options = FakeLLM.made.options
+    assert (options["scout"].budget, options["device_memory"]) == (None, "all")
+    code, out, err = talk("one", args=("--auto",))
+    assert (code, out, FakeLLM.made.options["scout"]) == (0, "Hi there\n", "auto")
+    assert err == "scout: --auto chose full attention: it is faster here, or all that is needed\n"
+    for args in (("--dense", "--budget", "64"), ("--auto", "--dense")):
+        code, _, err = talk("one", args=args)
+        assert code == 2
+        assert "so it excludes" in err
 
 
 def test_the_system_prompt_is_first_and_can_change(talk):
@@ -114,6 +128,8 @@ def test_help_and_numbers(talk):
         ("/save", "/save needs the name of a file"),
         ("/save /nowhere/x", "cannot write /nowhere/x"),
         ("/regen", "there is no turn to answer once more"),
+        ("/undo two", "/undo stands alone: leave out 'two'"),
+        ("/quit now", "/exit stands alone: leave out 'now'"),
     ],
 )
 def test_a_line_that_is_refused_does_not_end_the_chat(talk, line, message):

@@ -294,3 +294,10 @@ def test_reading_a_long_prompt_holds_nobody_up():
         assert asked.result().status_code == 200
         print(asked.result().elapsed, max(waits), len(waits))
         assert max(waits) < asked.result().elapsed.total_seconds() / 3
+
+
+def test_more_answers_than_the_server_ever_takes_name_the_field_that_asks_for_them():
+    with serving(FakeEngine(), max_waiting=1) as client:
+        for body, param in (({"prompt": "a", "n": 9, "temperature": 1}, "n"), ({"prompt": ["a"] * 9}, "prompt")):
+            said = client.post_json(COMPLETIONS, **body, max_tokens=2)
+            check(said, 400, param, "the request wants 9 answers, and the server takes 3 at once: ask for fewer")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from .command import Call, load_action, takes
-from .flags import Messages, Model, System
+from .command import Call, load_action, read_choice, takes
+from .flags import Auto, Dense, Messages, Model, System
 from .inputs import read_messages, with_system
-from .settings import PANELS, read_settings
+from .settings import PANELS
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class ChatFlags:
     model: Model
     system: System = None
     messages: Messages = None
+    dense: Dense = False
+    auto: Auto = False
 
 
 @takes(ChatFlags, *PANELS, without=("n", "logprobs", "prompt_logprobs"), max_tokens=1024)
@@ -26,4 +28,4 @@ def chat(call: Call[ChatFlags]) -> None:
     """
     flags = call.flags
     messages = with_system(flags.system, [] if flags.messages is None else read_messages(flags.messages))
-    load_action("chat").chat(flags, messages, read_settings(call.settings))
+    load_action("chat").chat(flags, messages, read_choice(call))

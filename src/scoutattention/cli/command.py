@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 import typer
 
-from .settings import setting_parameters
+from .settings import Settings, read_settings, refuse_with_auto, refuse_with_dense, setting_parameters
 
 F = TypeVar("F")
 
@@ -48,6 +48,19 @@ def load_action(name: str) -> ModuleType:
             gc.freeze()
             atexit.register(gc.unfreeze)  # what they hold is released at the end
             gc.enable()
+
+
+def read_choice(call: Call[Any]) -> Settings:
+    """The settings of a command whose flags have `dense` and `auto`.
+
+    Raises ConfigError where one of these excludes what else was said, or where a setting cannot be read.
+    """
+    dense, auto = call.flags.dense, call.flags.auto
+    if dense:
+        refuse_with_dense(call.given, call.environment)
+    settings = read_settings(call.settings, dense=dense)
+    refuse_with_auto(settings, auto=auto, dense=dense, environment=call.environment)
+    return settings
 
 
 def takes(

@@ -19,6 +19,9 @@ Messages = Annotated[
     Path | None,
     flag("--messages", 'A conversation: JSON as [{"role": ..., "content": ...}, ...].', metavar="FILE"),
 ]
+DENSE = "Full attention, with the whole KV cache on the device."
+Dense = Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False)]
+HiddenDense = Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)]
 Auto = Annotated[bool, flag("--auto", "Let `scout plan` choose full attention or scout.")]
 AsJson = Annotated[bool, flag("--json", "Print one JSON object instead.")]
 Plot = Annotated[Path | None, flag("--plot", "Draw the results into this PNG file.", metavar="FILE")]

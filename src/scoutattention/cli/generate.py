@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError, PromptError
-from .command import Call, load_action, takes
-from .flags import AsJson, Auto, HiddenTrace, Messages, Model, System, flag
+from .command import Call, load_action, read_choice, takes
+from .flags import AsJson, Auto, Dense, HiddenTrace, Messages, Model, System, flag
 from .inputs import Message, read_messages, read_prompt, with_system
 from .output import check_writable
-from .settings import PANELS, flag_of, read_settings, refuse_with_auto, refuse_with_dense
+from .settings import PANELS, flag_of
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,7 @@ class GenerateFlags:
         None
     )
     as_json: AsJson = False
-    dense: Annotated[
-        bool,
-        flag(
-            "--dense", "Full attention, with the whole KV cache on the device.", envvar="SCOUT_DENSE", show_envvar=False
-        ),
-    ] = False
+    dense: Dense = False
     auto: Auto = False
     trace: HiddenTrace = None
 
@@ -44,11 +39,8 @@ class GenerateFlags:
 def generate(call: Call[GenerateFlags]) -> None:
     """Answer a prompt, and stream the answer. SCOUT_BUDGET=2048 in the environment means --budget 2048."""
     flags = call.flags
-    if flags.dense:
-        refuse_with_dense(call.given, call.environment)
     check_writable("--trace", flags.trace)
-    settings = read_settings(call.settings, dense=flags.dense)
-    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense, environment=call.environment)
+    settings = read_choice(call)
     for name in ("logprobs", "prompt_logprobs"):
         if getattr(settings.params, name) is not None and not flags.as_json:
             flag = flag_of(name)

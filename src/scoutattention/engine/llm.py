@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack, get_args
@@ -241,11 +242,14 @@ def read_engine_options(options: Mapping[str, object]) -> EngineConfig:
 
     Raises ConfigError, also for a setting of another class, with where it belongs.
     """
-    for name in options:
-        for cls, where in ELSEWHERE.items():
-            if name in {item.name for item in fields(cls)}:
-                advice = where.format(f"{name}={options[name]!r}")
-                raise ConfigError(f"{name} is a setting of {cls.__name__}: {advice}")
+    places: dict[str, type] = {item.name: cls for cls in (*ELSEWHERE, EngineConfig) for item in fields(cls)}
+    for name, value in options.items():
+        found = name if name in places else (get_close_matches(name, places, 1) or [name])[0]
+        cls = places.get(found, EngineConfig)
+        if cls is not EngineConfig:
+            what = name if found == name else f"LLM has no setting {name!r}: {found!r} is the nearest, and"
+            advice = ELSEWHERE[cls].format(f"{found}={value!r}")
+            raise ConfigError(f"{what} is a setting of {cls.__name__}: {advice}")
     values: dict[str, Any] = dict(options)
     for name in ("device_memory", "host_memory", "prefix_cache_size"):
         if isinstance(values.get(name), str) and values[name] not in get_args(MemoryName):

@@ -129,7 +129,7 @@ class Server:
             raise refused("stream_options needs stream to be true", "stream_options")
         places, answers = n * count, list[Answer]()
         with ExitStack() as undo:
-            self.places.take(places)
+            self.places.take(places, "n" if n > 1 else "prompt")
             undo.callback(self.places.give_back, places, 0.0)
             undo.callback(_cancel, answers)
             prompts = await asyncio.to_thread(self._submit, body, read, answers)

@@ -38,12 +38,16 @@ class Places:
         self.closing = False
         self._recent: deque[float] = deque(maxlen=RECENT)
 
-    def take(self, count: int) -> None:
-        """Accept `count` answers. Raises ApiError with status 429 when the queue is full, and 503 when closing."""
+    def take(self, count: int, param: str | None = None) -> None:
+        """Accept `count` answers. Raises ApiError with status 429 when the queue is full, and 503 when closing.
+
+        param: the field of the request that says how many they are.
+        """
         if self.closing:
             raise ApiError(503, "the server is closing: ask another one", headers={"Retry-After": "5"})
         if count > self.most:
-            raise refused(f"the request wants {count} answers, and the server takes {self.most} at once: ask for fewer")
+            message = f"the request wants {count} answers, and the server takes {self.most} at once: ask for fewer"
+            raise refused(message, param)
         if self.taken + count > self.most:
             seconds = self._wait()
             raise ApiError(

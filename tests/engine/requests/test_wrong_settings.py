@@ -17,6 +17,11 @@ from scoutattention import LLM, Ablation, ConfigError, EngineConfig, SamplingPar
             {"divice": "cuda"},
             "EngineConfig has no setting 'divice': 'device' is the nearest; give one of device_memory",
         ),
+        (
+            {"budjet": 2048},
+            r"^LLM has no setting 'budjet': 'budget' is the nearest, and is a setting of ScoutConfig: write scout=S",
+        ),
+        ({"zzzz": 1}, "^EngineConfig has no setting 'zzzz': give one of device_memory"),
         ({"scout": "foo"}, """scout='foo' is of type str: give a ScoutConfig, as in .*, or "auto"$"""),
         ({"scout": 5}, "scout=5 is of type int: give a ScoutConfig"),
         ({"scout": {"budget": 5}}, "scout={'budget': 5} is of type dict: give a ScoutConfig"),

@@ -18,7 +18,7 @@ from ..output import loading, show, write_file
 from ..settings import Settings
 from ..shell import go_on, tell
 from .answer import chunks
-from .generate import stats_table
+from .generate import chosen, stats_table
 
 with suppress(ImportError):  # Python was built without it
     import readline  # noqa: F401  # `input` edits lines with it
@@ -36,15 +36,19 @@ HELP = """\
 Text of several lines begins and ends with \"\"\". Ctrl-C stops an answer."""
 OTHER_NAMES = {"/?": "/help", "/quit": "/exit", "/bye": "/exit", "/retry": "/regen", "/reset": "/clear"}
 """What other programs call the commands."""
+ALONE = ("/help", "/clear", "/undo", "/regen", "/stats", "/exit")
+"""Commands that take no text."""
 
 
 def chat(flags: ChatFlags, messages: list[Message], settings: Settings) -> None:
     """Talk until the input ends. Raises typer.Exit where a turn failed and nobody was there to see it."""
     with loading(flags.model):
-        llm = LLM(flags.model, scout=settings.scout, **asdict(settings.engine))
+        llm = LLM(flags.model, scout="auto" if flags.auto else settings.scout, **asdict(settings.engine))
     with llm:
         if not llm.tokenizer.has_chat_template:
             raise ConfigError(f"{flags.model} has no chat template: use `scout generate`")
+        if flags.auto:
+            tell(f"--auto chose {chosen(llm.scout)}")
         talk = Chat(llm, messages, settings)
         talk.run()
     if talk.failed and not talk.interactive:
@@ -80,7 +84,7 @@ class Chat:
             print("/help lists the commands, Ctrl-D ends the chat.", file=sys.stderr)
         if self.messages and self.messages[-1]["role"] == "user":
             self._answer()
-        while (text := self._read()) is not None and self._name(text) != "/exit":
+        while (text := self._read()) is not None and (self._name(text), *text.split()[1:]) != ("/exit",):
             self._take(text)
 
     def _read(self) -> str | None:
@@ -104,10 +108,12 @@ class Chat:
 
     def _take(self, text: str) -> None:
         """Do what a line says, or answer it."""
-        name = self._name(text)
-        if name in self._commands:
+        name, rest = self._name(text), text.partition(" ")[2].strip()
+        if rest and name in ALONE:
+            self._refuse(f"{name} stands alone: leave out {rest!r}")
+        elif name in self._commands:
             try:
-                self._commands[name](text.partition(" ")[2].strip())
+                self._commands[name](rest)
             except ConfigError as error:
                 self._refuse(str(error))
         elif name:

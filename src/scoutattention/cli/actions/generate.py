@@ -42,7 +42,7 @@ def generate(flags: GenerateFlags, prompt: str | list[Message], settings: Settin
     if not flags.as_json:
         table = stats_table(stats)
         if flags.auto:
-            table.add_row("Chosen", _chosen(llm.scout))
+            table.add_row("Chosen", chosen(llm.scout))
         table.add_row("Memory", f"{format_bytes(peak_memory())} at most{_of_the_file(llm)}")
         show(table, stderr=not sys.stdout.isatty())
         return
@@ -75,7 +75,7 @@ def _answer(llm: LLM, prompt: str | list[Message], params: SamplingParams, flags
     return answer
 
 
-def _chosen(scout: ScoutConfig) -> str:
+def chosen(scout: ScoutConfig) -> str:
     """What --auto chose."""
     if scout.budget is None:
         return "full attention: it is faster here, or all that is needed"

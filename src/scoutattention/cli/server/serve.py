@@ -6,10 +6,10 @@ from typing import Annotated
 
 from ...config import EngineConfig, ScoutConfig
 from ...errors import ConfigError
-from ..command import Call, load_action, takes
-from ..flags import Auto, HiddenTrace, Model, flag
+from ..command import Call, load_action, read_choice, takes
+from ..flags import Auto, HiddenDense, HiddenTrace, Model, flag
 from ..output import check_writable
-from ..settings import read_settings, refuse_with_auto, refuse_with_dense, settings_of, variable_of
+from ..settings import settings_of, variable_of
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 MaxNumSeqs = Annotated[
@@ -22,7 +22,6 @@ MaxNumSeqs = Annotated[
         show_envvar=False,
     ),
 ]
-DENSE = "Full attention with everything on the device."
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ServeFlags:
     max_waiting: Annotated[
         int, flag("--max-waiting", "Answers that wait for others to end; more get status 429.", min=0, hidden=True)
     ] = 256
-    dense: Annotated[bool, flag("--dense", DENSE, envvar="SCOUT_DENSE", show_envvar=False, hidden=True)] = False
+    dense: HiddenDense = False
     auto: Auto = False
     trace: HiddenTrace = None
 
@@ -65,15 +64,11 @@ def serve(call: Call[ServeFlags]) -> None:
     docs/server.md lists what requests may say. The dashboard at / shows what the server does.
     """
     flags = call.flags
-    if flags.dense:
-        refuse_with_dense(call.given, call.environment)
     if flags.api_key is not None and not flags.api_key.strip():
         raise ConfigError("--api-key is empty: give a key, or leave the flag out")
     check_writable("--trace", flags.trace)
     refuse_without_server()
-    settings = read_settings(call.settings, dense=flags.dense)
-    refuse_with_auto(settings, auto=flags.auto, dense=flags.dense, environment=call.environment)
-    load_action("serve").serve(flags, settings)
+    load_action("serve").serve(flags, read_choice(call))
 
 
 def refuse_without_server() -> None:
