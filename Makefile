@@ -53,7 +53,7 @@ test-all: check $(VENV)/.model $(VENV)/.harness
 
 # Here Triton compiles the kernels: other tests have its interpreter run them.
 test-gpu: $(VENV)/.package
-	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(SHARED) tests/kernels tests/engine tests/runtime
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(SHARED) tests/kernels tests/engine tests/runtime tests/bench
 
 site: $(VENV)/.package
 	$(BIN)/sphinx-build -W --keep-going -q -c docs/site docs build/site

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from scoutattention.bench.gpu import rounds as gpu_rounds
-from scoutattention.bench.gpu.cases import LeftOut, Measured, Result, rivals
+from scoutattention.bench.gpu.cases import AS_MANY, MOST_AT_ONCE, LeftOut, Measured, Result, rivals
 from scoutattention.bench.gpu.rounds import measure
 
 from .test_gpu_decode import BASE, NAMES, make_bench
@@ -107,3 +107,21 @@ def test_without_room_nothing_runs(cases):
     measured = measure(make_bench((256,), (1, 2), until=time.perf_counter() + 9), rivals(BASE))
     assert ran == measured.results == []
     assert [one.batch for one in measured.left_out] == [1] * len(NAMES)
+
+
+def test_as_many_as_fit_are_found_for_each_store(cases):
+    """The most that fit for all rivals of a store, beside the batches that are named."""
+    ran, room, _ = cases
+    room.update(full=256 * 7, fetch=256 * 37 + 255)
+    room["fetch-ahead"] = 256 * 30
+    measured = measure(told_bench((256,), (2, AS_MANY))[0], (FULL, FETCH, AHEAD))
+    assert ran == [("full", 256, 7), ("fetch", 256, 30), ("full", 256, 2), ("fetch", 256, 2)]
+    assert not measured.left_out
+
+
+def test_as_many_as_are_looked_for(cases):
+    ran, room, _ = cases
+    room.update(full=0)
+    measured = measure(told_bench((256,), (AS_MANY,))[0], (FULL, FETCH))
+    assert ran == [("fetch", 256, MOST_AT_ONCE)]
+    assert [(one.engine, one.batch) for one in measured.left_out] == [("full", 1)]

@@ -137,6 +137,16 @@ def test_the_table_says_what_is_replayed_and_what_was_left_out(recording, monkey
     assert "no device kernel is checked" in err
 
 
+def test_as_many_sequences_as_fit(capsys):
+    sizes = ("--contexts", "256", "--host-memory", "1700KiB", "--engines", "full", "--quick", "--json")
+    for given, batches in (("most", [5]), ("1, most", [5, 1])):
+        assert bench(*TINY, *sizes, "--batches", given) == 0
+        assert [case["batch"] for case in json.loads(capsys.readouterr().out)["cases"]] == batches
+    for given in ("many", "most,", "most,0"):
+        assert bench(*TINY, *sizes, "--batches", given) == 2
+        assert "scout: --batches" in capsys.readouterr().err
+
+
 def test_what_is_given_is_run_in_its_order(capsys):
     assert bench(*TINY, "--contexts", "128,256,64", "--batches", "1,2", "--quick", "--json") == 0
     cases = json.loads(capsys.readouterr().out)["cases"][:: len(NAMES)]

@@ -9,7 +9,7 @@ import typer
 
 from ..bench.decode.measure import Workload as DecodeWorkload
 from ..bench.decode.process import ENGINES
-from ..bench.gpu.cases import QUICK_STEPS, STEPS, other_programs, rivals
+from ..bench.gpu.cases import AS_MANY, QUICK_STEPS, STEPS, other_programs, rivals
 from ..bench.gpu.cases import Workload as GpuWorkload
 from ..cache.memory_plan import SLOTS_PER_BUDGET
 from ..config import EngineConfig, KVDTypeName, ScoutConfig, parse_size
@@ -153,7 +153,12 @@ class GpuFlags:
         flag("--contexts", "Prompt lengths in tokens. Without it: 64k, 32k, 128k, 8k, in this order.", metavar="LIST"),
     ] = None
     batches: Annotated[
-        str | None, flag("--batches", "Numbers of sequences decoded at once. Without it: 1 to 256.", metavar="LIST")
+        str | None,
+        flag(
+            "--batches",
+            "Numbers of sequences decoded at once; 'most': as many as fit. Without it: 1 to 256.",
+            metavar="LIST",
+        ),
     ] = None
     budget: Annotated[
         int | None,
@@ -218,7 +223,7 @@ def gpu(call: Call[GpuFlags]) -> None:
     warm_up, steps = QUICK_STEPS if flags.quick else STEPS
     workload = GpuWorkload(
         read_numbers("--contexts", flags.contexts or contexts, least=1),
-        read_numbers("--batches", flags.batches or batches, least=1),
+        _read_batches(flags.batches or batches),
         EngineConfig(host_memory=host, device=flags.device, kv_dtype=flags.kv_dtype),
         warm_up,
         steps,
@@ -230,3 +235,11 @@ def gpu(call: Call[GpuFlags]) -> None:
     # this is set before the first one.
     os.environ.setdefault("TEARDOWN_CUPTI", "1")
     load_action("gpu").gpu(flags, workload, minutes if flags.minutes is None else flags.minutes)
+
+
+def _read_batches(text: str) -> tuple[int, ...]:
+    """The numbers of a list as in 1,8,most, of which `most` is AS_MANY. Raises ConfigError where it is none."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [part for part in parts if part != "most"]
+    most = (AS_MANY,) if "most" in parts else ()
+    return (*most, *(read_numbers("--batches", ",".join(numbers), least=1) if numbers else ()))

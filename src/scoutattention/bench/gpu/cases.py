@@ -8,6 +8,8 @@ from ...config import EngineConfig, KVDTypeName, Memory, ScoutConfig
 
 TRACED = 3
 """Steps after the timed ones, in which a profiler sees when the device works; and those of a timeline."""
+AS_MANY, MOST_AT_ONCE = 0, 512
+"""A batch of as many sequences as fit, by the engine's own plan; and how many are looked for at most."""
 STEPS, QUICK_STEPS = (16, 32), (8, 16)
 """Steps of a run, and of a quick run: not counted, and counted."""
 
@@ -63,7 +65,7 @@ def other_programs(base: ScoutConfig) -> tuple[Rival, ...]:
 class Workload:
     """What to run.
 
-    contexts, batches: each pair is a case; the first context is the first to run.
+    contexts, batches: each pair is a case; the first context is the first to run. A batch may be `AS_MANY`.
     engine_config: the settings that all engines share, with the size of the host's memory. Its kv_dtype is for rivals
         with pages in host memory, see `Rival.kv_dtype`.
     device_limit: bytes of the device that may be taken, or None for all.

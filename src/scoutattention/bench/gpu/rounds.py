@@ -3,13 +3,14 @@
 import gc
 import itertools
 import time
+from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from .cases import LeftOut, Measured, Result, Rival
-from .decode import Bench, check_room, free, run_together, tried
+from .cases import AS_MANY, MOST_AT_ONCE, LeftOut, Measured, Result, Rival
+from .decode import Bench, Case, check_room, free, run_together, tried
 
 
 class Queue(NamedTuple):
@@ -69,13 +70,28 @@ def frozen_garbage() -> Iterator[None]:
 
 def with_room(bench: Bench, context: int, sharing: list[Rival]) -> tuple[Queue, list[LeftOut]]:
     """The batches that memory suffices for, and why it does not suffice for the next larger one."""
+    wanted = set(bench.workload.batches)
+    if AS_MANY in wanted:
+        wanted = wanted - {AS_MANY} | {most_that_fit(bench, context, sharing)}
     fitting: list[int] = []
-    for batch in sorted(bench.workload.batches):
-        why = tried(partial(check_room, bench, sharing[0], (context, batch)))
+    for batch in sorted(wanted):
+        why = _no_room(bench, sharing[:1], (context, batch))
         if why is not None:
             return Queue(context, sharing, fitting), [LeftOut(rival.name, context, batch, why) for rival in sharing]
         fitting.append(batch)
     return Queue(context, sharing, fitting), []
+
+
+def most_that_fit(bench: Bench, context: int, sharing: list[Rival]) -> int:
+    """The largest batch that memory suffices for by the plans of all rivals; 1 where it suffices for none."""
+    batches = range(1, MOST_AT_ONCE + 1)
+    return max(1, bisect_left(batches, True, key=lambda batch: _no_room(bench, sharing, (context, batch)) is not None))
+
+
+def _no_room(bench: Bench, rivals: list[Rival], case: Case) -> str | None:
+    """Why memory is too small for a rival's case, if it is."""
+    failures = (tried(partial(check_room, bench, rival, case)) for rival in rivals)
+    return next((why for why in failures if why is not None), None)
 
 
 def rounds(bench: Bench, queues: list[Queue]) -> Iterator[Result | LeftOut]:
