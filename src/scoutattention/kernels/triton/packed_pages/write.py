@@ -12,6 +12,8 @@ from .blocks import PackedPools, check_packed, check_pinned, extents, flat, shif
 
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2^23: added to a small float32 and taken off again, it leaves the nearest whole number, the even one of two."""
+WARPS = 8
+"""Of a program; with 4, one on Blackwell has too few registers for a head dim of 128."""
 
 
 @triton.jit
@@ -113,7 +115,7 @@ def pack_launch(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor) -> Lau
     """The launch of `write_packed_blocks`."""
     tensors, strides = flat(target)
     arguments = (k, v, pages, *tensors, *k.stride()[:3], *v.stride()[:3], *strides)
-    return Launch(_pack_kernel, tuple(k.shape[:2]), arguments, extents(target))
+    return Launch(_pack_kernel, tuple(k.shape[:2]), arguments, extents(target), WARPS)
 
 
 def write_packed_blocks(k: Tensor, v: Tensor, target: PackedPools, pages: Tensor) -> None:

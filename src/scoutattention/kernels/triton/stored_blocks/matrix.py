@@ -14,7 +14,8 @@ from .numbers import GROUPINGS, StoredTile, byte_at, compiled_for, fill, first_c
 
 FEW = 16
 """Rows that are few; they are computed as so many."""
-TILE = StoredTile()
+TILE = StoredTile(warps=8)
+"""With 4 warps an A100 has too few registers for Q4_0 in float16."""
 PROMPT_NUMBERS = 1 << 24
 """Numbers that are expanded at once for a product of many rows: fewer would be many more launches."""
 
