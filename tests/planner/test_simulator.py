@@ -129,14 +129,6 @@ MEASURED = [
     ("h200", "scout", 32768, 8, 10.70),
 ]
 
-
-@pytest.mark.parametrize(("hardware", "design", "context", "batch", "ms"), MEASURED)
-def test_steps_that_were_measured_on_gpus(hardware, design, context, batch, ms):
-    known = read_model("qwen3-8b")
-    work = Work(known.shape, known.tied, context, batch, SCOUT)
-    assert predict(design, work, find_computer(hardware)).step_s * 1e3 == pytest.approx(ms, rel=0.25)
-
-
 PACKED = [
     # ms: docs/speed.md, pages in 8 bits. No constant is from these runs.
     ("h100-16-cores", "compute", 32768, 8, 18.9),
@@ -150,10 +142,13 @@ PACKED = [
 ]
 
 
-@pytest.mark.parametrize(("hardware", "design", "context", "batch", "ms"), PACKED)
-def test_steps_with_packed_pages_that_were_measured_on_a_gpu(hardware, design, context, batch, ms):
+@pytest.mark.parametrize(
+    ("hardware", "design", "context", "batch", "ms", "kv_dtype"),
+    [(*case, "auto") for case in MEASURED] + [(*case, "int8") for case in PACKED],
+)
+def test_steps_that_were_measured_on_gpus(hardware, design, context, batch, ms, kv_dtype):
     known = read_model("qwen3-8b")
-    work = Work(known.shape, known.tied, context, batch, SCOUT, kv_dtype="int8")
+    work = Work(known.shape, known.tied, context, batch, SCOUT, kv_dtype=kv_dtype)
     assert predict(design, work, find_computer(hardware)).step_s * 1e3 == pytest.approx(ms, rel=0.25)
 
 

@@ -79,6 +79,11 @@ def setting_of(item: Field[Any]) -> Setting:
     return found
 
 
+def names_of(cls: type[Any]) -> tuple[str, ...]:
+    """The names of a configuration's fields."""
+    return tuple(item.name for item in fields(cls))
+
+
 class Checked:
     """Base of the configurations: checks every field when one is made, and refuses names that are no fields."""
 
@@ -87,7 +92,7 @@ class Checked:
 
     def __new__(cls, *_: object, **values: object) -> Self:
         """Raises ConfigError for an old name, with the new one, and for an unknown one, with the nearest."""
-        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
+        known = names_of(cls)
         for name in values:
             if name in cls.old_names:
                 raise ConfigError(f"{cls.__name__} has no setting {name!r} any more: {cls.old_names[name]}")

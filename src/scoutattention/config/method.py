@@ -1,11 +1,11 @@
 """The settings of the method: choice of blocks, CPU share, recall, and ablations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from ..errors import ConfigError, nearest
-from .fields import Checked, setting
+from .fields import Checked, names_of, setting
 
 OnMiss = Literal["compute", "fetch", "drop"]
 FarQuery = Literal["predicted", "true"]
@@ -191,8 +191,8 @@ class ScoutConfig(Checked):
 
         Raises ConfigError for a name that is a field of neither.
         """
-        own = [item.name for item in fields(self)]
-        known = own + [item.name for item in fields(Ablation)]
+        own = names_of(type(self))
+        known = own + names_of(Ablation)
         for name in values:
             if name not in known:
                 raise ConfigError(f"ScoutConfig and Ablation have no setting {name!r}: {nearest(name, known)}")

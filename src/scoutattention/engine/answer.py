@@ -35,9 +35,9 @@ class Output:
 
     finish_reason: "stop" (end of sequence, or a stop string), "length", or "error".   error: what failed, or None.
     logprobs: for each token, log-probabilities by token id, the token's own first; None unless requested.
-    prompt_logprobs: the same for each token of the prompt; None for the first token, which has nothing before it.
+    prompt_logprobs: the same for each token of the prompt; None for the first token.
     ttft_s: seconds from the arrival of the request to its first token.
-    cached_tokens: prompt tokens that were reused from earlier prompts, and not prefilled again.
+    cached_tokens: prompt tokens that the engine reused from earlier prompts.
     """
 
     text: str

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import fields
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..config import (
     WeightsName,
     parse_size,
 )
+from ..config.fields import names_of
 from ..errors import ConfigError, ScoutError
 from ..hardware.memory_error import named_memory
 from ..models.calibration import default_cache_dir
@@ -242,7 +242,7 @@ def read_engine_options(options: Mapping[str, object]) -> EngineConfig:
 
     Raises ConfigError, also for a setting of another class, with where it belongs.
     """
-    places: dict[str, type] = {item.name: cls for cls in (*ELSEWHERE, EngineConfig) for item in fields(cls)}
+    places: dict[str, type] = {name: cls for cls in (*ELSEWHERE, EngineConfig) for name in names_of(cls)}
     for name, value in options.items():
         found = name if name in places else (get_close_matches(name, places, 1) or [name])[0]
         cls = places.get(found, EngineConfig)

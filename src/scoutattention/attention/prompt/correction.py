@@ -67,8 +67,9 @@ def fit_low_rank(
         main = torch.linalg.qr(weight @ effect(weight.T @ main)).Q
     back = weight.T @ main
     left, moments = full(back), effect(back)
-    rows = main_dims((back.T @ moments).nan_to_num(0, posinf=0, neginf=0)[None])[0]
-    strength = (rows @ back.T @ moments * rows).sum(-1)
+    small = (back.T @ moments).nan_to_num(0, posinf=0, neginf=0)
+    rows = main_dims(small[None])[0]
+    strength = (rows @ small * rows).sum(-1)
     inverse = (1 / strength).where(strength > LEAST_STRENGTH * strength.amax(), 0)
     return Correction(left, moments @ rows.T * inverse @ rows)
 
