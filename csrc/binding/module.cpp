@@ -28,7 +28,7 @@ void translate(const std::exception_ptr& thrown, void* kernel_error) {
 void bind_workers(nb::module_& m) {
     using nb::literals::operator""_a;
     nb::class_<Workers>(m, "Workers")
-        .def(nb::init<int, const std::string&, double, double>(), "threads"_a, "isa"_a, "delay_s"_a, "poll_s"_a)
+        .def(nb::init<int, const std::string&, double>(), "threads"_a, "isa"_a, "delay_s"_a)
         .def("partial", &Workers::partial, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "with_mean_key"_a, "helped"_a)
         .def("handover", &Workers::handover, "q"_a, "layer"_a, "blocks"_a, "scale"_a, "result"_a, "flags"_a,
              "thread"_a, nb::keep_alive<0, 1>(), nb::keep_alive<0, 8>())

@@ -15,8 +15,8 @@ float* mean_key(const std::optional<Tensor>& tensor, Sizes sizes) {
 
 }  // namespace
 
-Workers::Workers(int threads, const std::string& isa, double delay_s, double poll_s)
-    : kernels_(find_kernels(isa)), threads_(threads, delay_s, std::chrono::nanoseconds(int64_t(poll_s * 1e9))) {
+Workers::Workers(int threads, const std::string& isa, double delay_s)
+    : kernels_(find_kernels(isa)), threads_(threads, delay_s) {
     find_torch();
 }
 

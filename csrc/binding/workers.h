@@ -30,7 +30,7 @@ using LayerEndArgument = std::tuple<MatrixArgument, Tensor, MatrixArgument, Matr
 
 class Workers {
   public:
-    Workers(int threads, const std::string& isa, double delay_s, double poll_s);
+    Workers(int threads, const std::string& isa, double delay_s);
 
     // helped: the caller will wait at once.
     std::unique_ptr<BoundJob> partial(const Tensor& q, const PoolLayerArgument& layer, const BlockListArgument& blocks,

@@ -8,12 +8,13 @@
 namespace scout {
 namespace {
 
-// How long a thread that waits for a job polls before it sleeps: the workers are near their end then.
+// A decode step submits hundreds of jobs, some of them tens of microseconds apart, and waking a sleeping thread takes
+// as long. So a thread that waits polls for this long before it sleeps.
 constexpr auto kPollTime = std::chrono::microseconds(100);
 
 template <class Ready>
-void poll(std::chrono::nanoseconds time, Ready ready) {
-    const auto end = Job::Clock::now() + time;
+void poll(Ready ready) {
+    const auto end = Job::Clock::now() + kPollTime;
     while (Job::Clock::now() < end && !looked(ready)) std::this_thread::yield();
 }
 
@@ -57,7 +58,7 @@ void Job::wait() {
 bool Job::wait_until(Clock::time_point deadline) {
     while (Clock::now() < deadline && run_one()) {
     }
-    poll(kPollTime, [this] { return done(); });
+    poll([this] { return done(); });
     if (done()) return true;
     std::unique_lock<std::mutex> lock(mutex_);
     return ended_signal_.wait_until(lock, deadline, [this] { return done(); });
@@ -69,12 +70,8 @@ double Job::started_s() const { return std::chrono::duration<double>(started_.ti
 
 double Job::ran_s() const { return std::chrono::duration<double>(ended_ - started_).count(); }
 
-WorkerThreads::WorkerThreads(int count, double delay_s, std::chrono::nanoseconds poll_time)
-    : count_(count),
-      delay_s_(delay_s),
-      poll_time_(poll_time),
-      polling_(count),
-      log_(std::make_shared<TaskLog>(count)) {
+WorkerThreads::WorkerThreads(int count, double delay_s)
+    : count_(count), delay_s_(delay_s), polling_(count), log_(std::make_shared<TaskLog>(count)) {
     try {
         for (int i = 0; i < count; ++i) threads_.emplace_back([this, i] { serve(i); });
     } catch (...) {
@@ -113,7 +110,7 @@ void WorkerThreads::close() {
 
 // The oldest job that wants another thread; null when there is none and will be none.
 std::shared_ptr<Job> WorkerThreads::next_job() {
-    poll(poll_time_, [this] { return waiting_.load(std::memory_order_relaxed); });
+    poll([this] { return waiting_.load(std::memory_order_relaxed); });
     std::unique_lock<std::mutex> lock(mutex_);
     --polling_;
     submitted_.wait(lock, [this] { return closed_ || !queue_.empty(); });

@@ -62,9 +62,7 @@ class Job {
 
 class WorkerThreads {
   public:
-    // poll_time: how long a thread polls for the next job before it sleeps. A decode step submits hundreds of jobs, some
-    // of them tens of microseconds apart, and waking a sleeping thread takes as long.
-    WorkerThreads(int count, double delay_s, std::chrono::nanoseconds poll_time = std::chrono::microseconds(100));
+    WorkerThreads(int count, double delay_s);
     ~WorkerThreads() { close(); }
     WorkerThreads(const WorkerThreads&) = delete;
     WorkerThreads& operator=(const WorkerThreads&) = delete;
@@ -92,7 +90,6 @@ class WorkerThreads {
 
     const int count_;
     const double delay_s_;
-    const std::chrono::nanoseconds poll_time_;
     std::mutex mutex_;
     std::condition_variable submitted_;
     std::deque<Queued> queue_;

@@ -17,7 +17,7 @@ from scoutattention.engine.device import find_device, make_ops, make_workers
 from scoutattention.engine.scheduler import Sequence
 from scoutattention.kernels.triton import ops as triton_ops
 from scoutattention.runtime.handover import FlagTable
-from scoutattention.runtime.workers import POLL_BESIDE_GPU_S, POLL_S, Workers
+from scoutattention.runtime.workers import Workers
 
 from .test_generate import PROMPT, far_llm
 
@@ -135,7 +135,7 @@ def test_streamed_and_threaded_far_work_give_the_same_tokens(tiny_models, device
 
 def test_a_cpu_that_is_late_fails_the_step_and_not_the_engine(tiny_models, stream_device, monkeypatch):
     monkeypatch.setattr(device, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(device, "Workers", lambda threads, poll_s: Workers(threads, delay_s=0.4))
+    monkeypatch.setattr(device, "Workers", lambda threads: Workers(threads, delay_s=0.4))
     scout = ScoutConfig(budget=40, block_size=8)
     llm = far_llm(str(tiny_models["qwen3"]), scout, 3, 2, kernels="plain", device=stream_device)
     message = r"CPU: layer \d, (true|scout) call 1 of \d+ pages failed: \d+ of \d+ tasks were left, .*, 0\.05 s after"
@@ -247,11 +247,10 @@ def test_too_few_gpus_are_one_sentence(gpus):
 
 
 @pytest.mark.parametrize(("on_gpu", "threads"), [(False, 3), (True, 1)])
-def test_workers_beside_a_gpu_leave_cores_to_it_and_stay_awake(monkeypatch, on_gpu, threads):
+def test_workers_beside_a_gpu_leave_cores_to_it(monkeypatch, on_gpu, threads):
     made = []
-    monkeypatch.setattr(device, "Workers", lambda threads, poll_s: made.append((threads, poll_s)))
+    monkeypatch.setattr(device, "Workers", made.append)
     make_workers(EngineConfig(), 3, on_gpu=on_gpu)
     make_workers(EngineConfig(workers=2), 3, on_gpu=on_gpu)
     make_workers(EngineConfig(), 1, on_gpu=on_gpu)
-    poll_s = POLL_BESIDE_GPU_S if on_gpu else POLL_S
-    assert made == [(threads, poll_s), (2, poll_s), (1, poll_s)]
+    assert made == [threads, 2, 1]

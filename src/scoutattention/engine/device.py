@@ -16,7 +16,7 @@ from ..kernels.native import ManyRowKernels, NativeOps, RowKernels
 from ..kernels.ops import Ops
 from ..kernels.plain import PlainOps
 from ..models.decoder import FEW_ROWS, Decoder
-from ..runtime.workers import POLL_BESIDE_GPU_S, POLL_S, Workers
+from ..runtime.workers import Workers
 
 LONGEST_WAIT_S = 10.0
 """Seconds that the device waits for the CPU before it goes on, and the step fails."""
@@ -94,8 +94,7 @@ def make_workers(engine_config: EngineConfig, cores: int, *, on_gpu: bool) -> Wo
 
     Raises ConfigError where there are fewer cores.
     """
-    spare, poll_s = (SPARE_CORES, POLL_BESIDE_GPU_S) if on_gpu else (0, POLL_S)
-    return Workers(engine_config.workers or max(1, cores - spare), poll_s=poll_s)
+    return Workers(engine_config.workers or max(1, cores - SPARE_CORES * on_gpu))
 
 
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:

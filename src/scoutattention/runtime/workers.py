@@ -21,9 +21,6 @@ except ImportError as error:
 PollThread = _native.PollThread
 """A thread that looks for a device's calls while a step is under way."""
 summed_reports = _native.summed_reports
-POLL_S, POLL_BESIDE_GPU_S = 1e-4, 1e-3
-"""Seconds that a worker polls for the next job before it sleeps: where a step's other work has the same cores, and
-where it has a GPU, whose layers call some 0.3 ms apart. Waking a thread takes tens of microseconds."""
 OTHER_THREAD = -1
 CODE_BITS = (4, 8)
 """Bits of a code that the native kernels read."""
@@ -81,21 +78,18 @@ class Workers:
     """Native threads that work through submitted jobs in order, and sleep when there are none.
 
     threads: how many; None is one per usable core.   isa: one of `isa_levels()`, or "auto" for the best.
-    poll_s: see `POLL_S`.   delay_s: seconds that every job begins by sleeping: for tests of overlap.
+    delay_s: seconds that every job begins by sleeping: for tests of overlap.
     Raises ConfigError where there are fewer cores than threads, KernelError where `isa` is not supported.
     """
 
-    def __init__(
-        self, threads: int | None = None, *, isa: str = "auto", delay_s: float = 0.0, poll_s: float = POLL_S
-    ) -> None:
+    def __init__(self, threads: int | None = None, *, isa: str = "auto", delay_s: float = 0.0) -> None:
         cores = usable_cores()
         self.threads = cores if threads is None else threads
         if not 1 <= self.threads <= cores:
             raise ConfigError(f"workers={threads} is outside 1..{cores}, the cores this process may use")
-        for name, seconds in (("delay_s", delay_s), ("poll_s", poll_s)):
-            if not 0 <= seconds < float("inf"):
-                raise ConfigError(f"{name}={seconds} is not a number of seconds")
-        self._native = _native.Workers(self.threads, isa, delay_s, poll_s)
+        if not 0 <= delay_s < float("inf"):
+            raise ConfigError(f"delay_s={delay_s} is not a number of seconds")
+        self._native = _native.Workers(self.threads, isa, delay_s)
         self.isa = self._native.isa
 
     @property
