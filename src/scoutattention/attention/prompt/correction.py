@@ -6,16 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...kernels import reference
-
 PRIOR = 300
 """The penalty on a correction, in positions: as strong as so many of average size where nothing is to be corrected."""
 ITERATIONS = 3
 """Of the subspace iteration that finds the main directions; always from the same start, so that fits are repeatable."""
 LEAST_PENALTY = 1e-30
 """So that inputs that are all zero have a factor, too."""
-LEAST_STRENGTH = 1e-5
-"""Of the strongest direction; what moves queries less is rounding, and is left out."""
+LEAST_STRENGTH = 1e-6
+"""Of all directions together; what moves queries much less is rounding, and is left out."""
+SHIFT = 1e-13
+"""Of the sum of a Gram matrix's diagonal, what is added to each place of it, so that its factor exists in float64."""
+LEAST_SUM = 1e-200
+"""The least such sum: so that the columns of a matrix of zeros have a factor, too."""
 
 
 class Correction(NamedTuple):
@@ -49,34 +51,67 @@ Operator = Callable[[Tensor], Tensor]
 """A matrix by what it makes of the columns of another one, [E, m] -> [E, m]."""
 
 
-def fit_low_rank(
-    z: Tensor, change: Tensor, weight: Tensor, dims: int, main_dims: Callable[[Tensor], Tensor] = reference.main_dims
-) -> Correction:
+def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, dims: int) -> Correction:
     """A correction of `dims` dimensions that changes z by nearly `change`, for a layer whose queries are z @ weight.T.
 
-    Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
-    1975) in the metric of the query projection.
+    z, change, weight: see `fit_from`.   Returns float32, of fewer dims where E or Q is less.
+    """
+    return fit_from(start(weight, dims), z, change, weight)
 
-    z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the true ones are more than that.
-    weight: [Q, E].   main_dims: see `Ops`.   Returns float32, of fewer dims where E or Q is less.
+
+def start(weight: Tensor, dims: int) -> Tensor:
+    """Where the subspace iteration for a weight [Q, E] starts, the same on every processor of a kind: [Q, dims]."""
+    device = weight.device
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(weight.shape[0], min(dims, *weight.shape), generator=generator, device=device)
+
+
+def fit_from(main: Tensor, z: Tensor, change: Tensor, weight: Tensor) -> Correction:
+    """The correction of `fit_low_rank`, from a start. It queues work, and waits for nothing.
+
+    Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
+    1975) in the metric of the query projection. A correction depends on the space that the columns of `main` span, and
+    not on the columns: so these only have to stay independent.
+
+    main: [Q, dims], see `start`.   z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the true
+    ones are more than that.   weight: [Q, E].   Returns float32.
     """
     z, change, weight = z.float(), change.float(), weight.float()
     full, effect = _ridge(z, change)
-    main = _start(weight.shape[0], min(dims, *weight.shape), z.device)
     for _ in range(ITERATIONS):
-        main = torch.linalg.qr(weight @ effect(weight.T @ main)).Q
+        main = _independent(weight @ effect(weight.T @ main))
     back = weight.T @ main
     left, moments = full(back), effect(back)
-    small = (back.T @ moments).nan_to_num(0, posinf=0, neginf=0)
-    rows = main_dims(small[None])[0]
-    strength = (rows @ small * rows).sum(-1)
-    inverse = (1 / strength).where(strength > LEAST_STRENGTH * strength.amax(), 0)
-    return Correction(left, moments @ rows.T * inverse @ rows)
+    return Correction(left, moments @ _inverse(back.T @ moments))
 
 
-def _start(size: int, dims: int, device: torch.device) -> Tensor:
-    """Where the subspace iteration starts, the same on every processor of a kind: [size, dims]."""
-    return torch.randn(size, dims, generator=torch.Generator(device).manual_seed(0), device=device)
+def _independent(columns: Tensor) -> Tensor:
+    """Columns [Q, dims] that span the same space, and are orthonormal but where rounding decides.
+
+    By the Cholesky factor of their products (shifted CholeskyQR, Fukaya et al., 2020). In float64, one pass keeps all
+    directions that float32 can tell from rounding.
+    """
+    columns = columns.double()
+    factor = _shifted_factor(columns.T @ columns, SHIFT)
+    orthonormal: Tensor = torch.linalg.solve_triangular(factor, columns.T, upper=False)
+    return orthonormal.T.float()
+
+
+def _inverse(strengths: Tensor) -> Tensor:
+    """The inverse of a symmetric matrix [dims, dims], but for its directions that are much weaker than LEAST_STRENGTH.
+
+    A direction of strength s has s / (s^2 + c^2), with a threshold c (Tikhonov, 1963): nearly 1 / s, or nearly 0.
+    """
+    strengths = strengths.double()
+    return torch.cholesky_solve(strengths, _shifted_factor(strengths @ strengths.T, LEAST_STRENGTH**2)).float()
+
+
+def _shifted_factor(gram: Tensor, shift: float) -> Tensor:
+    """The Cholesky factor of a matrix [m, m] of products, to whose diagonal so much of its sum is added, in place."""
+    diagonal = gram.diagonal()
+    diagonal.add_(diagonal.sum().clamp_(min=LEAST_SUM), alpha=shift)
+    factor: Tensor = torch.linalg.cholesky_ex(gram).L
+    return factor
 
 
 def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
@@ -96,12 +131,13 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
 
         return lambda x: z.T @ (positions @ (change @ x)), lambda x: change.T @ fitted(fitted(change @ x))
     gram = z.T @ z
-    full = torch.cholesky_solve(z.T @ change, _factor(gram, penalty))
+    full = torch.cholesky_solve(z.T @ change, _factor(gram.clone(), penalty))
     moments = full.T @ gram @ full
     return full.matmul, moments.matmul
 
 
 def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
-    """The Cholesky factor of a matrix [m, m] of products, with a penalty on its diagonal."""
-    factor: Tensor = torch.linalg.cholesky_ex(gram + penalty * torch.eye(gram.shape[0], device=gram.device)).L
+    """The Cholesky factor of a matrix [m, m] of products, with a penalty on its diagonal, which is added in place."""
+    gram.diagonal().add_(penalty)
+    factor: Tensor = torch.linalg.cholesky_ex(gram).L
     return factor

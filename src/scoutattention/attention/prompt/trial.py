@@ -1,6 +1,5 @@
 """Trying scouts on a prompt, whose true queries are known: which layers can be trusted, and what would help them."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ...config import ScoutConfig
-from ...kernels import reference
 from ...runtime.ranks import ALONE, Ranks
 from ...types import Rope
 from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
@@ -51,15 +49,12 @@ class ScoutTrial:
         model: QueryModel,
         calibrated: CalibratedPredictor | None,
         ranks: Ranks = ALONE,
-        main_dims: Callable[[Tensor], Tensor] = reference.main_dims,
     ) -> None:
-        """`main_dims`: the operation of `Ops`, by which corrections are fitted."""
         self._sources = source_layers(config, num_layers)
         self._dims = config.ablation.correction_dims
         self._model = model
         self._calibrated = calibrated
         self._ranks = ranks
-        self._main_dims = main_dims
         self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
 
     def cosine(self, row: int, layer: int, sample: TrialSample) -> Tensor:
@@ -112,7 +107,7 @@ class ScoutTrial:
         z, wanted = (self._model.normed_input(layer, x[fitted].nan_to_num(0, posinf=0, neginf=0)) for x in (seen, true))
         change = wanted - (z if base is None else base.apply(z))
         weight = self._model.query_weight(layer)
-        return fit_low_rank(z, change, weight, self._dims, self._main_dims).to(z.dtype)
+        return fit_low_rank(z, change, weight, self._dims).to(z.dtype)
 
 
 def _fitted(count: int, device: torch.device) -> Tensor:
