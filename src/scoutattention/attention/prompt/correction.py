@@ -14,10 +14,10 @@ LEAST_PENALTY = 1e-30
 """So that inputs that are all zero have a factor, too."""
 LEAST_STRENGTH = 1e-6
 """Of all directions together; what moves queries much less is rounding, and is left out."""
-SHIFT = 1e-13
-"""Of the sum of a Gram matrix's diagonal, what is added to each place of it, so that its factor exists in float64."""
-LEAST_SUM = 1e-200
-"""The least such sum: so that the columns of a matrix of zeros have a factor, too."""
+SHIFT = 1e-12
+"""Of a column's square, what is added to it, so that the factor of all products exists in float64."""
+LEAST_SQUARE = 1e-200
+"""So that columns that are all zero have a factor, too."""
 
 
 class Correction(NamedTuple):
@@ -73,8 +73,8 @@ def fit_from(main: Tensor, z: Tensor, change: Tensor, weight: Tensor) -> Correct
     1975) in the metric of the query projection. A correction depends on the space that the columns of `main` span, and
     not on the columns: so these only have to stay independent.
 
-    main: [Q, dims], see `start`.   z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the true
-    ones are more than that.   weight: [Q, E].   Returns float32.
+    main: [Q, dims], see `start`.   z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the
+    true ones are more than that.   weight: [Q, E].   Returns float32.
     """
     z, change, weight = z.float(), change.float(), weight.float()
     full, effect = _ridge(z, change)
@@ -92,8 +92,9 @@ def _independent(columns: Tensor) -> Tensor:
     directions that float32 can tell from rounding.
     """
     columns = columns.double()
-    factor = _shifted_factor(columns.T @ columns, SHIFT)
-    orthonormal: Tensor = torch.linalg.solve_triangular(factor, columns.T, upper=False)
+    products = columns.T @ columns
+    products.diagonal().mul_(1 + SHIFT).add_(LEAST_SQUARE)
+    orthonormal: Tensor = torch.linalg.solve_triangular(_factor(products), columns.T, upper=False)
     return orthonormal.T.float()
 
 
@@ -103,15 +104,10 @@ def _inverse(strengths: Tensor) -> Tensor:
     A direction of strength s has s / (s^2 + c^2), with a threshold c (Tikhonov, 1963): nearly 1 / s, or nearly 0.
     """
     strengths = strengths.double()
-    return torch.cholesky_solve(strengths, _shifted_factor(strengths @ strengths.T, LEAST_STRENGTH**2)).float()
-
-
-def _shifted_factor(gram: Tensor, shift: float) -> Tensor:
-    """The Cholesky factor of a matrix [m, m] of products, to whose diagonal so much of its sum is added, in place."""
-    diagonal = gram.diagonal()
-    diagonal.add_(diagonal.sum().clamp_(min=LEAST_SUM), alpha=shift)
-    factor: Tensor = torch.linalg.cholesky_ex(gram).L
-    return factor
+    squares = strengths @ strengths.T
+    diagonal = squares.diagonal()
+    diagonal.add_(LEAST_STRENGTH**2 * diagonal.sum() + LEAST_SQUARE)
+    return torch.cholesky_solve(strengths, _factor(squares)).float()
 
 
 def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
@@ -119,10 +115,13 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
 
     With fewer positions than channels, only a matrix [n, n] of positions is solved (Saunders et al., 1998).
     """
-    penalty = (PRIOR * z.square().mean()).clamp(min=LEAST_PENALTY)
-    if z.shape[0] < z.shape[1]:
-        factor = _factor(z @ z.T, penalty)
-        half = torch.linalg.solve_triangular(factor, torch.eye(len(z), device=z.device), upper=False)
+    by_position = z.shape[0] < z.shape[1]
+    gram = z @ z.T if by_position else z.T @ z
+    penalty = (PRIOR / z.numel() * gram.diagonal().sum()).clamp(min=LEAST_PENALTY)
+    held_back = gram.clone()
+    held_back.diagonal().add_(penalty)
+    if by_position:
+        half = torch.linalg.solve_triangular(_factor(held_back), torch.eye(len(z), device=z.device), upper=False)
         positions = half.T @ half
         left_over = penalty * positions  # of what is fitted to
 
@@ -130,14 +129,12 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
             return torch.addmm(y, left_over, y, alpha=-1)
 
         return lambda x: z.T @ (positions @ (change @ x)), lambda x: change.T @ fitted(fitted(change @ x))
-    gram = z.T @ z
-    full = torch.cholesky_solve(z.T @ change, _factor(gram.clone(), penalty))
+    full = torch.cholesky_solve(z.T @ change, _factor(held_back))
     moments = full.T @ gram @ full
     return full.matmul, moments.matmul
 
 
-def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
-    """The Cholesky factor of a matrix [m, m] of products, with a penalty on its diagonal, which is added in place."""
-    gram.diagonal().add_(penalty)
+def _factor(gram: Tensor) -> Tensor:
+    """The Cholesky factor of a positive matrix [m, m] of products."""
     factor: Tensor = torch.linalg.cholesky_ex(gram).L
     return factor

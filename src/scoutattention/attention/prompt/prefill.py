@@ -184,9 +184,8 @@ class PromptAttention:
         slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
         blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
         heads, count = blocks.shape
-        head = torch.arange(heads, device=blocks.device).repeat_interleave(count)
-        slot = torch.arange(count, device=blocks.device).repeat(heads)
-        moves = Moves(torch.full_like(head, row), head, slot, blocks.flatten())
+        place = torch.arange(heads * count, device=blocks.device)
+        moves = Moves(torch.full_like(place, row), place // count, place % count, blocks.flatten())
         transfers.copy_now(layer, moves)
 
 
@@ -236,12 +235,14 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
     q: [W, H, G, D], the last W positions.   k: [T, H, D].   Returns float32 [H, T // block_size].
     """
     (T, H, _), (W, _, G, _) = k.shape, q.shape
-    future = torch.arange(T, device=k.device) > torch.arange(T - W, T, device=k.device)[:, None]
+    future = torch.ones(W, W, dtype=torch.bool, device=k.device).triu(1)
     full, mass = T // block_size, []
     together = 1 if k.device.type == "cpu" else max(1, SCORED_BYTES // (4 * G * W * T))
     for some in (slice(first, first + together) for first in range(0, H, together)):
-        keys, queries = k[:, some].float().permute(1, 2, 0), q[:, some].float().permute(1, 2, 0, 3).flatten(1, 2)
-        scores = (queries @ keys * scale).view(-1, G, W, T)
-        weights = scores.masked_fill(future, -torch.inf).softmax(-1).sum((1, 2))
-        mass.append(weights[:, : full * block_size].reshape(len(weights), full, block_size).sum(-1))
-    return torch.cat(mass)
+        keys = k[:, some].float().permute(1, 2, 0)
+        queries = (q[:, some].float() * scale).permute(1, 2, 0, 3).flatten(1, 2)
+        scores = (queries @ keys).view(-1, G, W, T)
+        scores[..., T - W :].masked_fill_(future, -torch.inf)
+        weights = scores.softmax(-1).sum((1, 2))
+        mass.append(weights[:, : full * block_size].unflatten(1, (full, block_size)).sum(-1))
+    return mass[0] if len(mass) == 1 else torch.cat(mass)

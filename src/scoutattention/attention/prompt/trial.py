@@ -78,10 +78,11 @@ class ScoutTrial:
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
         """
         judge, shown, calibrated = sample.held_out(), seen[::HELD_OUT], self._calibrated
+        queries = judge.q.float()
 
         def cosine(adjust: Adjust | None = None) -> Tensor:
             scouts = self._model.project_query(layer, shown, judge.rope, adjust)
-            mine = cosine_similarity(scouts.float(), judge.q.float(), dim=-1).mean()
+            mine = cosine_similarity(scouts.float(), queries, dim=-1).mean()
             return self._ranks.sum(mine) / self._ranks.size
 
         best, base, own = cosine(), None, None
@@ -96,24 +97,24 @@ class ScoutTrial:
         if seen.shape[0] >= LEAST_FITTED:
             own = self._fit(layer, seen, sample.x, base)
             corrected = cosine((own if base is None else own.joined(base)).apply)
-            helps = (corrected > best) & seen.isfinite().all() & sample.x.isfinite().all()
+            sums = seen.sum(dtype=torch.float32) + sample.x.sum(dtype=torch.float32)
+            helps = (corrected > best) & (sums.abs() < torch.inf)
             best, own = corrected.where(helps, best), own.where(helps)
         calibrated.set(layer, row, own, uses_stored)
         return best
 
     def _fit(self, layer: int, seen: Tensor, true: Tensor, base: Correction | None) -> Correction:
         """The sequence's own correction, on top of `base`. Numbers that are not finite count as 0."""
-        fitted = _fitted(seen.shape[0], seen.device)
-        z, wanted = (self._model.normed_input(layer, x[fitted].nan_to_num(0, posinf=0, neginf=0)) for x in (seen, true))
+        z, wanted = (self._model.normed_input(layer, _fitted(x)) for x in (seen, true))
         change = wanted - (z if base is None else base.apply(z))
         weight = self._model.query_weight(layer)
         return fit_low_rank(z, change, weight, self._dims).to(z.dtype)
 
 
-def _fitted(count: int, device: torch.device) -> Tensor:
-    """The positions of a sample that do not judge; made without waiting for the device."""
-    place = torch.arange(count - -(-count // HELD_OUT), device=device)
-    return place + place // (HELD_OUT - 1) + 1
+def _fitted(x: Tensor) -> Tensor:
+    """The inputs [n, E] at positions that do not judge, finite, and but for the few behind the last judge's eight."""
+    eights = x[: len(x) // HELD_OUT * HELD_OUT].unflatten(0, (-1, HELD_OUT))
+    return eights[:, 1:].nan_to_num(0, posinf=0, neginf=0).flatten(0, 1)
 
 
 def sample_every(num_tokens: int) -> int:

@@ -42,8 +42,7 @@ def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
         basis = _channels(*(x.square().mean(1) for x in sides))
     else:
-        of_queries, of_keys = (x.mT @ x / x.shape[1] for x in sides)
-        basis = _main_dims(of_queries, of_keys, ops)
+        basis = _main_dims(*(x.mT @ x for x in sides), ops)
     return Basis(basis.of_keys / size, basis.of_queries * size)
 
 
@@ -56,25 +55,27 @@ def _channels(queries: Tensor, keys: Tensor) -> Basis:
 
 
 def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
-    """The basis of second moments [H, D, D]."""
+    """The basis of second moments [H, D, D], or of multiples of them."""
     queries, keys = _comparable(torch.stack((queries, keys)))
     factor = torch.linalg.cholesky_ex(queries).L
     main = ops.main_dims(factor.mT @ keys @ factor)
     of_queries = torch.linalg.solve_triangular(factor, main, upper=False, left=False)
-    return Basis(main @ factor.mT, of_queries.contiguous())
+    return Basis(main @ factor.mT, of_queries)
 
 
 def _comparable(moment: Tensor) -> Tensor:
-    """Second moments [..., D, D] over that of a mean channel, plus `PRIOR`. Those with one that is not finite are 0."""
-    moment = moment.where(moment.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0)
+    """Second moments [..., D, D] over that of a mean channel, plus `PRIOR`. Those with one that is not finite are 0.
+
+    Where one is not, a channel's own is not either, nor is the mean: all quotients are 0, or no number.
+    """
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    mean = mean.where(mean > 0, 1)
-    return moment / mean + PRIOR * torch.eye(moment.shape[-1], device=moment.device)
+    comparable = (moment / mean).nan_to_num(0, posinf=0, neginf=0)
+    comparable.diagonal(dim1=-2, dim2=-1).add_(PRIOR)
+    return comparable
 
 
 def _size(keys: Tensor) -> Tensor:
     """A power of two for each head, [H, 1, 1], over which its keys are numbers that float16 holds well: mostly 1."""
-    exponent = torch.frexp(keys.abs().amax((1, 2), keepdim=True).nan_to_num(1, 1)).exponent
-    return torch.ldexp(
-        torch.ones_like(keys[:, :1, :1]), SIZE_STEP * torch.round(exponent / SIZE_STEP).clamp(-5, 5).int()
-    )
+    largest: Tensor = torch.linalg.vector_norm(keys, torch.inf, (1, 2), keepdim=True)
+    steps = torch.frexp(largest.nan_to_num(1, 1)).exponent / SIZE_STEP
+    return torch.exp2(SIZE_STEP * steps.round().clamp(-5, 5))
