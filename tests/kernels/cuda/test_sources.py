@@ -43,7 +43,7 @@ def test_every_source_compiles_for_every_gpu():
     assert sources == {path.stem for path in SOURCES.glob("*.cu")}
 
 
-@pytest.mark.parametrize(("channels", "most"), [(16, 90), (32, 100), (64, 130), (128, 195)])
+@pytest.mark.parametrize(("channels", "most"), [(16, 90), (32, 105), (64, 135), (128, 210)])
 def test_a_page_takes_few_instructions(channels, most):
     assert 50 < page_instructions(channels) <= most
 
@@ -99,12 +99,24 @@ def test_programs_of_scores_end_together(rows, parts):
 
 
 def test_few_programs_read_far_ahead():
-    assert scores.reading(128, 2000, 132).ahead < scores.reading(128, 256, 132).ahead
+    assert scores.reading(2000, 132).stages < scores.reading(256, 132).stages
+
+
+@pytest.mark.parametrize("how", [scores.MANY, scores.FEW])
+@pytest.mark.parametrize("channels", range(16, scores.MOST_CHANNELS + 1, 16))
+@pytest.mark.parametrize("positions", [16, 32])
+def test_what_a_program_of_scores_holds_fits_its_memory(how, channels, positions):
+    group, found = scores.group(channels, positions, how.stages), scores.BATCH * 36 * 16
+    page = 4 * channels // 16 * positions + 2 * channels
+    assert how.warps * (how.stages * group * page + found) <= 48 << 10
+    assert (how.stages - 1) * group <= scores.BATCH
+    assert scores.BATCH % group == 0
 
 
 def test_sizes_without_a_kernel_are_known():
     assert scores.has_kernel(128, 32)
     assert not scores.has_kernel(100, 32)
     assert not scores.has_kernel(128, 8)
+    assert not scores.has_kernel(scores.MOST_CHANNELS + 16, 32)
     assert choice.has_kernel(16384, 256)
     assert not choice.has_kernel(16385, 256)

@@ -9,38 +9,46 @@ from ..triton.base import ceil_div, check, processors
 from .base import QUERY_TYPES, Argument, CudaLaunch
 
 BATCH = 8  # pages that a warp scores at a time
-WARPS = 4
+WARPS = 4  # of a program that projects
 HEADS = 8  # query heads of a program
 LONGEST = 16  # batches of a warp
 MOST_HEADS = 16  # query heads of a KV head that are projected
 PARTS = 16  # programs that project the queries of a KV head
+MOST_CHANNELS = 256  # of keys: of more, shared memory does not hold what is copied ahead
+GROUP_BYTES = 2560  # of pages that a warp copies at a time, at most: programs of 48 KiB need no permission
 
 
 def has_kernel(D: int, P: int) -> bool:
     """Whether there is a kernel that scores D channels, and pages of P positions."""
-    return D % 16 == 0 and P in (16, 32)
+    return D % 16 == 0 and D <= MOST_CHANNELS and P in (16, 32)
 
 
 class Reading(NamedTuple):
-    """How many pages a warp reads ahead, and how many programs a processor holds at a time, for want of registers."""
+    """How a program reads.
 
-    ahead: int
+    warps: of the program.   stages: groups of pages that each warp holds in shared memory, the one that it scores and
+    those that it copies.   resident: programs that a processor holds at a time, for want of shared memory.
+    """
+
+    warps: int
+    stages: int
     resident: int
 
 
-NARROW = Reading(2, 5), Reading(2, 5)
-MIDDLE = Reading(4, 3), Reading(4, 3)
-BROAD = Reading(1, 3), Reading(2, 2)
-"""Keys of at most 32, of at most 64, and of more channels: where programs are many, and where they are few.
-
-The best of a sweep on an H100.
-"""
+MANY, FEW = Reading(4, 3, 4), Reading(2, 4, 6)
+"""Where programs are many, and where they are few: the best of a sweep on an H200."""
 
 
-def reading(D: int, programs: int, processors: int) -> Reading:
-    """How programs read that score a batch with each of their warps: few of them wait less if they read far ahead."""
-    many, few = NARROW if D <= 32 else MIDDLE if D <= 64 else BROAD
-    return few if programs <= few.resident * processors else many
+def reading(programs: int, processors: int) -> Reading:
+    """How programs read that score a batch with each of 4 warps: few of them wait less if they read far ahead."""
+    return FEW if programs <= FEW.resident * processors else MANY
+
+
+def group(D: int, P: int, stages: int) -> int:
+    """Pages that a warp copies at a time, a power of two: all but one of its stages hold a batch at most."""
+    page = 4 * ceil_div(D, 16) * P + 2 * D
+    most = min(BATCH // (stages - 1), max(1, GROUP_BYTES // page))
+    return 1 << (most.bit_length() - 1)
 
 
 def score_launch(
@@ -51,13 +59,14 @@ def score_launch(
     codes, bounds = digests
     N, P = pages.shape[2], codes.shape[3]
     strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
-    rows, parts = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH * WARPS)
+    rows, batches = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH)
     available = processors(q.device) if q.is_cuda else 1
-    ahead, resident = reading(D, rows * parts, available)
-    grid = (B * H, programs(rows, parts, available * resident), ceil_div(G, HEADS))
-    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": WARPS, "AHEAD": ahead}
+    how = reading(rows * ceil_div(batches, MANY.warps), available)
+    grid = (B * H, programs(rows, ceil_div(batches, how.warps), available * how.resident), ceil_div(G, HEADS))
+    defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": how.warps}
+    defines |= {"GROUP": group(D, P, how.stages), "STAGES": how.stages}
     arguments: tuple[Argument, ...] = (q, codes, bounds, pages, closed, scores, scale, *strides, H, N)
-    return CudaLaunch("score", "score_pages", grid, 32 * WARPS, arguments, defines)
+    return CudaLaunch("score", "score_pages", grid, 32 * how.warps, arguments, defines)
 
 
 def programs(rows: int, parts: int, places: int) -> int:

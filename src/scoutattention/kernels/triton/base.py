@@ -16,6 +16,8 @@ from ...errors import KernelError
 try:
     import triton
     import triton.language as tl
+    from triton.language import target_info
+    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError as error:
     raise KernelError(f"triton is missing ({error}): pip install 'scout-attention[triton]'") from error
 
@@ -26,6 +28,7 @@ __all__ = [
     "Launch",
     "TritonError",
     "arithmetic",
+    "begin",
     "ceil_div",
     "check",
     "check_alike",
@@ -38,6 +41,8 @@ __all__ = [
 INTERPRETED: bool = triton.knobs.runtime.interpret
 TritonError = triton.TritonError
 LN2 = 0.6931471805599453
+EARLY_SINCE = (9, 0)
+"""Compute capability of the first GPUs that start a kernel while the one before it still runs."""
 TL_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -59,12 +64,38 @@ class Launch:
     def run(self) -> None:
         """Queue the kernel on the current stream, unless there is nothing to do."""
         if all(self.grid):
-            self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+            early = {"launch_pdl": True} if starts_early() else {}
+            self.kernel[self.grid](*self.arguments, **self.constants, **self.options, **early)
 
     @property
     def options(self) -> dict[str, Any]:
         """What the compiler is told besides."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
+
+if INTERPRETED:
+
+    def begin() -> None:
+        """The interpreter runs one kernel after the other."""
+
+else:
+
+    @triton.jit
+    def begin() -> None:
+        """The first thing in every kernel: waits for the kernel before, and lets the next one start.
+
+        With programmatic dependent launch (CUDA's programming guide) a kernel starts when all programs of the kernel
+        before have come here, so that kernels do not wait for launches. This must come before anything is read or
+        written, in every kernel: what waits for a kernel that has waited comes after all kernels.
+        """
+        if target_info.cuda_capability_geq(9, 0):
+            gdc_wait()
+            gdc_launch_dependents()
+
+
+def starts_early() -> bool:
+    """Whether the current device can start a kernel while the one before it still runs."""
+    return not INTERPRETED and torch.version.hip is None and torch.cuda.get_device_capability() >= EARLY_SINCE
 
 
 def arithmetic(dtype: torch.dtype) -> tl.dtype:

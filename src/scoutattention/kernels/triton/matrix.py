@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...runtime.stored import StoredMatrix
 from .. import reference_rows
-from .base import TL_DTYPES, Launch, arithmetic, ceil_div, check, tl, triton
+from .base import TL_DTYPES, Launch, arithmetic, begin, ceil_div, check, tl, triton
 from .stored_blocks.matrix import linear as linear_of_blocks
 
 FEW = 16
@@ -52,6 +52,7 @@ def _product_kernel(
     DOT: tl.constexpr,
 ) -> None:
     """Program (part): ROWS rows of the matrix, times all rows of x."""
+    begin()
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     t = tl.arange(0, FEW)
     a = tl.arange(0, DEPTH)

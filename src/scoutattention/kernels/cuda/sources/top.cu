@@ -6,6 +6,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
     top_blocks(const float* scores, const i64* closed, i64* blocks, float* wishes, float* all_wishes, int count,
                int sink, int recent, int largest, int H, int N) {
+    begin();
     extern __shared__ __align__(16) u32 memory[];
     __shared__ TopScratch scratch;
     const i64 row = blockIdx.x;
@@ -29,9 +30,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int rank = n < N ? rank_among(memory, N, n, all.order[0]) : count;
         if (rank < count) put(rank, n, all.wish[0]);
     } else {
-        int* taken = reinterpret_cast<int*>(memory + count);
-        float* wished = reinterpret_cast<float*>(memory + 2 * count);
-        all.take(N, count, scratch, memory, taken, wished);
-        rank_taken(memory, taken, count, [&](int rank, int i) { put(rank, taken[i], wished[i]); });
+        u64* keys = reinterpret_cast<u64*>(memory);
+        float* wished = reinterpret_cast<float*>(keys + count);
+        all.take(N, count, scratch, keys, wished);
+        rank_taken(keys, count, [&](int rank, int i) { put(rank, block_of(keys[i]), wished[i]); });
     }
 }

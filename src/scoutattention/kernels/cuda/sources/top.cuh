@@ -6,17 +6,26 @@
 #include "words.cuh"
 
 constexpr int TOP_WARPS = THREADS / 32;
-static_assert(TOP_WARPS <= 32 && 32 * EACH < 1024, "a warp sums over all warps, and counts in 10 bits");
+constexpr int DIGIT = 11;           // bits of an order that are looked at at a time
+constexpr int BINS = 1 << DIGIT;    // their values
+constexpr int OWN_BINS = BINS / THREADS;
+static_assert(TOP_WARPS <= 32 && OWN_BINS * THREADS == BINS, "a warp sums over all warps, and a thread over whole bins");
 constexpr u32 ABSENT = 0;        // what orders a block that does not exist
 constexpr u32 LEAST = 1;         // and one that nobody wishes for
 constexpr u32 FIRST = 1u << 31;  // added where a block comes before all others
 
 struct TopScratch {
     float heads[TOP_WARPS][G];
-    u32 reached[2][TOP_WARPS];  // used in turns, so that one barrier is enough
+    int bins[BINS];
+    int sums[TOP_WARPS];
     int votes[TOP_WARPS];
+    int found, above, within;  // a bin, blocks in higher ones, and blocks in it
     int taken;
 };
+
+// A block that was taken, as a number that is larger the earlier it comes: by its order, and of equals the first.
+__device__ inline u64 taken_key(u32 order, int block) { return static_cast<u64>(order) << 32 | ~static_cast<u32>(block); }
+__device__ inline int block_of(u64 key) { return static_cast<int>(~static_cast<u32>(key)); }
 
 // A number of every thread and head, combined over all threads.
 template <class Combine>
@@ -92,39 +101,58 @@ struct Wishes {
         }
     }
 
-    // How many of the N blocks reach each of three orders.   turn: 0 and 1 in turns.
-    __device__ void reach(const u32 (&least)[3], int N, int turn, TopScratch& scratch, int (&number)[3]) const {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        u32 own = 0;  // three numbers of 10 bits, which hold those of a warp
+    // Counts the blocks of each bin: those whose order, shifted, has `prefix` above its last DIGIT bits.
+    __device__ void count_bins(u32 prefix, int shift, int N, TopScratch& scratch) const {
+#pragma unroll
+        for (int i = 0; i < OWN_BINS; ++i) scratch.bins[threadIdx.x + i * THREADS] = 0;
+        __syncthreads();
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
-            const bool there = threadIdx.x + i * THREADS < N;
-#pragma unroll
-            for (int k = 0; k < 3; ++k) own += there && order[i] >= least[k] ? 1u << 10 * k : 0;
+            const u32 place = order[i] >> shift;
+            if (threadIdx.x + i * THREADS < N && (place >> DIGIT) == prefix) atomicAdd(&scratch.bins[place % BINS], 1);
         }
-        own = __reduce_add_sync(~0u, own);
-        if (lane == 0) scratch.reached[turn][warp] = own;
         __syncthreads();
-        const u32 all = lane < TOP_WARPS ? scratch.reached[turn][lane] : 0;
-#pragma unroll
-        for (int k = 0; k < 3; ++k) number[k] = __reduce_add_sync(~0u, all >> 10 * k & 1023);
     }
 
-    // Leaves the `count` of highest order in keys, blocks and wishes, in no order; of equals the first are taken.
-    __device__ void take(int N, int count, TopScratch& scratch, u32* keys, int* blocks, float* wishes) const {
-        u32 least = 0;  // the highest order that `count` blocks reach, found two bits at a time
-        int number = N, turn = 0, reached[3] = {};
-        for (int bit = 30; bit >= 0 && number > count; bit -= 2, turn ^= 1) {
-            const u32 next[3] = {least | 1u << bit, least | 2u << bit, least | 3u << bit};
-            reach(next, N, turn, scratch, reached);
+    // Finds the bin of the `count`-th block from the highest bin down.
+    __device__ static void find_bin(int count, TopScratch& scratch) {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, top = BINS - 1 - OWN_BINS * threadIdx.x;
+        int own = 0;
 #pragma unroll
-            for (int k = 0; k < 3; ++k) {
-                if (reached[k] >= count) least = next[k], number = reached[k];
-            }
+        for (int i = 0; i < OWN_BINS; ++i) own += scratch.bins[top - i];
+        int reached = own;  // by this thread's bins and all higher ones
+#pragma unroll
+        for (int apart = 1; apart < 32; apart *= 2) {
+            const int other = __shfl_up_sync(~0u, reached, apart);
+            reached += lane >= apart ? other : 0;
         }
-        const bool exact = number == count;
-        if (!exact) reach({least + 1, ~0u, ~0u}, N, turn, scratch, reached);
-        int room = exact ? 0 : count - reached[0];  // for those that barely reach it
+        if (lane == 31) scratch.sums[warp] = reached;
+        __syncthreads();
+        reached += __reduce_add_sync(~0u, lane < warp ? scratch.sums[lane] : 0);
+        int above = reached - own;
+        if (above < count && count <= reached) {
+            int bin = top;
+            while (above + scratch.bins[bin] < count) above += scratch.bins[bin--];
+            scratch.found = bin, scratch.above = above, scratch.within = scratch.bins[bin];
+        }
+        __syncthreads();
+    }
+
+    // Leaves the keys and wishes of the `count` of highest order, in no order; of equals the first are taken.
+    __device__ void take(int N, int count, TopScratch& scratch, u64* keys, float* wishes) const {
+        u32 least = 0;  // the highest order that `count` blocks reach
+        u32 prefix = 0;    // its bits that are known
+        int room = count;  // for blocks of that order
+        bool exact = N == count;
+#pragma unroll 1
+        for (int shift = 2 * DIGIT; !exact && shift >= 0; shift -= DIGIT) {
+            count_bins(prefix, shift, N, scratch);
+            find_bin(room, scratch);
+            prefix = prefix << DIGIT | scratch.found;
+            room -= scratch.above;
+            exact = room == scratch.within;
+            least = prefix << shift;
+        }
         if (threadIdx.x == 0) scratch.taken = 0;
         __syncthreads();
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -148,7 +176,7 @@ struct Wishes {
             }
             if (takes) {
                 const int at = atomicAdd(&scratch.taken, 1);
-                keys[at] = order[i], blocks[at] = n, wishes[at] = wish[i];
+                keys[at] = taken_key(order[i], n), wishes[at] = wish[i];
             }
         }
         __syncthreads();
@@ -170,15 +198,17 @@ __device__ inline int rank_among(const u32* keys, int N, int n, u32 key) {
     return rank;
 }
 
-// Calls put(rank, i) for each of `count` taken blocks i: the highest key first, of equals the first block.
+// Calls put(rank, i) for each of `count` keys i: the highest first. Four threads find a rank together.
 template <class Put>
-__device__ inline void rank_taken(const u32* keys, const int* blocks, int count, Put put) {
-    for (int i = threadIdx.x; i < count; i += THREADS) {
-        const u32 key = keys[i];
-        const int block = blocks[i];
+__device__ inline void rank_taken(const u64* keys, int count, Put put) {
+    for (int first = 0; first < count; first += THREADS / 4) {
+        const int i = first + threadIdx.x / 4;
+        const u64 key = i < count ? keys[i] : 0;
         int rank = 0;
-#pragma unroll 8
-        for (int j = 0; j < count; ++j) rank += keys[j] > key || (keys[j] == key && blocks[j] < block);
-        put(rank, i);
+#pragma unroll 4
+        for (int j = threadIdx.x % 4; j < count; j += 4) rank += keys[j] > key;
+        rank += __shfl_xor_sync(~0u, rank, 1);
+        rank += __shfl_xor_sync(~0u, rank, 2);
+        if (i < count && threadIdx.x % 4 == 0) put(rank, i);
     }
 }

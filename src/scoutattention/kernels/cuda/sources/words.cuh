@@ -1,4 +1,4 @@
-// What the kernels share: 16-bit numbers as pairs in a word, and the matrix unit. No header of the toolkit is needed.
+// What the kernels share: 16-bit numbers as pairs in a word, the matrix unit, and copies. No header of the toolkit is used.
 #pragma once
 
 using u16 = unsigned short;
@@ -12,6 +12,15 @@ using i64 = long long;
 
 struct alignas(8) Two { u32 x, y; };
 struct alignas(16) Four { u32 x, y, z, w; };
+
+// The first thing in every kernel: waits for the kernel before, and lets the next one start. Triton's kernels do the
+// same, see `begin` there.
+__device__ inline void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 // Two numbers rounded to float16, `low` in the lower half.
 __device__ inline u32 halves(float low, float high) {
@@ -45,6 +54,21 @@ __device__ inline void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3,
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Queues a copy of 16 bytes from global to shared memory.
+__device__ inline void copy_16_bytes(void* to, const void* from) {
+    const u32 place = static_cast<u32>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+}
+
+// Ends a set of a thread's copies, which may have none.
+__device__ inline void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most SETS sets of a thread's copies are under way, the newest.
+template <int SETS>
+__device__ inline void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(SETS) : "memory");
 }
 
 // A number of a query, whatever its type: QUERY is 0 for float32, 1 for bfloat16, 2 for float16.
