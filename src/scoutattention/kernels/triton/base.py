@@ -23,6 +23,7 @@ except ImportError as error:
 
 __all__ = [
     "INTERPRETED",
+    "LINE",
     "LN2",
     "TL_DTYPES",
     "Launch",
@@ -32,6 +33,7 @@ __all__ = [
     "ceil_div",
     "check",
     "check_alike",
+    "fetch_early",
     "padded",
     "processors",
     "tl",
@@ -41,6 +43,8 @@ __all__ = [
 INTERPRETED: bool = triton.knobs.runtime.interpret
 TritonError = triton.TritonError
 LN2 = 0.6931471805599453
+LINE = 128
+"""Bytes of a cache line of a GPU."""
 EARLY_SINCE = (9, 0)
 """Compute capability of the first GPUs that start a kernel while the one before it still runs."""
 TL_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -78,6 +82,9 @@ if INTERPRETED:
     def begin() -> None:
         """The interpreter runs one kernel after the other."""
 
+    def fetch_early(place: tl.tensor) -> None:
+        """The interpreter has no cache."""
+
 else:
 
     @triton.jit
@@ -91,6 +98,17 @@ else:
         if target_info.cuda_capability_geq(9, 0):
             gdc_wait()
             gdc_launch_dependents()
+
+    @triton.jit
+    def fetch_early(place: tl.tensor) -> None:
+        """Before `begin`: have the L2 cache fetch the lines of these addresses while the kernel before still runs.
+
+        All kernels see the same L2 cache, so a line may be written later. The addresses must be valid.
+        """
+        if target_info.cuda_capability_geq(9, 0):
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+            )
 
 
 def starts_early() -> bool:
