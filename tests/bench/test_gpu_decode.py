@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from scoutattention.bench.gpu.fetch_all import FetchAllAttention
 from scoutattention.bench.gpu.idle import busy_seconds, by_name, covered
 from scoutattention.bench.gpu.prompts import DummyPrompts, RealPrompts
 from scoutattention.bench.gpu.rounds import measure
+from scoutattention.cache.memory_plan import work_bytes
 from scoutattention.cache.pool import PackedPool
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine.engine import Engine
@@ -168,11 +170,22 @@ def test_a_row_ends_where_memory_does():
 
 
 def test_room_is_the_devices_where_everything_is_there(monkeypatch):
-    monkeypatch.setattr(gpu_decode, "free_memory", lambda device: 30 * 16 * 1024)
     bench = make_bench((256,), (1,), engine_config=replace(ENGINE_CONFIG, host_memory=1 << 40))
     for rival in rivals(BASE)[:2]:
+        room = work_bytes(bench.decoder.shape, rival.scout, gpu_decode.config_for(bench, rival, (256, 4)), 265)
+        monkeypatch.setattr(gpu_decode, "free_memory", lambda device, room=room: room + 30 * 16 * 1024)
         with pytest.raises(CapacityError, match="fit the device: lower --batches or --contexts"):
             gpu_decode.check_room(bench, rival, (256, 4))
+
+
+def test_why_there_is_no_room_is_a_whole_sentence(monkeypatch):
+    monkeypatch.setattr(gpu_decode, "free_memory", lambda device: 1 << 20)
+    limits = {"device": "cuda", "host_memory": 1 << 40}
+    monkeypatch.setattr(gpu_decode, "find_device", lambda name: None)
+    bench = make_bench((256,), (1,), engine_config=replace(ENGINE_CONFIG, **limits))
+    why = gpu_decode.tried(partial(gpu_decode.check_room, bench, rivals(BASE)[-1], (256, 4)))
+    assert why.startswith("memory: ")
+    assert why.endswith("lower device_memory, budget, max_num_seqs or max_model_len")
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried", "CUDA error: out of memory"])

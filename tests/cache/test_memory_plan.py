@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scoutattention.cache.memory_plan import plan_memory
+from scoutattention.cache.memory_plan import digest_bytes, plan_memory, state_bytes, work_bytes
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.errors import CapacityError, ConfigError
 from scoutattention.shape import ModelShape
@@ -120,13 +120,32 @@ GPU = EngineConfig(device="cuda", device_memory="all", max_num_seqs=4)
 
 
 @pytest.mark.parametrize("digest", ["minmax", "keys2", "two-stage"])
-def test_pages_on_a_device_leave_room_for_their_digests_and_a_step(digest):
-    """Of 20 blocks' bytes, a tenth stays free, and the digests are within the rest."""
-    pages = plan_memory(SHAPE, ScoutConfig().changed(budget=256, digest=digest), GPU, ROOM, 20 * BLOCK).pages
+def test_pages_on_a_device_leave_room_for_their_digests_and_for_prompts_and_steps(digest):
+    """The longest prompt is the model's, or what the pages hold."""
+    scout = ScoutConfig().changed(budget=256, digest=digest)
     of_page = {"minmax": 8 * 16, "keys2": 4 * 32 + 4 * 16, "two-stage": 4 * 32 + 4 * 16}[digest] * 2 * 2
+    of_page += BLOCK + 16 * 2 * 2  # and tables
     bases = GPU.max_num_seqs * 2 * 2 * 2 * 4 * 16**2 if digest == "two-stage" else 0  # layers, heads, keys and queries
-    room = (20 * BLOCK - bases) * 0.9
-    assert room - BLOCK - of_page < pages * (BLOCK + of_page) <= room
+    for count in (1, 20, 50, 128):
+        needed = bases + count * of_page + work_bytes(SHAPE, scout, GPU, min(1024, count * 32))
+        assert plan_memory(SHAPE, scout, GPU, ROOM, needed).pages == count
+        if count > 1:
+            assert plan_memory(SHAPE, scout, GPU, ROOM, needed - 1).pages == count - 1
+    message = rf"{work_bytes(SHAPE, scout, GPU, 32)} for prompts and steps, .* lower max_num_seqs"
+    with pytest.raises(CapacityError, match=message):
+        plan_memory(SHAPE, scout, GPU, ROOM, bases + work_bytes(SHAPE, scout, GPU, 32))
+
+
+@pytest.mark.parametrize("memory", [None, 40 * BLOCK])
+def test_slots_leave_room_for_prompts_and_steps(memory):
+    scout, config = ScoutConfig().changed(budget=256), replace(GPU, device_memory=memory)
+    needed = plan_memory(SHAPE, scout, config, ROOM, ROOM).slots * BLOCK
+    needed += 4 * (32 * digest_bytes(SHAPE, scout) + state_bytes(SHAPE, scout, config))
+    room = work_bytes(SHAPE, scout, config, 1024)
+    assert plan_memory(SHAPE, scout, config, ROOM, needed + room).slots
+    message = rf"slots of {BLOCK} bytes, .* and {room} for prompts .* the {needed + room - 1} bytes .* max_model_len"
+    with pytest.raises(CapacityError, match=message):
+        plan_memory(SHAPE, scout, config, ROOM, needed + room - 1)
 
 
 def test_a_gpu_does_not_read_all_keys_of_host_pages():

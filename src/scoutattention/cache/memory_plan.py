@@ -1,10 +1,13 @@
 """How much of the cache goes where: sizes of the two pools, decided once, before any memory is taken."""
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import DigestName, EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
+from .work_memory import LIBRARIES, Reading, prompt_bytes, step_bytes
 
 SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
@@ -76,6 +79,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """Size the pools.   free_bytes: memory that the host can still give; free_device: that devices of their own can.
 
+    Devices of their own keep room for prompts and steps; see `work_bytes`.
     Raises ConfigError for a length above the model's, or pages or digests that the device would have to read and
     cannot; CapacityError where not even one block fits, or the device has too little for the rest.
     """
@@ -94,21 +98,22 @@ def plan_memory(
     state = state_bytes(shape, scout, engine_config)
     own = state * engine_config.max_num_seqs
     everything = device_memory(engine_config, scout) == "all"
+
+    def work(pages: int) -> int:
+        return work_bytes(shape, scout, engine_config, min(max_len, pages * scout.block_size))
+
     if everything and free_device is not None:
-        host_bytes = max(0, free_device - own) * 9 // 10  # for pages; the rest is for a step's own tensors
         page_bytes += beside_bytes
-    pages = min(wanted, host_bytes // page_bytes)
+        pages = _pages_on_device(min(wanted, free_device // page_bytes), page_bytes, (free_device, own), work)
+    else:
+        pages = min(wanted, host_bytes // page_bytes)
     if pages == 0:
         raise _below_one_block("host_memory", host_bytes, page_bytes)
     blocks = min(blocks, pages)  # a model's own limit is just a number
     beside = pages * beside_bytes
     slots, most = _device_entries(scout, engine_config, block_bytes, blocks, beside)
-    if free_device is not None and slots is not None and slots * block_bytes + beside + own > free_device:
-        raise CapacityError(
-            f"{slots} slots of {block_bytes} bytes, {beside} bytes of digests and {own} of each sequence's own "
-            f"corrections and bases are more than "
-            f"the {free_device} bytes that the device has left: lower device_memory, budget or max_num_seqs"
-        )
+    if free_device is not None and slots is not None:
+        _check_device(free_device, (slots, block_bytes), (beside, own, work(pages)))
     packed = engine_config.kv_dtype != "auto"
     if slots is None and packed:
         slots, most = engine_config.max_num_seqs, 0
@@ -129,6 +134,55 @@ def plan_memory(
         lineages=max(engine_config.max_num_seqs, kept) if engine_config.prefix_cache else 0,
         least_kept=max(1, -(-state // block_bytes)),
     )
+
+
+def _pages_on_device(most: int, page_bytes: int, memory: tuple[int, int], work: Callable[[int], int]) -> int:
+    """Pages that a device holds beside what prompts and steps need.
+
+    page_bytes: of a page and its digests.   memory: bytes that the device has left, and those of sequences' own.
+    work: bytes for prompts and steps, where so many pages are the longest prompt's.
+    """
+    free, own = memory
+    pages = bisect_right(range(1, 1 + most), free - own, key=lambda count: count * page_bytes + work(count))
+    if pages == 0:
+        raise CapacityError(
+            f"{own} bytes of each sequence's own corrections and bases, {work(1)} for prompts and steps, and "
+            f"{page_bytes} of one block are more than the {free} bytes that the device has left: lower max_num_seqs, "
+            "or use a smaller model"
+        )
+    return pages
+
+
+def _check_device(free: int, slots: tuple[int, int], beside: tuple[int, int, int]) -> None:
+    """Refuse more than a device has left.   slots: how many, and bytes of each.
+
+    beside: bytes of digests, of what each sequence has of its own, and for prompts and steps.
+    """
+    digests, own, work = beside
+    if slots[0] * slots[1] + sum(beside) > free:
+        raise CapacityError(
+            f"{slots[0]} slots of {slots[1]} bytes, {digests} bytes of digests, {own} of each sequence's own "
+            f"corrections and bases, and {work} for prompts and steps are more than the {free} bytes that the "
+            "device has left: lower device_memory, budget, max_num_seqs or max_model_len"
+        )
+
+
+def work_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig, tokens: int) -> int:
+    """Bytes that devices need beside the pools for prompts of `tokens` tokens, and steps; see `work_memory.py`.
+
+    Ranks have as much each: the sum of all is meant.
+    """
+    ranks, ablation = engine_config.tensor_parallel_size, scout.ablation
+    part = shape.split(ranks)
+    lookahead = None if device_memory(engine_config, scout) == "all" else scout.lookahead
+    reading = Reading(
+        tokens,
+        fitted=digest_kind(scout) == "two-stage",
+        lookahead=0 if lookahead and ablation.predictor == "oracle" else lookahead,
+        corrected=ablation.predictor == "calibrated",
+    )
+    step = step_bytes(part, scout.block_size, engine_config.max_num_seqs, tokens)
+    return ranks * (prompt_bytes(part, reading, ranks) + step + LIBRARIES)
 
 
 def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host: bool, everything: bool) -> None:

@@ -2,19 +2,17 @@
 
 from typing import NamedTuple
 
-from ..cache.memory_plan import digest_bytes, state_bytes
+from ..cache.memory_plan import digest_bytes, state_bytes, work_bytes
 from ..config import EngineConfig
 from .computers import GIB, Computer
 from .work import Design, Work, weight_bytes
 
 DRIVER = 600 << 20
-"""Bytes of a GPU that a driver's context, libraries and a step's own tensors take, about."""
+"""Bytes of a GPU that a driver's context, and kernels that are loaded take, about."""
 PROGRAM, KEPT = 350 << 20, 2 * GIB
 """Bytes of the host that the program takes, about, and the least that is left to the system; see `KEPT_PART`."""
 KEPT_PART = 10
 """One in so many bytes of the host is left to the system, if that is more."""
-READ_AT_ONCE = 4
-"""Tensors of the size of a prompt's hidden states that reading it takes on a GPU; see docs/troubleshooting.md."""
 MOST_BATCH = 512
 
 
@@ -62,18 +60,11 @@ def needs_of(design: Design, work: Work, computer: Computer) -> Needs:
     cache = pages * shape.page_bytes(scout.block_size, config.kv_dtype)
     if computer.card is None:
         return Needs(0, weights + PROGRAM + cache + digests + own, cache)
+    beside = digests + own + work_bytes(shape, scout, config, work.context)
     if design == "full":
-        return Needs(weights + (cache + digests) * 10 // 9 + own, PROGRAM, 0)
+        return Needs(weights + cache + beside, PROGRAM, 0)
     slots = work.batch * (1 + min(blocks, round(work.slots * (scout.budget_blocks or 0))))
-    reading = work.context * (READ_AT_ONCE * shape.hidden_size * shape.dtype_bytes + _token_bytes(work))
-    return Needs(
-        weights + slots * shape.block_bytes(scout.block_size) + digests + own + reading, PROGRAM + cache, cache
-    )
-
-
-def _token_bytes(work: Work) -> int:
-    """Bytes of keys and values of a token in one layer."""
-    return work.shape.kv_bytes_per_token // work.shape.num_layers
+    return Needs(weights + slots * shape.block_bytes(scout.block_size) + beside, PROGRAM + cache, cache)
 
 
 def missing(design: Design, work: Work, computer: Computer) -> Room:

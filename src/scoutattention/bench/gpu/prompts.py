@@ -62,8 +62,8 @@ class DummyPrompts(Prompts):
         layers, _, heads, size, dim = store.pages.pool.k.shape
         rows, blocks = store.pages.table.shape
         generator = torch.Generator(store.device).manual_seed(0)
-        numbers = torch.randn((2, blocks, heads, size, dim), generator=generator, device=store.device)
-        k, v = numbers.to(store.near_pool.k.dtype)
+        dtype = store.near_pool.k.dtype  # in float32 they would take twice as much memory
+        k, v = torch.randn((2, blocks, heads, size, dim), generator=generator, device=store.device, dtype=dtype)
         for row in range(rows):
             store.pages.admit(row, blocks)
             for layer in range(layers):

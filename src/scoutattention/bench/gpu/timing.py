@@ -14,6 +14,8 @@ from ...kernels.triton.base import TritonError, triton
 from ..common.measure import host_facts
 
 FLUSH_BYTES = 256 << 20
+LONGEST_REASON = 400
+"""Characters that are kept of an error's message: a whole sentence of this program fits."""
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, ScoutError, TritonError)
 
 
@@ -55,8 +57,8 @@ def attempt(kernel: str, case: str, measure: Callable[[], Row]) -> Row:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, shortened to fit a line of results."""
-    return (str(error).splitlines() or [""])[0][:200]
+    """The first line of an error's message, shortened if it is long."""
+    return (str(error).splitlines() or [""])[0][:LONGEST_REASON]
 
 
 def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
