@@ -42,7 +42,7 @@ def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
         basis = _channels(*(x.square().mean(1) for x in sides))
     else:
-        basis = _main_dims(*(x.mT @ x for x in sides), ops)
+        basis = _main_dims(torch.stack([x.mT @ x for x in sides]), ops)
     return Basis(basis.of_keys / size, basis.of_queries * size)
 
 
@@ -54,9 +54,9 @@ def _channels(queries: Tensor, keys: Tensor) -> Basis:
     return Basis(chosen * scale, chosen / scale)
 
 
-def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
-    """The basis of second moments [H, D, D], or of multiples of them."""
-    queries, keys = _comparable(torch.stack((queries, keys)))
+def _main_dims(moments: Tensor, ops: Ops) -> Basis:
+    """The basis of second moments [2, H, D, D] of queries and keys, or of multiples of them."""
+    queries, keys = _comparable(moments)
     factor = torch.linalg.cholesky_ex(queries).L
     main = ops.main_dims(factor.mT @ keys @ factor)
     of_queries = torch.linalg.solve_triangular(factor, main, upper=False, left=False)
