@@ -1,0 +1,101 @@
+"""What is done for every layer of a prompt, as a CUDA graph: queued kernel by kernel first, and replayed later."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from .graphs import no_collection
+
+Function = Callable[..., tuple[Tensor, ...]]
+"""Makes tensors of tensors. It queues work, and waits for nothing."""
+
+Run = Callable[..., tuple[Tensor, ...]]
+"""run(function, *inputs) -> what the function makes of the inputs, valid until the function is run again."""
+
+
+class Queued(NamedTuple):
+    """Work that was queued once.   replay: queues it again.   outputs: where each replay leaves them."""
+
+    replay: Callable[[], None]
+    outputs: tuple[Tensor, ...]
+
+
+class Recorder(Protocol):
+    """What captures work."""
+
+    def capture(self, work: Callable[[], tuple[Tensor, ...]]) -> Queued:
+        """Note what `work` queues, without doing it. Raises where it would wait for the device."""
+        ...
+
+
+class CudaRecorder(Recorder):
+    """Captures into CUDA graphs, which share memory: only one of them runs at a time.
+
+    The current stream must not be the default one. What is queued already need not be done, and other threads may use
+    the device meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._pool: torch.cuda.MemPool | None = None  # made where it is needed; its memory goes with it
+
+    @override
+    def capture(self, work: Callable[[], tuple[Tensor, ...]]) -> Queued:
+        self._pool = self._pool or torch.cuda.MemPool()
+        graph = torch.cuda.CUDAGraph()
+        with no_collection():
+            graph.capture_begin(self._pool.id, "thread_local")  # type: ignore[arg-type]  # the id is a handle
+            try:
+                outputs = work()
+            finally:
+                graph.capture_end()
+        return Queued(graph.replay, outputs)
+
+
+class _Kept:
+    """A function that has run with inputs of these kinds; the second time it is captured, with inputs in `places`."""
+
+    def __init__(self, kinds: list[tuple[torch.Size, torch.dtype]]) -> None:
+        self.kinds = kinds
+        self.places: tuple[Tensor, ...] = ()
+        self.queued: Queued | None = None
+
+
+class LayerGraphs:
+    """Runs functions, and captures one when it comes a second time with inputs of the same shapes and dtypes.
+
+    The first time, a function may compile kernels, and libraries may take memory. Inputs of other shapes begin anew.
+    Keep it as long as one prompt is read: graphs take memory, and other prompts have other shapes.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._kept: dict[Function, _Kept] = {}  # goes first: graphs before the memory that the recorder has for them
+        self._recorder = recorder
+
+    def run(self, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `function` makes of the inputs. A later run of the same function overwrites it."""
+        kinds = [(each.shape, each.dtype) for each in inputs]
+        kept = self._kept.get(function)
+        if kept is None or kept.kinds != kinds:
+            self._kept[function] = _Kept(kinds)
+            return function(*inputs)
+        if kept.queued is None:
+            places = kept.places = tuple(each.clone(memory_format=torch.contiguous_format) for each in inputs)
+            kept.queued = self._recorder.capture(lambda: function(*places))
+        else:
+            for place, each in zip(kept.places, inputs, strict=True):
+                place.copy_(each)
+        kept.queued.replay()
+        return kept.queued.outputs
+
+
+def at_once(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The run of a function that is never captured."""
+    return function(*inputs)
+
+
+def run_of_prompt(device: torch.device) -> Run:
+    """What runs the functions of one prompt's layers: with graphs on a GPU, and at once on a CPU."""
+    return LayerGraphs(CudaRecorder()).run if device.type == "cuda" else at_once
