@@ -80,7 +80,7 @@ def placed(tokens, size):
         closed=[0], block_size=8, device=cpu, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16)
     )
     reader = PromptAttention(None, empty, None, Softmax(PlainOps(cpu), 0.3), None, None)
-    reader._place = lambda row, layer, prompt: iter(found.append(prompt) or ())
+    reader._place = lambda row, layer, prompt, run: iter(found.append(prompt) or ())
     attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
     for layer in range(2):
         layer_inputs = (*prompt(tokens), torch.randn(tokens, 8))

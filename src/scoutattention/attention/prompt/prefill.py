@@ -12,6 +12,7 @@ from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...kernels.reference_recall import Moves
+from ...runtime.layer_graphs import Run, at_once, run_of_prompt
 from ...types import Rope
 from ..recall import first_residents
 from ..softmax import Softmax
@@ -97,6 +98,7 @@ class PromptAttention:
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
         unfinished: dict[int, _Seen] = {}
+        run = run_of_prompt(self._store.device)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Generator[None, None, Tensor]:
             if layer not in unfinished:
@@ -105,7 +107,7 @@ class PromptAttention:
             out = yield from self._causal(layer, q, *known)
             if len(known[0]) == total:
                 prompt = unfinished.pop(layer).layer(tried)
-                yield from self._place(row, layer, prompt)
+                yield from self._place(row, layer, prompt, run)
                 if record is not None:
                     record.append(prompt)
             return out
@@ -128,16 +130,16 @@ class PromptAttention:
 
         Behind blocks that the row has already, bases are theirs, and so is what was found when scouts were tried.
         """
-        for _ in self._place(row, layer, prompt):
+        for _ in self._place(row, layer, prompt, at_once):
             pass
 
-    def _place(self, row: int, layer: int, prompt: PromptLayer) -> Turns:
+    def _place(self, row: int, layer: int, prompt: PromptLayer, run: Run) -> Turns:
         """`place` in turns. What runs beside the device's work is at most one layer behind it, and so is its memory."""
         start = self.known(row)
         self._store.side.join()
         if not start:
             with self._store.side.after(prompt.sample.q, prompt.k):  # where digests are written by it
-                self._digests.fit(layer, row, prompt.sample.q, prompt.k)
+                self._digests.fit(layer, row, prompt.sample.q, prompt.k, run)
             yield from self._pause()
         total, size = len(prompt.k), self._store.block_size
         turn = TURN_BLOCKS * size if self._in_turns else total
@@ -154,7 +156,7 @@ class PromptAttention:
         yield from self._pause()
         sample = prompt.sample
         with self._store.side.after(sample.x, sample.q, *sample.rope):
-            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample)
+            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample, run)
         yield from self._pause()
 
     def _pause(self) -> Turns:
@@ -244,5 +246,5 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
         scores = (queries @ keys).view(-1, G, W, T)
         scores[..., T - W :].masked_fill_(future, -torch.inf)
         weights = scores.softmax(-1).sum((1, 2))
-        mass.append(weights[:, : full * block_size].unflatten(1, (full, block_size)).sum(-1))
+        mass.append(weights[:, : full * block_size].reshape(len(weights), full, block_size).sum(-1))
     return mass[0] if len(mass) == 1 else torch.cat(mass)

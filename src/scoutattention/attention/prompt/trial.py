@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ...config import ScoutConfig
+from ...runtime.layer_graphs import Run, at_once
 from ...runtime.ranks import ALONE, Ranks
 from ...types import Rope
 from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
-from .correction import Correction, fit_low_rank
+from .correction import Correction, fit_from, start
 
 TRIED = (2048, 8192)
 """Prompt positions on which scouts are tried and corrections fitted; one in four costs a twentieth of the prefill."""
@@ -57,11 +58,11 @@ class ScoutTrial:
         self._ranks = ranks
         self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
 
-    def cosine(self, row: int, layer: int, sample: TrialSample) -> Tensor:
+    def cosine(self, row: int, layer: int, sample: TrialSample, run: Run = at_once) -> Tensor:
         """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
 
         A number on the device; nothing waits for it, unless ranks share the model. 1 for a layer without scouts. NaN
-        where the model's numbers are not finite.
+        where the model's numbers are not finite.   run: what runs functions of each layer.
         """
         self._inputs[row, layer] = sample.x
         source = self._sources[layer]
@@ -70,9 +71,9 @@ class ScoutTrial:
         self._inputs = {(of, at): x for (of, at), x in self._inputs.items() if of != row or at in still_needed}
         if source == layer:
             return torch.ones((), device=seen.device)
-        return self._try(row, layer, sample, seen)
+        return self._try(row, layer, sample, seen, run)
 
-    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor) -> Tensor:
+    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor, run: Run) -> Tensor:
         """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
 
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
@@ -95,7 +96,7 @@ class ScoutTrial:
             uses_stored = corrected > best
             best, base = corrected.where(uses_stored, best), stored.where(uses_stored)
         if seen.shape[0] >= LEAST_FITTED:
-            own = self._fit(layer, seen, sample.x, base)
+            own = self._fit(layer, (seen, sample.x), base, run)
             corrected = cosine((own if base is None else own.joined(base)).apply)
             sums = seen.sum(dtype=torch.float32) + sample.x.sum(dtype=torch.float32)
             helps = (corrected > best) & (sums.abs() < torch.inf)
@@ -103,17 +104,20 @@ class ScoutTrial:
         calibrated.set(layer, row, own, uses_stored)
         return best
 
-    def _fit(self, layer: int, seen: Tensor, true: Tensor, base: Correction | None) -> Correction:
-        """The sequence's own correction, on top of `base`. Numbers that are not finite count as 0."""
-        z, wanted = (self._model.normed_input(layer, _fitted(x)) for x in (seen, true))
+    def _fit(self, layer: int, x: tuple[Tensor, Tensor], base: Correction | None, run: Run) -> Correction:
+        """The sequence's own correction, on top of `base`, from inputs of the source layer and of the layer itself.
+
+        Numbers that are not finite count as 0.
+        """
+        z, wanted = (self._model.normed_input(layer, _fitted(each)) for each in x)
         change = wanted - (z if base is None else base.apply(z))
         weight = self._model.query_weight(layer)
-        return fit_low_rank(z, change, weight, self._dims).to(z.dtype)
+        return Correction(*run(fit_from, start(weight, self._dims), z, change, weight)).to(z.dtype)
 
 
 def _fitted(x: Tensor) -> Tensor:
     """The inputs [n, E] at positions that do not judge, finite, and but for the few behind the last judge's eight."""
-    eights = x[: len(x) // HELD_OUT * HELD_OUT].unflatten(0, (-1, HELD_OUT))
+    eights = x[: len(x) // HELD_OUT * HELD_OUT].view(-1, HELD_OUT, x.shape[1])
     return eights[:, 1:].nan_to_num(0, posinf=0, neginf=0).flatten(0, 1)
 
 

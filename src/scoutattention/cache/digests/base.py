@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...kernels.ops import Ops
 from ...kernels.requests import Preference
+from ...runtime.layer_graphs import Run, at_once
 from ...types import TopBlocks
 
 
@@ -14,8 +15,11 @@ class Digests(Protocol):
 
     ops: Ops
 
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
-        """See a prompt in one layer, before its blocks close.   q: [n, H, G, D], some positions'.   k: [T, H, D]."""
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
+        """See a prompt in one layer, before its blocks close.   q: [n, H, G, D], some positions'.   k: [T, H, D].
+
+        run: what runs functions of each layer.
+        """
         ...
 
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:

@@ -7,8 +7,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...kernels.ops import Ops
+from ...kernels.plain import PlainOps
 from ...kernels.reference import key_codes
 from ...kernels.requests import CodesRequest, Preference, TopRequest
+from ...runtime.layer_graphs import Run, at_once
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from ...types import TopBlocks
@@ -16,6 +18,9 @@ from .base import Digests
 from .basis import LEAST_TOKENS, Basis, fit_basis
 
 logger = logging.getLogger(__name__)
+
+MOST_CHANNELS = 128
+"""Channels up to which a kernel finds main dimensions. With more, as with plain operations, PyTorch's `eigh` waits."""
 
 
 class KeyCodeDigests(Digests):
@@ -32,7 +37,7 @@ class KeyCodeDigests(Digests):
         self._scale = shape.scale
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         pass
 
     @override
@@ -101,11 +106,15 @@ class MainDimDigests(KeyCodeDigests):
         self.basis = Basis(*torch.zeros((2, *size), device=ops.device))
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         if layer == 0 and k.shape[0] < LEAST_TOKENS * k.shape[2]:
             logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", k.shape[0])
-        for state, fitted in zip(self.basis, fit_basis(q, k, self.ops), strict=True):
+        waits = isinstance(self.ops, PlainOps) or k.shape[2] > MOST_CHANNELS
+        for state, fitted in zip(self.basis, (at_once if waits else run)(self._fitted, q, k), strict=True):
             state[layer, row] = fitted
+
+    def _fitted(self, q: Tensor, k: Tensor) -> Basis:
+        return fit_basis(q, k, self.ops)
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
@@ -127,7 +136,7 @@ class FirstDims(Digests):
         self._dims = dims
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         pass
 
     @override

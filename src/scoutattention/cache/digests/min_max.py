@@ -5,6 +5,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...kernels.ops import Ops
+from ...runtime.layer_graphs import Run, at_once
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from .base import Digests
@@ -21,7 +22,7 @@ class MinMaxDigests(Digests):
         self._scale = shape.scale
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         pass
 
     @override

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...runtime.layer_graphs import Run, at_once
 from .base import Digests
 
 
@@ -19,10 +20,10 @@ class Stages:
         """Each kind of digest that is kept, once."""
         return (self.judge,) if self.scan is self.judge else (self.scan, self.judge)
 
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor) -> None:
+    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         """See a prompt in one layer with every kind of digest; the arguments are those of `Digests.fit`."""
         for kind in self.kinds:
-            kind.fit(layer, row, q, k)
+            kind.fit(layer, row, q, k, run)
 
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
         """Digest closed blocks with every kind; the arguments are those of `Digests.put`."""
