@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from scoutattention.attention import build
 from scoutattention.attention.prompt import prefill, trial
 from scoutattention.cache import work_memory
+from scoutattention.cache.digests import key_codes
 from scoutattention.cache.memory_plan import MemoryPlan, work_bytes
 from scoutattention.cache.work_memory import LIBRARIES
 from scoutattention.config import EngineConfig, ScoutConfig
@@ -29,6 +30,7 @@ from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_config
 from scoutattention.models.layers import LayerWeights
 from scoutattention.models.shapes.known import shape_config
+from scoutattention.runtime import layer_graphs
 
 META = torch.device("meta")
 
@@ -38,9 +40,9 @@ def empty(*shape, dtype=torch.float32):
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of tensors that lived at once, of those that are made inside: on each stream by itself.
+    """The most bytes of tensors that lived at once, of those that are made inside: on each stream, and in graphs.
 
-    PyTorch keeps memory for each stream, so that the sum of both is what a device needs.
+    PyTorch keeps memory for each of them by itself, so that their sum is what a device needs.
     """
 
     def __init__(self) -> None:
@@ -48,7 +50,7 @@ class Peak(TorchDispatchMode):
         seen = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.device == META]
         self._before = {StorageWeakRef(one.untyped_storage()) for one in seen}
         self._known: dict[StorageWeakRef, tuple[str, int]] = {}
-        self._live = {"main": 0, "side": 0}
+        self._live = {"main": 0, "side": 0, "graphs": 0}
         self._held: list[torch.Tensor] = []
         self._stream = "main"
         self.bytes = dict(self._live)
@@ -81,6 +83,14 @@ class Peak(TorchDispatchMode):
 
     def join(self):
         self._held.clear()
+
+    def capture(self, work):
+        """As of a `Recorder`."""
+        self._stream, before = "graphs", self._stream
+        try:
+            return layer_graphs.Queued(lambda: None, work())
+        finally:
+            self._stream = before
 
 
 class DeviceOps(PlainOps):
@@ -160,6 +170,8 @@ def read(monkeypatch) -> Callable[..., int]:
         monkeypatch.setattr(built.prompt, "finish", store.finish_prompt)  # else numbers are asked for
         store.admit(0, blocks, most)
         peak = store.side = Peak()
+        monkeypatch.setattr(key_codes, "PlainOps", ())  # these operations wait for nothing
+        monkeypatch.setattr(prefill, "run_of_prompt", lambda device: layer_graphs.LayerGraphs(peak).run)
         with monkeypatch.context() as patched, peak:
             patched.setattr(torch, "Generator", NoGenerator)
             runner.Runner(decoder, built.prompt, built.attention, seen).prefill(0, [0] * tokens)

@@ -115,7 +115,7 @@ def test_a_small_card_is_where_scout_pays():
     full, scout = ({row.context: row for row in made.rows if row.engine == name} for name in ("full", "scout"))
     assert full[65536].batch == 0
     assert full[65536].missing_device == pytest.approx(2.9 * GIB, rel=0.05)
-    assert scout[65536].batch >= 4
+    assert scout[65536].batch >= 3
     even = {one.context: one for one in made.break_even}
     assert even[65536].batch == 1, "full attention cannot run at all"
     assert even[8192].batch == full[8192].batch + 1

@@ -64,20 +64,26 @@ def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
 
 
 def _beside_bytes(shape: ModelShape, reading: Reading, ranks: int) -> int:
-    """The most that the second stream has at once: what it does with a layer comes one after the other."""
-    tokens, positions = reading.tokens, tried(reading.tokens)
+    """The most that the second stream has at once: what it does with a layer comes one after the other.
+
+    Fits come on top once more: they are captured as graphs, which have memory of their own, and copies of their inputs.
+    """
+    tokens, positions, size = reading.tokens, tried(reading.tokens), shape.dtype_bytes
     queries = positions * shape.num_query_heads * shape.head_dim
     keys = tokens * shape.num_kv_heads * shape.head_dim
-    most = 2 * keys * shape.dtype_bytes  # in the order of pages
+    most, graphs, inputs = 2 * keys * size, 0, 0  # in the order of pages
     if reading.fitted:  # two of the keys, the queries that they are for, and moments
-        moments = MOMENTS * shape.num_kv_heads * shape.head_dim**2
-        most = max(most, WIDE * (queries + max(queries, 2 * keys) + moments))
+        graphs = WIDE * (queries + max(queries, 2 * keys) + MOMENTS * shape.num_kv_heads * shape.head_dim**2)
+        most, inputs = max(most, graphs), (queries + keys) * size
     if reading.lookahead is not None:
         most = max(most, _residents_bytes(shape, tokens))
     if reading.lookahead:
-        judged = -(-queries // HELD_OUT) * (2 * shape.dtype_bytes + 5 * WIDE)
-        most = max(most, judged, _correction_fit_bytes(shape, positions, ranks) if reading.corrected else 0)
-    return most
+        most = max(most, -(-queries // HELD_OUT) * (2 * size + 5 * WIDE))  # scouts beside the queries that judge them
+    if reading.lookahead and reading.corrected:
+        fit = CorrectionFit(positions - -(-positions // HELD_OUT), shape, ranks)
+        graphs = max(graphs, fit.inside)
+        most, inputs = max(most, fit.inside + 3 * fit.inputs), inputs + 2 * fit.inputs + fit.weight * size
+    return most + graphs + inputs
 
 
 def _residents_bytes(shape: ModelShape, tokens: int) -> int:
@@ -87,13 +93,28 @@ def _residents_bytes(shape: ModelShape, tokens: int) -> int:
     return together * (3 * head + WIDE * tokens * shape.head_dim) + VOTERS * tokens
 
 
-def _correction_fit_bytes(shape: ModelShape, positions: int, ranks: int) -> int:
-    """What fits a correction: inputs, wanted inputs and change, two of them in float32 too, a weight, and moments."""
-    width, size = shape.hidden_size, shape.dtype_bytes
-    fitted = positions - -(-positions // HELD_OUT)
-    weight = WIDE * width * shape.num_query_heads * shape.head_dim * ranks
-    moments = SOLVED * WIDE * min(fitted, width) ** 2
-    return fitted * width * (3 * size + (2 * WIDE if size < WIDE else 0)) + weight + moments
+class CorrectionFit(NamedTuple):
+    """The fit of a correction.   positions: that it is fitted to.   shape: of one rank's part of the model."""
+
+    positions: int
+    shape: ModelShape
+    ranks: int
+
+    @property
+    def inputs(self) -> int:
+        """Bytes of the inputs; of those that are wanted, and of the change, there are as many."""
+        return self.positions * self.shape.hidden_size * self.shape.dtype_bytes
+
+    @property
+    def weight(self) -> int:
+        """Numbers of the projection of all ranks' queries."""
+        return self.shape.hidden_size * self.shape.num_query_heads * self.shape.head_dim * self.ranks
+
+    @property
+    def inside(self) -> int:
+        """Bytes that it takes itself: inputs, change and weight in float32, and moments."""
+        wide = 2 * WIDE * self.inputs // self.shape.dtype_bytes if self.shape.dtype_bytes < WIDE else 0
+        return wide + WIDE * self.weight + SOLVED * WIDE * min(self.positions, self.shape.hidden_size) ** 2
 
 
 def step_bytes(shape: ModelShape, block_size: int, rows: int, tokens: int) -> int:
