@@ -26,7 +26,7 @@ def some_codes(S: int, H: int, D: int, P: int) -> tuple[Tensor, Tensor]:
     return codes, torch.rand(S, H, 2, D).half()
 
 
-@pytest.mark.parametrize("reading", [scores.MANY, scores.FEW])
+@pytest.mark.parametrize("reading", [*scores.MANY.values(), scores.FEW])
 @pytest.mark.parametrize(
     ("sizes", "dtype"),
     [
@@ -38,9 +38,11 @@ def some_codes(S: int, H: int, D: int, P: int) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_scores(reading, sizes, dtype, monkeypatch):
+    B, H, G, D, P, N = sizes
+    if reading.bytes(D, P) > 48 << 10:
+        pytest.skip("programs of fewer channels hold more pages")
     monkeypatch.setattr(scores, "reading", lambda *_: reading)
     torch.manual_seed(0)
-    B, H, G, D, P, N = sizes
     codes, bounds = some_codes(N + 3, H, D, P)
     q, pages = torch.randn(B, H, G, D).to(dtype), torch.randint(0, N + 3, (B, H, N), dtype=torch.int32)
     closed = torch.tensor([N, N // 3][:B])

@@ -17,18 +17,18 @@ from ...kernels.cuda.scores import BATCH, score_launch
 from ...kernels.triton.base import ceil_div, triton
 from .compile import some
 
-HEADS, GROUP, PAGE = 8, 4, 32
+SEQUENCES, HEADS, GROUP, PAGE = 8, 8, 4, 32
 CHANNELS = (16, 32, 64, 128)
 
 
 def page_instructions(channels: int, architecture: str = "sm_90") -> float:
     """Warp instructions for each page of keys with so many channels in 2 bits."""
     N, pages = 1024, 4096
-    q = some(1, HEADS, GROUP, channels, dtype=torch.bfloat16)
+    q = some(SEQUENCES, HEADS, GROUP, channels, dtype=torch.bfloat16)
     codes = some(pages, HEADS, ceil_div(channels, 16), PAGE, 4, dtype=torch.uint8)
     bounds = some(pages, HEADS, 2, channels, dtype=torch.float16)
-    listed, closed = some(1, HEADS, N, dtype=torch.int32), some(1, dtype=torch.int64)
-    launch = score_launch(q, (codes, bounds), listed, closed, some(1, HEADS, GROUP, N), 0.1)
+    listed, closed = some(SEQUENCES, HEADS, N, dtype=torch.int32), some(SEQUENCES, dtype=torch.int64)
+    launch = score_launch(q, (codes, bounds), listed, closed, some(SEQUENCES, HEADS, GROUP, N), 0.1)
     return longest_loop(disassembled(launch.compile(architecture))) / BATCH
 
 

@@ -9,7 +9,7 @@ from ..triton.base import ceil_div, check, padded
 from .base import CudaLaunch
 
 LEAST, THREADS = 128, 512  # of a program: one for each block, within these limits
-LONG = 2048  # blocks from which on a program has twice the threads
+LONG = 4096  # blocks from which on a program has twice the threads
 MOST_EACH = 16  # blocks of a thread
 MOST_TAKEN = 2048
 

@@ -15,7 +15,7 @@ LONGEST = 16  # batches of a warp
 MOST_HEADS = 16  # query heads of a KV head that are projected
 PARTS = 16  # programs that project the queries of a KV head
 MOST_CHANNELS = 256  # of keys: of more, shared memory does not hold what is copied ahead
-GROUP_BYTES = 2560  # of pages that a warp copies at a time, at most: programs of 48 KiB need no permission
+FOUND_BYTES = 36 * 16  # of a page, what the lanes of a warp have found of it
 
 
 def has_kernel(D: int, P: int) -> bool:
@@ -26,29 +26,30 @@ def has_kernel(D: int, P: int) -> bool:
 class Reading(NamedTuple):
     """How a program reads.
 
-    warps: of the program.   stages: groups of pages that each warp holds in shared memory, the one that it scores and
-    those that it copies.   resident: programs that a processor holds at a time, for want of shared memory.
+    warps: of the program.   group: pages that a warp copies at a time.   stages: groups that it holds in shared memory,
+    the one that it scores and those that it copies.   resident: programs that a processor has registers for.
     """
 
     warps: int
+    group: int
     stages: int
     resident: int
 
-
-MANY, FEW = Reading(4, 3, 4), Reading(2, 4, 6)
-"""Where programs are many, and where they are few: the best of a sweep on an H200."""
-
-
-def reading(programs: int, processors: int) -> Reading:
-    """How programs read that score a batch with each of 4 warps: few of them wait less if they read far ahead."""
-    return FEW if programs <= FEW.resident * processors else MANY
+    def bytes(self, D: int, P: int) -> int:
+        """Shared memory of a program: pages, and what its lanes have found of a batch."""
+        page = 4 * ceil_div(D, 16) * P + 2 * D
+        return self.warps * (self.stages * self.group * page + BATCH * FOUND_BYTES)
 
 
-def group(D: int, P: int, stages: int) -> int:
-    """Pages that a warp copies at a time, a power of two: all but one of its stages hold a batch at most."""
-    page = 4 * ceil_div(D, 16) * P + 2 * D
-    most = min(BATCH // (stages - 1), max(1, GROUP_BYTES // page))
-    return 1 << (most.bit_length() - 1)
+FEW = Reading(2, 1, 3, 8)
+MANY = {64: Reading(4, 2, 3, 6), 128: Reading(4, 2, 3, 4), MOST_CHANNELS: Reading(4, 1, 3, 2)}
+"""Where programs are few, and where they are many, with keys of so many channels at most."""
+
+
+def reading(D: int, programs: int, processors: int) -> Reading:
+    """How programs read that score a batch with each of 4 warps."""
+    few = programs <= FEW.resident // 2 * processors
+    return FEW if few else next(how for most, how in MANY.items() if most >= D)
 
 
 def score_launch(
@@ -61,10 +62,10 @@ def score_launch(
     strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
     rows, batches = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH)
     available = processors(q.device) if q.is_cuda else 1
-    how = reading(rows * ceil_div(batches, MANY.warps), available)
+    how = reading(D, rows * ceil_div(batches, 4), available)
     grid = (B * H, programs(rows, ceil_div(batches, how.warps), available * how.resident), ceil_div(G, HEADS))
     defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": how.warps}
-    defines |= {"GROUP": group(D, P, how.stages), "STAGES": how.stages}
+    defines |= {"GROUP": how.group, "STAGES": how.stages, "RESIDENT": how.resident}
     arguments: tuple[Argument, ...] = (q, codes, bounds, pages, closed, scores, scale, *strides, H, N)
     return CudaLaunch("score", "score_pages", grid, 32 * how.warps, arguments, defines)
 

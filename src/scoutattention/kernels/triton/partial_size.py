@@ -21,7 +21,7 @@ class PartialTile:
     least: int = 256
 
 
-SHORT = 2048
+SHORT = 2560
 """Tokens of a list up to which its splits are short: else so few programs would take so long as one."""
 
 
@@ -32,7 +32,8 @@ def default_tile(
 
     On AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere. float32 products are no
     matrix instructions and need the registers of more warps. The 16-bit tiles were among the best of sweeps on an H100,
-    at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`), and of 8 and 4 lists of 33 blocks.
+    at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`), and of lists of 33
+    blocks (8 and 4 sequences) on an H100, and of 65 blocks (4, 8 and 18) on an H200.
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)

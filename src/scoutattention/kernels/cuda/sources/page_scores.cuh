@@ -1,7 +1,8 @@
 // How well queries match pages: the log-sum-exp of their products with the keys of each page, kept in 2 bits a channel.
 //
 // Compiled for one D (channels), P (positions of a page), G (query heads of a KV head), QUERY (their type), WARPS (of a
-// program), GROUP (pages that a warp copies to shared memory at a time) and STAGES (groups that it holds there).
+// program), GROUP (pages that a warp copies to shared memory at a time), STAGES (groups that it holds there) and RESIDENT
+// (programs that a processor has registers for).
 //
 // The 2 bits of a code, wherever they stand in the lower 10 bits of a float16, are a subnormal number: the code times a
 // power of two. So one mask turns two codes of a word into two numbers that the matrix unit takes, and the power is

@@ -4,7 +4,7 @@
 // Grid (B * H, parts of N, heads / 8).   q: [B, H, G, D].   words: [S, H, WORDS or more, P].   bounds: [S, H, 2, D or
 // more].   pages: int32 [B, H, N].   closed: int64 [B], the n-th page is scored where n is less.   scores: float32
 // [B, H, G, N].   Strides of words and bounds are in bytes; bounds_r leads to the steps.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     score_pages(const void* q, const char* words, const char* bounds, const int* pages, const i64* closed,
                 float* scores, float scale, u32 words_s, u32 words_h, u32 bounds_s, u32 bounds_h, u32 bounds_r,
                 int pages_b, int pages_h, int H, int N) {
