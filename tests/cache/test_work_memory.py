@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ class Peak(TorchDispatchMode):
         seen = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.device == META]
         self._before = {StorageWeakRef(one.untyped_storage()) for one in seen}
         self._known: dict[StorageWeakRef, tuple[str, int]] = {}
-        self._live = {"main": 0, "side": 0, "graphs": 0}
+        self._live = {"main": 0, "side": 0, "trials": 0, "graphs": 0}
         self._held: list[torch.Tensor] = []
         self._stream = "main"
         self.bytes = dict(self._live)
@@ -72,10 +73,9 @@ class Peak(TorchDispatchMode):
         return out
 
     @contextmanager
-    def after(self, *tensors):
-        """As of a `SideStream`, which keeps tensors until it is waited for."""
+    def on(self, stream, tensors):
         self._held += tensors
-        self._stream = "side"
+        self._stream = stream
         try:
             yield
         finally:
@@ -91,6 +91,19 @@ class Peak(TorchDispatchMode):
             return layer_graphs.Queued(lambda: None, work())
         finally:
             self._stream = before
+
+
+class Stream(NamedTuple):
+    """As a `SideStream`, which keeps tensors until it is waited for."""
+
+    name: str
+    peak: Peak
+
+    def after(self, *tensors):
+        return self.peak.on(self.name, tensors)
+
+    def join(self):
+        self.peak.join()
 
 
 class DeviceOps(PlainOps):
@@ -169,9 +182,14 @@ def read(monkeypatch) -> Callable[..., int]:
         store, seen = cache.store, sampler.Seen(cache.store, decoder.shape.vocab_size)
         monkeypatch.setattr(built.prompt, "finish", store.finish_prompt)  # else numbers are asked for
         store.admit(0, blocks, most)
-        peak = store.side = Peak()
+        peak = Peak()
+        store.side, built.prompt._trials = Stream("side", peak), Stream("trials", peak)
         monkeypatch.setattr(key_codes, "PlainOps", ())  # these operations wait for nothing
-        monkeypatch.setattr(prefill, "run_of_prompt", lambda device: layer_graphs.LayerGraphs(peak).run)
+
+        def run_of_prompt(device: torch.device, tokens: int) -> layer_graphs.Run:
+            return layer_graphs.LayerGraphs(peak).run if tokens <= layer_graphs.GRAPHED else layer_graphs.at_once
+
+        monkeypatch.setattr(prefill, "run_of_prompt", run_of_prompt)
         with monkeypatch.context() as patched, peak:
             patched.setattr(torch, "Generator", NoGenerator)
             runner.Runner(decoder, built.prompt, built.attention, seen).prefill(0, [0] * tokens)
@@ -206,12 +224,14 @@ def test_a_prompt_has_the_room_that_it_takes(read, model, dtype, design):
     config = EngineConfig(device="cuda", device_memory="all" if everything else "slots", max_num_seqs=1)
     for tokens in (2048, 40_000, 131_072):
         room = work_bytes(decoder.shape, scout, config, tokens) - LIBRARIES
-        assert 1.0 < room / read(decoder, scout, everything, tokens) < 1.3, tokens
+        most = 1.45 if tokens <= work_memory.GRAPHED else 1.3  # not all that comes at once is large at the same time
+        assert 1.0 < room / read(decoder, scout, everything, tokens) < most, tokens
 
 
 def test_sizes_are_those_of_the_program():
     assert work_memory.PIECE == runner.PIECE
     assert (work_memory.TRIED, work_memory.HELD_OUT) == (trial.TRIED, trial.HELD_OUT)
+    assert work_memory.GRAPHED == layer_graphs.GRAPHED
     assert (work_memory.VOTERS, work_memory.SCORED_BYTES) == (prefill.VOTERS, prefill.SCORED_BYTES)
     for tokens in (1, 2047, 2049, 9000, 40_000, 131_072):
         assert work_memory.tried(tokens) == len(range(0, tokens, trial.sample_every(tokens)))

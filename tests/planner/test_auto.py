@@ -47,7 +47,7 @@ def test_what_is_given_is_kept(monkeypatch, tmp_path):
     [
         ({"device_memory": 1 << 30}, ConfigError, "leave device_memory out"),
         ({"tensor_parallel_size": 2}, ConfigError, "set tensor_parallel_size to 1"),
-        ({}, CapacityError, r"one sequence of 40960 tokens misses 3\.\d GiB of device memory and 4\.\d GiB of host"),
+        ({}, CapacityError, r"one sequence of 40960 tokens misses 2\.\d GiB of device memory and 4\.\d GiB of host"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(monkeypatch, tmp_path, changed, error, message):

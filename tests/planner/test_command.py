@@ -50,9 +50,9 @@ def test_a_plan_is_a_table_and_sentences(capsys):
     assert (
         "qwen3-8b in bfloat16, 15.3 GiB of weights, on rtx-4090: 24.0 GiB of GPU memory at 1,008 GB/s, 8 cores" in out
     )
-    assert "2.9 GiB of GPU memory missing" in out
+    assert "2.7 GiB of GPU memory missing" in out
     assert "Scout pays from batch" in out
-    assert "scout is faster from contexts of about 4,096 tokens on" in out
+    assert "scout is faster from contexts of about 8,192 tokens on" in out
     assert "The model itself takes 40,960 tokens" in out
     assert "scout generate MODEL --prompt-file FILE --device cuda --max-model-len 8192 --dense" in out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..config import DigestName, EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
-from .work_memory import LIBRARIES, Reading, prompt_bytes, step_bytes
+from .work_memory import GRAPHED, LIBRARIES, Reading, prompt_bytes, step_bytes
 
 SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
@@ -168,7 +168,7 @@ def _check_device(free: int, slots: tuple[int, int], beside: tuple[int, int, int
 
 
 def work_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfig, tokens: int) -> int:
-    """Bytes that devices need beside the pools for prompts of `tokens` tokens, and steps; see `work_memory.py`.
+    """Bytes that devices need beside the pools for prompts of up to `tokens` tokens, and steps; see `work_memory.py`.
 
     Ranks have as much each: the sum of all is meant.
     """
@@ -182,7 +182,9 @@ def work_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfi
         corrected=ablation.predictor == "calibrated",
     )
     step = step_bytes(part, scout.block_size, engine_config.max_num_seqs, tokens)
-    return ranks * (prompt_bytes(part, reading, ranks) + step + LIBRARIES)
+    short = reading._replace(tokens=min(tokens, GRAPHED))
+    prompt = max(prompt_bytes(part, each, ranks) for each in (reading, short))
+    return ranks * (prompt + step + LIBRARIES)
 
 
 def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host: bool, everything: bool) -> None:

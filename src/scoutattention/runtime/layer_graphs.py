@@ -9,6 +9,9 @@ from typing_extensions import override
 
 from .graphs import no_collection
 
+GRAPHED = 8192
+"""Tokens of a prompt up to which work is captured. Graphs of longer ones would take more memory than all else."""
+
 Function = Callable[..., tuple[Tensor, ...]]
 """Makes tensors of tensors. It queues work, and waits for nothing."""
 
@@ -96,6 +99,6 @@ def at_once(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
     return function(*inputs)
 
 
-def run_of_prompt(device: torch.device) -> Run:
-    """What runs the functions of one prompt's layers: with graphs on a GPU, and at once on a CPU."""
-    return LayerGraphs(CudaRecorder()).run if device.type == "cuda" else at_once
+def run_of_prompt(device: torch.device, tokens: int) -> Run:
+    """What runs the functions of one prompt's layers: with graphs on a GPU, if it is short, and at once on a CPU."""
+    return LayerGraphs(CudaRecorder()).run if device.type == "cuda" and tokens <= GRAPHED else at_once

@@ -118,7 +118,7 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
     by_position = z.shape[0] < z.shape[1]
     gram = z @ z.T if by_position else z.T @ z
     penalty = (PRIOR / z.numel() * gram.diagonal().sum()).clamp(min=LEAST_PENALTY)
-    held_back = gram.clone()
+    held_back = gram if by_position else gram.clone()
     held_back.diagonal().add_(penalty)
     if by_position:
         half = torch.linalg.solve_triangular(_factor(held_back), torch.eye(len(z), device=z.device), upper=False)

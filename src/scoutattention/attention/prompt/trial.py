@@ -13,8 +13,12 @@ from ...types import Rope
 from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
 from .correction import Correction, fit_from, start
 
-TRIED = (2048, 8192)
-"""Prompt positions on which scouts are tried and corrections fitted; one in four costs a twentieth of the prefill."""
+TRIED = (2048, 4096)
+"""Prompt positions on which scouts are tried and corrections fitted; one in four costs a twentieth of the prefill.
+
+With SmolLM2, twice as many positions as channels give corrections as good as 3.5 times as many. As many as channels
+give nearly as good ones, and half as many do not.
+"""
 HELD_OUT = 8
 """One of so many tried positions judges, and is not fitted to."""
 LEAST_FITTED = 512
