@@ -1,7 +1,7 @@
 """What a device needs beside its pools: the tensors of the prompt that is being read, and those of a decode step.
 
 Plain arithmetic, without PyTorch. One prompt is read at a time, in pieces, one layer after the other. What is done with
-a layer's keys and inputs beside the next layer, on other streams, takes memory of its own.
+a layer's keys and inputs beside the next layer, on the second stream, takes memory of its own.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ PIECE = 2048
 TRIED, HELD_OUT = (2048, 4096), 8
 """Positions on which scouts are tried, and one in so many that judges; `attention/prompt/trial.py`."""
 GRAPHED = 8192
-"""Tokens of a prompt up to which fits are captured, and trials have a stream; `runtime/layer_graphs.py`."""
+"""Tokens of a prompt up to which fits are captured; `runtime/layer_graphs.py`."""
 VOTERS, SCORED_BYTES = 32, 64 << 20
 """Positions that choose the first residents, and bytes of their scores; `attention/prompt/prefill.py`."""
 WIDE = 4
@@ -24,8 +24,8 @@ PER_LOGIT = 56
 """Bytes of a step for each token that may come next: logits, their order and sums, and what penalties are made of."""
 PER_BLOCK = 64
 """Bytes of a step for each block and KV head: its number, page and wish, and their lists; scores come on top."""
-LIBRARIES = 128 << 20
-"""Bytes that libraries take when they are first used (cuBLAS has 32 MiB for each stream), and captured steps, about."""
+LIBRARIES = 96 << 20
+"""Bytes that libraries take when they are first used, beside PyTorch's own memory, as on an H200."""
 
 
 class Reading(NamedTuple):
@@ -51,10 +51,10 @@ def tried(tokens: int) -> int:
 def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
     """Bytes of one rank for a prompt.   shape: of its part of the model.   ranks: how many share the model.
 
-    Of all tokens: the residual stream, rotary tables and numbers, and keys and values of two layers, because other
-    streams may be one layer behind. Of the tried positions: inputs and queries, of two layers too, and the inputs that
-    later scouts are made from. Of a piece: the tensors of a layer at its widest place, between both parts of the
-    feed-forward layer. Then what is done beside the next layer.
+    Of all tokens: the residual stream, rotary tables and numbers, and keys and values of two layers, because the
+    second stream may be one layer behind. Of the tried positions: inputs and queries, of two layers too, and the inputs
+    that later scouts are made from. Of a piece: the tensors of a layer at its widest place, between both parts of the
+    feed-forward layer. Then the most that the second stream has.
     """
     tokens, size, width = reading.tokens, shape.dtype_bytes, shape.hidden_size
     queries, keys = shape.num_query_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -66,27 +66,27 @@ def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
 
 
 def _beside_bytes(shape: ModelShape, reading: Reading, ranks: int) -> int:
-    """The most that is needed for what is done beside the next layer: for pages and digests, and for scouts.
+    """The most that the second stream has at once: what it does with a layer comes one after the other.
 
-    With a long prompt one comes after the other. With a short one both come at once, on two streams, and their fits are
-    captured as graphs, which have memory of their own, and copies of their inputs.
+    Fits of a short prompt come on top once more: they are captured as graphs, which have memory of their own, and
+    copies of their inputs.
     """
     tokens, positions, size = reading.tokens, tried(reading.tokens), shape.dtype_bytes
     queries = positions * shape.num_query_heads * shape.head_dim
     keys = tokens * shape.num_kv_heads * shape.head_dim
-    pages, scouts, graphs = 2 * keys * size, 0, 0  # in the order of pages
+    most, graphs, inputs = 2 * keys * size, 0, 0  # in the order of pages
     if reading.fitted:  # two of the keys, the queries that they are for, and moments
-        fitted = WIDE * (queries + max(queries, 2 * keys) + MOMENTS * shape.num_kv_heads * shape.head_dim**2)
-        pages, graphs = max(pages, fitted), fitted + (queries + keys) * size
+        graphs = WIDE * (queries + max(queries, 2 * keys) + MOMENTS * shape.num_kv_heads * shape.head_dim**2)
+        most, inputs = max(most, graphs), (queries + keys) * size
     if reading.lookahead is not None:
-        pages = max(pages, _residents_bytes(shape, tokens))
+        most = max(most, _residents_bytes(shape, tokens))
     if reading.lookahead:
-        scouts = -(-queries // HELD_OUT) * (2 * size + 5 * WIDE)  # beside the queries that judge them
+        most = max(most, -(-queries // HELD_OUT) * (2 * size + 5 * WIDE))  # scouts beside the queries that judge them
     if reading.lookahead and reading.corrected:
         fit = CorrectionFit(positions - -(-positions // HELD_OUT), shape, ranks)
-        scouts, graphs = max(scouts, fit.inside + 3 * fit.inputs), graphs + fit.inside + 2 * fit.inputs
-        graphs += fit.weight * size
-    return pages + scouts + graphs if tokens <= GRAPHED else max(pages, scouts)
+        graphs = max(graphs, fit.inside)
+        most, inputs = max(most, fit.inside + 3 * fit.inputs), inputs + 2 * fit.inputs + fit.weight * size
+    return most + (graphs + inputs if tokens <= GRAPHED else 0)
 
 
 def _residents_bytes(shape: ModelShape, tokens: int) -> int:

@@ -10,8 +10,6 @@ from torch import Tensor
 class SideStream:
     """A stream beside the current one, for copies that overlap with it; on the CPU there is but one.
 
-    Its kernels come first where both have some: they are short, and would wait long for room beside long ones.
-
     A mark is a place in it that the current stream can wait for. Both may be captured in a graph, which must wait for
     all that it has queued beside itself.
     """
@@ -20,7 +18,7 @@ class SideStream:
         self._stream: torch.cuda.Stream | None = None
         self._marks: list[torch.cuda.Event] = []
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._marks = [torch.cuda.Event() for _ in range(marks)]  # type: ignore[no-untyped-call]
 
     @contextmanager

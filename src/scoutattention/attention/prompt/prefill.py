@@ -12,8 +12,7 @@ from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
 from ...config import ScoutConfig
 from ...kernels.reference_recall import Moves
-from ...runtime.layer_graphs import GRAPHED, Run, at_once, run_of_prompt
-from ...runtime.streams import SideStream
+from ...runtime.layer_graphs import Run, at_once, run_of_prompt
 from ...types import Rope
 from ..recall import first_residents
 from ..softmax import Softmax
@@ -54,17 +53,6 @@ class PromptLayer(NamedTuple):
     sample: TrialSample
 
 
-class Beside(NamedTuple):
-    """What is done for a prompt's layers beside the next ones.   fits, trials: what runs functions of each layer.
-
-    stream: of the trials; fits are done on the store's.
-    """
-
-    fits: Run
-    trials: Run
-    stream: SideStream
-
-
 class PromptAttention:
     """Causal attention of one prompt, whose keys and values go to the store as each layer has made them."""
 
@@ -85,7 +73,6 @@ class PromptAttention:
         self._trial = trial
         self._trusted = trusted
         self._in_turns = store.device.type == "cpu"
-        self._trials = SideStream(store.device)
         self._cosines: dict[int, dict[int, Tensor]] = {}  # by row and layer, of prompts that are being read
 
     def known(self, row: int) -> int:
@@ -111,7 +98,7 @@ class PromptAttention:
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
         unfinished: dict[int, _Seen] = {}
-        beside = self._beside(total)
+        run = run_of_prompt(self._store.device, total)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Generator[None, None, Tensor]:
             if layer not in unfinished:
@@ -120,17 +107,12 @@ class PromptAttention:
             out = yield from self._causal(layer, q, *known)
             if len(known[0]) == total:
                 prompt = unfinished.pop(layer).layer(tried)
-                yield from self._place(row, layer, prompt, beside)
+                yield from self._place(row, layer, prompt, run)
                 if record is not None:
                     record.append(prompt)
             return out
 
         return attend
-
-    def _beside(self, tokens: int) -> Beside:
-        """Fits and trials of a prompt: at the same time if it is short, else one after the other for want of memory."""
-        fits, trials = (run_of_prompt(self._store.device, tokens) for _ in range(2))
-        return Beside(fits, trials, self._trials if tokens <= GRAPHED else self._store.side)
 
     def _causal(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Generator[None, None, Tensor]:
         """A piece's attention to all keys so far."""
@@ -148,17 +130,16 @@ class PromptAttention:
 
         Behind blocks that the row has already, bases are theirs, and so is what was found when scouts were tried.
         """
-        for _ in self._place(row, layer, prompt, Beside(at_once, at_once, self._store.side)):
+        for _ in self._place(row, layer, prompt, at_once):
             pass
 
-    def _place(self, row: int, layer: int, prompt: PromptLayer, beside: Beside) -> Turns:
+    def _place(self, row: int, layer: int, prompt: PromptLayer, run: Run) -> Turns:
         """`place` in turns. What runs beside the device's work is at most one layer behind it, and so is its memory."""
         start = self.known(row)
         self._store.side.join()
-        beside.stream.join()
         if not start:
             with self._store.side.after(prompt.sample.q, prompt.k):  # where digests are written by it
-                self._digests.fit(layer, row, prompt.sample.q, prompt.k, beside.fits)
+                self._digests.fit(layer, row, prompt.sample.q, prompt.k, run)
             yield from self._pause()
         total, size = len(prompt.k), self._store.block_size
         turn = TURN_BLOCKS * size if self._in_turns else total
@@ -174,8 +155,8 @@ class PromptAttention:
             return
         yield from self._pause()
         sample = prompt.sample
-        with beside.stream.after(sample.x, sample.q, *sample.rope):
-            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample, beside.trials)
+        with self._store.side.after(sample.x, sample.q, *sample.rope):
+            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample, run)
         yield from self._pause()
 
     def _pause(self) -> Turns:
@@ -186,7 +167,6 @@ class PromptAttention:
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done, and decide which layers' scouts are trusted."""
         self._store.finish_prompt(row, num_tokens)
-        self._trials.join()
         tried = self._cosines.pop(row, {})
         for layer, cosine in zip(tried, torch.stack([*tried.values()]).tolist() if tried else (), strict=True):
             if math.isnan(cosine):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ..triton.base import starts_early
 
 try:
     from cuda.core import Device, LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
@@ -51,12 +50,7 @@ class CudaLaunch:
         stream = torch.cuda.current_stream()
         compiled = _compiled(self.source, tuple(sorted(self.defines.items())), _architecture(stream.device_index))
         kernel = _kernel(compiled, self.kernel, stream.device_index)
-        config = LaunchConfig(
-            grid=self.grid,
-            block=self.threads,
-            shmem_size=self.shared,
-            programmatic_stream_serialization=starts_early(),
-        )
+        config = LaunchConfig(grid=self.grid, block=self.threads, shmem_size=self.shared)
         launch(Stream.from_handle(stream.cuda_stream), config, kernel, *map(_argument, self.arguments))
 
     def compile(self, architecture: str) -> bytes:

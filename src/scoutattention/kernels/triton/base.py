@@ -16,24 +16,19 @@ from ...errors import KernelError
 try:
     import triton
     import triton.language as tl
-    from triton.language import target_info
-    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError as error:
     raise KernelError(f"triton is missing ({error}): pip install 'scout-attention[triton]'") from error
 
 __all__ = [
     "INTERPRETED",
-    "LINE",
     "LN2",
     "TL_DTYPES",
     "Launch",
     "TritonError",
     "arithmetic",
-    "begin",
     "ceil_div",
     "check",
     "check_alike",
-    "fetch_early",
     "padded",
     "processors",
     "tl",
@@ -43,10 +38,6 @@ __all__ = [
 INTERPRETED: bool = triton.knobs.runtime.interpret
 TritonError = triton.TritonError
 LN2 = 0.6931471805599453
-LINE = 128
-"""Bytes of a cache line of a GPU."""
-EARLY_SINCE = (9, 0)
-"""Compute capability of the first GPUs that start a kernel while the one before it still runs."""
 TL_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -68,52 +59,12 @@ class Launch:
     def run(self) -> None:
         """Queue the kernel on the current stream, unless there is nothing to do."""
         if all(self.grid):
-            early = {"launch_pdl": True} if starts_early() else {}
-            self.kernel[self.grid](*self.arguments, **self.constants, **self.options, **early)
+            self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
 
     @property
     def options(self) -> dict[str, Any]:
         """What the compiler is told besides."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
-
-
-if INTERPRETED:
-
-    def begin() -> None:
-        """The interpreter runs one kernel after the other."""
-
-    def fetch_early(place: tl.tensor) -> None:
-        """The interpreter has no cache."""
-
-else:
-
-    @triton.jit
-    def begin() -> None:
-        """The first thing in every kernel: waits for the kernel before, and lets the next one start.
-
-        With programmatic dependent launch (CUDA's programming guide) a kernel starts when all programs of the kernel
-        before have come here, so that kernels do not wait for launches. This must come before anything is read or
-        written, in every kernel: what waits for a kernel that has waited comes after all kernels.
-        """
-        if target_info.cuda_capability_geq(9, 0):
-            gdc_wait()
-            gdc_launch_dependents()
-
-    @triton.jit
-    def fetch_early(place: tl.tensor) -> None:
-        """Before `begin`: have the L2 cache fetch the lines of these addresses while the kernel before still runs.
-
-        All kernels see the same L2 cache, so a line may be written later. The addresses must be valid.
-        """
-        if target_info.cuda_capability_geq(9, 0):
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
-            )
-
-
-def starts_early() -> bool:
-    """Whether the current device can start a kernel while the one before it still runs."""
-    return not INTERPRETED and torch.version.hip is None and torch.cuda.get_device_capability() >= EARLY_SINCE
 
 
 def arithmetic(dtype: torch.dtype) -> tl.dtype:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import KernelError
 from ...types import CallFlags
 from ..requests import TakeRequest
-from .base import INTERPRETED, Launch, begin, ceil_div, check, padded, tl, triton
+from .base import INTERPRETED, Launch, ceil_div, check, padded, tl, triton
 
 CHUNK = 1024
 """Numbers that are written at a time."""
@@ -195,7 +195,6 @@ def _take_kernel(
     PTX: tl.constexpr,
 ) -> None:
     """One program: waits, so many milliseconds at most, and writes the result of no keys where there is none."""
-    begin()
     there = _wait(answered, waited, counts, late, gave_up, line, patience, False, PTX)
     if there == 0:
         for start in range(0, size, CHUNK):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...errors import KernelError
 from ..reference_rows import RowCorrection
-from .base import TL_DTYPES, Launch, begin, ceil_div, check, padded, tl, triton
+from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 PART = 128  # channels of a program
 
@@ -29,7 +29,6 @@ def _dims_kernel(
     PART: tl.constexpr,
 ) -> None:
     """Program (row, part): what PART channels add to a sum of squares, and to products with `left` and with `other`."""
-    begin()
     t = tl.program_id(0).to(tl.int64)
     a = tl.program_id(1) * PART + tl.arange(0, PART)
     c = tl.arange(0, C_PAD)
@@ -69,7 +68,6 @@ def _correction_kernel(
     OTHER_USED: tl.constexpr,
 ) -> None:
     """Program (row, part): the norm of PART channels, and what both corrections add to it."""
-    begin()
     t = tl.program_id(0).to(tl.int64)
     a = tl.program_id(1) * PART + tl.arange(0, PART)
     parts = tl.num_programs(1)

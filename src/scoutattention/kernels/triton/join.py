@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...types import Partial
 from ..requests import JoinRequest, LayerGuard
-from .base import TL_DTYPES, Launch, arithmetic, begin, check, check_alike, padded, tl, triton
+from .base import TL_DTYPES, Launch, arithmetic, check, check_alike, padded, tl, triton
 from .partial import LOG2E, LOWEST, fold, natural, plain_pair
 
 CHUNK = 64  # blocks that others are compared with at a time
@@ -54,7 +54,6 @@ def _join_kernel(
     DOT: tl.constexpr,
 ) -> None:
     """Program (row): the query heads of one sequence and KV head. `late` is its own memory, N pages."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     b, h = row // H, row % H
     g = tl.arange(0, G_PAD)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...runtime.stored import StoredMatrix
 from .. import reference_rows
-from .base import LINE, TL_DTYPES, Launch, arithmetic, begin, ceil_div, check, fetch_early, tl, triton
+from .base import TL_DTYPES, Launch, arithmetic, ceil_div, check, tl, triton
 from .stored_blocks.matrix import linear as linear_of_blocks
 
 FEW = 16
@@ -21,16 +21,12 @@ MOST = 8192
 
 
 class ProductTile(NamedTuple):
-    """rows: of the matrix, of a program.   depth: channels that are multiplied at a time.   stages: read ahead.
-
-    early: bytes of a program's rows that the cache fetches while the kernel before still runs, a power of two.
-    """
+    """rows: of the matrix, of a program.   depth: channels that are multiplied at a time.   stages: read ahead."""
 
     rows: int = 32
     depth: int = 256
     warps: int = 4
     stages: int = 4
-    early: int = 1 << 16
 
 
 def default_product_tile(*, hip: bool = torch.version.hip is not None) -> ProductTile:
@@ -54,14 +50,8 @@ def _product_kernel(
     DEPTH: tl.constexpr,
     FEW: tl.constexpr,
     DOT: tl.constexpr,
-    EARLY: tl.constexpr,
-    STEP: tl.constexpr,
 ) -> None:
-    """Program (part): ROWS rows of the matrix, times all rows of x. EARLY lines of STEP numbers are fetched early."""
-    first = tl.program_id(0).to(tl.int64) * ROWS * A
-    line = tl.arange(0, EARLY) * STEP
-    fetch_early(weight + first + tl.minimum(line, (tl.minimum(ROWS, B - tl.program_id(0) * ROWS)) * A - 1))
-    begin()
+    """Program (part): ROWS rows of the matrix, times all rows of x."""
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     t = tl.arange(0, FEW)
     a = tl.arange(0, DEPTH)
@@ -80,7 +70,6 @@ def product_launch(x: Tensor, weight: Tensor, out: Tensor, tile: ProductTile = T
     """The launch of `linear` for few rows, which fills `out`."""
     (T, A), B = x.shape, weight.shape[0]
     constants = {"ROWS": tile.rows, "DEPTH": tile.depth, "FEW": FEW, "DOT": arithmetic(x.dtype)}
-    constants |= {"EARLY": tile.early // LINE, "STEP": LINE // weight.element_size()}
     arguments = (x, weight, out, x.stride(0), T, A, B)
     return Launch(_product_kernel, (ceil_div(B, tile.rows),), arguments, constants, tile.warps, tile.stages)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...errors import KernelError
 from ...types import Partial
-from .base import TL_DTYPES, Launch, begin, ceil_div, check, padded, tl, triton
+from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 ROWS = 8  # query heads of one program
 
@@ -27,7 +27,6 @@ def _merge_kernel(
     WITHOUT: tl.constexpr,
 ) -> None:
     """Program (n): ROWS query heads."""
-    begin()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, D_PAD)
     listed = row < rows
@@ -66,7 +65,6 @@ def _correct_kernel(
     ROWS: tl.constexpr,
 ) -> None:
     """Program (n): ROWS query heads."""
-    begin()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, D_PAD)
     seen = (row < rows)[:, None] & (d < D)[None, :]
@@ -90,7 +88,6 @@ def _scout_error_kernel(
     D_PAD: tl.constexpr,
 ) -> None:
     """Program (n): one KV head of one sequence. A product that is no number is stored as one."""
-    begin()
     head = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, G_PAD)
     d = tl.arange(0, D_PAD)

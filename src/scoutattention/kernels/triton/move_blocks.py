@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...errors import KernelError
 from ...types import CloseRequest, Copies, Pools, StepRows
-from .base import TL_DTYPES, Launch, begin, check, check_alike, padded, tl, triton
+from .base import TL_DTYPES, Launch, check, check_alike, padded, tl, triton
 
 CHUNK = 4096  # elements that a program copies at a time
 LISTED = 64  # places of a list that a program looks at at a time
@@ -29,7 +29,6 @@ def _append_kernel(
     D_PAD: tl.constexpr,
 ) -> None:
     """Program (sequence, head)."""
-    begin()
     b = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D_PAD)
@@ -76,7 +75,6 @@ def _copy_kernel(
 
     from_l, to_l: entries from layer to layer, whose elements may be more than an argument can count.
     """
-    begin()
     apart = tl.num_programs(0)
     for start in range(tl.program_id(0), places, LISTED * apart):
         at = start + apart * tl.arange(0, LISTED)
@@ -114,7 +112,6 @@ def _close_kernel(
     CHUNK: tl.constexpr,
 ) -> None:
     """Program (head, layer, sequence)."""
-    begin()
     h = tl.program_id(0).to(tl.int64)
     l = tl.program_id(1).to(tl.int64)  # noqa: E741
     b = tl.program_id(2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...types import BlockList, CallFlags, PageSelection
-from .base import TL_DTYPES, Launch, begin, ceil_div, check, padded, tl, triton
+from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 from .calls import PTX, check_flags, raise_flag
 
 CHUNK = 256  # blocks of a program
@@ -34,7 +34,6 @@ def _list_kernel(
 
     Where there are any, the last program calls the CPU.
     """
-    begin()
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     block = tl.load(blocks + row * N + n, mask=n < N, other=0)

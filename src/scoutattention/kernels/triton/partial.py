@@ -10,20 +10,7 @@ from ...errors import KernelError
 from ...runtime.packed import Blocks, Packed
 from ...types import BlockList, Partial
 from ..requests import PartialRequest, TakeRequest
-from .base import (
-    LN2,
-    TL_DTYPES,
-    Launch,
-    arithmetic,
-    begin,
-    ceil_div,
-    check,
-    check_alike,
-    padded,
-    processors,
-    tl,
-    triton,
-)
+from .base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, check_alike, padded, processors, tl, triton
 from .calls import PTX, Taking, check_take, take_part, taking_arguments
 from .partial_size import PartialTile, blocks_per_split, default_tile
 
@@ -93,7 +80,6 @@ def _partial_kernel(
 
     Where it also TAKES the CPU's result, programs (row, 0) do so, and the splits come after them.
     """
-    begin()
     if TAKES and tl.program_id(1) == 0:
         take_part(
             *(result, answered, waited, counts, late, gave_up, taken),
@@ -181,7 +167,6 @@ def _combine_kernel(
     SPLITS: tl.constexpr,
 ) -> None:
     """Program (row): one query head's partials of all splits into one, SPLITS at a time."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, D_PAD)
     best = tl.full([], LOWEST, tl.float32)

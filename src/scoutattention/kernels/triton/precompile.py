@@ -3,11 +3,8 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -44,31 +41,10 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
         raise KernelError("TRITON_INTERPRET is set, and the interpreter cannot compile: unset it")
     backend, arch, warp = TARGETS[target]
     gpu = triton.backends.compiler.GPUTarget(backend, arch, warp)
-    with _current(gpu):
-        compiled = triton.compile(_source(launch), target=gpu, options=launch.options)
+    compiled = triton.compile(_source(launch), target=gpu, options=launch.options)
     text = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
     usage = _cuda_usage(compiled.asm["cubin"]) if backend == "cuda" else _hip_usage(text)
     return Compiled(launch.kernel.__name__, target, *usage, compiled.metadata.shared, text)
-
-
-class _Absent(NamedTuple):
-    """A driver of a GPU that need not be there."""
-
-    gpu: object
-
-    def get_current_target(self) -> object:
-        """What kernels ask that differ from GPU to GPU."""
-        return self.gpu
-
-
-@contextmanager
-def _current(gpu: object) -> Iterator[None]:
-    """Let kernels see a GPU as the current one."""
-    triton.runtime.driver.set_active(_Absent(gpu))
-    try:
-        yield
-    finally:
-        triton.runtime.driver.set_active(None)  # the machine's own, where it has one
 
 
 def _source(launch: Launch) -> object:

@@ -6,7 +6,7 @@ from torch import Tensor
 from ...errors import KernelError
 from ...types import Copies, RecallRequest, SlotTables, StepRows, WantedRequest
 from ..reference_recall import FREE, MARGIN
-from .base import Launch, begin, check, padded, tl, triton
+from .base import Launch, check, padded, tl, triton
 
 FREE_WORTH, TIMES = tl.constexpr(FREE), tl.constexpr(MARGIN)
 WIDEST = 2048  # blocks that four warps choose among
@@ -96,7 +96,6 @@ def _recall_kernel(
     K_PAD: tl.constexpr,
 ) -> None:
     """Program (head, sequence, layer): the slots of one KV head. Of equals the first comes first."""
-    begin()
     b = tl.program_id(1)
     row = tl.load(rows + b)
     at = (tl.program_id(2) * R + row) * H + tl.program_id(0)
@@ -180,7 +179,6 @@ def _wanted_kernel(
     CHUNK: tl.constexpr,
 ) -> None:
     """Program (head, sequence): the slots of one KV head."""
-    begin()
     h = tl.program_id(0)
     b = tl.program_id(1)
     row = tl.load(rows + b)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...types import Rope
 from ..reference_rows import HeadPlacing
-from .base import TL_DTYPES, Launch, begin, ceil_div, check, padded, tl, triton
+from .base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 from .corrections import corrected_norm
 from .matrix import linear
 from .stored_blocks.numbers import expand
@@ -33,7 +33,6 @@ def _norm_kernel(
     ADDS: tl.constexpr,
 ) -> None:
     """Program (row): ADDS its change first, and stores the sum too."""
-    begin()
     t = tl.program_id(0).to(tl.int64)
     a = tl.arange(0, A_PAD)
     row = tl.load(x + t * x_t + a, mask=a < A, other=0.0).to(tl.float32)
@@ -71,7 +70,6 @@ def _place_kernel(
 
     PAIRED: the two channels that rotate together follow one another in x and in the bias.
     """
-    begin()
     t = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, HALF)
@@ -106,7 +104,6 @@ def _place_kernel(
 @triton.jit
 def _swiglu_kernel(x: tl.tensor, out: tl.tensor, width: int, CHANNELS: tl.constexpr) -> None:
     """Program (row, part): CHANNELS of the row's channels."""
-    begin()
     t = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     gate = tl.load(x + 2 * t * width + c, mask=c < width, other=0.0).to(tl.float32)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...types import ShareCounts, ShareRequest
 from ..reference_recall import FASTEST, GAIN
-from .base import Launch, begin, check, padded, tl, triton
+from .base import Launch, check, padded, tl, triton
 
 FASTEST_SHARE, STEEPNESS = tl.constexpr(FASTEST), tl.constexpr(GAIN)
 
@@ -28,7 +28,6 @@ def _count_kernel(
     H_PAD: tl.constexpr,
 ) -> None:
     """Program (sequence): its counts of all layers and heads."""
-    begin()
     b = tl.program_id(0)
     l = tl.arange(0, L_PAD)  # noqa: E741
     h = tl.arange(0, H_PAD)[None, :]
@@ -69,7 +68,6 @@ def _follow_kernel(
     L_PAD: tl.constexpr,
 ) -> None:
     """Program (sequence): all of its layers, and its wish threshold."""
-    begin()
     b = tl.program_id(0)
     row = tl.load(rows + b)
     l = tl.arange(0, L_PAD)  # noqa: E741

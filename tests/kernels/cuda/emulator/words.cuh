@@ -149,8 +149,6 @@ void wait_for_copies() {
     }
 }
 
-inline void begin() {}
-
 template <class... Arguments, std::size_t... Is>
 void call(void (*kernel)(Arguments...), void** arguments, std::index_sequence<Is...>) {
     kernel(*static_cast<std::remove_cv_t<Arguments>*>(arguments[Is])...);

@@ -8,7 +8,6 @@ constexpr int CHUNKS = (D + 127) / 128;  // of 128 channels, 4 of each lane
 // Grid (B * H, parts of C).   q: [B, H, G, D].   basis: float32 [B, H, C, D].   out: float32 [B, H, G, C].
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     project(const void* q, const float* basis, float* out, int basis_b, int basis_h, int H, int C) {
-    begin();
     const int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const float* own = basis + static_cast<i64>(row / H) * basis_b + row % H * basis_h;
     float query[G][CHUNKS][4];

@@ -8,7 +8,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     score_pages(const void* q, const char* words, const char* bounds, const int* pages, const i64* closed,
                 float* scores, float scale, u32 words_s, u32 words_h, u32 bounds_s, u32 bounds_h, u32 bounds_r,
                 int pages_b, int pages_h, int H, int N) {
-    begin();
     __shared__ ScoreMemory memory;
     const int row = blockIdx.x, b = row / H, h = row % H, first = 8 * blockIdx.z, warp = threadIdx.x / 32;
     const int end = min(N, static_cast<int>(closed[b]));

@@ -6,7 +6,6 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
     top_blocks(const float* scores, const i64* closed, i64* blocks, float* wishes, float* all_wishes, int count,
                int sink, int recent, int largest, int H, int N) {
-    begin();
     extern __shared__ __align__(16) u32 memory[];
     __shared__ TopScratch scratch;
     const i64 row = blockIdx.x;

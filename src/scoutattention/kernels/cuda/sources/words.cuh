@@ -13,15 +13,6 @@ using i64 = long long;
 struct alignas(8) Two { u32 x, y; };
 struct alignas(16) Four { u32 x, y, z, w; };
 
-// The first thing in every kernel: waits for the kernel before, and lets the next one start. Triton's kernels do the
-// same, see `begin` there.
-__device__ inline void begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 // Two numbers rounded to float16, `low` in the lower half.
 __device__ inline u32 halves(float low, float high) {
     u32 pair;

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ....types import GuardFinding, GuardRequest, TopBlocks
-from ..base import LN2, Launch, begin, ceil_div, check, padded, tl, triton
+from ..base import LN2, Launch, ceil_div, check, padded, tl, triton
 from ..join import CHUNK, due_blocks
 
 LOG2E = tl.constexpr(1 / LN2)
@@ -28,7 +28,6 @@ def _wish_kernel(
     WIDE: tl.constexpr,
 ) -> None:
     """Program (row, tile): wishes for WIDE blocks of one sequence and KV head, and what orders them."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     end = tl.load(closed + row // H)
     g = tl.arange(0, G_PAD)
@@ -91,7 +90,6 @@ def _late_kernel(
     CHUNK: tl.constexpr,
 ) -> None:
     """Program (row): one sequence and KV head."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, N_PAD)
     counted = tl.load(rows + row // H) != 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from ....errors import KernelError
 from ....types import BlockList, CallFlags, SplitChoice, SplitRequest
 from ...requests import CallRequest, InterestRequest
-from ..base import TL_DTYPES, Launch, begin, check, padded, tl, triton
+from ..base import TL_DTYPES, Launch, check, padded, tl, triton
 from ..calls import PTX, check_flags, raise_flag
 
 WIDE = 1024  # blocks whose interest a program changes at a time
@@ -79,7 +79,6 @@ def _split_kernel(
     Where it CALLS, it stages its part of the call too, and finds the pages of all candidates. Where it NOTES, it takes
     the wishes for these into their interest.
     """
-    begin()
     row = tl.program_id(0).to(tl.int64)
     b = row // H
     n = tl.arange(0, N_PAD)
@@ -128,7 +127,6 @@ def _interest_kernel(
     WIDE: tl.constexpr,
 ) -> None:
     """Program (row): the interest in all blocks of one sequence and KV head, and the wishes for N of them."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     here = interest + row // H * interest_b + row % H * interest_h
     note(here, blocks + row * N, wishes + row * N, tl.load(rows + row // H) != 0, kept, N, NB, N_PAD, WIDE)

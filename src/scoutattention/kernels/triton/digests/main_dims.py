@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import reference
-from ..base import Launch, begin, check, padded, tl, triton
+from ..base import Launch, check, padded, tl, triton
 
 MOST_CHANNELS = 128
 """Channels up to which a program can hold a matrix; beyond, PyTorch's `eigh` computes."""
@@ -36,7 +36,6 @@ def _orthogonal_kernel(
     One-sided Jacobi (Hestenes, 1958). In round r of a sweep, row i is rotated with row i ^ r, so that all pairs have
     their turn.
     """
-    begin()
     i = tl.arange(0, D_PAD)
     matrix = tl.program_id(0).to(tl.int64)
     there = (i < D)[:, None] & (i < D)[None, :]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..base import LN2, TL_DTYPES, Launch, arithmetic, begin, ceil_div, check, padded, tl, triton
+from ..base import LN2, TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, tl, triton
 
 LOG2E = tl.constexpr(1 / LN2)
 BLOCKS = 64  # min/max digests of one program
@@ -32,7 +32,6 @@ def _bound_kernel(
     DOT: tl.constexpr,
 ) -> None:
     """Program (row, tile): scores of BLOCKS blocks for one sequence and KV head."""
-    begin()
     row = tl.program_id(0)
     b = (row // H).to(tl.int64)
     h = (row % H).to(tl.int64)
@@ -85,7 +84,6 @@ def _code_kernel(
     Code 4 j + i of a word is in its bits 8 i + 2 j. The products of the query with a page's steps are made in two parts
     of DOT, so that nothing is lost to speak of; codes are whole numbers.
     """
-    begin()
     row = tl.program_id(0)
     b = (row // H).to(tl.int64)
     h = (row % H).to(tl.int64)

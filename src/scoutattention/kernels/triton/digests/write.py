@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..base import TL_DTYPES, Launch, begin, ceil_div, check, padded, tl, triton
+from ..base import TL_DTYPES, Launch, ceil_div, check, padded, tl, triton
 
 
 @triton.jit
@@ -35,7 +35,6 @@ def _bounding_kernel(
     D_PAD: tl.constexpr,
 ) -> None:
     """Program (block, head): the bounds of its channels."""
-    begin()
     n = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1).to(tl.int64)
     _, low, high = _extremes(k + n * k_n + h * k_h, k_p, P, D, P_PAD, D_PAD)
@@ -67,7 +66,6 @@ def _coding_kernel(
 
     Code 4 j + i of a word is in its bits 8 i + 2 j, as `triton_digest._code_kernel` reads it.
     """
-    begin()
     n = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1).to(tl.int64)
     p = tl.arange(0, P_PAD)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....errors import KernelError
 from ....runtime.packed import Packed
 from ....types import Pools
-from ..base import TL_DTYPES, Launch, begin, ceil_div, check, check_alike, padded, tl, triton
+from ..base import TL_DTYPES, Launch, ceil_div, check, check_alike, padded, tl, triton
 from ..move_blocks import LISTED
 
 LEAST = 16
@@ -102,7 +102,6 @@ def _unpack_kernel(
 
     MOST: the largest number of the target's dtype.
     """
-    begin()
     p = tl.arange(0, P_PAD)
     d = tl.arange(0, D_PAD)
     there = (p < P)[:, None] & (d < D)[None, :]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....types import BlockList, Partial
-from ..base import TL_DTYPES, Launch, arithmetic, begin, ceil_div, check, padded, processors, tl, triton
+from ..base import TL_DTYPES, Launch, arithmetic, ceil_div, check, padded, processors, tl, triton
 from ..partial import LOG2E, LOWEST, combine_launch, fold, natural
 from ..partial_size import PartialTile, blocks_per_split
 from .blocks import PackedPools, check_packed, extents, flat, load_bounds, load_keys, load_values
@@ -62,7 +62,6 @@ def _packed_kernel(
     DOT: tl.constexpr,
 ) -> None:
     """Program (row, split): the query heads of one sequence and KV head, over one split of its list."""
-    begin()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     b, h = row // H, row % H

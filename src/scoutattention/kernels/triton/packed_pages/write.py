@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ....types import CloseRequest, Pools
-from ..base import TL_DTYPES, Launch, begin, check, tl, triton
+from ..base import TL_DTYPES, Launch, check, tl, triton
 from .blocks import PackedPools, check_packed, check_pinned, extents, flat, shifts
 
 ROUND = tl.constexpr(12582912.0)
@@ -88,7 +88,6 @@ def _pack_kernel(
 
     A block whose page is -1 is left out.
     """
-    begin()
     COUNT: tl.constexpr = 32 // BITS
     K_WORDS: tl.constexpr = D_PAD // COUNT
     V_WORDS: tl.constexpr = P_PAD // COUNT

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....runtime.stored import StoredMatrix, StoredRows, in_order
 from ... import reference_rows
-from ..base import TL_DTYPES, Launch, arithmetic, begin, ceil_div, check, tl, triton
+from ..base import TL_DTYPES, Launch, arithmetic, ceil_div, check, tl, triton
 from .numbers import GROUPINGS, StoredTile, byte_at, compiled_for, fill, first_column, plane_numbers
 
 FEW = 16
@@ -44,7 +44,6 @@ def _stored_kernel(
     DOT: tl.constexpr,
 ) -> None:
     """Program (part): ROWS rows of the matrix, times all rows of x, GROUPS groups at a time."""
-    begin()
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     t = tl.arange(0, FEW)
     w = tl.arange(0, WIDTH)

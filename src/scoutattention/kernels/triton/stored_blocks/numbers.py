@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....runtime.stored import StoredKind, StoredMatrix, StoredRows
 from ... import reference_stored
-from ..base import TL_DTYPES, Launch, begin, ceil_div, check, tl, triton
+from ..base import TL_DTYPES, Launch, ceil_div, check, tl, triton
 
 
 class Grouping(NamedTuple):
@@ -144,7 +144,6 @@ def _expand_kernel(
     GROUPS: tl.constexpr,
 ) -> None:
     """Program (part, groups): the numbers of GROUPS groups of ROWS rows."""
-    begin()
     b = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None, None]
     w = tl.arange(0, WIDTH)[None, None, :]
     number = (tl.program_id(1) * GROUPS + tl.arange(0, GROUPS))[None, :, None]
