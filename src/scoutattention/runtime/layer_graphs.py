@@ -12,6 +12,9 @@ from .graphs import no_collection
 GRAPHED = 8192
 """Tokens of a prompt up to which work is captured. Graphs of longer ones would take more memory than all else."""
 
+_UNFINISHED: list[torch.cuda.MemPool] = []
+"""Memory of captures that have not ended, or were broken off: PyTorch ends the process when this memory goes."""
+
 Function = Callable[..., tuple[Tensor, ...]]
 """Makes tensors of tensors. It queues work, and waits for nothing."""
 
@@ -50,10 +53,12 @@ class CudaRecorder(Recorder):
         graph = torch.cuda.CUDAGraph()
         with no_collection():
             graph.capture_begin(self._pool.id, "thread_local")  # type: ignore[arg-type]  # the id is a handle
+            _UNFINISHED.append(self._pool)
             try:
                 outputs = work()
             finally:
                 graph.capture_end()
+            _UNFINISHED.remove(self._pool)
         return Queued(graph.replay, outputs)
 
 
