@@ -43,9 +43,9 @@ class Reading(NamedTuple):
 
 
 def tried(tokens: int) -> int:
-    """Positions of a prompt on which scouts are tried."""
+    """Positions on which scouts are tried of a prompt of so many tokens, or of a shorter one, at most."""
     least, most = TRIED
-    return -(-tokens // -(-tokens // min(max(least, tokens // 4), most))) if tokens else 0
+    return min(tokens, max(least, min(tokens // 4, most)))
 
 
 def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
@@ -91,9 +91,10 @@ def _beside_bytes(shape: ModelShape, reading: Reading, ranks: int) -> int:
 
 def _residents_bytes(shape: ModelShape, tokens: int) -> int:
     """What finds the first residents: scores of some KV heads at a time, three such tensors, and the heads' keys."""
-    head = WIDE * shape.group_size * VOTERS * tokens
-    together = min(shape.num_kv_heads, max(1, SCORED_BYTES // max(1, head)))
-    return together * (3 * head + WIDE * tokens * shape.head_dim) + VOTERS * tokens
+    voters = shape.group_size * VOTERS
+    head = WIDE * voters * tokens
+    scores = min(shape.num_kv_heads * head, max(head, SCORED_BYTES))
+    return 3 * scores + scores * shape.head_dim // voters + VOTERS * tokens
 
 
 class CorrectionFit(NamedTuple):

@@ -94,7 +94,7 @@ def make_workers(engine_config: EngineConfig, cores: int, *, on_gpu: bool) -> Wo
 
     Raises ConfigError where there are fewer cores.
     """
-    return Workers(engine_config.workers or max(1, cores - SPARE_CORES * on_gpu))
+    return Workers(engine_config.workers or max(1, cores - (SPARE_CORES if on_gpu else 0)))
 
 
 def make_ops(engine_config: EngineConfig, device: torch.device, workers: Workers) -> Ops:

@@ -53,7 +53,7 @@ def test_inputs_of_any_size_have_the_same_correction(scale):
 
 
 def test_columns_stay_independent_however_alike_they_are():
-    """Their lengths are 1, and so are those of all sums of orthonormal parts."""
+    """All their singular values are nearly 1."""
     torch.manual_seed(0)
     columns = torch.randn(E, 1) + 1e-5 * torch.randn(E, DIMS)
     sizes = torch.linalg.svdvals(correction._independent(columns))

@@ -105,6 +105,9 @@ def test_fits_on_a_gpu_are_the_same_captured():
             k = k * torch.linspace(3, 0.1, 128, device=device)
             of_keys, of_queries = run(basis, q, k)
             torch.testing.assert_close(of_queries.mT @ of_keys, torch.eye(128, device=device).expand(2, -1, -1))
+            own = fit_basis(q, k, ops)
+            few = [basis[0][:, :40].mT @ basis[1][:, :40] for basis in ((of_keys, of_queries), own)]
+            torch.testing.assert_close(*few, rtol=1e-2, atol=1e-2)
             z, change, weight = torch.randn(3, 512, 1024, device=device)
             change = z @ torch.randn(1024, 8, device=device) @ torch.randn(8, 1024, device=device) + 0.1 * change
             wanted = fit_from(start(weight, 8), z, change, weight)

@@ -35,6 +35,7 @@ def some_codes(S: int, H: int, D: int, P: int) -> tuple[Tensor, Tensor]:
         ((1, 1, 9, 16, 16, 100), torch.float16),
         ((1, 1, 1, 32, 32, 9), torch.float32),
         ((1, 1, 4, 80, 32, 70), torch.bfloat16),
+        ((1, 1, 4, 256, 32, 20), torch.bfloat16),
     ],
 )
 def test_scores(reading, sizes, dtype, monkeypatch):
@@ -53,7 +54,9 @@ def test_scores(reading, sizes, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("largest", [False, True])
-@pytest.mark.parametrize(("N", "count", "closed"), [(100, 20, 90), (700, 64, 700), (700, 64, 30), (2100, 300, 2000)])
+@pytest.mark.parametrize(
+    ("N", "count", "closed"), [(100, 20, 90), (700, 64, 700), (700, 64, 30), (2100, 300, 2000), (4200, 64, 4200)]
+)
 def test_best_blocks(N, count, closed, largest):
     torch.manual_seed(1)
     made, always = 4 * torch.randn(2, 1, 3, N), (1, 2)

@@ -111,7 +111,7 @@ def _inverse(strengths: Tensor) -> Tensor:
 
 
 def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
-    """The ridge regression of `change` on z, and the second moments of what it makes of z: [E, E] each.
+    """The ridge regression of `change` on z, and the second moments of what it makes of z, as operators.
 
     With fewer positions than channels, only a matrix [n, n] of positions is solved (Saunders et al., 1998).
     """

@@ -43,16 +43,20 @@ class Reading(NamedTuple):
 
 FEW = Reading(2, 1, 3, 8)
 MANY = {128: Reading(4, 2, 3, 4), MOST_CHANNELS: Reading(4, 1, 3, 2)}
-"""Where programs are few, and where they are many, with keys of so many channels at most.
+"""Where programs are few; and, by the most channels of keys, where they are many.
 
-Among the best of sweeps on an H200, with 64 and 128 channels. With 64, six programs for a processor have 80 registers
-each, and take longer.
+Among the best of sweeps on an H200, with 64 and 128 channels. With 64, six programs for a processor leave 80 registers
+for a thread, and take longer.
 """
+COUNTED = 4  # warps of the programs that are counted, of which there are few or many
 
 
-def reading(D: int, programs: int, processors: int) -> Reading:
-    """How programs read that score a batch with each of 4 warps."""
-    few = programs <= FEW.resident // 2 * processors
+def reading(D: int, count: int, available: int) -> Reading:
+    """How programs read.   count: programs that there would be, if each had COUNTED warps, and a warp one batch.
+
+    available: processors of the device.
+    """
+    few = count <= FEW.resident * FEW.warps // COUNTED * available
     return FEW if few else next(how for most, how in MANY.items() if most >= D)
 
 
@@ -66,7 +70,7 @@ def score_launch(
     strides = (*codes.stride()[:2], *(2 * stride for stride in bounds.stride()[:3]), *pages.stride()[:2])  # in bytes
     rows, batches = B * H * ceil_div(G, HEADS), ceil_div(N, BATCH)
     available = processors(q.device) if q.is_cuda else 1
-    how = reading(D, rows * ceil_div(batches, 4), available)
+    how = reading(D, rows * ceil_div(batches, COUNTED), available)
     grid = (B * H, programs(rows, ceil_div(batches, how.warps), available * how.resident), ceil_div(G, HEADS))
     defines = {"D": D, "P": P, "G": G, "QUERY": QUERY_TYPES[q.dtype], "WARPS": how.warps}
     defines |= {"GROUP": how.group, "STAGES": how.stages, "RESIDENT": how.resident}

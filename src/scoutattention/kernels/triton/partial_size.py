@@ -31,9 +31,9 @@ def default_tile(
     """The tile for lists of so many tokens of a pool.
 
     On AMD (`hip`) a program has 64 KiB of shared memory, a third of what it has elsewhere. float32 products are no
-    matrix instructions and need the registers of more warps. The 16-bit tiles were among the best of sweeps on an H100,
-    at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`), and of lists of 33
-    blocks (8 and 4 sequences) on an H100, and of 65 blocks (4, 8 and 18) on an H200.
+    matrix instructions and need the registers of more warps. The 16-bit tiles were among the best of sweeps: on an H100
+    at both head dims (`python -m scoutattention.bench.gpu.kernels --sweep`), and with lists of 33 blocks (4 and 8
+    sequences); on an H200 with lists of 65 blocks (4, 8 and 18 sequences).
     """
     if dtype == torch.float32:
         return PartialTile(tokens=32, warps=8, stages=3)

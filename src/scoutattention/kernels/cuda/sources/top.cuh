@@ -1,4 +1,4 @@
-// The blocks that a KV head wants most, by all threads of one program; block n is its thread n % THREADS's.
+// The blocks that a KV head wants most, by all threads of one program; thread n % THREADS holds block n.
 //
 // Compiled for one G (query heads of a KV head), THREADS, and EACH (blocks of a thread, at most).
 #pragma once
