@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from scoutattention.attention import build
 from scoutattention.attention.prompt import prefill, trial
 from scoutattention.cache import work_memory
-from scoutattention.cache.digests import key_codes
 from scoutattention.cache.memory_plan import MemoryPlan, work_bytes
 from scoutattention.cache.work_memory import LIBRARIES
 from scoutattention.config import EngineConfig, ScoutConfig
@@ -31,6 +30,7 @@ from scoutattention.models.formats.dummy import dummy_config
 from scoutattention.models.layers import LayerWeights
 from scoutattention.models.shapes.known import shape_config
 from scoutattention.runtime import layer_graphs
+from scoutattention.runtime.graphs import Captured
 
 META = torch.device("meta")
 
@@ -88,13 +88,15 @@ class Peak(TorchDispatchMode):
         """As of a `Recorder`."""
         self._stream, before = "graphs", self._stream
         try:
-            return layer_graphs.Queued(lambda: None, work())
+            return Captured(lambda: None, work())
         finally:
             self._stream = before
 
 
 class DeviceOps(PlainOps):
     """Operations that make the tensors that those of a GPU make, and compute nothing."""
+
+    queued_channels = 128
 
     def causal(self, q, k, v, scale):
         return torch.empty_like(q)
@@ -170,7 +172,6 @@ def read(monkeypatch) -> Callable[..., int]:
         monkeypatch.setattr(built.prompt, "finish", store.finish_prompt)  # else numbers are asked for
         store.admit(0, blocks, most)
         peak = store.side = Peak()
-        monkeypatch.setattr(key_codes, "PlainOps", ())  # these operations wait for nothing
 
         def run_of_prompt(device: torch.device, tokens: int) -> layer_graphs.Run:
             return layer_graphs.LayerGraphs(peak).run if tokens <= layer_graphs.GRAPHED else layer_graphs.at_once

@@ -130,7 +130,7 @@ MEASURED = [
 ]
 
 PACKED = [
-    # ms: docs/speed.md, pages in 8 bits. No constant is from these runs.
+    # ms, pages in 8 bits: the H100's in the same lab note, the H200's in docs/speed.md. No constant is from these runs.
     ("h100-16-cores", "compute", 32768, 8, 18.9),
     ("h100-16-cores", "scout", 32768, 8, 14.3),
     ("h200", "scout", 65536, 4, 9.98),

@@ -232,5 +232,5 @@ def test_no_garbage_is_collected_while_a_step_is_captured(monkeypatch):
     for name, fake in {"graph": graph, "CUDAGraph": Graph, "graph_pool_handle": int, "synchronize": int}.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     assert gc.isenabled()
-    assert CudaGraphs().capture(gc.isenabled).logits is False
+    assert CudaGraphs().capture(gc.isenabled).outputs is False
     assert gc.isenabled()

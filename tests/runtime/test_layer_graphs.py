@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from scoutattention.runtime.layer_graphs import (
-    GRAPHED,
-    CudaRecorder,
-    LayerGraphs,
-    Queued,
-    Recorder,
-    at_once,
-    run_of_prompt,
-)
+from scoutattention.runtime.graphs import Captured, Recorder
+from scoutattention.runtime.layer_graphs import GRAPHED, CudaRecorder, LayerGraphs, at_once, run_of_prompt
 
 from ..engine.tape import Tapes
 
@@ -22,8 +15,8 @@ class TapeRecorder(Recorder):
     def __init__(self) -> None:
         self.tapes = Tapes()
 
-    def capture(self, work) -> Queued:
-        return Queued(*self.tapes.capture(work))
+    def capture(self, work) -> Captured:
+        return self.tapes.capture(work)
 
 
 def product(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +102,7 @@ def test_graphs_on_a_gpu_give_the_results_of_functions(side):
         for got, want in zip(graphs.run(product, x, y), product(x, y), strict=True):
             torch.testing.assert_close(got, want)
         torch.testing.assert_close(graphs.run(total, x)[0], total(x)[0])
-    assert all(kept.queued is not None for kept in graphs._kept.values())
+    assert all(kept.captured is not None for kept in graphs._kept.values())
 
 
 @pytest.mark.gpu

@@ -139,8 +139,8 @@ def plan_memory(
 def _pages_on_device(most: int, page_bytes: int, memory: tuple[int, int], work: Callable[[int], int]) -> int:
     """Pages that a device holds beside what prompts and steps need.
 
-    page_bytes: of a page and its digests.   memory: bytes that the device has left, and those of sequences' own.
-    work: bytes for prompts and steps, where so many pages are the longest prompt's.
+    page_bytes: of a page and its digests.   memory: bytes that the device has left, and bytes of sequences' own state.
+    work(pages): bytes for prompts and steps, if the longest prompt has so many pages.
     """
     free, own = memory
     pages = bisect_right(range(1, 1 + most), free - own, key=lambda count: count * page_bytes + work(count))

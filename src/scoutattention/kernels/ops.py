@@ -47,6 +47,8 @@ class Ops(Protocol):
     """Where tensors are, and results."""
     deferred: bool
     """Whether work is queued for the device, so that reading one number of it waits for all."""
+    queued_channels: int
+    """Channels up to which `main_dims` only queues work. With more it waits for the device, so no graph can hold it."""
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Causal attention of the last n of a prompt's T tokens, q [n, H, G, D] and k, v [T, H, D], contiguous.

@@ -34,6 +34,8 @@ from .requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, N
 class PlainOps(Ops):
     """The operations as `reference` and the functions of this file define them."""
 
+    queued_channels = 0
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.deferred = device.type != "cpu"

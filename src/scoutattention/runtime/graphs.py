@@ -4,7 +4,7 @@ import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ FIRST_SEEN = 2
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Sizes that batches are padded to, so that few graphs serve batches that change all the time."""
 
+T = TypeVar("T")
+
 Step = Callable[[], Tensor]
 """step() -> logits [B, vocab]: queues work, and waits for nothing."""
 
@@ -27,18 +29,18 @@ def padded(size: int, most: int) -> int:
     return max(size, min(most, next((each for each in SIZES if each >= size), size)))
 
 
-class Captured(NamedTuple):
-    """A step that was queued once.   replay: queues it again.   logits: where each replay leaves them."""
+class Captured(NamedTuple, Generic[T]):
+    """Work that was queued once.   replay: queues it again.   outputs: where each replay leaves what comes of it."""
 
     replay: Callable[[], None]
-    logits: Tensor
+    outputs: T
 
 
 class Recorder(Protocol):
-    """What captures steps."""
+    """What captures work."""
 
-    def capture(self, step: Step) -> Captured:
-        """Note what `step` queues, without doing it."""
+    def capture(self, work: Callable[[], T]) -> Captured[T]:
+        """Note what `work` queues, without doing it. Raises where it would wait for the device."""
         ...
 
 
@@ -49,12 +51,12 @@ class CudaGraphs(Recorder):
         self._pool = torch.cuda.graph_pool_handle()
 
     @override
-    def capture(self, step: Step) -> Captured:
+    def capture(self, work: Callable[[], T]) -> Captured[T]:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with no_collection(), torch.cuda.graph(graph, pool=self._pool):
-            logits = step()
-        return Captured(graph.replay, logits)
+            outputs = work()
+        return Captured(graph.replay, outputs)
 
 
 @contextmanager
@@ -78,8 +80,8 @@ class Graphs:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._seen: dict[Hashable, int] = {}
-        self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._latest: tuple[Hashable, Captured] | None = None
+        self._captured: OrderedDict[Hashable, Captured[Tensor]] = OrderedDict()
+        self._latest: tuple[Hashable, Captured[Tensor]] | None = None
         self.not_replayed = 0
 
     def run(self, key: Hashable, step: Step) -> Tensor:
@@ -91,9 +93,9 @@ class Graphs:
             self._latest = key, captured
         _, captured = self._latest
         captured.replay()
-        return captured.logits
+        return captured.outputs
 
-    def _find(self, key: Hashable, step: Step) -> Captured | None:
+    def _find(self, key: Hashable, step: Step) -> Captured[Tensor] | None:
         """The captured step of this key, or None if the key has not come often enough."""
         if key not in self._captured:
             self.not_replayed += 1

@@ -1,13 +1,12 @@
 """What is done for every layer of a prompt, as a CUDA graph: queued kernel by kernel first, and replayed later."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .graphs import no_collection
+from .graphs import Captured, Recorder, T, no_collection
 
 GRAPHED = 8192
 """Tokens of a prompt up to which work is captured.
@@ -29,21 +28,6 @@ So it must be used or copied at once, on the same stream.
 """
 
 
-class Queued(NamedTuple):
-    """Work that was queued once.   replay: queues it again.   outputs: where each replay leaves them."""
-
-    replay: Callable[[], None]
-    outputs: tuple[Tensor, ...]
-
-
-class Recorder(Protocol):
-    """What captures work."""
-
-    def capture(self, work: Callable[[], tuple[Tensor, ...]]) -> Queued:
-        """Note what `work` queues, without doing it. Raises where it would wait for the device."""
-        ...
-
-
 class CudaRecorder(Recorder):
     """Captures into CUDA graphs, which share memory: only one of them runs at a time.
 
@@ -55,7 +39,7 @@ class CudaRecorder(Recorder):
         self._pool: torch.cuda.MemPool | None = None  # made where it is needed; its memory goes with it
 
     @override
-    def capture(self, work: Callable[[], tuple[Tensor, ...]]) -> Queued:
+    def capture(self, work: Callable[[], T]) -> Captured[T]:
         pool, graph = self._pool or torch.cuda.MemPool(), torch.cuda.CUDAGraph()
         self._pool, unfinished = None, (pool, graph)  # unless all goes well, the next capture has memory of its own
         _UNFINISHED.append(unfinished)
@@ -67,7 +51,7 @@ class CudaRecorder(Recorder):
                 graph.capture_end()
         _UNFINISHED.remove(unfinished)
         self._pool = pool
-        return Queued(graph.replay, outputs)
+        return Captured(graph.replay, outputs)
 
 
 class _Kept:
@@ -76,7 +60,7 @@ class _Kept:
     def __init__(self, kinds: list[tuple[torch.Size, torch.dtype]]) -> None:
         self.kinds = kinds
         self.places: tuple[Tensor, ...] = ()
-        self.queued: Queued | None = None
+        self.captured: Captured[tuple[Tensor, ...]] | None = None
 
 
 class LayerGraphs:
@@ -97,14 +81,14 @@ class LayerGraphs:
         if kept is None or kept.kinds != kinds:
             self._kept[function] = _Kept(kinds)
             return function(*inputs)
-        if kept.queued is None:
+        if kept.captured is None:
             places = kept.places = tuple(each.clone(memory_format=torch.contiguous_format) for each in inputs)
-            kept.queued = self._recorder.capture(lambda: function(*places))
+            kept.captured = self._recorder.capture(lambda: function(*places))
         else:
             for place, each in zip(kept.places, inputs, strict=True):
                 place.copy_(each)
-        kept.queued.replay()
-        return kept.queued.outputs
+        kept.captured.replay()
+        return kept.captured.outputs
 
 
 def at_once(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:

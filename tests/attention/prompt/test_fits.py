@@ -9,9 +9,9 @@ from scoutattention.attention.predict import CalibratedPredictor
 from scoutattention.attention.prompt import prefill
 from scoutattention.attention.prompt.correction import fit_from, start
 from scoutattention.attention.prompt.trial import ScoutTrial
-from scoutattention.cache.digests import key_codes
 from scoutattention.cache.digests.basis import fit_basis
 from scoutattention.config import ScoutConfig
+from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.triton.ops import TritonOps
 from scoutattention.runtime.layer_graphs import CudaRecorder, LayerGraphs, at_once
 from scoutattention.types import Rope
@@ -52,7 +52,7 @@ def recorder(monkeypatch):
         return graphs.run
 
     monkeypatch.setattr(prefill, "run_of_prompt", run_of_prompt)
-    monkeypatch.setattr(key_codes, "PlainOps", type(None))
+    monkeypatch.setattr(PlainOps, "queued_channels", SHAPE.head_dim)
     return made
 
 

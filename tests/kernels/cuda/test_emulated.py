@@ -8,7 +8,7 @@ from scoutattention.kernels import reference
 from scoutattention.kernels.cuda import choice, scores
 from scoutattention.kernels.cuda.base import CudaLaunch
 
-from .emulator import emulate
+from .emulator import emulate, shared_bytes
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def some_codes(S: int, H: int, D: int, P: int) -> tuple[Tensor, Tensor]:
 )
 def test_scores(reading, sizes, dtype, monkeypatch):
     B, H, G, D, P, N = sizes
-    if reading.bytes(D, P) > 48 << 10:
+    if shared_bytes(reading, D, P) > 48 << 10:
         pytest.skip("programs of fewer channels hold more pages")
     monkeypatch.setattr(scores, "reading", lambda *_: reading)
     torch.manual_seed(0)

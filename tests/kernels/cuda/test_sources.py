@@ -17,6 +17,8 @@ from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
 from scoutattention.kernels.cuda.ops import CudaOps
 from scoutattention.types import TopBlocks
 
+from .emulator import shared_bytes
+
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 
 
@@ -104,7 +106,7 @@ def test_programs_of_scores_end_together(rows, parts):
 def test_what_a_program_of_scores_holds_fits_its_memory(channels, positions, programs):
     how = scores.reading(channels, programs, 132)
     assert (how == scores.FEW) == (programs == 1)
-    assert how.bytes(channels, positions) <= 48 << 10
+    assert shared_bytes(how, channels, positions) <= 48 << 10
     assert (how.stages - 1) * how.group <= scores.BATCH
     assert scores.BATCH % how.group == 0
 

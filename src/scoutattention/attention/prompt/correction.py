@@ -60,7 +60,7 @@ def fit_low_rank(z: Tensor, change: Tensor, weight: Tensor, dims: int) -> Correc
 
 
 def start(weight: Tensor, dims: int) -> Tensor:
-    """Where the subspace iteration for a weight [Q, E] starts, the same on every processor of a kind: [Q, dims]."""
+    """The start of the subspace iteration for a weight [Q, E]: random [Q, dims], equal on devices of one kind."""
     device = weight.device
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(weight.shape[0], min(dims, *weight.shape), generator=generator, device=device)

@@ -7,7 +7,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...kernels.ops import Ops
-from ...kernels.plain import PlainOps
 from ...kernels.reference import key_codes
 from ...kernels.requests import CodesRequest, Preference, TopRequest
 from ...runtime.layer_graphs import Run, at_once
@@ -18,9 +17,6 @@ from .base import Digests
 from .basis import LEAST_TOKENS, Basis, fit_basis
 
 logger = logging.getLogger(__name__)
-
-MOST_CHANNELS = 128
-"""Channels up to which a kernel finds main dimensions. With more, as with plain operations, PyTorch's `eigh` waits."""
 
 
 class KeyCodeDigests(Digests):
@@ -109,8 +105,8 @@ class MainDimDigests(KeyCodeDigests):
     def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
         if layer == 0 and k.shape[0] < LEAST_TOKENS * k.shape[2]:
             logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", k.shape[0])
-        waits = isinstance(self.ops, PlainOps) or k.shape[2] > MOST_CHANNELS
-        for state, fitted in zip(self.basis, (at_once if waits else run)(self._fitted, q, k), strict=True):
+        run = run if k.shape[2] <= self.ops.queued_channels else at_once
+        for state, fitted in zip(self.basis, run(self._fitted, q, k), strict=True):
             state[layer, row] = fitted
 
     def _fitted(self, q: Tensor, k: Tensor) -> Basis:

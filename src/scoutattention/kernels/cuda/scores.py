@@ -15,7 +15,6 @@ LONGEST = 16  # batches of a warp
 MOST_HEADS = 16  # query heads of a KV head that are projected
 PARTS = 16  # programs that project the queries of a KV head
 MOST_CHANNELS = 256  # of keys: of more, shared memory does not hold what is copied ahead
-FOUND_BYTES = 36 * 16  # of a page, what the lanes of a warp have found of it
 
 
 def has_kernel(D: int, P: int) -> bool:
@@ -34,11 +33,6 @@ class Reading(NamedTuple):
     group: int
     stages: int
     resident: int
-
-    def bytes(self, D: int, P: int) -> int:
-        """Shared memory of a program: pages, and what its lanes have found of a batch."""
-        page = 4 * ceil_div(D, 16) * P + 2 * D
-        return self.warps * (self.stages * self.group * page + BATCH * FOUND_BYTES)
 
 
 FEW = Reading(2, 1, 3, 8)

@@ -54,6 +54,8 @@ PROGRAMS = 96
 class TritonOps(Ops):
     """The operations in Triton. Pools of host pages must be pinned where the device is a GPU."""
 
+    queued_channels = main_dims.MOST_CHANNELS
+
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the interpreter would run on a GPU, or a compiler for a CPU."""
         on_gpu = device.type != "cpu"

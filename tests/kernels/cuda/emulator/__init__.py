@@ -8,9 +8,16 @@ from pathlib import Path
 import torch
 
 from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
+from scoutattention.kernels.cuda.scores import BATCH, Reading
 
 MEMORY_WORDS = 1 << 16
 """Of the dynamic shared memory of a program."""
+
+
+def shared_bytes(how: Reading, D: int, P: int) -> int:
+    """Shared memory of a program of scores: pages, and what its lanes have found of a batch."""
+    page, found = 4 * -(-D // 16) * P + 2 * D, BATCH * 36 * 16
+    return how.warps * (how.stages * how.group * page + found)
 
 
 def emulate(launch: CudaLaunch, folder: Path) -> None:
