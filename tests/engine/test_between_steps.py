@@ -84,7 +84,7 @@ class Replays:
             with _disable_current_modes(), DisableTorchFunction():  # a tape's waits for the CPU are a device's own
                 captured.replay()
 
-        return Captured(replay, captured.logits)
+        return Captured(replay, captured.outputs)
 
 
 def steps_of(llm, replays: Replays, params: SamplingParams):
