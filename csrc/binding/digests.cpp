@@ -78,14 +78,15 @@ void Workers::write_key_codes(const CodesRequestArgument& request) {
     WriteCodesCall call{};
     call.k = address<float>(k), call.n = n, call.H = H, call.P = P, call.D = D;
     call.k_block = k.stride(0), call.k_head = k.stride(1), call.k_position = k.stride(2);
-    call.layer = key_code_layer(codes, bounds, H, D), call.page_count = codes.size(0);
+    call.C = basis && basis->first.memory.ndim == 4 ? basis->first.size(2) : D;
+    call.layer = key_code_layer(codes, bounds, H, call.C), call.page_count = codes.size(0);
     if (call.layer.positions != P)
         throw std::invalid_argument("k is " + text(k, "shape") + " and codes " + text(codes, "shape") +
                                     ": they must be [n, H, P, D] and [S, H, W, P, 4]");
     call.pages = exact<int64_t>("pages", list, {n});
     if (basis) {
         const auto& [matrices, which] = *basis;
-        call.basis = pages<float>("basis", matrices, {H, D, D}, 1);
+        call.basis = pages<float>("basis", matrices, {H, call.C, D}, 1);
         call.basis_rows = matrices.size(0), call.basis_row = matrices.stride(0);
         const bool one = which.memory.ndim == 1 && which.size(0) == 1;
         call.which = exact<int64_t>("which", which, {one ? 1 : n}), call.which_stride = one ? 0 : 1;

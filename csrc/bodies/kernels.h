@@ -93,12 +93,12 @@ struct KeyCodeRun {
 // What is kept of a page's keys in 2 bits a channel; where there is a basis, of its products with the keys.
 struct WriteCodesRun {
     const float* k;             // [P, D], rows `position` floats apart
-    const float* basis;         // [D, D], or null
+    const float* basis;         // [C, D], or null, with which C is D
     int64_t position;
-    int64_t positions, dim;
-    float* scratch;             // at least write_codes_scratch_floats(dim, positions)
-    uint8_t* codes;             // [code_words(D), P, 4]
-    uint16_t* bounds;           // float16 [2, D], rows bounds_row apart
+    int64_t positions, dim, kept;  // P, D and C
+    float* scratch;             // at least write_codes_scratch_floats(dim, kept, positions)
+    uint8_t* codes;             // [code_words(C), P, 4]
+    uint16_t* bounds;           // float16 [2, C], rows bounds_row apart
     int64_t bounds_row;
 };
 
@@ -245,10 +245,10 @@ constexpr int64_t key_code_scratch_floats(int64_t heads, int64_t dim, int64_t po
     return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
 }
 
-// Floats of scratch memory of `write_key_codes`: keys and their main dimensions by channel; two numbers of each channel,
-// and three of each lane of at most 16 channels.
-constexpr int64_t write_codes_scratch_floats(int64_t dim, int64_t positions) {
-    return 2 * code_row(dim) * (padded(positions) + 1) + 3 * 16 * 16;
+// Floats of scratch memory of `write_key_codes`: keys and their main dimensions by channel; two numbers of each dimension,
+// and three of each lane of at most 16 of them.
+constexpr int64_t write_codes_scratch_floats(int64_t dim, int64_t kept, int64_t positions) {
+    return code_row(dim) * padded(positions) + code_row(kept) * (padded(positions) + 2) + 3 * 16 * 16;
 }
 
 // Floats of scratch memory of `packed_partial`: three accumulators and queries; queries and weights in pairs of bytes,

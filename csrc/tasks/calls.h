@@ -73,7 +73,8 @@ struct WriteCodesCall {
     const float* k;                 // [n, H, P, D], strides in floats, contiguous in the last dim
     int64_t n, H, P, D;
     int64_t k_block, k_head, k_position;
-    const float* basis;             // [R, H, D, D], rows basis_row floats apart
+    const float* basis;             // [R, H, C, D], rows basis_row floats apart
+    int64_t C;                      // numbers that are kept of a key: D without a basis
     int64_t basis_row, basis_rows;
     const int64_t* which;           // each block's row of it, which_stride apart: 0 where they have one; null: no basis
     int64_t which_stride;

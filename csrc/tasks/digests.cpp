@@ -124,7 +124,7 @@ class WriteCodesWork final : public Work {
         std::sort(pages.begin(), pages.end());
         if (const auto twice = std::adjacent_find(pages.begin(), pages.end()); twice != pages.end())
             throw std::invalid_argument("page " + std::to_string(*twice) + " is given twice: a digest has one page");
-        const int64_t products = call.n * call.H * call.P * call.D * (call.which ? call.D : 16);
+        const int64_t products = call.n * call.H * call.P * call.D * (call.which ? call.C : 16);
         threads_ = worthwhile_threads(products, kWritesPerThread, threads);
     }
 
@@ -132,11 +132,11 @@ class WriteCodesWork final : public Work {
     int64_t threads() const final { return threads_; }
 
     void run(int64_t number) noexcept final {
-        const int64_t i = number / call_.H, h = number % call_.H, page = call_.pages[i], D = call_.D;
+        const int64_t i = number / call_.H, h = number % call_.H, page = call_.pages[i], D = call_.D, C = call_.C;
         const KeyCodeLayer& layer = call_.layer;
-        const float* basis = call_.which ? call_.basis + row_of(i) * call_.basis_row + h * D * D : nullptr;
+        const float* basis = call_.which ? call_.basis + row_of(i) * call_.basis_row + h * C * D : nullptr;
         kernels_.write_key_codes({call_.k + i * call_.k_block + h * call_.k_head, basis, call_.k_position, call_.P, D,
-                                  scratch_memory(write_codes_scratch_floats(D, call_.P)),
+                                  C, scratch_memory(write_codes_scratch_floats(D, C, call_.P)),
                                   layer.codes + page * layer.codes_page + h * layer.codes_head,
                                   layer.bounds + page * layer.bounds_page + h * layer.bounds_head, layer.bounds_row});
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoutattention.attention.choose import TopChooser
-from scoutattention.cache.memory_plan import key_code_bytes, scan_dims
+from scoutattention.cache.memory_plan import kept_dims, key_code_bytes, scan_dims
 from scoutattention.config import ScoutConfig
 from scoutattention.runtime.workers import Workers
 
@@ -104,10 +104,10 @@ def test_digests_cost_a_small_part_of_a_long_cache():
     """Of keys and values in bfloat16 at 32k tokens: what a layer reads of digests in a step, and what is kept."""
     shape, scout, tokens = replace(SHAPE, head_dim=128), ScoutConfig(), 32768
     size, blocks = scout.block_size, tokens // scout.block_size
-    whole, first = key_code_bytes(shape.head_dim, size), key_code_bytes(scan_dims(shape), size)
+    kept, first = key_code_bytes(kept_dims(shape), size), key_code_bytes(scan_dims(shape), size)
     cache = blocks * 2 * size * shape.head_dim * 2
-    assert 100 * (blocks * first + scout.candidate_blocks * whole) / cache < 6
-    assert 100 * blocks * whole / cache < 9.5
+    assert 100 * (blocks * first + scout.candidate_blocks * kept) / cache < 5.5
+    assert 100 * blocks * kept / cache < 6
 
 
 def test_a_row_keeps_its_basis_when_it_moves():

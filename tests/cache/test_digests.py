@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoutattention.cache.digests.basis import fit_basis
+from scoutattention.cache.digests.key_codes import FirstDims
 from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.digests.stages import Stages
 from scoutattention.cache.pool import BlockPool
@@ -25,7 +26,7 @@ PLAIN = {
 }
 
 
-def make(name: str, pool: BlockPool, dims: int = 4) -> Stages:
+def make(name: str, pool: BlockPool, dims: tuple[int, int] = (4, DIM)) -> Stages:
     return make_digests(name, SHAPE, pool, OPS, rows=ROWS, dims=dims)
 
 
@@ -55,10 +56,25 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
 
 
 def test_key_codes_take_two_bits_a_channel_and_two_bounds():
-    """In main dimensions too: a scan reads the first of what is kept anyway."""
+    """In main dimensions too, of those that are kept: a scan reads the first of them."""
     pool = BlockPool(SHAPE, 32, 6, knob="host_memory")
     for name in ("keys2", "two-stage"):
         assert make(name, pool).block_bytes() == 4 * 32 + 4 * DIM
+    assert make("two-stage", pool, (4, 9)).block_bytes() == 4 * 32 + 4 * 9
+
+
+def test_the_main_dimensions_that_are_kept_are_the_first_of_all():
+    torch.manual_seed(0)
+    pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
+    prompt = torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM)
+    some, every = make("two-stage", pool, (4, 9)), make("two-stage", pool)
+    for digests in (some, every):
+        digests.fit(0, 1, *prompt)
+        digests.put(torch.stack(prompt[1][:24].split(SIZE)).transpose(1, 2), PAGES, torch.tensor([1]))
+    seen = torch.randn(1, HEADS, 3, DIM), slice(1, 2), PAGES.int().expand(1, HEADS, -1), CLOSED
+    assert torch.equal(some.scan.score(0, *seen), every.scan.score(0, *seen))
+    first = FirstDims(every.judge, 9)
+    assert torch.equal(some.judge.score(0, *seen), first.score(0, *seen))
 
 
 def keys_of_few_dims(dims: int, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:

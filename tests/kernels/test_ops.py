@@ -44,24 +44,26 @@ def test_digests_made(column, sizes, dtype):
 
 
 @every_call(SIZES, SIZES[2:3])
-@pytest.mark.parametrize("basis", ["none", "one", "each"])
+@pytest.mark.parametrize("basis", ["none", "one", "each", "first"])
 def test_key_codes_made(column, sizes, dtype, basis):
     s = sizes
+    kept = s.D - s.D // 3 if basis == "first" else s.D
     k, pages = prompt_keys(s, dtype), torch.randperm(s.S)[: s.N]
     k[0, 0, :, 0] = 0.25  # a channel that does not change
-    want = torch.full((s.S, s.H, -(-s.D // 16), s.P, 4), 7, dtype=torch.uint8), torch.ones(s.S, s.H, 2, s.D).half()
+    want = torch.full((s.S, s.H, -(-kept // 16), s.P, 4), 7, dtype=torch.uint8), torch.ones(s.S, s.H, 2, kept).half()
     got = column.put(want)
-    which = {"none": None, "one": torch.tensor([2]), "each": torch.arange(len(k)) % 3}[basis]
-    parts = None if which is None else (torch.randn(3, s.H, s.D, s.D), which)
+    each = torch.arange(len(k)) % 3
+    which = {"none": None, "one": torch.tensor([2]), "each": each, "first": each}[basis]
+    parts = None if which is None else (torch.randn(3, s.H, kept, s.D), which)
     column.ops.write_key_codes(CodesRequest(column.put(k), column.put(parts), *got, column.put(pages)))
     reference.write_key_codes(CodesRequest(k, parts, *want, pages))
     (words, bounds), (want_words, want_bounds) = column.back(got), want
     rounded = column.compiled or which is not None
     torch.testing.assert_close(bounds, want_bounds, rtol=1e-3 * rounded, atol=1e-3 * (which is not None))
-    apart = from_words(words, 2, s.D).int() - from_words(want_words, 2, s.D).int()
+    apart = from_words(words, 2, kept).int() - from_words(want_words, 2, kept).int()
     assert apart.abs().max() <= 1
     assert (apart != 0).float().mean() < 1e-3, "only keys halfway between two codes"
-    padding = from_words(words[pages], 2, -(-s.D // 16) * 16)[..., s.D :]
+    padding = from_words(words[pages], 2, -(-kept // 16) * 16)[..., kept:]
     assert not padding.any()
 
 

@@ -266,7 +266,7 @@ def test_a_simulated_step_can_be_drawn(tmp_path, capsys):
     timelines = from_json(file.read_text())
     assert list(timelines) == ["full", "compute", "fetch-ahead", "scout"]
     (step,) = timelines["scout"].steps()
-    assert step.end_s - step.start_s == pytest.approx(36.3e-3, rel=0.01)
+    assert step.end_s - step.start_s == pytest.approx(37.2e-3, rel=0.01)
     assert far_time(timelines["scout"]).waited_s == pytest.approx(0.01 * step.end_s, abs=3e-4)
     assert far_time(timelines["scout"]).hidden_s == pytest.approx(36 * 0.28e-3, rel=0.1)
     assert far_time(timelines["compute"]).waited_s > 4e-3

@@ -1,4 +1,4 @@
-// Keys of a page in 2 bits a channel, or in 2 bits a main dimension: the twin of reference.write_key_codes.
+// Keys of a page in 2 bits a channel, or in 2 bits a main dimension, of which the first are kept: the twin of reference.write_key_codes.
 //
 // Keys are transposed, so that each lane is a position of the page. The products with a basis then need no sums over
 // lanes, and 16 channels of a lane's key are a word of its codes.
@@ -57,7 +57,7 @@ SCOUT_INLINE HalfBounds write_bounds(const WriteCodesRun& run, const float* valu
                                      float* lanes) {
     float *lowest = lanes, *highest = lanes + W * W, *broken = lanes + 2 * W * W;
     for (int64_t i = 0; i < W; ++i) {
-        const float* channel = values + (c + i < run.dim ? c + i : run.dim - 1) * positions;
+        const float* channel = values + (c + i < run.kept ? c + i : run.kept - 1) * positions;
         Vec high = load(channel), low = -high, nan = {};
         for (int64_t p = 0; p < positions; p += W) {
             const Vec x = load(channel + p);
@@ -71,7 +71,7 @@ SCOUT_INLINE HalfBounds write_bounds(const WriteCodesRun& run, const float* valu
     uint16_t bounds[2][2 * W] = {};
     narrow_to_half(low, bounds[0]);
     narrow_to_half((high - low) / kLargestCode, bounds[1]);
-    const int64_t bytes = (run.dim - c < W ? run.dim - c : W) * int64_t(sizeof(uint16_t));
+    const int64_t bytes = (run.kept - c < W ? run.kept - c : W) * int64_t(sizeof(uint16_t));
     for (int64_t of = 0; of < 2; ++of) __builtin_memcpy(run.bounds + of * run.bounds_row + c, bounds[of], bytes);
     Vec half[2];
     for (int of = 0; of < 2; ++of)
@@ -82,7 +82,7 @@ SCOUT_INLINE HalfBounds write_bounds(const WriteCodesRun& run, const float* valu
 // The codes of a word's channels, the first of them c, from their values and half bounds.
 SCOUT_INLINE void write_word(const WriteCodesRun& run, const float* values, int64_t positions, int64_t c,
                              const float* least, const float* step) {
-    const int64_t count = run.dim - c < kWordCodes ? run.dim - c : kWordCodes;
+    const int64_t count = run.kept - c < kWordCodes ? run.kept - c : kWordCodes;
     uint8_t* to = run.codes + c / kWordCodes * run.positions * int64_t(sizeof(uint32_t));
     for (int64_t p = 0; p < run.positions; p += W) {
         Bits word = {};
@@ -97,21 +97,21 @@ SCOUT_INLINE void write_word(const WriteCodesRun& run, const float* values, int6
 }
 
 void write_key_codes(const WriteCodesRun& run) {
-    const int64_t positions = padded(run.positions), rows = code_row(run.dim);
-    float *keys = run.scratch, *main = keys + rows * positions;
+    const int64_t positions = padded(run.positions), rows = code_row(run.kept);
+    float *keys = run.scratch, *main = keys + code_row(run.dim) * positions;
     float *least = main + rows * positions, *step = least + rows, *lanes = step + rows;
     transpose_keys(run, positions, keys);
     if (run.basis) {
         int64_t c = 0;
-        for (; c + kMainDims <= run.dim; c += kMainDims) multiply_basis<kMainDims>(run, keys, positions, c, main);
-        for (; c < run.dim; ++c) multiply_basis<1>(run, keys, positions, c, main);
+        for (; c + kMainDims <= run.kept; c += kMainDims) multiply_basis<kMainDims>(run, keys, positions, c, main);
+        for (; c < run.kept; ++c) multiply_basis<1>(run, keys, positions, c, main);
     }
     const float* values = run.basis ? main : keys;
-    for (int64_t c = 0; c < run.dim; c += W) {
+    for (int64_t c = 0; c < run.kept; c += W) {
         const HalfBounds half = write_bounds(run, values, positions, c, lanes);
         store(least + c, half.least), store(step + c, half.step);
     }
-    for (int64_t c = 0; c < run.dim; c += kWordCodes)
+    for (int64_t c = 0; c < run.kept; c += kWordCodes)
         write_word(run, values, positions, c, least + c, step + c);
 }
 

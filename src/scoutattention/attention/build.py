@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cache.digests.key_codes import MainDimDigests
 from ..cache.digests.make import make_digests
 from ..cache.digests.stages import Stages
-from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind, scan_dims
+from ..cache.memory_plan import MemoryPlan, correction_dims, digest_kind, kept_dims, scan_dims
 from ..cache.pages import Pages
 from ..cache.pool import TORCH_DTYPES, make_pages
 from ..cache.prefix import PrefixIndex
@@ -85,7 +85,7 @@ def build_cache(
     pool = make_pages(shape, size, plan.pages, kv_dtype, ops.device if plan.slots is None else CPU)
     if ops.device.type == "cuda" and plan.slots is not None:
         pool.pin()
-    dims = scan_dims(shape)
+    dims = scan_dims(shape), kept_dims(shape)
     digests = make_digests(digest_kind(config), shape, pool, ops, rows=plan.rows, dims=dims)
     pages = Pages(pool, digests.put, plan.rows, blocks, ops, PrefixIndex(plan.lineages))
     slots = None
@@ -94,7 +94,7 @@ def build_cache(
     store = KVStore(pages, slots, ops, resident=plan.resident, ranks=ranks)
     if isinstance(digests.judge, MainDimDigests):
         for state in digests.judge.basis:
-            store.follow(state, fresh=torch.eye(shape.head_dim, device=ops.device), of_prompt=True)
+            store.follow(state, fresh=torch.eye(dims[1], shape.head_dim, device=ops.device), of_prompt=True)
     return Cache(store, digests)
 
 

@@ -13,6 +13,8 @@ SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
 SCAN_PART = 2
 """One in so many main dimensions is scanned. A quarter of them misses, in a few steps, blocks that matter much."""
+KEPT_PART, WORD = (5, 8), 16
+"""Five in eight main dimensions are kept, rounded up to whole words of so many codes; see `docs/accuracy.md`."""
 STATES_PART = 8
 """Beside the pages, one in so many of their bytes may be taken by what is kept of prompts, and not of their blocks."""
 TABLE_BYTES = 16
@@ -240,13 +242,13 @@ def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     elif kind == "minmax":
         digest = 8 * dim
     else:
-        digest = key_code_bytes(dim, size)
+        digest = key_code_bytes(kept_dims(shape) if kind == "two-stage" else dim, size)
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
 
 
 def key_code_bytes(dims: int, block_size: int) -> int:
-    """Bytes of a block's keys in 2 bits for each of `dims` dimensions, in whole words of 16, and their bounds."""
-    return 4 * (-(-dims // 16)) * block_size + 4 * dims
+    """Bytes of a block's keys in 2 bits for each of `dims` dimensions, in whole words of WORD, and their bounds."""
+    return 4 * (-(-dims // WORD)) * block_size + 4 * dims
 
 
 def scan_dims(shape: ModelShape) -> int:
@@ -254,11 +256,17 @@ def scan_dims(shape: ModelShape) -> int:
     return max(1, shape.head_dim // SCAN_PART)
 
 
+def kept_dims(shape: ModelShape) -> int:
+    """Main dimensions of keys that are kept, and by which candidates are judged."""
+    some, of = KEPT_PART
+    return min(shape.head_dim, WORD * -(-some * shape.head_dim // (of * WORD)))
+
+
 def _basis_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one sequence's bases of main dimensions."""
     if digest_kind(scout) != "two-stage":
         return 0
-    return shape.num_layers * shape.num_kv_heads * 2 * 4 * shape.head_dim**2
+    return shape.num_layers * shape.num_kv_heads * 2 * 4 * kept_dims(shape) * shape.head_dim
 
 
 def correction_dims(shape: ModelShape, scout: ScoutConfig, ranks: int = 1) -> int:

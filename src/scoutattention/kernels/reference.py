@@ -118,7 +118,7 @@ def key_codes(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_basis(what: CodesRequest) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is kept of a request's blocks, [m, H, P, D], and the pages of some of them after others."""
+    """What is kept of a request's blocks, [m, H, P, C], and the pages of some of them after others."""
     k, basis, _, _, pages = what
     if basis is None or not len(k):
         yield k, pages
@@ -126,7 +126,7 @@ def in_basis(what: CodesRequest) -> Iterator[tuple[Tensor, Tensor]]:
     matrices, which = basis
     if len(which) == 1:
         (one,) = matrices[which]
-        main = k.float().transpose(0, 1).flatten(1, 2) @ one.mT  # [H, n * P, D]
+        main = k.float().transpose(0, 1).flatten(1, 2) @ one.mT  # [H, n * P, C]
         yield main.unflatten(1, (len(k), k.shape[2])).transpose(0, 1), pages
         return
     for keys, there, some in zip(*(torch.split(each, TOGETHER) for each in (k, pages, which)), strict=True):

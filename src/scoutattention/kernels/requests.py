@@ -60,9 +60,9 @@ class CodesRequest(NamedTuple):
     """Keys of blocks, and the digests that are made of them in 2 bits.
 
     k: [n, H, P, D].
-    basis: None, or matrices float32 [R, H, D, D] and each block's row of them, int64 [n], or [1] for all blocks.
+    basis: None, or matrices float32 [R, H, C, D] and each block's row of them, int64 [n], or [1] for all blocks.
     With a basis, the products of the matrices with the keys are kept instead of the keys.
-    codes, bounds: uint8 [S, H, W, P, 4] and float16 [S, H, 2, D], see `reference.key_codes`.
+    codes, bounds: uint8 [S, H, W, P, 4] and float16 [S, H, 2, C], see `reference.key_codes`; C is D without a basis.
     pages: int64 [n], where each block's digest goes, no two alike.
     """
 

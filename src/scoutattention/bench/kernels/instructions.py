@@ -18,7 +18,7 @@ from ...kernels.triton.base import ceil_div, triton
 from .compile import some
 
 SEQUENCES, HEADS, GROUP, PAGE = 8, 8, 4, 32
-CHANNELS = (16, 32, 64, 128)
+CHANNELS = (16, 32, 64, 80, 128)
 
 
 def page_instructions(channels: int, architecture: str = "sm_90") -> float:

@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 class KeyCodeDigests(Digests):
     """Keys in 2 bits a channel, between each block's own channel minima and maxima; see `reference.key_codes`."""
 
-    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops) -> None:
-        """`capacity`: pages."""
+    def __init__(self, shape: ModelShape, block_size: int, capacity: int, ops: Ops, dims: int | None = None) -> None:
+        """`capacity`: pages.   dims: numbers that are kept of a key, or None for all."""
         entries = (shape.num_layers, capacity, shape.num_kv_heads)
-        codes, bounds = key_codes(torch.zeros(block_size, shape.head_dim))
+        codes, bounds = key_codes(torch.zeros(block_size, dims or shape.head_dim))
         self._codes = empty((*entries, *codes.shape), codes.dtype, ops.device)
         self._bounds = empty((*entries, *bounds.shape), bounds.dtype, ops.device)
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -56,7 +56,7 @@ class KeyCodeDigests(Digests):
         return self.top_of_codes(layer, q, self.basis_of(layer, rows), pages, closed, how)
 
     def basis_of(self, layer: int, rows: slice | Tensor) -> Tensor | None:
-        """What queries of the sequences in some rows are multiplied with first: float32 [B, H, D, D], or nothing."""
+        """What queries of the sequences in some rows are multiplied with first: float32 [B, H, dims, D], or nothing."""
         return None
 
     def top_of_codes(
@@ -89,16 +89,16 @@ class KeyCodeDigests(Digests):
 
 
 class MainDimDigests(KeyCodeDigests):
-    """Keys in 2 bits for each of their main dimensions. Each sequence, layer and KV head has a basis from its prompt.
+    """Keys in 2 bits for each of their first main dimensions. Sequences, layers and KV heads have bases of their own.
 
-    basis: float32 [L, R, H, D, D] each, to be kept with the rows.
+    basis: float32 [L, R, H, dims, D] each, fitted to the sequence's prompt, to be kept with the rows.
     """
 
-    def __init__(self, shape: ModelShape, sizes: tuple[int, int, int], ops: Ops) -> None:
-        """`sizes`: positions of a block, pages, rows."""
-        block_size, self._capacity, rows = sizes
-        super().__init__(shape, block_size, self._capacity, ops)
-        size = (shape.num_layers, rows, shape.num_kv_heads, shape.head_dim, shape.head_dim)
+    def __init__(self, shape: ModelShape, sizes: tuple[int, int, int, int], ops: Ops) -> None:
+        """`sizes`: positions of a block, pages, rows, and main dimensions that are kept."""
+        block_size, self._capacity, rows, self._dims = sizes
+        super().__init__(shape, block_size, self._capacity, ops, self._dims)
+        size = (shape.num_layers, rows, shape.num_kv_heads, self._dims, shape.head_dim)
         self.basis = Basis(*torch.zeros((2, *size), device=ops.device))
 
     @override
@@ -110,7 +110,7 @@ class MainDimDigests(KeyCodeDigests):
             state[layer, row] = fitted
 
     def _fitted(self, q: Tensor, k: Tensor) -> Basis:
-        return fit_basis(q, k, self.ops)
+        return Basis(*(of[:, : self._dims] for of in fit_basis(q, k, self.ops)))
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:

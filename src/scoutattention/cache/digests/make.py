@@ -12,13 +12,17 @@ from .stages import Stages
 
 
 def make_digests(
-    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops, *, rows: int, dims: int
+    name: DigestName, shape: ModelShape, pool: BlockPool | PackedPool, ops: Ops, *, rows: int, dims: tuple[int, int]
 ) -> Stages:
-    """Digests of one kind or two, with room for every page of a pool.   dims: see `memory_plan.scan_dims`."""
+    """Digests of one kind or two, with room for every page of a pool.
+
+    dims: main dimensions that are scanned, and that are kept; see `memory_plan.scan_dims` and `kept_dims`.
+    """
     size = pool.k.shape[3]
     if name == "two-stage":
-        whole = MainDimDigests(shape, (size, pool.capacity, rows), ops)
-        return Stages(FirstDims(whole, dims), whole)
+        scanned, kept = dims
+        whole = MainDimDigests(shape, (size, pool.capacity, rows, kept), ops)
+        return Stages(FirstDims(whole, scanned), whole)
     only: Digests
     if name == "exact":
         only = ExactDigests(shape, pool.k, ops)
