@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoutattention.attention.predict import CalibratedPredictor
-from scoutattention.attention.prompt import prefill
+from scoutattention.attention.prompt import correction, prefill
 from scoutattention.attention.prompt.correction import fit_from, start
 from scoutattention.attention.prompt.trial import ScoutTrial
 from scoutattention.cache.digests.basis import fit_basis
@@ -114,3 +114,14 @@ def test_fits_on_a_gpu_are_the_same_captured():
             left, right = run(fit_from, start(weight, 8), z, change, weight)
             torch.testing.assert_close(left @ right.T, wanted.left @ wanted.right.T, rtol=1e-2, atol=1e-2)
         torch.cuda.current_stream().synchronize()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_16_bits_are_added_in_float32_on_a_gpu(dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    rows = torch.randn(300, 2000).to(dtype)
+    got = correction._products(rows.cuda())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.cpu(), rows.float() @ rows.float().T, rtol=1e-4, atol=1e-2)

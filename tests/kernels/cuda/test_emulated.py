@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference
-from scoutattention.kernels.cuda import choice, scores
+from scoutattention.kernels.cuda import choice, main_dims, scores
 from scoutattention.kernels.cuda.base import CudaLaunch
 
 from .emulator import emulate, shared_bytes
@@ -82,3 +82,18 @@ def test_products():
     torch.manual_seed(2)
     q, basis = torch.randn(2, 2, 3, 48).bfloat16(), torch.randn(2, 2, 24, 48)
     assert torch.allclose(scores.project(q, basis), reference.project(q, basis), atol=1e-3)
+
+
+@pytest.mark.parametrize(("D", "warps"), [(16, 32), (16, 4), (8, 1), (36, 6), (48, 4)])
+def test_main_dims(D, warps, monkeypatch):
+    """A warp has one pair of rows or several; rows end within a lane's numbers, or not."""
+    torch.manual_seed(3)
+    monkeypatch.setattr(main_dims, "MOST_WARPS", warps)
+    keys = torch.randn(2, 4 * D, D) * torch.logspace(0, -2, D) @ torch.linalg.qr(torch.randn(2, D, D)).Q
+    keys[1, :, 3:] = 0  # most directions have no strength
+    moments = keys.mT @ keys
+    got = main_dims.main_dims(moments).double()
+    torch.testing.assert_close(got @ got.mT, torch.eye(D).double().expand(2, -1, -1), rtol=0, atol=5e-4)
+    strength = (got @ moments.double() @ got.mT).diagonal(dim1=-2, dim2=-1)
+    want = torch.linalg.eigvalsh(moments.double()).flip(-1)
+    torch.testing.assert_close(strength, want, rtol=1e-3, atol=1e-4 * want.amax().item())

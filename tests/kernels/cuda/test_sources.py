@@ -12,7 +12,7 @@ from scoutattention.bench.kernels.instructions import longest_loop, main, page_i
 from scoutattention.config import EngineConfig
 from scoutattention.engine.device import kernels_for
 from scoutattention.errors import ConfigError, KernelError
-from scoutattention.kernels.cuda import base, choice, scores
+from scoutattention.kernels.cuda import base, choice, main_dims, scores
 from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
 from scoutattention.kernels.cuda.ops import CudaOps
 from scoutattention.types import TopBlocks
@@ -33,6 +33,7 @@ def launches() -> Iterator[CudaLaunch]:
         for blocks in (100, 300, 3000):
             result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, blocks))
             yield choice.top_launch(some(2, 8, G, blocks), closed, result, (1, 1), largest=False)
+        yield main_dims.rotation_launch(some(8, D, D), some(8, D, D))
 
 
 def test_every_source_compiles_for_every_gpu():

@@ -76,7 +76,7 @@ def fit_from(main: Tensor, z: Tensor, change: Tensor, weight: Tensor) -> Correct
     main: [Q, dims], see `start`.   z: [n, E], finite normed inputs as a scout sees them.   change: [n, E], what the
     true ones are more than that.   weight: [Q, E].   Returns float32.
     """
-    z, change, weight = z.float(), change.float(), weight.float()
+    change, weight = change.float(), weight.float()
     full, effect = _ridge(z, change)
     for _ in range(ITERATIONS):
         main = _independent(weight @ effect(weight.T @ main))
@@ -116,7 +116,7 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
     With fewer positions than channels, only a matrix [n, n] of positions is solved (Saunders et al., 1998).
     """
     by_position = z.shape[0] < z.shape[1]
-    gram = z @ z.T if by_position else z.T @ z
+    gram, z = _products(z if by_position else z.T), z.float()
     penalty = (PRIOR / z.numel() * gram.diagonal().sum()).clamp(min=LEAST_PENALTY)
     held_back = gram if by_position else gram.clone()
     held_back.diagonal().add_(penalty)
@@ -132,6 +132,15 @@ def _ridge(z: Tensor, change: Tensor) -> tuple[Operator, Operator]:
     full = torch.cholesky_solve(z.T @ change, _factor(held_back))
     moments = full.T @ gram @ full
     return full.matmul, moments.matmul
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Products of rows [m, n] with each other, float32 [m, m]. A GPU's matrix units add those of 16 bits in float32."""
+    if rows.is_cuda and rows.dtype.itemsize == 2 and torch.version.hip is None:
+        products: Tensor = torch.mm(rows, rows.T, out_dtype=torch.float32)
+        return products
+    rows = rows.float()
+    return rows @ rows.T
 
 
 def _factor(gram: Tensor) -> Tensor:

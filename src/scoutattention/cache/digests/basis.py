@@ -11,7 +11,8 @@ LEAST_TOKENS = 4
 """Prompt tokens below which, as a multiple of the head dim, correlations between channels are not to be trusted."""
 PRIOR = 1e-3
 """Of the mean second moment of a channel, what is added to each: no direction is without queries and keys."""
-
+PARTS = 8
+"""Parts of a prompt whose second moments are computed side by side."""
 SIZE_STEP = 24
 """Powers of two from one size of keys to the next. Keys between 2^-12 and 2^12 have size 1."""
 
@@ -42,8 +43,17 @@ def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
         basis = _channels(*(x.square().mean(1) for x in sides))
     else:
-        basis = _main_dims(torch.stack([x.mT @ x for x in sides]), ops)
+        basis = _main_dims(torch.stack([_second_moments(x) for x in sides]), ops)
     return Basis(basis.of_keys / size, basis.of_queries * size)
+
+
+def _second_moments(x: Tensor) -> Tensor:
+    """Products of channels, summed over x [H, n, D]: [H, D, D]. In parts, so that a GPU uses all its processors."""
+    H, n, D = x.shape
+    each = n // PARTS
+    parts, rest = x[:, : PARTS * each].view(H, PARTS, each, D), x[:, PARTS * each :]
+    moments: Tensor = (parts.mT @ parts).sum(1) + rest.mT @ rest
+    return moments
 
 
 def _channels(queries: Tensor, keys: Tensor) -> Basis:

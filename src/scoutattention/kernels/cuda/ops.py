@@ -7,11 +7,11 @@ from typing_extensions import override
 from ...errors import ConfigError
 from ...types import TopBlocks
 from ..triton.ops import TritonOps
-from . import choice, scores
+from . import choice, main_dims, scores
 
 
 class CudaOps(TritonOps):
-    """The operations of `TritonOps`; scores and choices, of sizes that have a kernel, are CUDA C++."""
+    """The operations of `TritonOps`; scores, choices and main dimensions, of sizes with a kernel, are CUDA C++."""
 
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the device is no NVIDIA GPU."""
@@ -24,6 +24,12 @@ class CudaOps(TritonOps):
         if q.shape[-1] % 4 or q.shape[2] > scores.MOST_HEADS:
             return super().project(q, basis)
         return scores.project(q.contiguous(), basis)
+
+    @override
+    def main_dims(self, moments: Tensor) -> Tensor:
+        if not main_dims.has_kernel(moments.shape[-1]):
+            return super().main_dims(moments)
+        return main_dims.main_dims(moments)
 
     @override
     def score_key_codes(

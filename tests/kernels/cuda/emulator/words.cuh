@@ -110,6 +110,9 @@ inline u32 times(u32 a, u32 b) {
 }
 inline float power_of_two(float x) { return std::exp2(x); }
 inline float log_of_two(float x) { return std::log2(x); }
+inline float reciprocal(float x) { return 1 / x; }
+inline float root_of(float x) { return std::sqrt(x); }
+inline float reciprocal_root(float x) { return 1 / std::sqrt(x); }
 inline float query_at(const void* q, i64 place) {
 #if QUERY == 0
     return static_cast<const float*>(q)[place];

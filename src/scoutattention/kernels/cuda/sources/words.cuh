@@ -38,6 +38,25 @@ __device__ inline float log_of_two(float x) {
     return logarithm;
 }
 
+// One over a number, its root, and one over its root: to some 22 bits.
+__device__ inline float reciprocal(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+__device__ inline float root_of(float x) {
+    float result;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+__device__ inline float reciprocal_root(float x) {
+    float result;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 // sum += a b, of a [16 rows, 16] and b [16, 8 columns] in float16. Lane 4 r + t holds of a: row r in a0 and a2, row
 // r + 8 in a1 and a3; of b: column r; of the sum: rows r (0, 1) and r + 8 (2, 3), columns 2 t and 2 t + 1. The places
 // along the inner axis are those of lane t in a and b alike, so any order will do that both share.

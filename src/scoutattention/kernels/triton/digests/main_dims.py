@@ -76,6 +76,19 @@ def orthogonal_launch(factor: Tensor, axes: Tensor, squares: Tensor) -> Launch:
     return Launch(_orthogonal_kernel, (n,), (factor, axes, squares), constants, warps=WARPS[D > 64])
 
 
+def factor_of(moments: Tensor) -> Tensor:
+    """Rows [n, D, D] whose products are similar to second moments, so that, made orthogonal, they are eigenvectors.
+
+    moments: see `main_dims`, whose errors are the same. LEAST is added.
+    """
+    D = moments.shape[-1]
+    check("moments", moments, (None, D, D), torch.float32, rows=3)
+    total = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    regular = moments / total.where(total > 0, 1) + LEAST * torch.eye(D, device=moments.device)
+    factor: Tensor = torch.linalg.cholesky_ex(regular).L.mT.contiguous()
+    return factor
+
+
 def main_dims(moments: Tensor) -> Tensor:
     """Eigenvectors of symmetric matrices with no negative eigenvalue, see `reference.main_dims`: nothing waits.
 
@@ -84,10 +97,7 @@ def main_dims(moments: Tensor) -> Tensor:
     n, D, _ = moments.shape
     if D > MOST_CHANNELS:
         return reference.main_dims(moments)
-    check("moments", moments, (None, D, D), torch.float32, rows=3)
-    total = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    regular = moments / total.where(total > 0, 1) + LEAST * torch.eye(D, device=moments.device)
-    factor = torch.linalg.cholesky_ex(regular).L.mT.contiguous()
+    factor = factor_of(moments)
     axes, squares = torch.empty_like(factor), moments.new_empty(n, D)
     orthogonal_launch(factor, axes, squares).run()
     order = squares.argsort(-1, descending=True)
