@@ -8,7 +8,7 @@ from torch import Tensor
 
 PRIOR = 300
 """The penalty on a correction, in positions: as strong as so many of average size where nothing is to be corrected."""
-ITERATIONS = 3
+ITERATIONS = 2
 """Of the subspace iteration that finds the main directions; always from the same start, so that fits are repeatable."""
 LEAST_PENALTY = 1e-30
 """So that inputs that are all zero have a factor, too."""
