@@ -81,7 +81,7 @@ def make_pages(
     size: int, capacity: int, rows: int, max_blocks: int, ops: Ops, digest: DigestName = "minmax"
 ) -> tuple[Pages, Stages]:
     pool = BlockPool(SHAPE, size, capacity, knob="host_memory")
-    digests = make_digests(digest, SHAPE, pool, ops, rows=rows, dims=SHAPE.head_dim)
+    digests = make_digests(digest, SHAPE, pool, ops, rows=rows, dims=(SHAPE.head_dim, SHAPE.head_dim))
     return Pages(pool, digests.put, rows, max_blocks, ops), digests
 
 

@@ -8,11 +8,14 @@ import time
 import pytest
 import torch
 
-from scoutattention import LLM, CacheFolderError, ConfigError, SamplingParams
+from scoutattention import LLM, CacheFolderError, ConfigError, SamplingParams, ScoutConfig
+from scoutattention.cache.memory_plan import kept_dims
 from scoutattention.cache.prefix import chain_names
 from scoutattention.engine.prefix import files as prefix_files
 from scoutattention.engine.prefix.files import PrefixFiles
 
+from ...models import families
+from ...tiny import save
 from .test_prefixes import BEYOND, DOCUMENT, MEMORIES, PARAMS, PROMPTS, WITHIN, assert_free
 
 PAGES, LAYERS = 40, 3
@@ -162,7 +165,20 @@ def test_a_process_that_is_killed_at_any_moment_leaves_nothing_that_is_misread(t
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("scout", [WITHIN, BEYOND], ids=["within budget", "beyond"])
 def test_a_restart_answers_as_if_it_had_not_ended(tiny_models, tmp_path, memory, scout):
-    path, options = str(tiny_models["llama"]), {"prefix_cache_dir": str(tmp_path / "kept")} | MEMORIES[memory]
+    assert_restarts(str(tiny_models["llama"]), scout, {"prefix_cache_dir": str(tmp_path / "kept")} | MEMORIES[memory])
+
+
+@pytest.mark.parametrize("memory", ["one", "slots", "packed"])
+def test_a_restart_finds_digests_of_some_main_dimensions(tmp_path, memory):
+    """Heads of 48 channels, of which 32 main dimensions are kept."""
+    path = str(save(families.make("llama", head_dim=48), tmp_path / "model"))
+    with LLM(path, scout=BEYOND, **MEMORIES[memory]) as llm:
+        assert kept_dims(llm.engine.runner.decoder.shape) == 32
+    assert_restarts(path, BEYOND, {"prefix_cache_dir": str(tmp_path / "kept")} | MEMORIES[memory])
+
+
+def assert_restarts(path: str, scout: ScoutConfig, options: dict) -> None:
+    """An engine answers like one before it, whose prompts it finds."""
     with LLM(path, scout=scout, **options) as llm:
         llm.generate(PROMPTS[0], PARAMS)
         expected = llm.generate(PROMPTS[1], PARAMS)[0]
