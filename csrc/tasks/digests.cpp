@@ -3,7 +3,8 @@
 namespace scout {
 namespace {
 
-// Multiplications that take some 40 microseconds.
+// Multiplications that take some 40 microseconds; and channels that take as long as all else that is done with a key.
+constexpr int64_t kKeyChannels = 48;
 constexpr int64_t kMinMaxPerThread = 1 << 20, kKeyCodesPerThread = 1 << 22, kWritesPerThread = 1 << 20;
 
 constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time
@@ -95,7 +96,7 @@ class MinMaxWork final : public ScoreWork {
 class KeyCodeWork final : public ScoreWork {
   public:
     KeyCodeWork(const Kernels& kernels, const ScoreCall& call, const KeyCodeLayer& layer, int threads)
-        : ScoreWork(call, call.G * call.D * layer.positions, kKeyCodesPerThread, threads),
+        : ScoreWork(call, call.G * (call.D + kKeyChannels) * layer.positions, kKeyCodesPerThread, threads),
           kernels_(kernels),
           layer_(layer) {}
 
