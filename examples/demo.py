@@ -134,7 +134,7 @@ def compare(runs: list[Run]) -> Table:
         table.add_row(title, *(cell(run) for run in runs))
     table.caption = (
         "Read per decode step: chosen blocks x bytes of a block. "
-        "Scoring the digests reads about a tenth of the cache on top. "
+        "Scoring the digests reads about a twentieth of the cache on top. "
         "Here the CPU is the device too, with one memory for both: slots are copies in it, and save none. "
         "The speed of one sequence hardly changes, because a step of this model reads more weights than cache."
     )

@@ -245,8 +245,8 @@ constexpr int64_t key_code_scratch_floats(int64_t heads, int64_t dim, int64_t po
     return heads * (2 * code_row(dim) + 16 * (34 + padded(positions) + code_row(dim) / 4));
 }
 
-// Floats of scratch memory of `write_key_codes`: keys and their main dimensions by channel; two numbers of each dimension,
-// and three of each lane of at most 16 of them.
+// Floats of scratch memory of `write_key_codes`: keys and their main dimensions by channel; two numbers of each
+// dimension, and three of each lane of at most 16 of them.
 constexpr int64_t write_codes_scratch_floats(int64_t dim, int64_t kept, int64_t positions) {
     return code_row(dim) * padded(positions) + code_row(kept) * (padded(positions) + 2) + 3 * 16 * 16;
 }

@@ -3,8 +3,9 @@
 namespace scout {
 namespace {
 
-// Multiplications that take some 40 microseconds; and channels that take as long as all else that is done with a key.
+// Channels of a key whose products take as long as the rest of its score: exponentials, and its share of a page.
 constexpr int64_t kKeyChannels = 48;
+// Multiplications that take some 40 microseconds.
 constexpr int64_t kMinMaxPerThread = 1 << 20, kKeyCodesPerThread = 1 << 22, kWritesPerThread = 1 << 20;
 
 constexpr int64_t kUnit = 16;  // pages that the widest kernel takes at a time

@@ -1,5 +1,7 @@
 """Every kind of digest: written at prefill or when a block closes, it scores the same block the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from scoutattention.cache.digests.basis import fit_basis
 from scoutattention.cache.digests.key_codes import FirstDims
 from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.digests.stages import Stages
+from scoutattention.cache.memory_plan import TABLE_BYTES, digest_bytes, kept_dims, scan_dims, state_bytes
 from scoutattention.cache.pool import BlockPool
+from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.kernels import reference
 from scoutattention.kernels.native import NativeOps
 from scoutattention.runtime.workers import Workers
@@ -61,6 +65,17 @@ def test_key_codes_take_two_bits_a_channel_and_two_bounds():
     for name in ("keys2", "two-stage"):
         assert make(name, pool).block_bytes() == 4 * 32 + 4 * DIM
     assert make("two-stage", pool, (4, 9)).block_bytes() == 4 * 32 + 4 * 9
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 128])
+def test_digests_and_bases_are_as_large_as_planned(head_dim):
+    shape, scout = replace(SHAPE, head_dim=head_dim), ScoutConfig()
+    size, heads = scout.block_size, shape.num_layers * shape.num_kv_heads
+    pool = BlockPool(shape, size, 3, knob="host_memory")
+    digests = make_digests("two-stage", shape, pool, OPS, rows=1, dims=(scan_dims(shape), kept_dims(shape)))
+    assert heads * (digests.block_bytes() + TABLE_BYTES) == digest_bytes(shape, scout)
+    engine_config = EngineConfig(device_memory="all")
+    assert sum(part.nbytes for part in digests.judge.basis) == state_bytes(shape, scout, engine_config)
 
 
 def test_the_main_dimensions_that_are_kept_are_the_first_of_all():

@@ -93,7 +93,7 @@ def test_a_moved_row_is_the_same_sequence():
 
 def make_packed_store(bits: int) -> tuple[KVStore, Stages]:
     pool = PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
-    digests = make_digests("minmax", SHAPE, pool, OPS, rows=1, dims=16)
+    digests = make_digests("minmax", SHAPE, pool, OPS, rows=1, dims=(16, 16))
     return KVStore(Pages(pool, digests.put, 3, 5, OPS), Slots(SHAPE, 4, 20, 3, 5), OPS), digests
 
 
@@ -193,7 +193,7 @@ def test_a_row_goes_on_behind_pages_of_another(ops, bits):
     pool = (
         BlockPool(SHAPE, 4, 20, "host_memory") if bits is None else PackedPool(SHAPE, 4, 20, "host_memory", bits=bits)
     )
-    digests = make_digests("minmax", SHAPE, pool, ops, rows=1, dims=16)
+    digests = make_digests("minmax", SHAPE, pool, ops, rows=1, dims=(16, 16))
     store = KVStore(Pages(pool, digests.put, 3, 5, ops), Slots(SHAPE, 4, 20, 3, 5), ops)
     store.admit(0, 4, 2)
     k, v = torch.randn(2, 11, 2, 16)

@@ -59,6 +59,10 @@ class Peak(TorchDispatchMode):
         for gone in [ref for ref in self._known if ref.expired()]:
             stream, size = self._known.pop(gone)
             self._live[stream] -= size
+        with self:  # what an operation is made of, with the copies that it makes
+            out = func.decompose(*args, **(kwargs or {}))
+        if out is not NotImplemented:
+            return out
         out = func(*args, **(kwargs or {}))
         for one in tree_leaves(out):
             if not isinstance(one, torch.Tensor) or one.device != META:

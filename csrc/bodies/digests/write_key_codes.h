@@ -1,4 +1,5 @@
-// Keys of a page in 2 bits a channel, or in 2 bits a main dimension, of which the first are kept: the twin of reference.write_key_codes.
+// Keys of a page in 2 bits a channel, or in 2 bits for each of the first main dimensions: the twin of
+// reference.write_key_codes.
 //
 // Keys are transposed, so that each lane is a position of the page. The products with a basis then need no sums over
 // lanes, and 16 channels of a lane's key are a word of its codes.

@@ -14,7 +14,7 @@ SLOTS_PER_BUDGET = 2
 SCAN_PART = 2
 """One in so many main dimensions is scanned. A quarter of them misses, in a few steps, blocks that matter much."""
 KEPT_PART, WORD = (5, 8), 16
-"""Five in eight main dimensions are kept, rounded up to whole words of so many codes; see `docs/accuracy.md`."""
+"""Five in eight main dimensions are kept, rounded up to whole words of so many codes. The others tell little."""
 STATES_PART = 8
 """Beside the pages, one in so many of their bytes may be taken by what is kept of prompts, and not of their blocks."""
 TABLE_BYTES = 16

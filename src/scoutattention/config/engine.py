@@ -34,7 +34,7 @@ class EngineConfig(Checked):
         None,
         "Host memory for the KV cache.",
         change="Lower it if other programs need the memory. Raise it to run more sequences at once: sequences without "
-        "room wait. On a GPU each GiB takes 96 MiB of GPU memory for digests (bfloat16).",
+        "room wait. On a GPU each GiB takes 61 MiB of GPU memory for digests (bfloat16, heads of 128 channels).",
         none="enough for max_num_seqs sequences, at most half of the free memory",
         size=True,
         least=1,

@@ -51,7 +51,7 @@ class Ablation(Checked):
     digest: DigestName = setting(
         "two-stage",
         "What blocks are scored by. 'two-stage': the keys in 2 bits per main dimension, half of the dimensions for all "
-        "blocks and all of them for candidates. 'keys2': the keys in 2 bits per channel. 'minmax': bounds of each "
+        "blocks and five in eight for candidates. 'keys2': the keys in 2 bits per channel. 'minmax': bounds of each "
         "channel. 'exact': the keys themselves (slow).",
     )
     candidates: int = setting(

@@ -11,6 +11,7 @@ from scoutattention.attention.prompt.correction import fit_from, start
 from scoutattention.attention.prompt.trial import ScoutTrial
 from scoutattention.cache.digests.basis import fit_basis
 from scoutattention.config import ScoutConfig
+from scoutattention.kernels.cuda.ops import CudaOps
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.triton.ops import TritonOps
 from scoutattention.runtime.layer_graphs import CudaRecorder, LayerGraphs, at_once
@@ -66,7 +67,7 @@ def test_main_dimensions_that_are_replayed_are_those_of_each_layer(recorder, mon
 
 
 def bases(rig: Rig, tokens: int) -> tuple[torch.Tensor, ...]:
-    """The bases of a prompt, [L, H, D, D] each."""
+    """The bases of a prompt, [L, H, dims, D] each."""
     rig.add(tokens)
     return tuple(part[:, 0] for part in rig.digests.judge.basis)
 
@@ -88,12 +89,14 @@ def test_graphs_go_with_their_prompt(recorder):
 
 
 @pytest.mark.gpu
-def test_fits_on_a_gpu_are_the_same_captured():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fits_on_a_gpu_are_the_same_captured(dtype):
     """But for sums whose order may differ: of queries and keys of few dimensions, and of a change of low rank."""
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     torch.manual_seed(0)
-    ops, device = TritonOps(torch.device("cuda")), "cuda"
+    make = TritonOps if dtype == torch.float32 else CudaOps
+    ops, device = make(torch.device("cuda")), "cuda"
 
     def basis(q, k):
         return fit_basis(q, k, ops)
@@ -110,6 +113,7 @@ def test_fits_on_a_gpu_are_the_same_captured():
             torch.testing.assert_close(*few, rtol=1e-2, atol=1e-2)
             z, change, weight = torch.randn(3, 512, 1024, device=device)
             change = z @ torch.randn(1024, 8, device=device) @ torch.randn(8, 1024, device=device) + 0.1 * change
+            z, change, weight = (each.to(dtype) for each in (z, change, weight))
             wanted = fit_from(start(weight, 8), z, change, weight)
             left, right = run(fit_from, start(weight, 8), z, change, weight)
             torch.testing.assert_close(left @ right.T, wanted.left @ wanted.right.T, rtol=1e-2, atol=1e-2)

@@ -23,7 +23,12 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 
 
 def launches() -> Iterator[CudaLaunch]:
-    for G, D, P, dtype in ((4, 128, 32, torch.bfloat16), (7, 64, 16, torch.float32), (12, 16, 32, torch.float16)):
+    for G, D, P, dtype in (
+        (4, 128, 32, torch.bfloat16),
+        (7, 64, 16, torch.float32),
+        (12, 16, 32, torch.float16),
+        (1, 80, 32, torch.bfloat16),
+    ):
         q, words = some(2, 8, G, D, dtype=dtype), some(64, 8, -(-D // 16), P, 4, dtype=torch.uint8)
         made = some(2, 8, G, 300)
         bounds, pages = some(64, 8, 2, D, dtype=torch.float16), some(2, 8, 300, dtype=torch.int32)

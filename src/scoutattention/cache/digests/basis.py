@@ -36,23 +36,28 @@ def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     queries and keys are those of L^-1 q, which has no preferred direction, and L^T k, whose main directions come first.
     Of a prompt with fewer than LEAST_TOKENS * D tokens, or whose numbers are not finite, main dimensions are channels.
     """
-    queries, keys = q.float().transpose(0, 1).flatten(1, 2), k.float().transpose(0, 1)  # [H, n * G, D], [H, T, D]
+    queries, keys = q.transpose(1, 2).flatten(0, 1).float(), k.float()  # [n * G, H, D], [T, H, D]
     size = _size(keys)
     keys = keys / size
-    sides = queries, keys - keys.mean(1, keepdim=True)
+    keys = keys - keys.mean(0)
+    sides, size = (queries, keys), size.transpose(0, 1)
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
-        basis = _channels(*(x.square().mean(1) for x in sides))
+        basis = _channels(*(x.square().mean(0) for x in sides))
     else:
         basis = _main_dims(torch.stack([_second_moments(x) for x in sides]), ops)
     return Basis(basis.of_keys / size, basis.of_queries * size)
 
 
 def _second_moments(x: Tensor) -> Tensor:
-    """Products of channels, summed over x [H, n, D]: [H, D, D]. In parts, so that a GPU uses all its processors."""
-    H, n, D = x.shape
+    """Products of channels, summed over x [n, H, D]: [H, D, D].
+
+    In parts, so that a GPU uses all its processors. A part is every PARTS-th position, so that
+    nothing is copied where x is contiguous.
+    """
+    n, H, D = x.shape
     each = n // PARTS
-    parts, rest = x[:, : PARTS * each].view(H, PARTS, each, D), x[:, PARTS * each :]
-    moments: Tensor = (parts.mT @ parts).sum(1) + rest.mT @ rest
+    parts, rest = x[: PARTS * each].reshape(each, PARTS * H, D).transpose(0, 1), x[PARTS * each :].transpose(0, 1)
+    moments: Tensor = (parts.mT @ parts).view(PARTS, H, D, D).sum(0) + rest.mT @ rest
     return moments
 
 
@@ -85,7 +90,10 @@ def _comparable(moment: Tensor) -> Tensor:
 
 
 def _size(keys: Tensor) -> Tensor:
-    """A power of two for each head, [H, 1, 1], over which its keys are numbers that float16 holds well: mostly 1."""
-    largest: Tensor = torch.linalg.vector_norm(keys, torch.inf, (1, 2), keepdim=True)
+    """A power of two for each head of keys [T, H, D], over which they are numbers that float16 holds well: mostly 1.
+
+    Returns [1, H, 1].
+    """
+    largest: Tensor = torch.linalg.vector_norm(keys, torch.inf, (0, 2), keepdim=True)
     steps = torch.frexp(largest.nan_to_num(1, 1)).exponent / SIZE_STEP
     return torch.exp2(SIZE_STEP * steps.round().clamp(-5, 5))

@@ -1,1 +1,1 @@
-"""CUDA C++ kernels, compiled at run time, for what Triton cannot say in few instructions: scores and choices."""
+"""CUDA C++ kernels, compiled at run time, where Triton takes many instructions: scores, choices, main dimensions."""

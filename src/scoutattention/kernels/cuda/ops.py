@@ -1,4 +1,4 @@
-"""A decode step's attention on an NVIDIA GPU: Triton's operations, and CUDA C++ where instructions count."""
+"""Attention on an NVIDIA GPU: Triton's operations, and CUDA C++ where instructions count."""
 
 import torch
 from torch import Tensor

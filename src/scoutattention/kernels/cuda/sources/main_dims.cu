@@ -3,12 +3,12 @@
 // One-sided Jacobi (Hestenes, 1958), with the pairs of a tournament (Brent and Luk, 1985): each place has two rows, of
 // which all but one move on after a round, so that each row meets every other one in D - 1 rounds.
 //
-// Compiled for D (channels), WARPS (of a program), PAIRS (places of a warp; D is 2 PAIRS WARPS, and not 2) and SWEEPS (at
-// most).
+// Compiled for D (channels), WARPS (of a program), PAIRS (places of a warp; D is 2 PAIRS WARPS, and more than 2) and
+// SWEEPS (at most).
 #include "words.cuh"
 
-constexpr int PARTS = (D + 31) / 32;          // neighbouring numbers of a row that a lane holds
-constexpr float TINY = 1e-30f;                // a product of rows that counts as 0: its reciprocal may be infinite
+constexpr int PARTS = (D + 31) / 32;  // neighbouring numbers of a row that a lane holds
+constexpr float TINY = 1e-30f;        // products of rows below it count as 0: a reciprocal may be infinite
 static_assert(D == 2 * PAIRS * WARPS && D > 2, "these sizes have no kernel");
 
 struct alignas(PARTS == 4 ? 16 : PARTS == 2 ? 8 : 4) Numbers {
@@ -44,8 +44,8 @@ __device__ inline float product_of(const Row& a, const Row& b) {
     return sum;
 }
 
-// Makes two rows orthogonal, and returns whether the square of their cosine was above `least`. What is approximate of the
-// angle, and of the scale, changes the rows' angles and lengths, and not how well later rounds can do.
+// Makes two rows orthogonal, and returns whether the square of their cosine was above `least`. The angle is approximate,
+// and later sweeps mend that. So is the scale, of which nothing is left in the end.
 __device__ inline bool rotate(Row& a, Row& b, float least) {
     const float product = product_of(a, b);
     const bool apart = fabsf(product) < TINY;
