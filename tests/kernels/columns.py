@@ -160,3 +160,14 @@ def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
     for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype in (theirs.dtype, torch.float32)
         torch.testing.assert_close(mine, theirs.to(mine.dtype), rtol=tolerance, atol=tolerance)
+
+
+def assert_main_dims(got: Tensor, moments: Tensor) -> None:
+    """Directions [n, D, D] of moments [n, D, D] are orthogonal, and the strongest come first."""
+    got, moments = got.double(), moments.double()
+    identity = torch.eye(got.shape[-1], dtype=torch.float64).expand_as(got)
+    torch.testing.assert_close(got @ got.mT, identity, rtol=0, atol=5e-4)
+    turned = got @ moments @ got.mT
+    strength, largest = turned.diagonal(dim1=-2, dim2=-1), turned.amax((-2, -1), keepdim=True)
+    assert ((turned - strength.diag_embed()).abs() < 1e-4 * largest).all()
+    torch.testing.assert_close(strength, torch.linalg.eigvalsh(moments).flip(-1), rtol=1e-3, atol=1e-4)

@@ -236,14 +236,17 @@ def digest_kind(scout: ScoutConfig) -> DigestName:
 
 def digest_bytes(shape: ModelShape, scout: ScoutConfig) -> int:
     """Bytes of one block's digests and its other per-block state, over all layers and KV heads."""
-    kind, dim, size = digest_kind(scout), shape.head_dim, scout.block_size
-    if kind == "exact":
-        digest = 0
-    elif kind == "minmax":
-        digest = 8 * dim
-    else:
-        digest = key_code_bytes(kept_dims(shape) if kind == "two-stage" else dim, size)
+    digest = block_digest_bytes(digest_kind(scout), shape, scout.block_size)
     return shape.num_layers * shape.num_kv_heads * (digest + TABLE_BYTES)
+
+
+def block_digest_bytes(kind: DigestName, shape: ModelShape, block_size: int) -> int:
+    """Bytes of one block's digest in one layer and KV head; 0 where the keys themselves are read."""
+    if kind == "exact":
+        return 0
+    if kind == "minmax":
+        return 8 * shape.head_dim
+    return key_code_bytes(kept_dims(shape) if kind == "two-stage" else shape.head_dim, block_size)
 
 
 def key_code_bytes(dims: int, block_size: int) -> int:

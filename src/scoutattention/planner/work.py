@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..cache.memory_plan import SLOTS_PER_BUDGET, kept_dims, key_code_bytes, scan_dims
+from ..cache.memory_plan import SLOTS_PER_BUDGET, block_digest_bytes, key_code_bytes, scan_dims
 from ..config import KVDTypeName, ScoutConfig
 from ..shape import ModelShape
 from .computers import CORE_READS, Computer, Processor
@@ -133,13 +133,9 @@ def near_tokens(design: Design, work: Work) -> float:
 def scan_bytes(work: Work) -> tuple[float, float]:
     """Bytes of digests in one layer: of the scan of all blocks, and of the candidates."""
     shape, size, kind = work.shape, work.scout.block_size, work.scout.ablation.digest
-    each, dim = work.batch * shape.num_kv_heads, shape.head_dim
+    each = work.batch * shape.num_kv_heads
     blocks, candidates = work.context / size, work.scout.candidate_blocks or 0
-    whole = {
-        "minmax": 8 * dim,
-        "exact": size * dim * shape.dtype_bytes,
-        "two-stage": key_code_bytes(kept_dims(shape), size),
-    }.get(kind, key_code_bytes(dim, size))
+    whole = block_digest_bytes(kind, shape, size) or size * shape.head_dim * shape.dtype_bytes
     scan = key_code_bytes(scan_dims(shape), size) if kind == "two-stage" else whole
     return each * blocks * scan, each * min(blocks, candidates) * whole
 

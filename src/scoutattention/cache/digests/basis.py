@@ -40,19 +40,20 @@ def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
     size = _size(keys)
     keys = keys / size
     keys = keys - keys.mean(0)
-    sides, size = (queries, keys), size.transpose(0, 1)
+    sides = queries, keys
     if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
         basis = _channels(*(x.square().mean(0) for x in sides))
     else:
         basis = _main_dims(torch.stack([_second_moments(x) for x in sides]), ops)
+    size = size.view(-1, 1, 1)
     return Basis(basis.of_keys / size, basis.of_queries * size)
 
 
 def _second_moments(x: Tensor) -> Tensor:
     """Products of channels, summed over x [n, H, D]: [H, D, D].
 
-    In parts, so that a GPU uses all its processors. A part is every PARTS-th position, so that
-    nothing is copied where x is contiguous.
+    In parts, so that a GPU uses all its processors. A part is every PARTS-th position, so that nothing is copied where
+    x is contiguous.
     """
     n, H, D = x.shape
     each = n // PARTS
