@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scoutattention.cache.digests.basis import fit_basis
+from scoutattention.cache.digests.basis import Basis, Seen, fit_bases
 from scoutattention.cache.digests.key_codes import FirstDims
 from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.digests.stages import Stages
@@ -44,7 +44,7 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
     for layer in range(LAYERS):
         q, keys = torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM)
         for digests in (by_layer, by_page):
-            digests.fit(layer, 1, q, keys)
+            digests.fit(1, layer, [Seen(q, keys)])
         by_layer.put(k[layer], layer * 6 + PAGES, torch.tensor([1]))
     for number, page in enumerate(PAGES):
         by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page, torch.ones(LAYERS, dtype=torch.int64))
@@ -84,12 +84,17 @@ def test_the_main_dimensions_that_are_kept_are_the_first_of_all():
     prompt = torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM)
     some, every = make("two-stage", pool, (4, 9)), make("two-stage", pool)
     for digests in (some, every):
-        digests.fit(0, 1, *prompt)
+        digests.fit(1, 0, [Seen(*prompt)])
         digests.put(torch.stack(prompt[1][:24].split(SIZE)).transpose(1, 2), PAGES, torch.tensor([1]))
     seen = torch.randn(1, HEADS, 3, DIM), slice(1, 2), PAGES.int().expand(1, HEADS, -1), CLOSED
     assert torch.equal(some.scan.score(0, *seen), every.scan.score(0, *seen))
     first = FirstDims(every.judge, 9)
     assert torch.equal(some.judge.score(0, *seen), first.score(0, *seen))
+
+
+def basis_of(q: torch.Tensor, k: torch.Tensor) -> Basis:
+    """The basis of one layer."""
+    return Basis(*(part[0] for part in fit_bases([Seen(q, k)], OPS)))
 
 
 def keys_of_few_dims(dims: int, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +108,7 @@ def keys_of_few_dims(dims: int, tokens: int = 400) -> tuple[torch.Tensor, torch.
 
 def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
     q, k = keys_of_few_dims(3)
-    of_keys, of_queries = fit_basis(q, k, OPS)
+    of_keys, of_queries = basis_of(q, k)
     keys, queries = k.transpose(0, 1) @ of_keys.mT, torch.einsum("nhgd,hed->hnge", q, of_queries)
     exact = torch.einsum("nhgd,thd->hngt", q, k)
     torch.testing.assert_close(torch.einsum("hngd,htd->hngt", queries, keys), exact, rtol=1e-3, atol=1e-2)
@@ -120,12 +125,12 @@ def test_a_basis_loses_nothing_in_all_dimensions_and_little_in_the_first():
 def test_the_main_dimensions_of_a_short_prompt_are_channels():
     q, k = torch.randn(9, HEADS, 3, DIM), torch.randn(9, HEADS, DIM)
     k[:, :, 7] *= 100
-    of_keys, of_queries = fit_basis(q, k, OPS)
+    of_keys, of_queries = basis_of(q, k)
     for part in (of_keys, of_queries):
         assert ((part != 0).sum(-1) == 1).all()
         assert (part[:, 0, 7] != 0).all(), "the loudest is the first"
     torch.testing.assert_close(of_queries.mT @ of_keys, torch.eye(DIM).expand(HEADS, DIM, DIM))
-    for part in fit_basis(q[:1], k[:1], OPS):
+    for part in basis_of(q[:1], k[:1]):
         assert part.isfinite().all()
 
 
@@ -134,7 +139,7 @@ def test_a_prompt_that_is_no_number_has_a_basis_all_the_same(broken):
     digests = make("two-stage", BlockPool(SHAPE, SIZE, 6, knob="host_memory"))
     prompt = {"q": torch.randn(9, HEADS, 3, DIM), "k": torch.randn(90, HEADS, DIM)}
     prompt[broken][4] = torch.nan
-    digests.fit(1, 0, **prompt)
+    digests.fit(0, 1, [Seen(**prompt)])
     for part in digests.judge.basis:
         assert part[1, 0].isfinite().all()
         assert (part[1, 0] != 0).any()
@@ -145,7 +150,7 @@ def test_each_sequence_has_a_basis_of_its_own():
     pool = BlockPool(SHAPE, SIZE, 6, knob="host_memory")
     digests, exact = make("two-stage", pool), ["exact", torch.randn(2, HEADS, SIZE, DIM)][1]
     for row in range(ROWS):
-        digests.fit(0, row, torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM))
+        digests.fit(row, 0, [Seen(torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM))])
     digests.put(exact, torch.tensor([4, 2]), torch.tensor([0, 1]))
     q, pages = torch.randn(2, HEADS, 3, DIM), torch.tensor([4, 2]).int()[:, None, None].expand(2, HEADS, 1)
     want = reference.score_exactly(
@@ -163,7 +168,7 @@ def test_main_dimensions_of_keys_of_any_size_are_numbers_that_digests_hold(power
     """Keys times a power of two, and queries over it, have the products that they had."""
     torch.manual_seed(0)
     q, k, size = torch.randn(64, 2, 3, 8), torch.randn(64, 2, 8), 2.0**power
-    plain, scaled = fit_basis(q, k, OPS), fit_basis(q / size, k * size, OPS)
+    plain, scaled = basis_of(q, k), basis_of(q / size, k * size)
     main = torch.einsum("thd,hcd->htc", k * size, scaled.of_keys)
     assert 1e-4 < main.abs().amax() < 1e5
     queries, exact = (

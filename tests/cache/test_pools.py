@@ -113,9 +113,10 @@ def test_packed_pages_are_written_once_and_recalled_as_they_were_kept(bits):
     k, v = torch.randn(11, 2, 16), torch.randn(11, 2, 16)
     for layer in range(3):
         store.write_prompt(layer, 1, k, v)
+        store.digest_prompt(layer, 1, k, 0)
     store.finish_prompt(1, 11)
     one = torch.tensor([1])
-    store.transfers.copy_now(2, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
+    store.transfers.copy_now(2 * one, Moves(one, torch.tensor([0]), torch.tensor([1]), torch.tensor([1])))
     keys, values = k[4:8].transpose(0, 1), v[4:8].transpose(0, 1)
     kept = pack(keys, bits, by_token=False), pack(values, bits, by_token=True)
     assert store.transfers.head_bytes == sum(part[0].nbytes for part in kept)

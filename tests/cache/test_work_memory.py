@@ -25,12 +25,11 @@ from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import runner, sampler
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference import in_basis
+from scoutattention.kernels.reference_matrices import Factors
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_config
 from scoutattention.models.layers import LayerWeights
 from scoutattention.models.shapes.known import shape_config
-from scoutattention.runtime import layer_graphs
-from scoutattention.runtime.graphs import Captured
 
 META = torch.device("meta")
 
@@ -40,7 +39,7 @@ def empty(*shape, dtype=torch.float32):
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of tensors that lived at once, of those that are made inside: on each stream, and in graphs.
+    """The most bytes of tensors that lived at once, of those that are made inside, on each stream.
 
     PyTorch keeps memory for each of them by itself, so that their sum is what a device needs.
     """
@@ -50,7 +49,7 @@ class Peak(TorchDispatchMode):
         seen = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.device == META]
         self._before = {StorageWeakRef(one.untyped_storage()) for one in seen}
         self._known: dict[StorageWeakRef, tuple[str, int]] = {}
-        self._live = {"main": 0, "side": 0, "graphs": 0}
+        self._live = {"main": 0, "side": 0}
         self._held: list[torch.Tensor] = []
         self._stream = "main"
         self.bytes = dict(self._live)
@@ -88,19 +87,9 @@ class Peak(TorchDispatchMode):
     def join(self):
         self._held.clear()
 
-    def capture(self, work):
-        """As of a `Recorder`."""
-        self._stream, before = "graphs", self._stream
-        try:
-            return Captured(lambda: None, work())
-        finally:
-            self._stream = before
-
 
 class DeviceOps(PlainOps):
     """Operations that make the tensors that those of a GPU make, and compute nothing."""
-
-    queued_channels = 128
 
     def causal(self, q, k, v, scale):
         return torch.empty_like(q)
@@ -121,6 +110,9 @@ class DeviceOps(PlainOps):
 
     def main_dims(self, moments):
         return torch.empty_like(moments)
+
+    def factors(self, matrices):
+        return Factors(*(matrices.new_empty(matrices.shape) for _ in range(2)))
 
 
 class DeviceRows:
@@ -148,7 +140,8 @@ class DeviceRows:
 
 def decoder_of(name: str, dtype: str) -> Decoder:
     """Some layers of a model, without numbers."""
-    config = dummy_config(shape_config(name) | {"num_hidden_layers": 5, "dtype": dtype}, 1 << 20)
+    layers = 2 * work_memory.MOST_LAYERS + 3
+    config = dummy_config(shape_config(name) | {"num_hidden_layers": layers, "dtype": dtype}, 1 << 20)
     shape, kind = config.shape, getattr(torch, dtype)
     E, inner, D = shape.hidden_size, shape.intermediate_size, shape.head_dim
     Q, H = shape.num_query_heads, shape.num_kv_heads
@@ -177,10 +170,6 @@ def read(monkeypatch) -> Callable[..., int]:
         store.admit(0, blocks, most)
         peak = store.side = Peak()
 
-        def run_of_prompt(device: torch.device, tokens: int) -> layer_graphs.Run:
-            return layer_graphs.LayerGraphs(peak).run if tokens <= layer_graphs.GRAPHED else layer_graphs.at_once
-
-        monkeypatch.setattr(prefill, "run_of_prompt", run_of_prompt)
         with monkeypatch.context() as patched, peak:
             patched.setattr(torch, "Generator", NoGenerator)
             runner.Runner(decoder, built.prompt, built.attention, seen).prefill(0, [0] * tokens)
@@ -230,7 +219,6 @@ def test_room_for_a_prompt_is_room_for_shorter_ones(design):
 def test_sizes_are_those_of_the_program():
     assert work_memory.PIECE == runner.PIECE
     assert (work_memory.TRIED, work_memory.HELD_OUT) == (trial.TRIED, trial.HELD_OUT)
-    assert work_memory.GRAPHED == layer_graphs.GRAPHED
     assert (work_memory.VOTERS, work_memory.SCORED_BYTES) == (prefill.VOTERS, prefill.SCORED_BYTES)
     for tokens in (1, 2047, 2049, 9000, 40_000, 131_072):
         assert work_memory.tried(tokens) >= len(range(0, tokens, trial.sample_every(tokens)))

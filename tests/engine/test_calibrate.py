@@ -40,9 +40,9 @@ def test_corrections_help_on_text_that_was_not_fitted_to(tiny_models, family):
 def test_windows_that_judge_are_not_fitted_to(tiny_models, monkeypatch):
     fitted = []
 
-    def fit(z, change, weight, dims):
-        fitted.append(len(z))
-        return fit_low_rank(z, change, weight, dims)
+    def fit(problem, dims, ops):
+        fitted.append(len(problem.z))
+        return fit_low_rank(problem, dims, ops)
 
     monkeypatch.setattr(module, "fit_low_rank", fit)
     calibrate(load(str(tiny_models["llama"])).decoder, TOKENS, [1], 8, quiet)

@@ -162,6 +162,18 @@ def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
         torch.testing.assert_close(mine, theirs.to(mine.dtype), rtol=tolerance, atol=tolerance)
 
 
+def assert_factors(got: Any, matrices: Tensor) -> None:
+    """Factors of positive matrices [n, m, m] and their inverses: lower triangles, to the precision of the matrices."""
+    factor, inverse = (part.double() for part in got)
+    limit = 30 * torch.finfo(matrices.dtype).eps * matrices.shape[-1]
+    assert got[0].dtype == got[1].dtype == matrices.dtype
+    for part in (factor, inverse):
+        assert torch.equal(part, part.tril())
+    assert float((factor @ factor.mT - matrices.double()).norm()) < limit * float(matrices.norm())
+    want = torch.linalg.inv(torch.linalg.cholesky(matrices.double()))
+    assert float((inverse - want).norm()) < 30 * limit * float(want.norm())
+
+
 def assert_main_dims(got: Tensor, moments: Tensor) -> None:
     """Directions [n, D, D] of moments [n, D, D] are orthogonal, and the strongest come first."""
     got, moments = got.double(), moments.double()

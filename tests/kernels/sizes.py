@@ -107,6 +107,13 @@ def scattered(s: Sizes) -> tuple[BlockList, int]:
     return BlockList(index.expand(s.B, s.H, s.N), length), slots
 
 
+def positive_matrices(n: int, m: int, orders: float) -> torch.Tensor:
+    """Random float64 [n, m, m] whose eigenvalues fall by so many orders of magnitude."""
+    turn = torch.linalg.qr(torch.randn(n, m, m, dtype=torch.float64)).Q
+    matrices = turn * torch.logspace(0, -orders, m, dtype=torch.float64) @ turn.mT
+    return (matrices + matrices.mT) / 2
+
+
 def prompt_keys(s: Sizes, dtype: torch.dtype) -> Tensor:
     """Keys [N, H, P, D] as a prompt's are cut into blocks: not contiguous."""
     return torch.randn(s.N, s.P, s.H, s.D).to(dtype).transpose(1, 2)

@@ -13,7 +13,7 @@ from scoutattention.runtime.packed import from_words
 from scoutattention.types import GuardRequest
 
 from .cases import of_closed
-from .columns import EXACT, assert_main_dims, assert_near, assert_same, every_call, wide
+from .columns import EXACT, assert_factors, assert_main_dims, assert_near, assert_same, every_call, wide
 from .sizes import (
     CHOICES,
     GARBAGE,
@@ -22,6 +22,7 @@ from .sizes import (
     chosen,
     masks,
     pages_of,
+    positive_matrices,
     prompt_keys,
     queries,
     some_closed,
@@ -82,6 +83,16 @@ def test_main_dims_of_nothing_and_of_more_channels_than_a_program_holds(column, 
     keys = torch.randn(2, 4 * D, D)
     got = column.call("main_dims", keys.mT @ keys * scale)
     torch.testing.assert_close(got @ got.mT, torch.eye(D).expand(2, -1, -1), rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [1, 20, 64, 70, 128, 150])
+def test_factors(column, m, dtype):
+    """Of blocks of larger matrices, too, and of nearly dependent rows."""
+    larger = positive_matrices(2, m + 3, 3.0).to(dtype)
+    for matrices in (larger, larger[:, 3:, 3:]):
+        got = column.call("factors", matrices)
+        assert_factors(got, matrices)
 
 
 @every_call(SIZES, SIZES[2:3])

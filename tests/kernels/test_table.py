@@ -83,6 +83,8 @@ WRONG: list[tuple[str, Wrong, Callable[..., None], tuple[Any, ...]]] = [
     ),
     ("main_dims", lambda r, _: r.flip(1), test_ops.test_main_dims, (SIZES[0], F32)),
     ("main_dims", lambda r, _: r * 1.01, test_ops.test_main_dims, (SIZES[0], F32)),
+    ("factors", lambda r, _: r._replace(factor=r.factor * 1.01), test_ops.test_factors, (20, F32)),
+    ("factors", lambda r, _: r._replace(inverse=r.inverse * 1.01), test_ops.test_factors, (20, F32)),
     ("project", lambda r, _: r * 1.01, test_ops.test_projected_queries, (SIZES[0], F32)),
     ("score_min_max", lambda r, _: r + 1, test_ops.test_digest_scores, (SCORES[4], F32)),
     ("score_key_codes", lambda r, _: r * 1.01, test_ops.test_key_code_scores, (SCORES[4], F32)),

@@ -105,7 +105,7 @@ def build(shape: ModelShape, model: QueryModel, config: ScoutConfig, ops: Ops, c
     trusted = torch.ones((store.num_layers, store.num_rows), dtype=torch.bool)
     store.follow(trusted, fresh=True, of_prompt=True)
     calibrated = make_calibrated(shape, model, config, store, around.stored)
-    trial = ScoutTrial(config, shape.num_layers, model, calibrated, store.ranks)
+    trial = ScoutTrial(config, shape.num_layers, model, calibrated, ops, store.ranks)
     softmax = Softmax(ops, shape.scale, around.sink_logits)
     prompt = PromptAttention(config, store, cache.digests, softmax, trial, trusted)
     if store.resident:

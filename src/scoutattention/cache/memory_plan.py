@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..config import DigestName, EngineConfig, MemoryName, ScoutConfig
 from ..errors import CapacityError, ConfigError
 from ..shape import ModelShape
-from .work_memory import GRAPHED, LIBRARIES, Reading, prompt_bytes, step_bytes
+from .work_memory import LIBRARIES, Reading, prompts_bytes, step_bytes
 
 SLOTS_PER_BUDGET = 2
 """Slots beyond the budget keep drifting blocks resident; twice the budget keeps the CPU share in single digits."""
@@ -184,9 +184,7 @@ def work_bytes(shape: ModelShape, scout: ScoutConfig, engine_config: EngineConfi
         corrected=ablation.predictor == "calibrated",
     )
     step = step_bytes(part, scout.block_size, engine_config.max_num_seqs, tokens)
-    short = reading._replace(tokens=min(tokens, GRAPHED))
-    prompt = max(prompt_bytes(part, each, ranks) for each in (reading, short))
-    return ranks * (prompt + step + LIBRARIES)
+    return ranks * (prompts_bytes(part, reading, ranks) + step + LIBRARIES)
 
 
 def _check_readable(scout: ScoutConfig, engine_config: EngineConfig, *, on_host: bool, everything: bool) -> None:

@@ -108,10 +108,16 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor, first: int = 0) -> None:
         """Close a prompt's full blocks in one layer, from block `first` on.   k, v: [blocks, H, P, D]."""
-        blocks = self.table[row, first : first + k.shape[0]].long()
-        pool, places = self.pool, layer * self.pool.capacity + blocks
-        self._digest(k, places, torch.full((1,), row, device=places.device))
+        pool, places = self.pool, self._places(layer, row, first, len(k))
         self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
+
+    def digest_prompt(self, layer: int, row: int, k: Tensor, first: int = 0) -> None:
+        """Digest the same blocks, when the digests have seen the layer."""
+        places = self._places(layer, row, first, len(k))
+        self._digest(k, places, torch.full((1,), row, device=places.device))
+
+    def _places(self, layer: int, row: int, first: int, count: int) -> Tensor:
+        return layer * self.pool.capacity + self.table[row, first : first + count].long()
 
     def close(self, batch: Batch, opened: Pools, *, in_place: bool) -> None:
         """Close the blocks of all layers that a step has filled, in pools [L, S, H, P, D]; only queues work.

@@ -160,9 +160,8 @@ class Transfers:
         self._listed = [Copies(*(each[run].flatten() for each in every)) for run in runs]
         return page, entry
 
-    def copy_now(self, layer: int, moves: Moves) -> None:
-        """Give blocks of a layer slots that are empty, and copy them."""
-        layers = torch.full_like(moves.row, layer)
+    def copy_now(self, layers: Tensor, moves: Moves) -> None:
+        """Give blocks slots that are empty, and copy them.   layers: int64 [n], of each move."""
         give(self._slots.tables, layers, moves, self._slots.block_size, empty=True)
         page = self._pages.table[moves.row, moves.block].long()
         self.copy(Copies(layers, page, self._slots.near_index[moves.row, 1 + moves.slot].long(), moves.head))

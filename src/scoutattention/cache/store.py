@@ -163,17 +163,24 @@ class KVStore:
 
         block: the first one that is written; None is the one behind the row's closed blocks.
         """
-        first, full, size = self.closed[row], k.shape[0] // self.block_size, self.block_size
-        first = first if block is None else block
-        blocks = (full, size, *k.shape[1:])
-        closed_k, closed_v = (t[: full * size].reshape(blocks).transpose(1, 2) for t in (k, v))
+        first, end = self.closed[row] if block is None else block, len(k) // self.block_size * self.block_size
         with self.side.after(k, v):
-            self.pages.write_prompt(layer, row, closed_k, closed_v, first)
-        rest = k.shape[0] - full * size
+            self.pages.write_prompt(layer, row, self._whole_blocks(k), self._whole_blocks(v), first)
+        rest = len(k) - end
         if rest:
-            entry, pool = self._open_entry(row, first + full), self.near_pool
-            pool.k[layer, entry, :, :rest] = k[full * size :].transpose(0, 1)
-            pool.v[layer, entry, :, :rest] = v[full * size :].transpose(0, 1)
+            entry, pool = self._open_entry(row, first + end // self.block_size), self.near_pool
+            pool.k[layer, entry, :, :rest] = k[end:].transpose(0, 1)
+            pool.v[layer, entry, :, :rest] = v[end:].transpose(0, 1)
+
+    def digest_prompt(self, layer: int, row: int, k: Tensor, block: int) -> None:
+        """Digest the whole blocks of a prompt's keys [T, H, D], from `block` on."""
+        with self.side.after(k):
+            self.pages.digest_prompt(layer, row, self._whole_blocks(k), block)
+
+    def _whole_blocks(self, x: Tensor) -> Tensor:
+        """The whole blocks of keys or values [T, H, D]: [blocks, H, P, D]."""
+        count = len(x) // self.block_size
+        return x[: count * self.block_size].reshape(count, self.block_size, *x.shape[1:]).transpose(1, 2)
 
     def read_prefix(self, layer: int, row: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a row's closed blocks in one layer, on the device: [T, H, D] each, in the model's dtype.

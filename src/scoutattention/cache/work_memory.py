@@ -1,7 +1,7 @@
 """What a device needs beside its pools: the tensors of the prompt that is being read, and those of a decode step.
 
 Plain arithmetic, without PyTorch. One prompt is read at a time, in pieces, one layer after the other. What is done with
-a layer's keys and inputs beside the next layer, on the second stream, takes memory of its own.
+the keys and inputs of some layers beside the next ones, on the second stream, takes memory of its own.
 """
 
 from typing import NamedTuple
@@ -12,13 +12,13 @@ PIECE = 2048
 """Tokens of a piece; `engine/runner.py`."""
 TRIED, HELD_OUT = (2048, 4096), 8
 """Positions on which scouts are tried, and one in so many that judges; `attention/prompt/trial.py`."""
-GRAPHED = 8192
-"""Tokens of a prompt up to which fits are captured; `runtime/layer_graphs.py`."""
+TOGETHER, MOST_LAYERS = 32_768, 4
+"""Tokens of all layers whose fits are done together, and such layers at most; see `layers_together`."""
 VOTERS, SCORED_BYTES = 32, 64 << 20
 """Positions that choose the first residents, and bytes of their scores; `attention/prompt/prefill.py`."""
 WIDE = 4
 """Bytes of a number in float32."""
-SOLVED, MOMENTS = 5, 10
+SOLVED, MOMENTS = 3, 10
 """Square matrices that a fit has at once: of a correction, and of the main dimensions of each KV head."""
 PER_LOGIT = 56
 """Bytes of a step for each token that may come next: logits, their order and sums, and what penalties are made of."""
@@ -41,6 +41,11 @@ class Reading(NamedTuple):
     lookahead: int | None
     corrected: bool
 
+    @property
+    def together(self) -> int:
+        """Layers that are looked into together."""
+        return layers_together(self.tokens, fitted=self.fitted or bool(self.lookahead))
+
 
 def tried(tokens: int) -> int:
     """Positions on which scouts are tried of a prompt of so many tokens, or of a shorter one, at most."""
@@ -48,45 +53,70 @@ def tried(tokens: int) -> int:
     return min(tokens, max(least, min(tokens // 4, most)))
 
 
+def layers_together(tokens: int, *, fitted: bool) -> int:
+    """Layers of a prompt whose bases and corrections are fitted together: a fit is a long chain of small kernels.
+
+    A GPU starts such a kernel where a large one of the next layers ends. So a chain for several layers ends as early as
+    one for a single layer.   fitted: whether there is anything to fit.
+    """
+    return max(1, min(MOST_LAYERS, TOGETHER // max(1, tokens))) if fitted else 1
+
+
+def prompts_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
+    """Bytes of one rank for a prompt, or for a shorter one, of which more layers are fitted together."""
+    lengths = {TOGETHER // layers for layers in range(1, MOST_LAYERS + 1)}
+    shorter = [reading._replace(tokens=tokens) for tokens in lengths if tokens < reading.tokens]
+    return max(prompt_bytes(shape, each, ranks) for each in (reading, *shorter))
+
+
 def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
     """Bytes of one rank for a prompt.   shape: of its part of the model.   ranks: how many share the model.
 
-    Of all tokens: the residual stream, rotary tables and numbers, and keys and values of two layers, because the
-    second stream may be one layer behind. Of the tried positions: inputs and queries, of two layers too, and the inputs
-    that later scouts are made from. Of a piece: the tensors of a layer at its widest place, between both parts of the
-    feed-forward layer. Then the most that the second stream has.
+    Of all tokens: the residual stream, rotary tables, and keys and values of the layers that wait and of those that the
+    second stream works on, as many. Of the tried positions: inputs and queries of them, and the inputs that later
+    scouts are made from. Of a piece: the tensors of a layer at its widest place, between both parts of the feed-forward
+    layer. Then the most that the second stream has.
     """
     tokens, size, width = reading.tokens, shape.dtype_bytes, shape.hidden_size
     queries, keys = shape.num_query_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    whole = tokens * (width * size + 2 * WIDE * shape.head_dim + 8 + 4 * keys * size)
-    inputs = 1 if reading.lookahead is None else 2 + reading.lookahead
-    samples = tried(tokens) * size * (inputs * width + 2 * queries)
+    layers = reading.together
+    whole = tokens * (width * size + 2 * WIDE * shape.head_dim + 8 + 2 * layers * 2 * keys * size)
+    inputs = layers if reading.lookahead is None else 2 * layers + reading.lookahead
+    samples = tried(tokens) * size * (inputs * width + 2 * layers * queries)
     layer = 2 * queries + 2 * keys + 5 * width + 3 * shape.intermediate_size
     return whole + samples + min(tokens, PIECE) * layer * size + _beside_bytes(shape, reading, ranks)
 
 
 def _beside_bytes(shape: ModelShape, reading: Reading, ranks: int) -> int:
-    """The most that the second stream has at once: what it does with a layer comes one after the other.
-
-    Fits of a short prompt come on top once more: they are captured as graphs, which have memory of their own, and
-    copies of their inputs.
-    """
+    """The most that the second stream has at once: what it does with some layers comes one after the other."""
     tokens, positions, size = reading.tokens, tried(reading.tokens), shape.dtype_bytes
+    layers = reading.together
     queries = positions * shape.num_query_heads * shape.head_dim
     keys = tokens * shape.num_kv_heads * shape.head_dim
-    most, graphs, inputs = 2 * keys * size, 0, 0  # in the order of pages
-    if reading.fitted:  # two of the keys, the queries that they are for, and moments
-        graphs = WIDE * (queries + max(queries, 2 * keys) + MOMENTS * shape.num_kv_heads * shape.head_dim**2)
-        most, inputs = max(most, graphs), (queries + keys) * size
+    most = 2 * keys * size  # in the order of pages
+    if reading.fitted:  # keys, the queries that they are for, in both dtypes, and moments
+        moments = layers * MOMENTS * shape.num_kv_heads * shape.head_dim**2
+        most = max(most, WIDE * (queries + keys + moments) + size * max(queries, keys))
     if reading.lookahead is not None:
         most = max(most, _residents_bytes(shape, tokens))
     if reading.lookahead:
-        most = max(most, -(-queries // HELD_OUT) * (2 * size + 5 * WIDE))  # scouts beside the queries that judge them
-    if reading.lookahead and reading.corrected:
-        fit = CorrectionFit(positions - -(-positions // HELD_OUT), shape, ranks)
-        graphs = max(graphs, fit.inside)
-        most, inputs = max(most, fit.inside + 3 * fit.inputs), inputs + 2 * fit.inputs + fit.weight * size
-    return most + (graphs + inputs if tokens <= GRAPHED else 0)
+        judges = layers * -(-queries // HELD_OUT) * (size + WIDE)
+        most = max(most, 4 * judges)  # scouts beside the queries that judge them
+        if reading.corrected:
+            most = max(most, judges + fits_bytes(shape, positions - -(-positions // HELD_OUT), layers, ranks))
+    return most
+
+
+def fits_bytes(shape: ModelShape, positions: int, layers: int, ranks: int) -> int:
+    """Bytes of the fits of some layers' corrections: inputs, changes, and what they are solved by.
+
+    positions: that each is fitted to.
+    """
+    width, size = shape.hidden_size, shape.dtype_bytes
+    least, queries = min(positions, width), shape.num_query_heads * shape.head_dim * ranks
+    inputs = 2 * layers * positions * width * size
+    one = width * max(positions, queries) * (WIDE if size < WIDE else 0)  # in float32
+    return inputs + one + WIDE * least * (layers * (SOLVED * least + queries) + queries)
 
 
 def _residents_bytes(shape: ModelShape, tokens: int) -> int:
@@ -95,30 +125,6 @@ def _residents_bytes(shape: ModelShape, tokens: int) -> int:
     head = WIDE * voters * tokens
     scores = min(shape.num_kv_heads * head, max(head, SCORED_BYTES))
     return 3 * scores + scores * shape.head_dim // voters + VOTERS * tokens
-
-
-class CorrectionFit(NamedTuple):
-    """The fit of a correction.   positions: that it is fitted to.   shape: of one rank's part of the model."""
-
-    positions: int
-    shape: ModelShape
-    ranks: int
-
-    @property
-    def inputs(self) -> int:
-        """Bytes of the inputs; of those that are wanted, and of the change, there are as many."""
-        return self.positions * self.shape.hidden_size * self.shape.dtype_bytes
-
-    @property
-    def weight(self) -> int:
-        """Numbers of the projection of all ranks' queries."""
-        return self.shape.hidden_size * self.shape.num_query_heads * self.shape.head_dim * self.ranks
-
-    @property
-    def inside(self) -> int:
-        """Bytes that it takes itself: inputs, change and weight in float32, and moments."""
-        wide = 2 * WIDE * self.inputs // self.shape.dtype_bytes if self.shape.dtype_bytes < WIDE else 0
-        return wide + WIDE * self.weight + SOLVED * WIDE * min(self.positions, self.shape.hidden_size) ** 2
 
 
 def step_bytes(shape: ModelShape, block_size: int, rows: int, tokens: int) -> int:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..attention.predict import Adjust
-from ..attention.prompt.correction import Correction, fit_low_rank
+from ..attention.prompt.correction import Correction, Problem, fit_low_rank
 from ..errors import CalibrationError
+from ..kernels.plain import PlainOps
 from ..kernels.reference_prompt import causal
 from ..models.decoder import Decoder
 from ..types import Rope
@@ -111,7 +112,8 @@ class _Fitter:
     def _fit(self, fit: Fit, layer: int, seen: Tensor) -> None:
         z, true = (self._decoder.normed_input(layer, x[~self._held_out]) for x in (seen, self._inputs[layer]))
         dims = fit.corrections.left.shape[-1]
-        found = fit_low_rank(z, true - z, self._decoder.query_weight(layer), dims)
+        problem = Problem(z, true - z, self._decoder.query_weight(layer))
+        found = fit_low_rank(problem, dims, PlainOps(z.device))
         plain = self._score(layer, seen)
         calibrated = self._score(layer, seen, found.to(z.dtype).apply)
         kept = calibrated.cosine > plain.cosine  # false where it is NaN

@@ -24,6 +24,7 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
+from .reference_matrices import Factors
 from .requests import (
     CallRequest,
     CodesRequest,
@@ -47,8 +48,6 @@ class Ops(Protocol):
     """Where tensors are, and results."""
     deferred: bool
     """Whether work is queued for the device, so that reading one number of it waits for all."""
-    queued_channels: int
-    """Channels up to which `main_dims` only queues work. With more it waits for the device, so no graph can hold it."""
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Causal attention of the last n of a prompt's T tokens, q [n, H, G, D] and k, v [T, H, D], contiguous.
@@ -117,7 +116,11 @@ class Ops(Protocol):
         ...
 
     def main_dims(self, moments: Tensor) -> Tensor:
-        """Directions [n, D, D] of second moments, float32 [n, D, D], the strongest first; see `reference.main_dims`."""
+        """Directions [n, D, D] of second moments, float32 [n, D, D], the strongest first: eigenvectors."""
+        ...
+
+    def factors(self, matrices: Tensor) -> Factors:
+        """Cholesky factors of positive matrices [n, m, m] in float32 or float64, and the inverses of the factors."""
         ...
 
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -26,15 +26,14 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-from . import reference, reference_prompt, reference_recall
+from . import reference, reference_matrices, reference_prompt, reference_recall
 from .ops import Ops
+from .reference_matrices import Factors
 from .requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 
 
 class PlainOps(Ops):
     """The operations as `reference` and the functions of this file define them."""
-
-    queued_channels = 0
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -108,7 +107,11 @@ class PlainOps(Ops):
 
     @override
     def main_dims(self, moments: Tensor) -> Tensor:
-        return reference.main_dims(moments)
+        return reference_matrices.main_dims(moments)
+
+    @override
+    def factors(self, matrices: Tensor) -> Factors:
+        return reference_matrices.factors(matrices)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -76,12 +76,6 @@ def project(q: Tensor, basis: Tensor) -> Tensor:
     return _wide(q) @ basis.to(_wide(q).dtype).mT
 
 
-def main_dims(moments: Tensor) -> Tensor:
-    """The eigenvectors of second moments, symmetric [n, D, D]: rows [n, D, D], by falling eigenvalues, of any sign."""
-    vectors: Tensor = torch.linalg.eigh(moments).eigenvectors
-    return vectors.flip(-1).mT
-
-
 def min_max(k: Tensor) -> Tensor:
     """Min/max digests (Quest, arXiv 2406.10774, section 3.2) of full blocks.
 

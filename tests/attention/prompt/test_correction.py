@@ -4,18 +4,20 @@ import pytest
 import torch
 
 from scoutattention.attention.prompt import correction
-from scoutattention.attention.prompt.correction import ITERATIONS, PRIOR, fit_low_rank, start
+from scoutattention.attention.prompt.correction import ITERATIONS, PRIOR, Problem, fit_low_rank
+from scoutattention.kernels.plain import PlainOps
 
 E, DIMS = 128, 16
+OPS = PlainOps(torch.device("cpu"))
 
 
-def problem(count: int, orders: float, noise: float, scale: float = 1.0) -> tuple[torch.Tensor, ...]:
+def problem(count: int, orders: float, noise: float, scale: float = 1.0) -> Problem:
     """Inputs z [count, E], changes, and a weight [E, E]: strengths fall by so many orders of magnitude in DIMS dims."""
     torch.manual_seed(0)
     left, right = torch.linalg.qr(torch.randn(2, E, E)).Q
     z = torch.randn(count, E)
     change = z @ (left * 10 ** (-orders / 2 * torch.arange(E) / DIMS)) @ right + noise * torch.randn(count, E)
-    return scale * z, scale * change, torch.randn(E, E)
+    return Problem(scale * z, scale * change, torch.randn(E, E))
 
 
 def ridge(z: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
@@ -25,7 +27,7 @@ def ridge(z: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
 
 def by_qr(z: torch.Tensor, change: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The correction [E, E] of the same subspace iteration, with an orthonormal basis in each step."""
-    full, main = ridge(z, change), start(weight.float(), DIMS).to(z.dtype)
+    full, main = ridge(z, change), correction._start(weight.float(), DIMS).to(z.dtype)
     moments = full.T @ (z.T @ z) @ full
     for _ in range(ITERATIONS):
         main = torch.linalg.qr(weight @ (moments @ (weight.T @ main))).Q
@@ -38,7 +40,7 @@ def by_qr(z: torch.Tensor, change: torch.Tensor, weight: torch.Tensor) -> torch.
 @pytest.mark.parametrize("count", [E // 2, 3 * E])
 def test_of_strengths_of_any_range_it_is_as_good_as_an_orthonormal_basis(count, orders, noise):
     z, change, weight = problem(count, orders, noise)
-    left, right = fit_low_rank(z, change, weight, DIMS)
+    left, right = fit_low_rank(Problem(z, change, weight), DIMS, OPS)
     z, change, weight, left, right = (each.double() for each in (z, change, weight, left, right))
     wanted = z @ ridge(z, change) @ weight.T
     mine, theirs = ((z @ fitted @ weight.T - wanted).norm() for fitted in (left @ right.T, by_qr(z, change, weight)))
@@ -47,16 +49,16 @@ def test_of_strengths_of_any_range_it_is_as_good_as_an_orthonormal_basis(count, 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_inputs_of_any_size_have_the_same_correction(scale):
-    left, right = fit_low_rank(*problem(3 * E, 2, 0.01), DIMS)
-    other_left, other_right = fit_low_rank(*problem(3 * E, 2, 0.01, scale), DIMS)
+    left, right = fit_low_rank(problem(3 * E, 2, 0.01), DIMS, OPS)
+    other_left, other_right = fit_low_rank(problem(3 * E, 2, 0.01, scale), DIMS, OPS)
     torch.testing.assert_close(other_left @ other_right.T, left @ right.T, rtol=1e-3, atol=1e-3)
 
 
 def test_columns_stay_independent_however_alike_they_are():
     """All their singular values are nearly 1."""
     torch.manual_seed(0)
-    columns = torch.randn(E, 1) + 1e-5 * torch.randn(E, DIMS)
-    sizes = torch.linalg.svdvals(correction._independent(columns))
+    columns = torch.randn(2, E, 1) + 1e-5 * torch.randn(2, E, DIMS)
+    sizes = torch.linalg.svdvals(correction._independent(columns, OPS))
     assert sizes.min() > 0.9
     assert sizes.max() < 1.01
-    assert not correction._independent(torch.zeros(E, DIMS)).any()
+    assert not correction._independent(torch.zeros(2, E, DIMS), OPS).any()

@@ -76,11 +76,10 @@ def placed(tokens, size):
     torch.manual_seed(3)
     found = []
     cpu = torch.device("cpu")
-    empty = SimpleNamespace(
-        closed=[0], block_size=8, device=cpu, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16)
-    )
-    reader = PromptAttention(None, empty, None, Softmax(PlainOps(cpu), 0.3), None, None)
-    reader._place = lambda row, layer, prompt, run: iter(found.append(prompt) or ())
+    sizes = {"closed": [0], "block_size": 8, "device": cpu, "num_layers": 2, "resident": True}
+    empty = SimpleNamespace(**sizes, read_prefix=lambda layer, row: torch.empty(2, 0, 3, 16))
+    reader = PromptAttention(None, empty, SimpleNamespace(fitted=False), Softmax(PlainOps(cpu), 0.3), None, None)
+    reader._place = lambda row, layer, waiting, ends: iter(found.append(waiting.pop()) or ())
     attend = reader.begin(0, Rope(torch.randn(tokens, 16), torch.randn(tokens, 16)))
     for layer in range(2):
         layer_inputs = (*prompt(tokens), torch.randn(tokens, 8))
@@ -102,8 +101,9 @@ def test_a_prompt_in_short_turns_is_bit_for_bit_the_prompt_at_once(quota, monkey
     shared.prompt = turns
     for (_, one), (_, other) in zip(outs, shared.add(203), strict=True):
         torch.testing.assert_close(one, other, atol=0, rtol=0)
-    # Before each of 5 parts and behind the last; behind fitting, writing in 3, and, with slots, filling and trying.
-    assert turns.counts == [6 + (4 if quota is None else 6)] * 3
+    # Before each of 5 parts and behind the last; behind writing in 3, fitting and digesting in 3; with slots, behind
+    # filling and trying.
+    assert turns.counts == [6 + (7 if quota is None else 9)] * 3
     for one, other in zip(closed_blocks(whole), closed_blocks(shared), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.attention.predict import CalibratedPredictor, PlainPredictor
-from scoutattention.attention.prompt.correction import PRIOR, Correction, fit_low_rank
+from scoutattention.attention.prompt.correction import PRIOR, Correction, Problem, fit_low_rank
 from scoutattention.attention.prompt.trial import (
     HELD_OUT,
     LEAST_FITTED,
@@ -15,13 +15,14 @@ from scoutattention.attention.prompt.trial import (
 )
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels import reference_rows
+from scoutattention.kernels.plain import PlainOps
 from scoutattention.runtime.workers import Workers
 from scoutattention.types import Rope
 
 from ..rig import Rig
 from ..test_invariants import scout
 
-WORKERS = Workers(2)
+WORKERS, OPS = Workers(2), PlainOps(torch.device("cpu"))
 E, DIMS = 24, 6
 
 
@@ -50,14 +51,14 @@ def make_trial(stored: Correction | None = None, **options) -> tuple[ScoutTrial,
     own = torch.zeros(2, 3, 2, E, DIMS).unbind(0)
     calibrated = CalibratedPredictor(LinearModel(), own, stored)
     config = ScoutConfig().changed(correction_dims=DIMS, **options)
-    return ScoutTrial(config, 3, LinearModel(), calibrated), calibrated
+    return ScoutTrial(config, 3, LinearModel(), calibrated, OPS), calibrated
 
 
 def test_a_low_rank_change_is_recovered():
     torch.manual_seed(0)
     z = torch.randn(4000, E)
     planted = torch.randn(E, 4) @ torch.randn(4, E)
-    left, right = fit_low_rank(z, z @ planted, torch.randn(E, E), 4)
+    left, right = fit_low_rank(Problem(z, z @ planted, torch.randn(E, E)), 4, OPS)
     assert left.shape == right.shape == (E, 4)
     assert (left @ right.T - planted).norm() < 0.1 * planted.norm()  # the prior holds it back
 
@@ -68,7 +69,7 @@ def test_rank_goes_to_the_directions_that_move_queries():
     change[:, 0] *= 10  # the most there is to correct, and nothing that the queries see
     weight[:, 0] = 0
     queries = z @ change @ weight.T
-    error = (fit_low_rank(z, z @ change, weight, DIMS).apply(z) - z) @ weight.T - queries
+    error = (fit_low_rank(Problem(z, z @ change, weight), DIMS, OPS).apply(z) - z) @ weight.T - queries
     least = torch.linalg.svdvals(queries)[DIMS:].norm()
     assert least <= error.norm() < 1.05 * least
 
@@ -79,14 +80,14 @@ def test_of_full_rank_it_is_ridge_regression(count):
     torch.manual_seed(0)
     z, change = torch.randn(2, count, E)
     gram = z.T @ z + PRIOR * z.square().mean() * torch.eye(E)
-    left, right = fit_low_rank(z, change, torch.randn(E, E), E)
+    left, right = fit_low_rank(Problem(z, change, torch.randn(E, E)), E, OPS)
     torch.testing.assert_close(left @ right.T, torch.linalg.solve(gram, z.T @ change), rtol=1e-3, atol=1e-3)
 
 
 def test_rank_is_at_most_the_sizes_of_inputs_and_queries():
     z = torch.randn(50, 4)
     for queries, rank in ((8, 4), (3, 3)):
-        assert fit_low_rank(z, z, torch.randn(queries, 4), 6).left.shape == (4, rank)
+        assert fit_low_rank(Problem(z, z, torch.randn(queries, 4)), 6, OPS).left.shape == (4, rank)
 
 
 def test_little_evidence_changes_little():
@@ -95,7 +96,8 @@ def test_little_evidence_changes_little():
     norms = []
     for count in (30, 300, 3000):
         z = torch.randn(count, E)
-        norms.append((fit_low_rank(z, z @ change, weight, E).apply(torch.eye(E)) - torch.eye(E)).norm() / change.norm())
+        fitted = fit_low_rank(Problem(z, z @ change, weight), E, OPS)
+        norms.append((fitted.left @ fitted.right.T).norm() / change.norm())
     assert norms[0] < 0.3
     assert norms == sorted(norms)
     assert norms[2] > 0.8
@@ -107,12 +109,12 @@ def test_a_predictable_change_is_corrected_for_the_row_alone():
     turn = torch.eye(E) + 0.5 * torch.randn(E, 5) @ torch.randn(5, E)
     second = first @ turn
     trial, calibrated = make_trial()
-    assert float(trial.cosine(1, 0, sample(first))) == 1.0
-    cosine = trial.cosine(1, 1, sample(second))
-    plain = ScoutTrial(ScoutConfig(), 3, LinearModel(), None)
-    plain.cosine(1, 0, sample(first))
+    assert float(trial.cosines(1, 0, [sample(first)])) == 1.0
+    cosine = trial.cosines(1, 1, [sample(second)])
+    plain = ScoutTrial(ScoutConfig(), 3, LinearModel(), None, OPS)
+    plain.cosines(1, 0, [sample(first)])
     assert cosine > 0.95
-    assert plain.cosine(1, 1, sample(second)) < 0.8
+    assert plain.cosines(1, 1, [sample(second)]) < 0.8
     assert (calibrated.left[:, 0] == 0).all()
     fresh = torch.randn(2, E)
     scouts = calibrated.predict(1, fresh, None, slice(0, len(fresh)))
@@ -129,8 +131,8 @@ def test_what_does_not_help_is_not_kept():
     torch.manual_seed(0)
     trial, calibrated = make_trial()
     x = torch.randn(2000, E)
-    trial.cosine(0, 0, sample(x))
-    assert float(trial.cosine(0, 1, sample(x))) == pytest.approx(1)
+    trial.cosines(0, 0, [sample(x)])
+    assert float(trial.cosines(0, 1, [sample(x)])) == pytest.approx(1)
     assert (calibrated.left == 0).all()
 
 
@@ -139,8 +141,8 @@ def test_short_prompts_are_not_fitted_to_and_old_fits_are_forgotten():
     first, turn = torch.randn(2000, E), torch.randn(E, E)
     trial, calibrated = make_trial()
     for count in (2000, LEAST_FITTED - 1):
-        trial.cosine(0, 0, sample(first[:count]))
-        trial.cosine(0, 1, sample(first[:count] @ turn))
+        trial.cosines(0, 0, [sample(first[:count])])
+        trial.cosines(0, 1, [sample(first[:count] @ turn)])
         assert (calibrated.left[1, 0] != 0).any() == (count == 2000)
 
 
@@ -156,8 +158,8 @@ def test_a_stored_correction_is_used_where_it_helps_and_the_prompt_adds_what_it_
         ("harmful", rest.apply, everywhere),
     ):
         trial, calibrated = make_trial(corrections)
-        trial.cosine(0, 0, sample(first))
-        cosines[name] = trial.cosine(0, 1, sample(true(first)))
+        trial.cosines(0, 0, [sample(first)])
+        cosines[name] = trial.cosines(0, 1, [sample(true(first))])
         assert calibrated.uses_stored[1, 0] == (name == "both")
         own = Correction(calibrated.left[1, 0], calibrated.right[1, 0])
         expected = (own.joined(stored) if name == "both" else own).apply(fresh)
@@ -171,8 +173,8 @@ def test_a_prompt_too_short_to_fit_to_has_the_stored_correction():
     stored = Correction(torch.randn(3, E, E), 0.2 * torch.randn(3, E, E))
     first = torch.randn(LEAST_FITTED - 1, E)
     trial, calibrated = make_trial(stored)
-    trial.cosine(1, 0, sample(first))
-    assert float(trial.cosine(1, 1, sample(stored.of(1).apply(first)))) == pytest.approx(1)
+    trial.cosines(1, 0, [sample(first)])
+    assert float(trial.cosines(1, 1, [sample(stored.of(1).apply(first))])) == pytest.approx(1)
     assert calibrated.uses_stored[:, 1].tolist() == [False, True, False]
     assert not calibrated.uses_stored[:, 0].any()
     assert (calibrated.left == 0).all()
@@ -184,8 +186,8 @@ def test_numbers_that_are_not_finite_are_not_trusted():
     broken[5] = torch.nan  # fitted to
     broken[HELD_OUT] = torch.nan  # judged by
     trial, calibrated = make_trial()
-    trial.cosine(0, 0, sample(first))
-    assert not trial.cosine(0, 1, sample(broken)) >= 0
+    trial.cosines(0, 0, [sample(first)])
+    assert not trial.cosines(0, 1, [sample(broken)]) >= 0
     assert (calibrated.left == 0).all()
 
 
@@ -193,29 +195,29 @@ def test_numbers_that_are_not_finite_are_not_trusted():
 def test_inputs_of_which_none_is_finite_change_nothing(count):
     trial, calibrated = make_trial()
     first, broken = torch.randn(count, E), torch.full((count, E), torch.nan)
-    trial.cosine(0, 0, sample(broken))
-    assert trial.cosine(0, 1, sample(first)).isnan()
-    assert trial.cosine(0, 2, sample(broken)).isnan()
+    trial.cosines(0, 0, [sample(broken)])
+    assert trial.cosines(0, 1, [sample(first)]).isnan()
+    assert trial.cosines(0, 2, [sample(broken)]).isnan()
     assert (calibrated.left == 0).all()
-    assert not fit_low_rank(torch.zeros(count, E), first, torch.eye(E), DIMS).left.any()
-    assert fit_low_rank(first, torch.zeros(count, E), torch.eye(E), DIMS).apply(first).equal(first)
+    assert not fit_low_rank(Problem(torch.zeros(count, E), first, torch.eye(E)), DIMS, OPS).left.any()
+    assert fit_low_rank(Problem(first, torch.zeros(count, E), torch.eye(E)), DIMS, OPS).apply(first).equal(first)
 
 
 def test_inputs_are_kept_only_as_long_as_a_later_layer_needs_them():
     x = torch.randn(100, E)
-    trial = ScoutTrial(ScoutConfig(lookahead=2), 5, LinearModel(), None)
+    trial = ScoutTrial(ScoutConfig(lookahead=2), 5, LinearModel(), None, OPS)
     kept = []
     for layer in range(5):
-        trial.cosine(0, layer, sample(x))
+        trial.cosines(0, layer, [sample(x)])
         kept.append(sorted(layer for row, layer in trial._inputs))
     assert kept == [[0], [0, 1], [1, 2], [2], []]
 
 
 def test_prompts_take_turns_layer_by_layer():
     prompts = [torch.randn(100, E), torch.randn(100, E)]
-    together, apart = (ScoutTrial(ScoutConfig(), 3, LinearModel(), None) for _ in range(2))
-    turns = [[together.cosine(row, layer, sample(x + layer)) for row, x in enumerate(prompts)] for layer in range(3)]
-    alone = [[apart.cosine(row, layer, sample(x + layer)) for layer in range(3)] for row, x in enumerate(prompts)]
+    together, apart = (ScoutTrial(ScoutConfig(), 3, LinearModel(), None, OPS) for _ in range(2))
+    turns = [[together.cosines(row, layer, [sample(x + layer)]) for row, x in enumerate(prompts)] for layer in range(3)]
+    alone = [[apart.cosines(row, layer, [sample(x + layer)]) for layer in range(3)] for row, x in enumerate(prompts)]
     assert torch.equal(torch.tensor(turns).T, torch.tensor(alone))
 
 

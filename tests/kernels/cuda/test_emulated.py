@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from scoutattention.kernels import reference
-from scoutattention.kernels.cuda import choice, main_dims, scores
+from scoutattention.kernels.cuda import choice, factors, main_dims, scores
 from scoutattention.kernels.cuda.base import CudaLaunch
 
-from ..columns import assert_main_dims
+from ..columns import assert_factors, assert_main_dims
+from ..sizes import positive_matrices
 from .emulator import emulate, shared_bytes
 
 
@@ -83,6 +84,24 @@ def test_products():
     torch.manual_seed(2)
     q, basis = torch.randn(2, 2, 3, 48).bfloat16(), torch.randn(2, 2, 24, 48)
     assert torch.allclose(scores.project(q, basis), reference.project(q, basis), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("m", "dtype"),
+    [(1, torch.float32), (40, torch.float32), (128, torch.float32), (64, torch.float64), (17, torch.float64)],
+)
+def test_factors(m, dtype):
+    """Of whole matrices, and of blocks of larger ones."""
+    torch.manual_seed(5)
+    larger = positive_matrices(2, m + 3, 3.0).to(dtype)
+    for matrices in (larger[:, :m, :m].contiguous(), larger[:, 3:, 3:]):
+        assert factors.has_kernel(matrices)
+        assert_factors(factors.factors(matrices), matrices)
+
+
+def test_factors_that_have_no_kernel():
+    for m, dtype in ((129, torch.float32), (65, torch.float64), (4, torch.float16)):
+        assert not factors.has_kernel(torch.empty(1, m, m, dtype=dtype))
 
 
 @pytest.mark.parametrize(("D", "warps"), [(16, 32), (16, 4), (8, 1), (36, 6), (48, 4)])

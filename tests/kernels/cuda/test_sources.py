@@ -12,9 +12,10 @@ from scoutattention.bench.kernels.instructions import longest_loop, main, page_i
 from scoutattention.config import EngineConfig
 from scoutattention.engine.device import kernels_for
 from scoutattention.errors import ConfigError, KernelError
-from scoutattention.kernels.cuda import base, choice, main_dims, scores
+from scoutattention.kernels.cuda import base, choice, factors, main_dims, scores
 from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
 from scoutattention.kernels.cuda.ops import CudaOps
+from scoutattention.kernels.reference_matrices import Factors
 from scoutattention.types import TopBlocks
 
 from .emulator import shared_bytes
@@ -39,6 +40,11 @@ def launches() -> Iterator[CudaLaunch]:
             result = TopBlocks(some(2, 8, 32, dtype=torch.int64), some(2, 8, 32), some(2, 8, blocks))
             yield choice.top_launch(some(2, 8, G, blocks), closed, result, (1, 1), largest=False)
         yield main_dims.rotation_launch(some(8, D, D), some(8, D, D))
+        for wide in (torch.float32, torch.float64):
+            matrices = some(8, min(D, 64), min(D, 64), dtype=wide)
+            yield factors.factors_launch(matrices, Factors(matrices, matrices))
+    matrices = some(8, 128, 128)
+    yield factors.factors_launch(matrices, Factors(matrices, matrices))
 
 
 def test_every_source_compiles_for_every_gpu():

@@ -2,17 +2,18 @@
 
 import logging
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...cache.digests.basis import Seen
 from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
+from ...cache.work_memory import layers_together
 from ...config import ScoutConfig
 from ...kernels.reference_recall import Moves
-from ...runtime.layer_graphs import Run, at_once, run_of_prompt
 from ...types import Rope
 from ..recall import first_residents
 from ..softmax import Softmax
@@ -73,7 +74,7 @@ class PromptAttention:
         self._trial = trial
         self._trusted = trusted
         self._in_turns = store.device.type == "cpu"
-        self._cosines: dict[int, dict[int, Tensor]] = {}  # by row and layer, of prompts that are being read
+        self._cosines: dict[int, list[Tensor]] = {}  # by row, of the layers so far, of prompts that are being read
 
     def known(self, row: int) -> int:
         """Tokens of a row's prompt that need not be read."""
@@ -88,9 +89,9 @@ class PromptAttention:
         """Start a prompt whose positions have these rotary tables, for a row that was admitted.
 
         Each layer gets the prompt's tokens in order, in any number of pieces. Either it has them all before the next
-        layer gets any, and only its keys stand beside the cache; or a piece goes through all layers before the next
-        piece, and all keys do. The row's closed blocks hold the first tokens already: those come in no piece, and have
-        no tables.
+        layer gets any, and only the keys of a few layers stand beside the cache; or a piece goes through all layers
+        before the next piece, and all keys do. The row's closed blocks hold the first tokens already: those come in no
+        piece, and have no tables.
         record: gets what was placed, layer by layer.
         """
         self._cosines.pop(row, None)  # of a prompt that was broken off
@@ -98,7 +99,9 @@ class PromptAttention:
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
         unfinished: dict[int, _Seen] = {}
-        run = run_of_prompt(self._store.device, total)
+        waiting: list[PromptLayer] = []
+        fitted = self._digests.fitted or not self._store.resident
+        together = 1 if self._in_turns else layers_together(total, fitted=fitted)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Generator[None, None, Tensor]:
             if layer not in unfinished:
@@ -107,9 +110,11 @@ class PromptAttention:
             out = yield from self._causal(layer, q, *known)
             if len(known[0]) == total:
                 prompt = unfinished.pop(layer).layer(tried)
-                yield from self._place(row, layer, prompt, run)
+                waiting.append(prompt)
                 if record is not None:
                     record.append(prompt)
+                ends = len(waiting) == together or layer == self._store.num_layers - 1
+                yield from self._place(row, layer, waiting, ends=ends)
             return out
 
         return attend
@@ -130,33 +135,53 @@ class PromptAttention:
 
         Behind blocks that the row has already, bases are theirs, and so is what was found when scouts were tried.
         """
-        for _ in self._place(row, layer, prompt, at_once):
+        for _ in self._place(row, layer, [prompt], ends=True):
             pass
 
-    def _place(self, row: int, layer: int, prompt: PromptLayer, run: Run) -> Turns:
-        """`place` in turns. What runs beside the device's work is at most one layer behind it, and so is its memory."""
-        start = self.known(row)
-        self._store.side.join()
+    def _place(self, row: int, layer: int, waiting: list[PromptLayer], *, ends: bool) -> Turns:
+        """`place` in turns, of the last of the layers that wait; if that ends them, they are looked into together.
+
+        What runs beside the device's work is at most so many layers behind it, and so is its memory.
+        """
+        if ends:
+            self._store.side.join()
+        prompt = waiting[-1]
+        for at, end in self._turns(row, prompt):
+            self._store.write_prompt(layer, row, prompt.k[at:end], prompt.v[at:end], at // self._store.block_size)
+            yield from self._pause()
+        if ends:
+            yield from self._look_into(row, layer + 1 - len(waiting), waiting)
+            waiting.clear()
+
+    def _turns(self, row: int, prompt: PromptLayer) -> Iterator[tuple[int, int]]:
+        """The tokens that are stored in each turn."""
+        total = len(prompt.k)
+        turn = TURN_BLOCKS * self._store.block_size if self._in_turns else total
+        for at in range(self.known(row), total, turn):
+            yield at, min(at + turn, total)
+
+    def _look_into(self, row: int, first: int, prompts: Sequence[PromptLayer]) -> Turns:
+        """Find what decoding needs beside the pages, of layers that follow one another."""
+        start, samples = self.known(row), [prompt.sample for prompt in prompts]
+        keys = [prompt.k for prompt in prompts]
         if not start:
-            with self._store.side.after(prompt.sample.q, prompt.k):  # where digests are written by it
-                self._digests.fit(layer, row, prompt.sample.q, prompt.k, run)
+            seen = [Seen(sample.q, k) for sample, k in zip(samples, keys, strict=True)]
+            with self._store.side.after(*(each for one in seen for each in one)):  # where digests are written by it
+                self._digests.fit(row, first, seen)
             yield from self._pause()
-        total, size = len(prompt.k), self._store.block_size
-        turn = TURN_BLOCKS * size if self._in_turns else total
-        for at in range(start, total, turn):
-            k, v = (part[at : at + turn] for part in (prompt.k, prompt.v))
-            self._store.write_prompt(layer, row, k, v, at // size)
-            yield from self._pause()
+        for layer, prompt in enumerate(prompts, first):
+            for at, end in self._turns(row, prompt):
+                self._store.digest_prompt(layer, row, prompt.k[at:end], at // self._store.block_size)
+                yield from self._pause()
         if self._store.resident:
             return
-        with self._store.side.after(prompt.voters, prompt.k):  # behind the pages that it reads
-            self._fill_slots(row, layer, prompt.voters, prompt.k)
+        with self._store.side.after(*keys, *(prompt.voters for prompt in prompts)):  # behind the pages that it reads
+            self._fill_slots(row, first, prompts)
         if start:
             return
         yield from self._pause()
-        sample = prompt.sample
-        with self._store.side.after(sample.x, sample.q, *sample.rope):
-            self._cosines.setdefault(row, {})[layer] = self._trial.cosine(row, layer, sample, run)
+        with self._store.side.after(*(each for x, q, rope in samples for each in (x, q, *rope))):
+            self._cosines.setdefault(row, []).append(self._trial.cosines(row, first, samples))
         yield from self._pause()
 
     def _pause(self) -> Turns:
@@ -167,8 +192,8 @@ class PromptAttention:
     def finish(self, row: int, num_tokens: int) -> None:
         """Declare every layer of a prompt done, and decide which layers' scouts are trusted."""
         self._store.finish_prompt(row, num_tokens)
-        tried = self._cosines.pop(row, {})
-        for layer, cosine in zip(tried, torch.stack([*tried.values()]).tolist() if tried else (), strict=True):
+        tried = self._cosines.pop(row, [])
+        for layer, cosine in enumerate(torch.cat(tried).tolist() if tried else ()):
             if math.isnan(cosine):
                 logger.warning(
                     "layer %d: the prompt's inputs are not finite; this sequence uses the true query there", layer
@@ -176,19 +201,23 @@ class PromptAttention:
             if self._config.ablation.true_query_layers is None:
                 self._trusted[layer, row] = cosine >= self._config.ablation.min_scout_cosine
 
-    def _fill_slots(self, row: int, layer: int, q: Tensor, k: Tensor) -> None:
-        """Give slots to the blocks that the prompt's last queries q [<= VOTERS, H, G, D] attended to most."""
+    def _fill_slots(self, row: int, first: int, prompts: Sequence[PromptLayer]) -> None:
+        """Give slots to the blocks that the last queries of each layer attended to most."""
         slots, size = self._store.slots, self._store.block_size
         transfers = self._store.transfers
         assert slots is not None
         assert transfers is not None
-        mass = block_mass(q, k, size, self._softmax.scale)
-        slots.interest[layer, row, :, : mass.shape[1]] = mass / (q.shape[0] * q.shape[2])
-        blocks = first_residents(mass, slots.quota[row], self._config.sink_blocks, self._config.recent_blocks)
-        heads, count = blocks.shape
-        place = torch.arange(heads * count, device=blocks.device)
-        moves = Moves(torch.full_like(place, row), place // count, place % count, blocks.flatten())
-        transfers.copy_now(layer, moves)
+        mass = torch.stack([block_mass(each.voters, each.k, size, self._softmax.scale) for each in prompts])
+        layers, heads, count = mass.shape
+        voters, _, group, _ = prompts[0].voters.shape
+        slots.interest[first : first + layers, row, :, :count] = mass / (voters * group)
+        always = self._config.sink_blocks, self._config.recent_blocks
+        blocks = first_residents(mass.flatten(0, 1), slots.quota[row], *always)
+        given = blocks.shape[1]
+        place = torch.arange(blocks.numel(), device=blocks.device)
+        of = place // given
+        moves = Moves(torch.full_like(place, row), of % heads, place % given, blocks.flatten())
+        transfers.copy_now(first + of // heads, moves)
 
 
 def _ended(work: Generator[None, None, Tensor]) -> Tensor:

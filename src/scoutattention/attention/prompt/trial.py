@@ -1,5 +1,6 @@
 """Trying scouts on a prompt, whose true queries are known: which layers can be trusted, and what would help them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ...config import ScoutConfig
-from ...runtime.layer_graphs import Run, at_once
+from ...kernels.ops import Ops
 from ...runtime.ranks import ALONE, Ranks
 from ...types import Rope
-from ..predict import Adjust, CalibratedPredictor, QueryModel, source_layers
-from .correction import Correction, fit_from, start
+from ..predict import CalibratedPredictor, QueryModel, source_layers
+from .correction import Correction, Problem, fit_each
 
 TRIED = (2048, 4096)
 """Prompt positions on which scouts are tried and corrections fitted: one in four, but not fewer or more.
@@ -53,70 +54,97 @@ class ScoutTrial:
         num_layers: int,
         model: QueryModel,
         calibrated: CalibratedPredictor | None,
+        ops: Ops,
         ranks: Ranks = ALONE,
     ) -> None:
         self._sources = source_layers(config, num_layers)
         self._dims = config.ablation.correction_dims
         self._model = model
         self._calibrated = calibrated
+        self._ops = ops
         self._ranks = ranks
         self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
 
-    def cosine(self, row: int, layer: int, sample: TrialSample, run: Run = at_once) -> Tensor:
-        """Mean cosine of a layer's scouts and true queries, with the row's correction fitted first, if that helps.
+    def cosines(self, row: int, first: int, samples: Sequence[TrialSample]) -> Tensor:
+        """Mean cosine of each layer's scouts and true queries, with the row's corrections fitted first, if they help.
 
-        A number on the device; nothing waits for it, unless ranks share the model. 1 for a layer without scouts. NaN
-        where the model's numbers are not finite.   run: what runs functions of each layer.
+        first: the first of the layers, which follow one another.   Returns float32 [N], on the device; nothing waits
+        for it, unless ranks share the model. A layer without scouts has 1, and one of numbers that are not finite NaN.
         """
-        self._inputs[row, layer] = sample.x
-        source = self._sources[layer]
-        seen = self._inputs[row, source]
-        still_needed = self._sources[layer + 1 :]
+        layers = range(first, first + len(samples))
+        self._inputs |= {(row, layer): sample.x for layer, sample in zip(layers, samples, strict=True)}
+        tried = [
+            _Tried(layer, self._inputs[row, self._sources[layer]], sample)
+            for layer, sample in zip(layers, samples, strict=True)
+            if self._sources[layer] != layer
+        ]
+        still_needed = self._sources[layers.stop :]
         self._inputs = {(of, at): x for (of, at), x in self._inputs.items() if of != row or at in still_needed}
-        if source == layer:
-            return torch.ones((), device=seen.device)
-        return self._try(row, layer, sample, seen, run)
+        cosines = torch.ones(len(layers), device=samples[0].x.device)
+        if not tried:
+            return cosines
+        found = self._try(row, tried)
+        if len(tried) == len(layers):
+            return found
+        for one, cosine in zip(tried, found, strict=True):
+            cosines[one.layer - first] = cosine
+        return cosines
 
-    def _try(self, row: int, layer: int, sample: TrialSample, seen: Tensor, run: Run) -> Tensor:
-        """The cosine for a layer whose scouts are made from the inputs `seen` [n, E].
+    def _try(self, row: int, tried: Sequence["_Tried"]) -> Tensor:
+        """The cosines [N] for layers that have scouts.
 
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
         """
-        judge, shown, calibrated = sample.held_out(), seen[::HELD_OUT], self._calibrated
-        queries = judge.q.float()
+        judges, calibrated = [one.sample.held_out() for one in tried], self._calibrated
+        queries = torch.stack([judge.q for judge in judges]).float()
 
-        def cosine(adjust: Adjust | None = None) -> Tensor:
-            scouts = self._model.project_query(layer, shown, judge.rope, adjust)
-            mine = cosine_similarity(scouts.float(), queries, dim=-1).mean()
+        def cosines(correction: Correction | None = None) -> Tensor:
+            adjusts = [None if correction is None else correction.of(i).apply for i in range(len(tried))]
+            scouts = [
+                self._model.project_query(one.layer, one.seen[::HELD_OUT], judge.rope, adjust)
+                for one, judge, adjust in zip(tried, judges, adjusts, strict=True)
+            ]
+            mine = cosine_similarity(torch.stack(scouts).float(), queries, dim=-1).flatten(1).mean(1)
             return self._ranks.sum(mine) / self._ranks.size
 
-        best, base, own = cosine(), None, None
+        best, base, own = cosines(), None, None
         if calibrated is None:
             return best
         uses_stored = torch.zeros_like(best, dtype=torch.bool)
         if calibrated.stored is not None:
-            stored = calibrated.stored.of(layer)
-            corrected = cosine(stored.apply)
+            stored = Correction(*(torch.stack([of[one.layer] for one in tried]) for of in calibrated.stored))
+            corrected = cosines(stored)
             uses_stored = corrected > best
             best, base = corrected.where(uses_stored, best), stored.where(uses_stored)
-        if seen.shape[0] >= LEAST_FITTED:
-            own = self._fit(layer, (seen, sample.x), base, run)
-            corrected = cosine((own if base is None else own.joined(base)).apply)
-            sums = seen.sum(dtype=torch.float32) + sample.x.sum(dtype=torch.float32)
-            helps = (corrected > best) & (sums.abs() < torch.inf)
+        if tried[0].seen.shape[0] >= LEAST_FITTED:
+            own = self._fit(tried, base)
+            corrected = cosines(own if base is None else own.joined(base))
+            helps = (corrected > best) & torch.stack([one.sum() for one in tried]).isfinite()
             best, own = corrected.where(helps, best), own.where(helps)
-        calibrated.set(layer, row, own, uses_stored)
+        for i, one in enumerate(tried):
+            calibrated.set(one.layer, row, None if own is None else own.of(i), uses_stored[i])
         return best
 
-    def _fit(self, layer: int, x: tuple[Tensor, Tensor], base: Correction | None, run: Run) -> Correction:
-        """The sequence's own correction, on top of `base`, from inputs of the source layer and of the layer itself.
+    def _fit(self, tried: Sequence["_Tried"], base: Correction | None) -> Correction:
+        """The sequence's own corrections, on top of `base`. Numbers that are not finite count as 0."""
+        problems = []
+        for i, (layer, seen, sample) in enumerate(tried):
+            z, wanted = (self._model.normed_input(layer, _fitted(each)) for each in (seen, sample.x))
+            change = wanted - (z if base is None else base.of(i).apply(z))
+            problems.append(Problem(z, change, self._model.query_weight(layer)))
+        return fit_each(problems, self._dims, self._ops).to(problems[0].z.dtype)
 
-        Numbers that are not finite count as 0.
-        """
-        z, wanted = (self._model.normed_input(layer, _fitted(each)) for each in x)
-        change = wanted - (z if base is None else base.apply(z))
-        weight = self._model.query_weight(layer)
-        return Correction(*run(fit_from, start(weight, self._dims), z, change, weight)).to(z.dtype)
+
+class _Tried(NamedTuple):
+    """A layer whose scouts are made from the inputs `seen` [n, E] of an earlier one."""
+
+    layer: int
+    seen: Tensor
+    sample: TrialSample
+
+    def sum(self) -> Tensor:
+        """Of all inputs: a number that is finite where they are."""
+        return self.seen.sum(dtype=torch.float32) + self.sample.x.sum(dtype=torch.float32)
 
 
 def _fitted(x: Tensor) -> Tensor:

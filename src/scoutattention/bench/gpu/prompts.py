@@ -68,6 +68,7 @@ class DummyPrompts(Prompts):
             store.pages.admit(row, blocks)
             for layer in range(layers):
                 store.pages.write_prompt(layer, row, k, v)
+                store.pages.digest_prompt(layer, row, k)
         for row in range(rows):
             store.pages.release(row)  # what is written stays in the pages when other rows take them
 
@@ -100,4 +101,5 @@ def _fill_slots(store: KVStore, scout: ScoutConfig, layer: int, sizes: tuple[int
     blocks = first_residents(worth.flatten(0, 1), slots.quota[0], scout.sink_blocks, scout.recent_blocks)
     every = (torch.arange(count) for count in (batch, heads, blocks.shape[1]))
     rows, of_heads, places = torch.cartesian_prod(*every).T.contiguous().to(store.device)
-    store.transfers.copy_now(layer, Moves(rows, of_heads, places, blocks.flatten().to(store.device)))
+    moves = Moves(rows, of_heads, places, blocks.flatten().to(store.device))
+    store.transfers.copy_now(torch.full_like(rows, layer), moves)

@@ -1,13 +1,14 @@
 """The protocol of all kinds of digests."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from ...kernels.ops import Ops
 from ...kernels.requests import Preference
-from ...runtime.layer_graphs import Run, at_once
 from ...types import TopBlocks
+from .basis import Seen
 
 
 class Digests(Protocol):
@@ -15,11 +16,8 @@ class Digests(Protocol):
 
     ops: Ops
 
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
-        """See a prompt in one layer, before its blocks close.   q: [n, H, G, D], some positions'.   k: [T, H, D].
-
-        run: what runs functions of each layer.
-        """
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
+        """See a prompt in layers from `first` on, before they are digested."""
         ...
 
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The basis in which a prompt's keys have few dimensions that matter to its queries."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,13 @@ SIZE_STEP = 24
 """Powers of two from one size of keys to the next. Keys between 2^-12 and 2^12 have size 1."""
 
 
+class Seen(NamedTuple):
+    """What digests see of a layer of a prompt.   q: [n, H, G, D], some positions' queries.   k: [T, H, D]."""
+
+    q: Tensor
+    k: Tensor
+
+
 class Basis(NamedTuple):
     """Main dimensions of keys, most important first.
 
@@ -29,24 +37,30 @@ class Basis(NamedTuple):
     of_queries: Tensor
 
 
-def fit_basis(q: Tensor, k: Tensor, ops: Ops) -> Basis:
-    """The basis whose first dimensions keep most of what queries q [n, H, G, D] tell of the keys k [T, H, D].
+def fit_bases(prompts: Sequence[Seen], ops: Ops) -> Basis:
+    """Bases [N, H, D, D] whose first dimensions keep most of what queries tell of keys, of N layers of a prompt.
 
     With second moments C_q of the queries, C_k of the keys about their mean, and a factor C_q = L L^T, the products of
     queries and keys are those of L^-1 q, which has no preferred direction, and L^T k, whose main directions come first.
     Of a prompt with fewer than LEAST_TOKENS * D tokens, or whose numbers are not finite, main dimensions are channels.
     """
-    queries, keys = q.transpose(1, 2).flatten(0, 1).float(), k.float()  # [n * G, H, D], [T, H, D]
-    size = _size(keys)
-    keys = keys / size
-    keys = keys - keys.mean(0)
-    sides = queries, keys
-    if k.shape[0] < LEAST_TOKENS * k.shape[-1]:
-        basis = _channels(*(x.square().mean(0) for x in sides))
-    else:
-        basis = _main_dims(torch.stack([_second_moments(x) for x in sides]), ops)
-    size = size.view(-1, 1, 1)
-    return Basis(basis.of_keys / size, basis.of_queries * size)
+    sizes = _sizes(prompts)
+    moments = torch.stack([_moments(*each) for each in zip(prompts, sizes, strict=True)], 1)  # [2, N, H, D, D]
+    tokens, _, D = prompts[0].k.shape
+    N, H = moments.shape[1:3]
+    queries, keys = _comparable(moments).flatten(1, 2)
+    basis = _channels(queries, keys) if tokens < LEAST_TOKENS * D else _main_dims(queries, keys, ops)
+    of_keys, of_queries = (part.view(N, H, D, D) for part in basis)
+    sizes = sizes[..., None]
+    return Basis(of_keys / sizes, of_queries * sizes)
+
+
+def _moments(prompt: Seen, size: Tensor) -> Tensor:
+    """Second moments of queries and of keys, over what they are multiples of: [2, H, D, D]."""
+    keys = prompt.k / size
+    keys -= keys.mean(0)
+    queries = prompt.q.transpose(1, 2).flatten(0, 1).float()  # [n * G, H, D]
+    return torch.stack([_second_moments(queries), _second_moments(keys)])
 
 
 def _second_moments(x: Tensor) -> Tensor:
@@ -58,25 +72,23 @@ def _second_moments(x: Tensor) -> Tensor:
     n, H, D = x.shape
     each = n // PARTS
     parts, rest = x[: PARTS * each].reshape(each, PARTS * H, D).transpose(0, 1), x[PARTS * each :].transpose(0, 1)
-    moments: Tensor = (parts.mT @ parts).view(PARTS, H, D, D).sum(0) + rest.mT @ rest
-    return moments
+    moments: Tensor = (parts.mT @ parts).view(PARTS, H, D, D).sum(0)
+    return moments if n == PARTS * each else moments + rest.mT @ rest
 
 
 def _channels(queries: Tensor, keys: Tensor) -> Basis:
-    """The channels, most important first.   queries, keys: [H, D], second moments of each channel."""
-    queries, keys = (_comparable(x.diag_embed()).diagonal(dim1=-2, dim2=-1) for x in (queries, keys))
+    """The channels, most important first, of second moments [n, D, D]."""
+    queries, keys = (moments.diagonal(dim1=-2, dim2=-1) for moments in (queries, keys))
     order = (queries * keys).argsort(-1, descending=True)
     chosen, scale = torch.eye(keys.shape[-1], device=keys.device)[order], queries.sqrt().gather(-1, order)[..., None]
     return Basis(chosen * scale, chosen / scale)
 
 
-def _main_dims(moments: Tensor, ops: Ops) -> Basis:
-    """The basis of second moments [2, H, D, D] of queries and keys, or of multiples of them."""
-    queries, keys = _comparable(moments)
-    factor = torch.linalg.cholesky_ex(queries).L
+def _main_dims(queries: Tensor, keys: Tensor, ops: Ops) -> Basis:
+    """The bases of second moments [n, D, D] of queries and keys, or of multiples of them."""
+    factor, inverse = ops.factors(queries)
     main = ops.main_dims(factor.mT @ keys @ factor)
-    of_queries = torch.linalg.solve_triangular(factor, main, upper=False, left=False)
-    return Basis(main @ factor.mT, of_queries)
+    return Basis(main @ factor.mT, main @ inverse)
 
 
 def _comparable(moment: Tensor) -> Tensor:
@@ -90,11 +102,8 @@ def _comparable(moment: Tensor) -> Tensor:
     return comparable
 
 
-def _size(keys: Tensor) -> Tensor:
-    """A power of two for each head of keys [T, H, D], over which they are numbers that float16 holds well: mostly 1.
-
-    Returns [1, H, 1].
-    """
-    largest: Tensor = torch.linalg.vector_norm(keys, torch.inf, (0, 2), keepdim=True)
+def _sizes(prompts: Sequence[Seen]) -> Tensor:
+    """A power of two for each head, over which keys are numbers that float16 holds well: mostly 1.   [N, H, 1]."""
+    largest = torch.stack([torch.linalg.vector_norm(each.k, torch.inf, (0, 2)) for each in prompts]).float()
     steps = torch.frexp(largest.nan_to_num(1, 1)).exponent / SIZE_STEP
-    return torch.exp2(SIZE_STEP * steps.round().clamp(-5, 5))
+    return torch.exp2(SIZE_STEP * steps.round().clamp(-5, 5))[..., None]

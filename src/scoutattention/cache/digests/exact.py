@@ -1,14 +1,16 @@
 """The keys themselves as digests."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from typing_extensions import override
 
 from ...kernels.ops import Ops
 from ...kernels.reference import score_exactly
-from ...runtime.layer_graphs import Run, at_once
 from ...runtime.packed import Blocks
 from ...shape import ModelShape
 from .base import Digests
+from .basis import Seen
 
 
 class ExactDigests(Digests):
@@ -22,7 +24,7 @@ class ExactDigests(Digests):
         self._scale = shape.scale
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
         pass
 
     @override

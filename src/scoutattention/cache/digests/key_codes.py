@@ -1,6 +1,7 @@
 """Digests that are the keys themselves, in 2 bits: of each channel, or of each main dimension."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,12 +10,11 @@ from typing_extensions import override
 from ...kernels.ops import Ops
 from ...kernels.reference import key_codes
 from ...kernels.requests import CodesRequest, Preference, TopRequest
-from ...runtime.layer_graphs import Run, at_once
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from ...types import TopBlocks
 from .base import Digests
-from .basis import LEAST_TOKENS, Basis, fit_basis
+from .basis import LEAST_TOKENS, Basis, Seen, fit_bases
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class KeyCodeDigests(Digests):
         self._scale = shape.scale
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
         pass
 
     @override
@@ -102,15 +102,12 @@ class MainDimDigests(KeyCodeDigests):
         self.basis = Basis(*torch.zeros((2, *size), device=ops.device))
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
-        if layer == 0 and k.shape[0] < LEAST_TOKENS * k.shape[2]:
-            logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", k.shape[0])
-        run = run if k.shape[2] <= self.ops.queued_channels else at_once
-        for state, fitted in zip(self.basis, run(self._fitted, q, k), strict=True):
-            state[layer, row] = fitted
-
-    def _fitted(self, q: Tensor, k: Tensor) -> Basis:
-        return Basis(*(of[:, : self._dims] for of in fit_basis(q, k, self.ops)))
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
+        tokens, _, D = prompt[0].k.shape
+        if first == 0 and tokens < LEAST_TOKENS * D:
+            logger.info("a prompt of %d tokens is too short for main dimensions: channels stand in", tokens)
+        for state, fitted in zip(self.basis, fit_bases(prompt, self.ops), strict=True):
+            state[first : first + len(prompt), row] = fitted[:, :, : self._dims]
 
     @override
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
@@ -132,7 +129,7 @@ class FirstDims(Digests):
         self._dims = dims
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
         pass
 
     @override

@@ -1,14 +1,16 @@
 """Digests of channel maxima and minima (Quest, arXiv 2406.10774, section 3.2)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from ...kernels.ops import Ops
-from ...runtime.layer_graphs import Run, at_once
 from ...runtime.memory import empty
 from ...shape import ModelShape
 from .base import Digests
+from .basis import Seen
 
 
 class MinMaxDigests(Digests):
@@ -22,7 +24,7 @@ class MinMaxDigests(Digests):
         self._scale = shape.scale
 
     @override
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
         pass
 
     @override

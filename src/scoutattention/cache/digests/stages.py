@@ -1,11 +1,13 @@
 """The digests of a choice in two stages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...runtime.layer_graphs import Run, at_once
 from .base import Digests
+from .basis import Seen
+from .key_codes import MainDimDigests
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,15 @@ class Stages:
         """Each kind of digest that is kept, once."""
         return (self.judge,) if self.scan is self.judge else (self.scan, self.judge)
 
-    def fit(self, layer: int, row: int, q: Tensor, k: Tensor, run: Run = at_once) -> None:
-        """See a prompt in one layer with every kind of digest; the arguments are those of `Digests.fit`."""
+    @property
+    def fitted(self) -> bool:
+        """Whether anything is fitted to a prompt."""
+        return isinstance(self.judge, MainDimDigests)
+
+    def fit(self, row: int, first: int, prompt: Sequence[Seen]) -> None:
+        """See a prompt in some layers with every kind of digest; the arguments are those of `Digests.fit`."""
         for kind in self.kinds:
-            kind.fit(layer, row, q, k, run)
+            kind.fit(row, first, prompt)
 
     def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
         """Digest closed blocks with every kind; the arguments are those of `Digests.put`."""

@@ -40,7 +40,7 @@ class CudaLaunch:
     grid: tuple[int, ...]
     threads: int
     arguments: tuple[Argument, ...]
-    defines: Mapping[str, int] = field(default_factory=dict)
+    defines: Mapping[str, int | str] = field(default_factory=dict)
     shared: int = 0
 
     def run(self) -> None:
@@ -59,7 +59,7 @@ class CudaLaunch:
 
 
 @cache
-def _compiled(source: str, defines: tuple[tuple[str, int], ...], architecture: str) -> ObjectCode:
+def _compiled(source: str, defines: tuple[tuple[str, int | str], ...], architecture: str) -> ObjectCode:
     text = (SOURCES / f"{source}.cu").read_text()
     macros = [(name, str(value)) for name, value in defines]
     options = ProgramOptions(std="c++17", arch=architecture, include_path=[str(SOURCES)], define_macro=macros)

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..triton.base import ceil_div
 from ..triton.digests.main_dims import COSINE, MOST_CHANNELS, SWEEPS, factor_of
 from .base import CudaLaunch
+from .factors import factors
 
 MOST_WARPS = 32
 
@@ -30,11 +31,11 @@ def rotation_launch(factor: Tensor, axes: Tensor) -> CudaLaunch:
 
 
 def main_dims(moments: Tensor) -> Tensor:
-    """Eigenvectors of symmetric matrices with no negative eigenvalue, see `reference.main_dims`: nothing waits.
+    """Eigenvectors of symmetric matrices with no negative eigenvalue, in the order of the plain twin: nothing waits.
 
     moments: float32 [n, D, D], finite.   Raises KernelError where it is not float32 and contiguous.
     """
-    factor = factor_of(moments)
+    factor = factor_of(moments, factors)
     axes = torch.empty_like(factor)
     rotation_launch(factor, axes).run()
     return axes

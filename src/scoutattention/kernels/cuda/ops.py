@@ -6,8 +6,9 @@ from typing_extensions import override
 
 from ...errors import ConfigError
 from ...types import TopBlocks
+from ..reference_matrices import Factors
 from ..triton.ops import TritonOps
-from . import choice, main_dims, scores
+from . import choice, factors, main_dims, scores
 
 
 class CudaOps(TritonOps):
@@ -30,6 +31,10 @@ class CudaOps(TritonOps):
         if not main_dims.has_kernel(moments.shape[-1]):
             return super().main_dims(moments)
         return main_dims.main_dims(moments)
+
+    @override
+    def factors(self, matrices: Tensor) -> Factors:
+        return factors.factors(matrices) if factors.has_kernel(matrices) else super().factors(matrices)
 
     @override
     def score_key_codes(

@@ -28,6 +28,7 @@ from ..ops import Ops
 from ..plain import join as plain_join
 from ..plain import near_list
 from ..reference import in_basis, project
+from ..reference_matrices import Factors, factors
 from ..reference_prompt import causal
 from ..requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 from . import (
@@ -53,8 +54,6 @@ PROGRAMS = 96
 
 class TritonOps(Ops):
     """The operations in Triton. Pools of host pages must be pinned where the device is a GPU."""
-
-    queued_channels = main_dims.MOST_CHANNELS
 
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the interpreter would run on a GPU, or a compiler for a CPU."""
@@ -148,6 +147,10 @@ class TritonOps(Ops):
     @override
     def main_dims(self, moments: Tensor) -> Tensor:
         return main_dims.main_dims(moments)
+
+    @override
+    def factors(self, matrices: Tensor) -> Factors:
+        return factors(matrices)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 PyTorch's `eigh` solves larger matrices than 32 x 32 one after the other, each in milliseconds, and waits for the GPU.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from ... import reference
+from ... import reference_matrices
+from ...reference_matrices import Factors
 from ..base import Launch, check, padded, tl, triton
 
 MOST_CHANNELS = 128
@@ -76,28 +79,27 @@ def orthogonal_launch(factor: Tensor, axes: Tensor, squares: Tensor) -> Launch:
     return Launch(_orthogonal_kernel, (n,), (factor, axes, squares), constants, warps=WARPS[D > 64])
 
 
-def factor_of(moments: Tensor) -> Tensor:
+def factor_of(moments: Tensor, factors: Callable[[Tensor], Factors]) -> Tensor:
     """Rows [n, D, D] whose products are similar to second moments, so that, made orthogonal, they are eigenvectors.
 
-    moments: see `main_dims`, whose errors are the same. LEAST is added.
+    moments: see `main_dims`, whose errors are the same. LEAST is added.   factors: see `Ops.factors`.
     """
     D = moments.shape[-1]
     check("moments", moments, (None, D, D), torch.float32, rows=3)
     total = moments.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
     regular = moments / total.where(total > 0, 1) + LEAST * torch.eye(D, device=moments.device)
-    factor: Tensor = torch.linalg.cholesky_ex(regular).L.mT.contiguous()
-    return factor
+    return factors(regular).factor.mT.contiguous()
 
 
 def main_dims(moments: Tensor) -> Tensor:
-    """Eigenvectors of symmetric matrices with no negative eigenvalue, see `reference.main_dims`: nothing waits.
+    """Eigenvectors of symmetric matrices with no negative eigenvalue, in the order of the plain twin: nothing waits.
 
     moments: float32 [n, D, D], finite.   Raises KernelError where it is not float32 and contiguous.
     """
     n, D, _ = moments.shape
     if D > MOST_CHANNELS:
-        return reference.main_dims(moments)
-    factor = factor_of(moments)
+        return reference_matrices.main_dims(moments)
+    factor = factor_of(moments, reference_matrices.factors)
     axes, squares = torch.empty_like(factor), moments.new_empty(n, D)
     orthogonal_launch(factor, axes, squares).run()
     order = squares.argsort(-1, descending=True)
