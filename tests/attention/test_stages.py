@@ -92,9 +92,8 @@ def test_a_planted_block_is_found_by_a_scan_and_chosen():
     q = torch.randn(1, 2, 3, 16)
     keys = q.mean(2).transpose(0, 1).expand(-1, 4, -1)[None] * 5  # a block that every query head likes
     place = SHAPE.num_layers - 1
-    rig.digests.put(
-        keys, place * rig.store.pages.pool.capacity + rig.store.pages.table[:1, 40].long(), torch.tensor([0])
-    )
+    pages = place * rig.store.pages.pool.capacity + rig.store.pages.table[:1, 40].long()
+    rig.digests.put(keys, pages, torch.tensor([place * rig.store.num_rows]))
     chooser, batch = chooser_of(rig), rig.store.prepare([0])
     assert (chooser.scan(place, q, batch).blocks[..., 2] == 40).all()
     assert (chooser.judge(place, q, batch).blocks[..., 2] == 40).all()

@@ -45,9 +45,9 @@ def test_scores_are_the_plain_ones_however_a_block_was_written(name):
         q, keys = torch.randn(30, HEADS, 3, DIM), torch.randn(90, HEADS, DIM)
         for digests in (by_layer, by_page):
             digests.fit(1, layer, [Seen(q, keys)])
-        by_layer.put(k[layer], layer * 6 + PAGES, torch.tensor([1]))
+        by_layer.put(k[layer], layer * 6 + PAGES, torch.tensor([layer * ROWS + 1]))
     for number, page in enumerate(PAGES):
-        by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page, torch.ones(LAYERS, dtype=torch.int64))
+        by_page.put(k[:, number], torch.arange(LAYERS) * 6 + page, torch.arange(LAYERS) * ROWS + 1)
     q = torch.randn(1, HEADS, 3, DIM) * 3
     for layer in range(LAYERS):
         for stage in ("scan", "judge"):

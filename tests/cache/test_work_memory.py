@@ -25,7 +25,7 @@ from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import runner, sampler
 from scoutattention.kernels.plain import PlainOps
 from scoutattention.kernels.reference import in_basis
-from scoutattention.kernels.reference_matrices import Factors
+from scoutattention.kernels.reference_factors import Factors
 from scoutattention.models.decoder import Decoder, DecoderWeights
 from scoutattention.models.formats.dummy import dummy_config
 from scoutattention.models.layers import LayerWeights

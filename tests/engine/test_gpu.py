@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from scoutattention import LLM, SamplingParams, ScoutConfig
-from scoutattention.attention.prompt import prefill
 from scoutattention.kernels.reference_prompt import causal
-from scoutattention.runtime.layer_graphs import at_once
 from scoutattention.runtime.streams import SideStream
 
 from ..models import families
@@ -65,7 +63,6 @@ def test_recall_beside_steps_gives_the_tokens_of_recall_between_them(tiny_models
         llm.close()
         assert recalled > 0 or budget is None
         monkeypatch.setattr(SideStream, "after", in_line)
-        monkeypatch.setattr(prefill, "run_of_prompt", lambda *_: at_once)  # the steps' own stream is not captured here
         for name in ("mark", "wait"):
             monkeypatch.setattr(SideStream, name, lambda self, index: None)
     assert made[0] == made[1]

@@ -11,6 +11,7 @@ import torch
 from scoutattention.attention import step
 from scoutattention.attention.far import Pending
 from scoutattention.attention.far_stream import StreamTransport
+from scoutattention.cache import pages
 from scoutattention.cache.prefix import NOTHING, Lineage, Prefix
 from scoutattention.config import EngineConfig, ScoutConfig
 from scoutattention.engine import engine
@@ -113,7 +114,9 @@ def test_nothing_is_computed_from_both_memories(make_engine, monkeypatch, option
         monkeypatch.setattr(ops, moves, lambda *args: None)
     recalled = []
     monkeypatch.setattr(ops, "recall", recalled.append)  # its plain twin reads numbers
-    monkeypatch.setattr(made.runner._prompt_attention._trial, "cosine", lambda *args: torch.ones(()))
+    monkeypatch.setattr(pages, "copy_runs", lambda *args: None)
+    trial = made.runner._prompt_attention._trial
+    monkeypatch.setattr(trial, "cosines", lambda row, first, samples: torch.ones(len(samples)))
     monkeypatch.setattr(store.slots, "complete", lambda batch: [False, True])
     monkeypatch.setattr(store.exchange, "tell", lambda: None)  # a tensor without memory has nothing to tell
     states = [torch.zeros(state[:, 0].shape, dtype=state.dtype) for state in store._of_prompts]

@@ -1,18 +1,20 @@
 """Pages: every closed block of every sequence has one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..kernels.ops import Ops
+from ..runtime.packed import Blocks
 from ..types import CloseRequest, Pools, StepRows
 from .batch import Batch
+from .page_runs import MOST_RUNS, copy_runs, page_runs
 from .pool import BlockPool, PackedPool
 from .prefix import Lineage, PrefixIndex
 
 Digest = Callable[[Tensor, Tensor, Tensor], None]
-"""Called with the keys of blocks that close, their places and their rows; see `Digests.put`."""
+"""Called with the keys of blocks that close, their places and whose they are; see `Digests.put`."""
 
 
 class Pages:
@@ -37,6 +39,7 @@ class Pages:
         self._digest = digest
         self.table = torch.zeros((rows, max_blocks), dtype=torch.int32, device=ops.device)
         self._ops = ops
+        self._by_engines = ops.deferred and pool.k.device.type == "cpu"
         self._taken: list[list[int]] = [[] for _ in range(rows)]
         self._users = [0] * pool.capacity
 
@@ -108,13 +111,21 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor, first: int = 0) -> None:
         """Close a prompt's full blocks in one layer, from block `first` on.   k, v: [blocks, H, P, D]."""
-        pool, places = self.pool, self._places(layer, row, first, len(k))
-        self._ops.write_blocks((k, v), (pool.k.flatten(0, 1), pool.v.flatten(0, 1)), places)
+        runs = page_runs(self._taken[row][first : first + len(k)])
+        if self._by_engines and len(runs) <= MOST_RUNS:
+            here = [run._replace(page=layer * self.pool.capacity + run.page) for run in runs]
+            staged: Iterable[Blocks] = self.pool.staged(k, v, self._ops)
+            for blocks, pages in zip(staged, (self.pool.k, self.pool.v), strict=True):
+                copy_runs(blocks, pages, here)
+            return
+        places = self._places(layer, row, first, len(k))
+        self._ops.write_blocks((k, v), (self.pool.k.flatten(0, 1), self.pool.v.flatten(0, 1)), places)
 
     def digest_prompt(self, layer: int, row: int, k: Tensor, first: int = 0) -> None:
         """Digest the same blocks, when the digests have seen the layer."""
         places = self._places(layer, row, first, len(k))
-        self._digest(k, places, torch.full((1,), row, device=places.device))
+        owner = layer * len(self.table) + row
+        self._digest(k, places, torch.full((1,), owner, device=places.device))
 
     def _places(self, layer: int, row: int, first: int, count: int) -> Tensor:
         return layer * self.pool.capacity + self.table[row, first : first + count].long()
@@ -130,7 +141,6 @@ class Pages:
             self._ops.close_blocks(opened, (self.pool.k, self.pool.v), what)
         some = slice(None) if self._ops.deferred else list(batch.full)
         index, closed, entry = batch.index[some], batch.closed[some], batch.entry[some]
-        layers = len(opened[0])
-        layer = torch.arange(layers, device=entry.device)[:, None] * self.pool.capacity
-        places = (layer + self.table[index, closed]).flatten()
-        self._digest(opened[0][:, entry].flatten(0, 1), places, index.repeat(layers))
+        layer = torch.arange(len(opened[0]), device=entry.device)[:, None]
+        places, owners = layer * self.pool.capacity + self.table[index, closed], layer * len(self.table) + index
+        self._digest(opened[0][:, entry].flatten(0, 1), places.flatten(), owners.flatten())

@@ -1,5 +1,6 @@
 """Memory for blocks of keys and values; the host's pages and the device's slots are two pools of one kind."""
 
+from collections.abc import Iterator
 from weakref import finalize
 
 import torch
@@ -7,8 +8,9 @@ from torch import Tensor
 
 from ..config import KVDTypeName
 from ..errors import CapacityError
+from ..kernels.ops import Ops
 from ..runtime.memory import CPU, empty
-from ..runtime.packed import empty_packed
+from ..runtime.packed import Packed, empty_packed
 from ..runtime.pinned import pin, unpin
 from ..shape import PACKED_BITS, ModelShape
 
@@ -71,6 +73,11 @@ class BlockPool(Entries):
         """All that is kept of blocks: [L, S, ...] each."""
         return self.k, self.v
 
+    def staged(self, k: Tensor, v: Tensor, ops: Ops) -> Iterator[Tensor]:
+        """Keys, then values [n, H, P, D] on the device, as they are in pages: contiguous."""
+        yield k.contiguous()
+        yield v.contiguous()
+
     def pin(self) -> None:
         """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""
         finalize(self, unpin, pin((self.k, self.v), self._knob)).atexit = False
@@ -91,6 +98,14 @@ class PackedPool(Entries):
     def content(self) -> tuple[Tensor, ...]:
         """All that is kept of blocks: [L, S, ...] each."""
         return self.k.words, self.k.bounds, self.v.words, self.v.bounds
+
+    def staged(self, k: Tensor, v: Tensor, ops: Ops) -> tuple[Packed, Packed]:
+        """Keys and values [n, H, P, D] on the device, as they are in pages: packed."""
+        device, bits = k.device, self.k.bits
+        packed = (empty_packed(k.shape, bits, by_token=by_token, device=device) for by_token in (False, True))
+        staged = next(packed), next(packed)
+        ops.write_blocks((k, v), staged, torch.arange(len(k), device=device))
+        return staged
 
     def pin(self) -> None:
         """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""

@@ -189,13 +189,14 @@ class KVStore:
         """
         count, device = self.closed[row], self.device
         pool, near = self.pages.pool, self.near_pool.k
+        if not count:
+            return near.new_empty(0, self.heads, near.shape[-1]), near.new_empty(0, self.heads, near.shape[-1])
         k, v = torch.empty((2, 1, count, *near.shape[2:]), dtype=near.dtype, device=device)
         entry = torch.arange(count, device=device).repeat_interleave(self.heads)
         page = self.pages.table[row, :count].long().repeat_interleave(self.heads)
         head = torch.arange(self.heads, device=device).repeat(count)
-        if count:
-            source = pool.k[layer : layer + 1], pool.v[layer : layer + 1]
-            self._ops.copy_blocks(source, (k, v), Copies(torch.zeros_like(page), page, entry, head))
+        source = pool.k[layer : layer + 1], pool.v[layer : layer + 1]
+        self._ops.copy_blocks(source, (k, v), Copies(torch.zeros_like(page), page, entry, head))
         k, v = (blocks[0].transpose(1, 2).flatten(0, 1) for blocks in (k, v))
         return k, v
 

@@ -24,7 +24,7 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-from .reference_matrices import Factors
+from .reference_factors import Factors
 from .requests import (
     CallRequest,
     CodesRequest,

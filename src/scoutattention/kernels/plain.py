@@ -26,9 +26,9 @@ from ..types import (
     TopBlocks,
     WantedRequest,
 )
-from . import reference, reference_matrices, reference_prompt, reference_recall
+from . import reference, reference_factors, reference_prompt, reference_recall
 from .ops import Ops
-from .reference_matrices import Factors
+from .reference_factors import Factors
 from .requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 
 
@@ -107,11 +107,11 @@ class PlainOps(Ops):
 
     @override
     def main_dims(self, moments: Tensor) -> Tensor:
-        return reference_matrices.main_dims(moments)
+        return reference_factors.main_dims(moments)
 
     @override
     def factors(self, matrices: Tensor) -> Factors:
-        return reference_matrices.factors(matrices)
+        return reference_factors.factors(matrices)
 
     @override
     def project(self, q: Tensor, basis: Tensor) -> Tensor:

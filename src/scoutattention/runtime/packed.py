@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .memory import empty
+from .memory import CPU, empty
 
 Index = int | slice | Tensor | tuple[int | slice | Tensor, ...]
 
@@ -140,10 +140,10 @@ def pack(blocks: Tensor, bits: int, *, by_token: bool) -> Packed:
     return Packed(to_words(codes.mT if by_token else codes, bits), bounds, bits, blocks.shape[-2], by_token)
 
 
-def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool) -> Packed:
+def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool, device: torch.device = CPU) -> Packed:
     """Memory for blocks [..., P, D] in codes, a block's bounds right behind its words."""
     one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
     lead = shape[:-2]
-    memory = empty((*lead, one.nbytes), torch.uint8)
+    memory = empty((*lead, one.nbytes), torch.uint8, device)
     words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.bfloat16)
     return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))

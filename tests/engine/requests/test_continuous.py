@@ -84,9 +84,9 @@ def test_who_streams_gets_a_token_for_each_turn_of_anothers_prompt(llm, monkeypa
         assert news == [streamed, other]
         said.append(len(streamed.output_ids))
         read.append(other.ready.read)
-    # A piece is projected, attended to, and updated; behind all pieces a layer is fitted and written, and with slots
-    # these are filled and scouts are tried.
-    turns = 3 * -(-len(PROMPT) // 8) + (2 if llm.engine.store.resident else 4)
+    # A piece is projected, attended to, and updated; behind all pieces a layer is written, fitted and digested, and
+    # with slots these are filled and scouts are tried.
+    turns = 3 * -(-len(PROMPT) // 8) + (3 if llm.engine.store.resident else 5)
     assert len(said) == 1 + llm.engine.store.num_layers * turns + 1
     assert said == list(range(said[0], said[0] + len(said)))
     assert read == sorted(read)

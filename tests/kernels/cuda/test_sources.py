@@ -15,7 +15,7 @@ from scoutattention.errors import ConfigError, KernelError
 from scoutattention.kernels.cuda import base, choice, factors, main_dims, scores
 from scoutattention.kernels.cuda.base import SOURCES, CudaLaunch
 from scoutattention.kernels.cuda.ops import CudaOps
-from scoutattention.kernels.reference_matrices import Factors
+from scoutattention.kernels.reference_factors import Factors
 from scoutattention.types import TopBlocks
 
 from .emulator import shared_bytes

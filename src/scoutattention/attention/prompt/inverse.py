@@ -26,6 +26,5 @@ def _sweep(matrices: Tensor, block: slice, factor: Tensor) -> None:
     scaled = matrices[:, :, block] @ factor.mT
     matrices.baddbmm_(scaled, scaled.mT, alpha=-1)
     torch.neg(factor.mT, out=scaled[:, block])
-    columns = scaled @ factor
-    matrices[:, :, block] = columns
-    matrices[:, block] = columns.mT
+    torch.bmm(scaled, factor, out=matrices[:, :, block])
+    torch.bmm(factor.mT, scaled.mT, out=matrices[:, block])

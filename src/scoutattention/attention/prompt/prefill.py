@@ -250,14 +250,16 @@ class _Seen:
             known[start : self._end] = new
         tried = slice(-start % self._every, None, self._every)
         self._samples.append((x[tried].clone(), q[tried].clone()))
-        self._voters = [torch.cat((*self._voters, q[-VOTERS:]))[-VOTERS:]]
+        if self._end > len(self._known[0]) - VOTERS:
+            self._voters.append(q[-VOTERS:].clone())
         known_k, known_v = self._known
         return known_k[: self._end], known_v[: self._end]
 
     def layer(self, rope: Rope) -> PromptLayer:
         """The whole layer.   rope: of the positions that are tried."""
-        (voters,), (inputs, queries) = self._voters, (torch.cat(parts) for parts in zip(*self._samples, strict=True))
-        return PromptLayer(voters.clone(), *self._known, TrialSample(inputs, queries, rope))
+        inputs, queries = (torch.cat(parts) for parts in zip(*self._samples, strict=True))
+        voters = torch.cat(self._voters)[-VOTERS:]
+        return PromptLayer(voters, *self._known, TrialSample(inputs, queries, rope))
 
 
 def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from ...config import ScoutConfig
 from ...kernels.ops import Ops
@@ -63,7 +63,7 @@ class ScoutTrial:
         self._calibrated = calibrated
         self._ops = ops
         self._ranks = ranks
-        self._inputs: dict[tuple[int, int], Tensor] = {}  # by row and layer
+        self._inputs: dict[tuple[int, int], _Inputs] = {}  # by row and layer
 
     def cosines(self, row: int, first: int, samples: Sequence[TrialSample]) -> Tensor:
         """Mean cosine of each layer's scouts and true queries, with the row's corrections fitted first, if they help.
@@ -72,9 +72,10 @@ class ScoutTrial:
         for it, unless ranks share the model. A layer without scouts has 1, and one of numbers that are not finite NaN.
         """
         layers = range(first, first + len(samples))
-        self._inputs |= {(row, layer): sample.x for layer, sample in zip(layers, samples, strict=True)}
+        for layer, sample in zip(layers, samples, strict=True):
+            self._inputs[row, layer] = _Inputs(sample.x, sample.x.sum(dtype=torch.float32))
         tried = [
-            _Tried(layer, self._inputs[row, self._sources[layer]], sample)
+            _Tried(layer, self._inputs[row, self._sources[layer]], self._inputs[row, layer], sample)
             for layer, sample in zip(layers, samples, strict=True)
             if self._sources[layer] != layer
         ]
@@ -96,16 +97,16 @@ class ScoutTrial:
         The better of none and the model's stored correction is kept, then the sequence's own on top, if it helps more.
         """
         judges, calibrated = [one.sample.held_out() for one in tried], self._calibrated
-        queries = torch.stack([judge.q for judge in judges]).float()
+        queries = normalize(torch.stack([judge.q for judge in judges]).float(), dim=-1)
 
         def cosines(correction: Correction | None = None) -> Tensor:
             adjusts = [None if correction is None else correction.of(i).apply for i in range(len(tried))]
             scouts = [
-                self._model.project_query(one.layer, one.seen[::HELD_OUT], judge.rope, adjust)
+                self._model.project_query(one.layer, one.seen.x[::HELD_OUT], judge.rope, adjust)
                 for one, judge, adjust in zip(tried, judges, adjusts, strict=True)
             ]
-            mine = cosine_similarity(torch.stack(scouts).float(), queries, dim=-1).flatten(1).mean(1)
-            return self._ranks.sum(mine) / self._ranks.size
+            mine = (normalize(torch.stack(scouts).float(), dim=-1) * queries).sum(-1)
+            return self._ranks.sum(mine.flatten(1).mean(1)) / self._ranks.size
 
         best, base, own = cosines(), None, None
         if calibrated is None:
@@ -116,10 +117,11 @@ class ScoutTrial:
             corrected = cosines(stored)
             uses_stored = corrected > best
             best, base = corrected.where(uses_stored, best), stored.where(uses_stored)
-        if tried[0].seen.shape[0] >= LEAST_FITTED:
+        if len(tried[0].seen.x) >= LEAST_FITTED:
             own = self._fit(tried, base)
             corrected = cosines(own if base is None else own.joined(base))
-            helps = (corrected > best) & torch.stack([one.sum() for one in tried]).isfinite()
+            sums = torch.stack([one.seen.sum for one in tried]) + torch.stack([one.own.sum for one in tried])
+            helps = (corrected > best) & sums.isfinite()
             best, own = corrected.where(helps, best), own.where(helps)
         for i, one in enumerate(tried):
             calibrated.set(one.layer, row, None if own is None else own.of(i), uses_stored[i])
@@ -128,23 +130,27 @@ class ScoutTrial:
     def _fit(self, tried: Sequence["_Tried"], base: Correction | None) -> Correction:
         """The sequence's own corrections, on top of `base`. Numbers that are not finite count as 0."""
         problems = []
-        for i, (layer, seen, sample) in enumerate(tried):
-            z, wanted = (self._model.normed_input(layer, _fitted(each)) for each in (seen, sample.x))
+        for i, (layer, seen, own, _) in enumerate(tried):
+            z, wanted = (self._model.normed_input(layer, _fitted(each.x)) for each in (seen, own))
             change = wanted - (z if base is None else base.of(i).apply(z))
             problems.append(Problem(z, change, self._model.query_weight(layer)))
         return fit_each(problems, self._dims, self._ops).to(problems[0].z.dtype)
 
 
+class _Inputs(NamedTuple):
+    """A layer's inputs [n, E], and their sum, which is finite where they are."""
+
+    x: Tensor
+    sum: Tensor
+
+
 class _Tried(NamedTuple):
-    """A layer whose scouts are made from the inputs `seen` [n, E] of an earlier one."""
+    """A layer whose scouts are made from the inputs `seen` of an earlier one.   own: its own inputs."""
 
     layer: int
-    seen: Tensor
+    seen: _Inputs
+    own: _Inputs
     sample: TrialSample
-
-    def sum(self) -> Tensor:
-        """Of all inputs: a number that is finite where they are."""
-        return self.seen.sum(dtype=torch.float32) + self.sample.x.sum(dtype=torch.float32)
 
 
 def _fitted(x: Tensor) -> Tensor:

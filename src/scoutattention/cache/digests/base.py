@@ -20,10 +20,10 @@ class Digests(Protocol):
         """See a prompt in layers from `first` on, before they are digested."""
         ...
 
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         """Digest closed blocks.   k: [n, H, P, D].   places: int64 [n], layer * S + page of each.
 
-        rows: int64 [n], the row of each block's sequence; or [1], where all are of one sequence and layer.
+        owners: int64 [n], layer * R + row of each block's sequence; or [1], where all are of one sequence and layer.
         """
         ...
 

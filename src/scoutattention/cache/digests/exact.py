@@ -28,7 +28,7 @@ class ExactDigests(Digests):
         pass
 
     @override
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         """Nothing to do: the pages hold the keys."""
 
     @override

@@ -37,7 +37,7 @@ class KeyCodeDigests(Digests):
         pass
 
     @override
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         self.put_in(None, k, places)
 
     def put_in(self, basis: tuple[Tensor, Tensor] | None, k: Tensor, places: Tensor) -> None:
@@ -96,8 +96,8 @@ class MainDimDigests(KeyCodeDigests):
 
     def __init__(self, shape: ModelShape, sizes: tuple[int, int, int, int], ops: Ops) -> None:
         """`sizes`: positions of a block, pages, rows, and main dimensions that are kept."""
-        block_size, self._capacity, rows, self._dims = sizes
-        super().__init__(shape, block_size, self._capacity, ops, self._dims)
+        block_size, capacity, rows, self._dims = sizes
+        super().__init__(shape, block_size, capacity, ops, self._dims)
         size = (shape.num_layers, rows, shape.num_kv_heads, self._dims, shape.head_dim)
         self.basis = Basis(*torch.zeros((2, *size), device=ops.device))
 
@@ -110,10 +110,8 @@ class MainDimDigests(KeyCodeDigests):
             state[first : first + len(prompt), row] = fitted[:, :, : self._dims]
 
     @override
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
-        layer = places[: len(rows)] // self._capacity
-        basis = self.basis.of_keys
-        self.put_in((basis.flatten(0, 1), layer * basis.shape[1] + rows), k, places)
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
+        self.put_in((self.basis.of_keys.flatten(0, 1), owners), k, places)
 
     @override
     def basis_of(self, layer: int, rows: slice | Tensor) -> Tensor:
@@ -133,7 +131,7 @@ class FirstDims(Digests):
         pass
 
     @override
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         pass
 
     @override

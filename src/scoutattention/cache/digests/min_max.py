@@ -28,7 +28,7 @@ class MinMaxDigests(Digests):
         pass
 
     @override
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         self.ops.write_min_max(k, self._values.flatten(0, 1), places)
 
     @override

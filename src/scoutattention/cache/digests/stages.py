@@ -32,10 +32,10 @@ class Stages:
         for kind in self.kinds:
             kind.fit(row, first, prompt)
 
-    def put(self, k: Tensor, places: Tensor, rows: Tensor) -> None:
+    def put(self, k: Tensor, places: Tensor, owners: Tensor) -> None:
         """Digest closed blocks with every kind; the arguments are those of `Digests.put`."""
         for kind in self.kinds:
-            kind.put(k, places, rows)
+            kind.put(k, places, owners)
 
     def content(self) -> tuple[Tensor, ...]:
         """All that is kept of blocks: [L, S, ...] each."""

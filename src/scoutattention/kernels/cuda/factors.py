@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..reference_matrices import Factors
+from ..reference_factors import Factors
 from ..triton.base import check
 from .base import CudaLaunch
 
@@ -23,12 +23,13 @@ def factors_launch(matrices: Tensor, made: Factors) -> CudaLaunch:
     n, m, _ = matrices.shape
     name, most = NUMBERS[matrices.dtype]
     parts = most if m > SIDE * most // 2 else most // 2
-    arguments = (matrices, *made, m, *matrices.stride()[:2])
-    return CudaLaunch("factors", "factors", (n,), SIDE * SIDE, arguments, {"NUMBER": name, "PARTS": parts})
+    defines: dict[str, int | str] = {"NUMBER": name, "PARTS": parts}
+    arguments: tuple[Tensor | int, ...] = (matrices, made.factor, made.inverse, m, *matrices.stride()[:2])
+    return CudaLaunch("factors", "factors", (n,), SIDE * SIDE, arguments, defines)
 
 
 def factors(matrices: Tensor) -> Factors:
-    """The factors of symmetric positive matrices [n, m, m], in one launch; see `reference_matrices.factors`.
+    """The factors of symmetric positive matrices [n, m, m], in one launch; see `reference_factors.factors`.
 
     Entries of a row must be neighbours.   Raises KernelError where they are not, or the dtype is no wide one.
     """

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from ...errors import ConfigError
 from ...types import TopBlocks
-from ..reference_matrices import Factors
+from ..reference_factors import Factors
 from ..triton.ops import TritonOps
 from . import choice, factors, main_dims, scores
 

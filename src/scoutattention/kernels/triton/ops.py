@@ -28,7 +28,7 @@ from ..ops import Ops
 from ..plain import join as plain_join
 from ..plain import near_list
 from ..reference import in_basis, project
-from ..reference_matrices import Factors, factors
+from ..reference_factors import Factors, factors
 from ..reference_prompt import causal
 from ..requests import CallRequest, CodesRequest, InterestRequest, JoinRequest, NearRequest, PartialRequest, TakeRequest
 from . import (

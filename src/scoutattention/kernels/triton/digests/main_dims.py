@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ... import reference_matrices
-from ...reference_matrices import Factors
+from ... import reference_factors
+from ...reference_factors import Factors
 from ..base import Launch, check, padded, tl, triton
 
 MOST_CHANNELS = 128
@@ -98,8 +98,8 @@ def main_dims(moments: Tensor) -> Tensor:
     """
     n, D, _ = moments.shape
     if D > MOST_CHANNELS:
-        return reference_matrices.main_dims(moments)
-    factor = factor_of(moments, reference_matrices.factors)
+        return reference_factors.main_dims(moments)
+    factor = factor_of(moments, reference_factors.factors)
     axes, squares = torch.empty_like(factor), moments.new_empty(n, D)
     orthogonal_launch(factor, axes, squares).run()
     order = squares.argsort(-1, descending=True)

@@ -1,4 +1,4 @@
-"""What is computed of many small square matrices at once, in plain PyTorch."""
+"""Factors and main directions of many small square matrices at once, in plain PyTorch."""
 
 from typing import NamedTuple
 
