@@ -31,7 +31,8 @@ shape sources stage state stop store table task text timing trace type watch wor
 FIELD_WORDS = """
 attention backend bench bias cache calibrate choice choose cli compile decode decoder dir doctor dtype dummy eos eval
 factor fetch fidelity field fingerprint format frequency graph init instructions integration inverse k kernel key kv
-layer len linear loader logit logprob metadata metric model n native num ops p parallel param pinned plain policy precompile predict
+layer len linear loader logit logprob metadata metric model n native num ops p parallel param pinned plain policy
+precompile predict
 presence profiler prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler
 schema sentencepiece seq serve server session shell size softmax spec stream structured temperature template tensor
 token tokenizer unsupported vocabulary worker

@@ -1,4 +1,4 @@
-"""What a prompt takes of a device beside the pools, against the tensors that reading one makes.
+"""What a prompt takes of a device beside the pools, and what it queues, by the tensors that reading one makes.
 
 They are on PyTorch's `meta` device, which has sizes and no numbers: so models and prompts are as large as real ones.
 """
@@ -39,7 +39,7 @@ def empty(*shape, dtype=torch.float32):
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of tensors that lived at once, of those that are made inside, on each stream.
+    """The most bytes of tensors that lived at once, of those that are made inside, and the operations, on each stream.
 
     PyTorch keeps memory for each of them by itself, so that their sum is what a device needs.
     """
@@ -53,6 +53,7 @@ class Peak(TorchDispatchMode):
         self._held: list[torch.Tensor] = []
         self._stream = "main"
         self.bytes = dict(self._live)
+        self.queued = dict.fromkeys(self._live, 0)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for gone in [ref for ref in self._known if ref.expired()]:
@@ -63,6 +64,7 @@ class Peak(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         out = func(*args, **(kwargs or {}))
+        self.queued[self._stream] += not func.is_view and "empty" not in func.name()
         for one in tree_leaves(out):
             if not isinstance(one, torch.Tensor) or one.device != META:
                 continue
@@ -154,12 +156,12 @@ def decoder_of(name: str, dtype: str) -> Decoder:
 
 
 @pytest.fixture
-def read(monkeypatch) -> Callable[..., int]:
-    """Reads a prompt; returns the bytes that it took."""
+def read(monkeypatch) -> Callable[..., Peak]:
+    """Reads a prompt; returns what it took."""
     make_pages = build.make_pages
     monkeypatch.setattr(build, "make_pages", lambda *sizes: make_pages(*sizes[:-1], META))
 
-    def read(decoder: Decoder, scout: ScoutConfig, everything: bool, tokens: int) -> int:
+    def read(decoder: Decoder, scout: ScoutConfig, everything: bool, tokens: int) -> Peak:
         blocks, size = 1 + tokens // scout.block_size, scout.block_size
         most = 0 if everything else min(blocks, 2 * scout.budget_blocks)
         plan = MemoryPlan(size, 1, blocks * size, blocks, None if everything else 1 + most, most, 0)
@@ -173,7 +175,7 @@ def read(monkeypatch) -> Callable[..., int]:
         with monkeypatch.context() as patched, peak:
             patched.setattr(torch, "Generator", NoGenerator)
             runner.Runner(decoder, built.prompt, built.attention, seen).prefill(0, [0] * tokens)
-        return sum(peak.bytes.values())
+        return peak
 
     return read
 
@@ -204,7 +206,16 @@ def test_a_prompt_has_the_room_that_it_takes(read, model, dtype, design):
     config = EngineConfig(device="cuda", device_memory="all" if everything else "slots", max_num_seqs=1)
     for tokens in (2048, 40_000, 131_072):
         room = work_bytes(decoder.shape, scout, config, tokens) - LIBRARIES
-        assert 1.0 < room / read(decoder, scout, everything, tokens) < 1.3, tokens
+        took = sum(read(decoder, scout, everything, tokens).bytes.values())
+        assert 1.0 < room / took < 1.3, tokens
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(8192, 115), (16_384, 215), (40_000, 340)])
+def test_little_is_queued_beside_each_layer_of_a_prompt(read, tokens, most):
+    """A GPU starts few of these kernels before a large kernel of the next layers ends."""
+    decoder = decoder_of("qwen3-8b", "bfloat16")
+    queued = read(decoder, ScoutConfig(), False, tokens).queued["side"] / decoder.shape.num_layers
+    assert 0.9 * most < queued <= most
 
 
 @pytest.mark.parametrize("design", DESIGNS)
