@@ -1,5 +1,7 @@
 """Pools hand out what they have, tables know whose it is, and rows can move."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -153,6 +155,25 @@ def test_a_block_that_fills_up_is_packed():
     page, block = store.pages.page(0, 0), new.permute(1, 2, 0, 3)
     assert torch.equal(store.pages.pool.k[:, page].float(), pack(block, 8, by_token=False).float())
     assert torch.equal(store.pages.pool.v[:, page].float(), pack(2 * block, 8, by_token=True).float())
+
+
+def test_blocks_are_digested_as_those_of_their_sequence_and_layer():
+    """A prompt's, and those that steps fill up."""
+    put = []
+    pages = Pages(BlockPool(SHAPE, 4, 20, "host_memory"), lambda *what: put.append(what), 3, 5, OPS)
+    store = KVStore(pages, Slots(SHAPE, 4, 20, 3, 5), OPS)
+    for row in (2, 1):
+        store.admit(row, 5, 1)
+    k = torch.randn(7, 2, 16)
+    for layer in range(3):
+        store.digest_prompt(layer, 1, k, 1)
+        _, places, owners = put.pop()
+        assert (places.tolist(), owners.tolist()) == ([20 * layer + pages.page(1, 1)], [3 * layer + 1])
+    batch = replace(store.prepare([1, 2]), full=(0, 1))
+    store.close(batch)
+    _, places, owners = put.pop()
+    assert places.tolist() == [20 * layer + pages.page(row, 0) for layer in range(3) for row in (1, 2)]
+    assert owners.tolist() == [3 * layer + row for layer in range(3) for row in (1, 2)]
 
 
 @pytest.mark.parametrize(

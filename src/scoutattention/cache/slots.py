@@ -1,5 +1,7 @@
 """Slots of the device: a cache of blocks for each layer and KV head, and the copies that fill it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -145,6 +147,7 @@ class Transfers:
         self._listed: list[Copies] = []  # of all layers, then of each part
         k, v = pages.pool.k[0, 0, 0], pages.pool.v[0, 0, 0]
         self.head_bytes = k.nbytes + v.nbytes  # of one block
+        self._from_prompt = ops.deferred and isinstance(pages.pool, BlockPool)
 
     def lists(self, most: int) -> tuple[Tensor, Tensor]:
         """New lists of what `start_copies` copies: pages, -1 for none, and entries, int64 [L, R, H, most] each."""
@@ -159,6 +162,27 @@ class Transfers:
         runs = [slice(None), *(slice(first, first + size) for first in self._parts)]
         self._listed = [Copies(*(each[run].flatten() for each in every)) for run in runs]
         return page, entry
+
+    def fill(self, first: int, row: int, blocks: Tensor, prompt: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give blocks of a prompt slots that are empty: int64 [N, H, n], of N layers from `first` on.
+
+        prompt: keys and values of all whole blocks [NB, H, P, D] of each layer, from which a GPU copies them: pages are
+        behind the link. Packed pages are read all the same, because a slot has what a page has.
+        """
+        _, heads, given = blocks.shape
+        place = torch.arange(blocks.numel(), device=blocks.device)
+        of = place // given
+        layers = first + of // heads
+        moves = Moves(torch.full_like(place, row), of % heads, place % given, blocks.flatten())
+        if not self._from_prompt:
+            self.copy_now(layers, moves)
+            return
+        give(self._slots.tables, layers, moves, self._slots.block_size, empty=True)
+        entry = self._slots.near_index[row, 1 : 1 + given].long()
+        head = torch.arange(heads, device=blocks.device)[:, None]
+        for layer, (some, parts) in enumerate(zip(blocks, prompt, strict=True), first):
+            for pool, part in zip((self._slots.pool.k, self._slots.pool.v), parts, strict=True):
+                pool[layer, entry, head] = part[some, head]
 
     def copy_now(self, layers: Tensor, moves: Moves) -> None:
         """Give blocks slots that are empty, and copy them.   layers: int64 [n], of each move."""

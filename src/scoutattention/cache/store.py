@@ -165,7 +165,7 @@ class KVStore:
         """
         first, end = self.closed[row] if block is None else block, len(k) // self.block_size * self.block_size
         with self.side.after(k, v):
-            self.pages.write_prompt(layer, row, self._whole_blocks(k), self._whole_blocks(v), first)
+            self.pages.write_prompt(layer, row, self.whole_blocks(k), self.whole_blocks(v), first)
         rest = len(k) - end
         if rest:
             entry, pool = self._open_entry(row, first + end // self.block_size), self.near_pool
@@ -175,9 +175,9 @@ class KVStore:
     def digest_prompt(self, layer: int, row: int, k: Tensor, block: int) -> None:
         """Digest the whole blocks of a prompt's keys [T, H, D], from `block` on."""
         with self.side.after(k):
-            self.pages.digest_prompt(layer, row, self._whole_blocks(k), block)
+            self.pages.digest_prompt(layer, row, self.whole_blocks(k), block)
 
-    def _whole_blocks(self, x: Tensor) -> Tensor:
+    def whole_blocks(self, x: Tensor) -> Tensor:
         """The whole blocks of keys or values [T, H, D]: [blocks, H, P, D]."""
         count = len(x) // self.block_size
         return x[: count * self.block_size].reshape(count, self.block_size, *x.shape[1:]).transpose(1, 2)

@@ -115,7 +115,7 @@ def fits_bytes(shape: ModelShape, positions: int, layers: int, ranks: int) -> in
     width, size = shape.hidden_size, shape.dtype_bytes
     least, queries = min(positions, width), shape.num_query_heads * shape.head_dim * ranks
     inputs = 2 * layers * positions * width * size
-    one = width * max(positions, queries) * (WIDE if size < WIDE else 0)  # in float32
+    one = width * positions * (WIDE if size < WIDE else 0)  # in float32
     return inputs + one + WIDE * least * (layers * (SOLVED * least + queries) + queries)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutattention.attention.predict import CalibratedPredictor
-from scoutattention.attention.prompt import correction, prefill
+from scoutattention.attention.prompt import prefill
 from scoutattention.attention.prompt.correction import Problem, fit_each
 from scoutattention.attention.prompt.inverse import BLOCK, inverse
 from scoutattention.attention.prompt.trial import ScoutTrial
@@ -12,6 +12,7 @@ from scoutattention.cache.digests.basis import Seen, fit_bases
 from scoutattention.config import ScoutConfig
 from scoutattention.kernels.cuda.ops import CudaOps
 from scoutattention.kernels.plain import PlainOps
+from scoutattention.kernels.products import product
 from scoutattention.kernels.triton.ops import TritonOps
 
 from ...kernels.sizes import positive_matrices
@@ -47,11 +48,13 @@ def test_layers_that_are_tried_together_have_the_corrections_of_each(count):
 @pytest.mark.parametrize("quota", [None, 4])
 @pytest.mark.parametrize("together", [2, SHAPE.num_layers])
 def test_layers_that_are_looked_into_together_are_placed_as_each(together, quota, monkeypatch):
-    """Pages, digests, slots, and which scouts are trusted; the last layers are fewer."""
+    """Pages, digests, slots, and which scouts are trusted. The last layers are fewer; slots are filled as on a GPU."""
     alone = Rig(ScoutConfig(block_size=8), quota=quota)
     outs = [alone.add(203)]
     grouped = Rig(ScoutConfig(block_size=8), quota=quota)
     grouped.prompt._in_turns = False
+    if quota is not None:
+        grouped.store.transfers._from_prompt = True
     monkeypatch.setattr(prefill, "layers_together", lambda tokens, fitted: together)
     outs.append(grouped.add(203))
     for (_, one), (_, other) in zip(*outs, strict=True):
@@ -63,7 +66,10 @@ def test_layers_that_are_looked_into_together_are_placed_as_each(together, quota
         slots = [rig.store.slots for rig in (alone, grouped)]
         assert torch.equal(slots[0].content[:, 0], slots[1].content[:, 0])
         torch.testing.assert_close(slots[0].interest[:, 0], slots[1].interest[:, 0])
-        torch.testing.assert_close(slots[0].pool.k, slots[1].pool.k)
+        for one, other in zip(slots[0].pool.content, slots[1].pool.content, strict=True):
+            held = slots[0].near_index[0, 1 : 1 + quota].long()
+            assert one[:, held].any(-1).all()
+            assert torch.equal(one[:, held], other[:, held])
 
 
 def test_a_prompt_that_is_broken_off_leaves_nothing_that_waits():
@@ -131,7 +137,8 @@ def test_corrections_on_a_gpu_are_those_of_a_cpu(device_ops, dtype, count):
 def test_products_of_16_bits_are_added_in_float32_on_a_gpu(dtype):
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
-    rows = torch.randn(300, 2000).to(dtype)
-    got = correction._product(rows.cuda(), rows.cuda().T)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got.cpu(), rows.float() @ rows.float().T, rtol=1e-4, atol=1e-2)
+    rows = torch.randn(3, 300, 2000).to(dtype)
+    for some in (rows, rows[0]):
+        got = product(some.cuda(), some.cuda().mT)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.cpu(), some.float() @ some.float().mT, rtol=1e-4, atol=1e-2)

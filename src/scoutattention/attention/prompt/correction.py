@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.ops import Ops
+from ...kernels.products import product
 from .inverse import inverse
 
 PRIOR = 300
@@ -125,11 +126,11 @@ class _Ridge(NamedTuple):
 def _ridge(problems: Sequence[Problem], ops: Ops) -> _Ridge:
     (n, E), N = problems[0].z.shape, len(problems)
     by_position = n < E
-    rows = [each.change if by_position else _product(each.z.T, each.change) for each in problems]
-    gram = torch.stack([_product(z, z.T) if by_position else _product(z.T, z) for z, *_ in problems])
+    rows = [each.change if by_position else product(each.z.T, each.change) for each in problems]
+    gram = torch.stack([product(z, z.T) if by_position else product(z.T, z) for z, *_ in problems])
     seen = gram.new_empty(N, *gram.shape[1:2], len(problems[0].weight))
     for out, each, problem in zip(seen, rows, problems, strict=True):
-        out.copy_(_product(each, problem.weight.T))
+        out.copy_(product(each, problem.weight.T))
     held_back = gram.clone()
     diagonal = held_back.diagonal(dim1=-2, dim2=-1)
     diagonal.add_((PRIOR / (n * E) * diagonal.sum(-1, keepdim=True)).clamp(min=LEAST_PENALTY))
@@ -159,11 +160,3 @@ def _inverse(strengths: Tensor, ops: Ops) -> Tensor:
     diagonal.add_(LEAST_STRENGTH**2 * diagonal.sum(-1, keepdim=True) + LEAST_SQUARE)
     factor = ops.factors(squares).inverse
     return (factor.mT @ (factor @ strengths)).float()
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices in float32. A GPU's matrix units add products of 16 bits in float32."""
-    if a.dtype == b.dtype and a.is_cuda and a.dtype.itemsize == 2 and torch.version.hip is None:
-        product: Tensor = torch.mm(a, b, out_dtype=torch.float32)
-        return product
-    return a.float() @ b.float()

@@ -13,7 +13,7 @@ from ...cache.digests.stages import Stages
 from ...cache.store import KVStore
 from ...cache.work_memory import layers_together
 from ...config import ScoutConfig
-from ...kernels.reference_recall import Moves
+from ...kernels.products import product
 from ...types import Rope
 from ..recall import first_residents
 from ..softmax import Softmax
@@ -175,7 +175,7 @@ class PromptAttention:
                 yield from self._pause()
         if self._store.resident:
             return
-        with self._store.side.after(*keys, *(prompt.voters for prompt in prompts)):  # behind the pages that it reads
+        with self._store.side.after(*(part for each in prompts for part in (each.voters, each.k, each.v))):
             self._fill_slots(row, first, prompts)
         if start:
             return
@@ -212,12 +212,9 @@ class PromptAttention:
         voters, _, group, _ = prompts[0].voters.shape
         slots.interest[first : first + layers, row, :, :count] = mass / (voters * group)
         always = self._config.sink_blocks, self._config.recent_blocks
-        blocks = first_residents(mass.flatten(0, 1), slots.quota[row], *always)
-        given = blocks.shape[1]
-        place = torch.arange(blocks.numel(), device=blocks.device)
-        of = place // given
-        moves = Moves(torch.full_like(place, row), of % heads, place % given, blocks.flatten())
-        transfers.copy_now(first + of // heads, moves)
+        blocks = first_residents(mass.flatten(0, 1), slots.quota[row], *always).view(layers, heads, -1)
+        whole = [(self._store.whole_blocks(each.k), self._store.whole_blocks(each.v)) for each in prompts]
+        transfers.fill(first, row, blocks, whole)
 
 
 def _ended(work: Generator[None, None, Tensor]) -> Tensor:
@@ -272,9 +269,8 @@ def block_mass(q: Tensor, k: Tensor, block_size: int, scale: float) -> Tensor:
     full, mass = T // block_size, []
     together = 1 if k.device.type == "cpu" else max(1, SCORED_BYTES // (4 * G * W * T))
     for some in (slice(first, first + together) for first in range(0, H, together)):
-        keys = k[:, some].float().permute(1, 2, 0)
-        queries = (q[:, some].float() * scale).permute(1, 2, 0, 3).flatten(1, 2)
-        scores = (queries @ keys).view(-1, G, W, T)
+        queries, keys = q[:, some].permute(1, 2, 0, 3).flatten(1, 2), k[:, some].permute(1, 2, 0)
+        scores = product(queries, keys).mul_(scale).view(-1, G, W, T)
         scores[..., T - W :].masked_fill_(future, -torch.inf)
         weights = scores.softmax(-1).sum((1, 2))
         mass.append(weights[:, : full * block_size].reshape(len(weights), full, block_size).sum(-1))

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from ...kernels.ops import Ops
+from ...kernels.products import product
 
 LEAST_TOKENS = 4
 """Prompt tokens below which, as a multiple of the head dim, correlations between channels are not to be trusted."""
 PRIOR = 1e-3
 """Of the mean second moment of a channel, what is added to each: no direction is without queries and keys."""
-PARTS = 8
-"""Parts of a prompt whose second moments are computed side by side."""
+MATRICES = 64
+"""Second moments that are computed side by side, of parts of a prompt, and added."""
 SIZE_STEP = 24
 """Powers of two from one size of keys to the next. Keys between 2^-12 and 2^12 have size 1."""
 
@@ -59,21 +60,28 @@ def _moments(prompt: Seen, size: Tensor) -> Tensor:
     """Second moments of queries and of keys, over what they are multiples of: [2, H, D, D]."""
     keys = prompt.k / size
     keys -= keys.mean(0)
-    queries = prompt.q.transpose(1, 2).flatten(0, 1).float()  # [n * G, H, D]
-    return torch.stack([_second_moments(queries), _second_moments(keys)])
+    return torch.stack([_second_moments(prompt.q), _second_moments(keys.to(prompt.k.dtype)[:, :, None])])
 
 
 def _second_moments(x: Tensor) -> Tensor:
-    """Products of channels, summed over x [n, H, D]: [H, D, D].
+    """Products of channels, summed over x [n, H, G, D]: [H, D, D].
 
-    In parts, so that a GPU uses all its processors. A part is every PARTS-th position, so that nothing is copied where
-    x is contiguous.
+    In parts of MATRICES in all, so that a GPU uses all its processors. With c parts a head, each has every c-th
+    position, so that nothing is copied where x is contiguous.
     """
-    n, H, D = x.shape
-    each = n // PARTS
-    parts, rest = x[: PARTS * each].reshape(each, PARTS * H, D).transpose(0, 1), x[PARTS * each :].transpose(0, 1)
-    moments: Tensor = (parts.mT @ parts).view(PARTS, H, D, D).sum(0)
-    return moments if n == PARTS * each else moments + rest.mT @ rest
+    n, H, G, D = x.shape
+    parts = max(1, MATRICES // (H * G))
+    whole = n - n % parts
+    made = [_products_of_channels(x[:whole].reshape(-1, parts * H * G, D))]
+    if whole < n:
+        made.append(_products_of_channels(x[whole:].flatten(1, 2)))
+    return torch.cat(made).view(-1, H, G, D, D).sum((0, 2))
+
+
+def _products_of_channels(x: Tensor) -> Tensor:
+    """Of x [n, m, D]: float32 [m, D, D]."""
+    by_head = x.transpose(0, 1)
+    return product(by_head.mT, by_head)
 
 
 def _channels(queries: Tensor, keys: Tensor) -> Basis:
