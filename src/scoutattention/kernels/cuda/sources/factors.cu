@@ -16,28 +16,33 @@ struct Tile {
     NUMBER matrix[PARTS][PARTS], inverse[PARTS][PARTS];
 };
 
-// Eliminates column j, which is in part `at` of its threads.   y, x: the thread's first row and column.
+// Eliminates column j, which is in part `at` of its threads.   y, x: the thread's first row and column. Rows above are
+// done, and numbers above the diagonal are not looked at.
 __device__ inline void eliminate(Tile& tile, Step& step, int j, int at, int y, int x) {
     const int of = j % SIDE;
 #pragma unroll
-    for (int a = 0; a < PARTS; ++a) {
+    for (int a = at; a < PARTS; ++a)
         if (x == of) step.column[y + SIDE * a] = tile.matrix[a][at];
-        if (y == of) step.row[x + SIDE * a] = tile.inverse[at][a];
-    }
+#pragma unroll
+    for (int b = 0; b <= at; ++b)
+        if (y == of) step.row[x + SIDE * b] = tile.inverse[at][b];
     __syncthreads();
     const NUMBER scale = 1 / sqrt(step.column[j]);
 #pragma unroll
-    for (int a = 0; a < PARTS; ++a) {
+    for (int a = at; a < PARTS; ++a) {
         const int i = y + SIDE * a;
         const NUMBER own = step.column[i] * scale, factor = i > j ? own : 0;
 #pragma unroll
-        for (int b = 0; b < PARTS; ++b) {
+        for (int b = at; b < PARTS; ++b) {
             const int k = x + SIDE * b;
-            const NUMBER scaled = step.row[k] * scale;
             tile.matrix[a][b] -= k > j ? factor * (step.column[k] * scale) : 0;
+        }
+        if (x == of && i >= j) tile.matrix[a][at] = own;
+#pragma unroll
+        for (int b = 0; b <= at; ++b) {
+            const NUMBER scaled = step.row[x + SIDE * b] * scale;
             tile.inverse[a][b] = i == j ? scaled : tile.inverse[a][b] - factor * scaled;
         }
-        if (x == of) tile.matrix[a][at] = i < j ? 0 : own;
     }
 }
 
@@ -67,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE) factors(
         for (int b = 0; b < PARTS; ++b) {
             const int i = y + SIDE * a, k = x + SIDE * b;
             if (i < m && k < m) {
-                factors[start + i * m + k] = tile.matrix[a][b];
+                factors[start + i * m + k] = k > i ? 0 : tile.matrix[a][b];
                 inverses[start + i * m + k] = tile.inverse[a][b];
             }
         }
