@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoutattention.cache import page_runs as module
+from scoutattention.cache.digests.make import make_digests
 from scoutattention.cache.page_runs import PageRun, page_runs
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
@@ -57,6 +58,7 @@ def written(ops, bits, taken):
     torch.manual_seed(0)
     k, v = torch.randn(2, BLOCKS, SIZE, SHAPE.num_kv_heads, SHAPE.head_dim).transpose(2, 3).unbind(0)
     for layer in range(SHAPE.num_layers):
+        pages.write_prompt(layer, 0, k[:0], v[:0])
         pages.write_prompt(layer, 0, k[:2] + layer, v[:2])
         pages.write_prompt(layer, 0, k[2:] + layer, v[2:], 2)
     return [part.clone() for part in pool.content]
@@ -82,3 +84,28 @@ def test_many_runs_are_written_by_a_kernel(monkeypatch):
     for one, other in zip(engines, kernel, strict=True):
         assert torch.equal(one, other)
     assert ops.written == SHAPE.num_layers, "the first two blocks are few runs"
+
+
+def test_a_row_that_comes_back_has_one_run():
+    """Beside rows that stay."""
+    pages = Pages(make_pool(None), None, 3, CAPACITY, QueuedOps())
+    for row in range(3):
+        pages.admit(row, BLOCKS)
+    for row in (1, 0, 1, 0):
+        pages.release(row)
+        pages.admit(row, BLOCKS)
+    assert [len(page_runs(taken)) for taken in pages._taken] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("digest", ["two-stage", "keys2", "minmax"])
+def test_a_prompt_without_a_whole_block_is_not_digested(digest):
+    """Of whose digests fewer dimensions are kept than its heads have."""
+    ops = QueuedOps()
+    pool = make_pool(None)
+    digests = make_digests(digest, SHAPE, pool, ops, rows=1, dims=(4, 9))
+    pages = Pages(pool, digests.put, 1, CAPACITY, ops)
+    pages.admit(0, 1)
+    before = [part.clone() for part in digests.content()]
+    pages.digest_prompt(0, 0, torch.zeros(0, SHAPE.num_kv_heads, SIZE, SHAPE.head_dim))
+    for part, old in zip(digests.content(), before, strict=True):
+        assert torch.equal(part, old)

@@ -56,7 +56,7 @@ class Pages:
         if new <= self.available(shared):
             self.prefixes.use(shared)
             self.pool.give(self.prefixes.evict(max(0, new - self.pool.available)))
-        pages = self._taken[row] = [*shared, *self.pool.take(new)]
+        pages = self._taken[row] = [*shared, *sorted(self.pool.take(new))]  # so that runs are long
         for page in pages:
             self._users[page] += 1
         self.table[row, :num_blocks] = torch.tensor(pages, dtype=torch.int32)
@@ -111,6 +111,8 @@ class Pages:
 
     def write_prompt(self, layer: int, row: int, k: Tensor, v: Tensor, first: int = 0) -> None:
         """Close a prompt's full blocks in one layer, from block `first` on.   k, v: [blocks, H, P, D]."""
+        if not len(k):
+            return
         runs = page_runs(self._taken[row][first : first + len(k)])
         if self._by_engines and len(runs) <= MOST_RUNS:
             here = [run._replace(page=layer * self.pool.capacity + run.page) for run in runs]
@@ -123,6 +125,8 @@ class Pages:
 
     def digest_prompt(self, layer: int, row: int, k: Tensor, first: int = 0) -> None:
         """Digest the same blocks, when the digests have seen the layer."""
+        if not len(k):
+            return
         places = self._places(layer, row, first, len(k))
         owner = layer * len(self.table) + row
         self._digest(k, places, torch.full((1,), owner, device=places.device))

@@ -134,7 +134,7 @@ class Slots:
 
 
 class Transfers:
-    """Fills slots from pages."""
+    """Fills slots, from pages or from a prompt on the device."""
 
     def __init__(self, pages: Pages, slots: Slots, side: SideStream, ops: Ops) -> None:
         """`side`: the stream for what runs beside the layers; it has PARTS marks."""

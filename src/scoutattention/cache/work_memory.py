@@ -44,7 +44,7 @@ class Reading(NamedTuple):
     @property
     def together(self) -> int:
         """Layers that are looked into together."""
-        return layers_together(self.tokens, fitted=self.fitted or bool(self.lookahead))
+        return layers_together(self.tokens, fitted=self.fitted or self.lookahead is not None)
 
 
 def tried(tokens: int) -> int:
@@ -115,7 +115,7 @@ def fits_bytes(shape: ModelShape, positions: int, layers: int, ranks: int) -> in
     width, size = shape.hidden_size, shape.dtype_bytes
     least, queries = min(positions, width), shape.num_query_heads * shape.head_dim * ranks
     inputs = 2 * layers * positions * width * size
-    one = width * positions * (WIDE if size < WIDE else 0)  # in float32
+    one = WIDE * width * max(positions, queries)  # the inputs of a layer, or its weight, in float32
     return inputs + one + WIDE * least * (layers * (SOLVED * least + queries) + queries)
 
 

@@ -116,7 +116,7 @@ class Runner:
             yield
 
     def settle(self) -> None:
-        """Wait for the device's queued work, but for what runs beside it until the next layer."""
+        """Wait for the device's queued work, but for what runs beside it until a later layer."""
         if self.decoder.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 

@@ -23,7 +23,7 @@ FASTEST = 3.0
 
 
 class Moves(NamedTuple):
-    """Blocks of one layer that get slots; four int64 tensors [M]. No two moves share a slot."""
+    """Blocks that get slots; four int64 tensors [M]. No two moves in one layer share a slot."""
 
     row: Tensor
     head: Tensor

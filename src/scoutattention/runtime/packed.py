@@ -1,6 +1,7 @@
 """Keys and values in a few bits a channel, each block and channel on a scale of its own."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -140,10 +141,14 @@ def pack(blocks: Tensor, bits: int, *, by_token: bool) -> Packed:
     return Packed(to_words(codes.mT if by_token else codes, bits), bounds, bits, blocks.shape[-2], by_token)
 
 
+@cache
+def _empty_block(rows: int, channels: int, bits: int, by_token: bool) -> Packed:
+    return pack(torch.zeros(rows, channels), bits, by_token=by_token)
+
+
 def empty_packed(shape: tuple[int, ...], bits: int, *, by_token: bool, device: torch.device = CPU) -> Packed:
     """Memory for blocks [..., P, D] in codes, a block's bounds right behind its words."""
-    one = pack(torch.zeros(shape[-2:]), bits, by_token=by_token)
-    lead = shape[:-2]
+    one, lead = _empty_block(*shape[-2:], bits, by_token), shape[:-2]
     memory = empty((*lead, one.nbytes), torch.uint8, device)
     words, bounds = memory[..., : one.words.nbytes], memory[..., one.words.nbytes :].view(torch.bfloat16)
     return replace(one, words=words.view(*lead, *one.words.shape), bounds=bounds.view(*lead, *one.bounds.shape))

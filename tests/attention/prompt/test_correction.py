@@ -25,9 +25,14 @@ def ridge(z: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve(z.T @ z + PRIOR * z.square().mean() * torch.eye(E, dtype=z.dtype), z.T @ change)
 
 
+def start() -> torch.Tensor:
+    """That of the iteration."""
+    return torch.randn(E, DIMS, generator=torch.Generator().manual_seed(0))
+
+
 def by_qr(z: torch.Tensor, change: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The correction [E, E] of the same subspace iteration, with an orthonormal basis in each step."""
-    full, main = ridge(z, change), correction._start(weight.float(), DIMS).to(z.dtype)
+    full, main = ridge(z, change), start().to(z.dtype)
     moments = full.T @ (z.T @ z) @ full
     for _ in range(ITERATIONS):
         main = torch.linalg.qr(weight @ (moments @ (weight.T @ main))).Q

@@ -72,15 +72,26 @@ def test_layers_that_are_looked_into_together_are_placed_as_each(together, quota
             assert torch.equal(one[:, held], other[:, held])
 
 
-def test_a_prompt_that_is_broken_off_leaves_nothing_that_waits():
+def test_a_prompt_that_is_broken_off_leaves_nothing_that_waits(monkeypatch):
+    """Whether its layers were looked into, or waited."""
+    monkeypatch.setattr(prefill, "layers_together", lambda tokens, fitted: 2)
     rig = Rig(ScoutConfig(block_size=8), quota=4)
-    for _ in range(2):
+    rig.prompt._in_turns = False
+    for layers in (1, 2):
         rig.store.admit(0, 20, 3)
         attend = rig.prompt.begin(0, prefill.Rope(*torch.zeros(2, 90, 0)))
-        q = torch.randn(90, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
-        attend(0, q, *(q[:, :, part].contiguous() for part in range(2)), torch.randn(90, SHAPE.hidden_size))
+        for layer in range(layers):
+            q = torch.randn(90, SHAPE.num_kv_heads, SHAPE.group_size, SHAPE.head_dim)
+            attend(layer, q, *(q[:, :, part].contiguous() for part in range(2)), torch.randn(90, SHAPE.hidden_size))
         rig.store.release(0)
+    assert sum(map(len, rig.prompt._cosines.values())) == 1
+    tried = []
+    cosines = rig.prompt._trial.cosines
+    rig.prompt._trial.cosines = lambda row, first, samples: (
+        tried.append((first, len(samples))) or cosines(row, first, samples)
+    )
     rig.add(90)
+    assert tried == [(0, 2), (2, 1)]
     assert len(rig.prompt._cosines) == 0
 
 
@@ -126,8 +137,8 @@ def test_corrections_on_a_gpu_are_those_of_a_cpu(device_ops, dtype, count):
         z, noise = torch.randn(2, count, 1024)
         change = z @ torch.randn(1024, 8) @ torch.randn(8, 1024) + 0.1 * noise
         problems.append(Problem(*(each.to(dtype) for each in (z, change, torch.randn(512, 1024)))))
-    want = fit_each(problems, 8, OPS)
-    left, right = fit_each([Problem(*(each.cuda() for each in one)) for one in problems], 8, device_ops)
+    want = fit_each(problems, 3, 8, OPS)
+    left, right = fit_each([Problem(*(each.cuda() for each in one)) for one in problems], 3, 8, device_ops)
     for mine, theirs in zip((left @ right.mT).cpu(), want.left @ want.right.mT, strict=True):
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
 

@@ -1,6 +1,6 @@
 """Calibration: what a layer's normed input is, from an earlier layer's, fitted in closed form on text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -66,53 +66,47 @@ class Problem(NamedTuple):
 
 def fit_low_rank(problem: Problem, dims: int, ops: Ops) -> Correction:
     """A correction of `dims` dimensions that changes z by nearly `change`; see `fit_each`."""
-    return fit_each([problem], dims, ops).of(0)
+    return fit_each([problem], 1, dims, ops).of(0)
 
 
-def fit_each(problems: Sequence[Problem], dims: int, ops: Ops) -> Correction:
-    """The correction of each of several layers, from problems of equal sizes. Work is queued; nothing waits for it.
+def fit_each(problems: Iterable[Problem], count: int, dims: int, ops: Ops) -> Correction:
+    """The correction of each of `count` layers, from problems of equal sizes. Work is queued; nothing waits for it.
 
     Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
     1975) in the metric of the query projection. A correction depends on the space that the columns of `main` span, and
     not on the columns: so these only have to stay independent.
 
-    Returns float32 [N, E, dims], of fewer dims where E or Q is less.
+    Problems are taken one by one, and weights are not kept.   Returns float32 [count, E, dims], of fewer dims where E
+    or Q is less.
     """
-    ridge = _ridge(problems, ops)
-    main = _start(problems[0].weight, dims).expand(len(problems), -1, -1)
+    ridge = _ridge(problems, count, ops)
+    main = _start(ridge, dims)
     for _ in range(ITERATIONS):
         main = _independent(ridge.seen.mT @ ridge.kept(ridge.seen @ main), ops)
     back = ridge.seen @ main
     kept = ridge.kept(back)
-    left, right = ridge.inverse @ back, kept
-    if ridge.by_position:
-        left = torch.stack([each.z.T.float() @ one for each, one in zip(problems, left, strict=True)])
-    right = torch.stack([rows.T.float() @ one for rows, one in zip(ridge.rows, right, strict=True)])
+    left = ridge.inverse @ back
+    if ridge.inputs:
+        left = torch.stack([z.T.float() @ one for z, one in zip(ridge.inputs, left, strict=True)])
+    right = torch.stack([rows.T.float() @ one for rows, one in zip(ridge.rows, kept, strict=True)])
     return Correction(left, right @ _inverse(back.mT @ kept, ops))
 
 
-def _start(weight: Tensor, dims: int) -> Tensor:
-    """The start of the subspace iteration for a weight [Q, E]: random [Q, dims], equal on devices of one kind."""
-    device = weight.device
-    generator = torch.Generator(device).manual_seed(0)
-    return torch.randn(weight.shape[0], min(dims, *weight.shape), generator=generator, device=device)
-
-
 class _Ridge(NamedTuple):
-    """Ridge regression of `change` on z, for N problems; m is n where `by_position`, else E.
+    """Ridge regression of `change` on z, for N problems; m is n or E, whichever is less.
 
     With fewer positions than channels, only matrices of positions are inverted (Saunders et al., 1998).
 
     gram: [N, m, m], products of positions of z, or of its channels.   inverse: of these and the penalty, [N, m, m].
     rows: [m, E] of each problem: the change, or the products of channels of z with it.   seen: [N, m, Q], queries of
-    these rows.
+    these rows.   inputs: z of each problem, [n, E], where there are fewer positions than channels, else none.
     """
 
-    by_position: bool
     gram: Tensor
     inverse: Tensor
     rows: list[Tensor]
     seen: Tensor
+    inputs: list[Tensor]
 
     def kept(self, y: Tensor) -> Tensor:
         """Of columns [N, m, c], what rows @ x were, what the products of what is fitted are made of.
@@ -120,21 +114,37 @@ class _Ridge(NamedTuple):
         So that rows.T @ kept(rows @ x) are the second moments, times x, of what the regression makes of z.
         """
         y = self.gram @ (self.inverse @ y)
-        return self.gram @ (self.inverse @ y) if self.by_position else self.inverse @ y
+        return self.gram @ (self.inverse @ y) if self.inputs else self.inverse @ y
 
 
-def _ridge(problems: Sequence[Problem], ops: Ops) -> _Ridge:
-    (n, E), N = problems[0].z.shape, len(problems)
-    by_position = n < E
-    rows = [each.change if by_position else product(each.z.T, each.change) for each in problems]
-    gram = torch.stack([product(z, z.T) if by_position else product(z.T, z) for z, *_ in problems])
-    seen = gram.new_empty(N, *gram.shape[1:2], len(problems[0].weight))
-    for out, each, problem in zip(seen, rows, problems, strict=True):
-        out.copy_(product(each, problem.weight.T))
+def _ridge(problems: Iterable[Problem], count: int, ops: Ops) -> _Ridge:
+    rows: list[Tensor] = []
+    inputs: list[Tensor] = []
+    for i, (z, change, weight) in enumerate(problems):
+        by_position = z.shape[0] < z.shape[1]
+        if not i:
+            m, penalty = min(z.shape), PRIOR / z.numel()
+            gram, seen = (torch.empty(count, m, side, device=z.device) for side in (m, len(weight)))
+        gram[i] = product(z, z.T) if by_position else product(z.T, z)
+        rows.append(change if by_position else product(z.T, change))
+        seen[i] = product(rows[-1], weight.T)
+        if by_position:
+            inputs.append(z)
     held_back = gram.clone()
     diagonal = held_back.diagonal(dim1=-2, dim2=-1)
-    diagonal.add_((PRIOR / (n * E) * diagonal.sum(-1, keepdim=True)).clamp(min=LEAST_PENALTY))
-    return _Ridge(by_position, gram, inverse(held_back, ops), rows, seen)
+    diagonal.add_((penalty * diagonal.sum(-1, keepdim=True)).clamp(min=LEAST_PENALTY))
+    return _Ridge(gram, inverse(held_back, ops), rows, seen, inputs)
+
+
+def _start(ridge: _Ridge, dims: int) -> Tensor:
+    """The start of the subspace iteration: the same random [Q, dims] for all problems, [N, Q, dims].
+
+    Equal on devices of one kind.
+    """
+    queries, device = ridge.seen.shape[-1], ridge.seen.device
+    dims = min(dims, queries, ridge.rows[0].shape[-1])
+    random = torch.randn(queries, dims, generator=torch.Generator(device).manual_seed(0), device=device)
+    return random.expand(len(ridge.rows), -1, -1)
 
 
 def _independent(columns: Tensor, ops: Ops) -> Tensor:

@@ -94,7 +94,6 @@ class PromptAttention:
         piece, and have no tables.
         record: gets what was placed, layer by layer.
         """
-        self._cosines.pop(row, None)  # of a prompt that was broken off
         total = self.known(row) + rope.cos.shape[0]
         every = sample_every(total)
         tried = Rope(rope.cos[::every], rope.sin[::every])
@@ -162,6 +161,8 @@ class PromptAttention:
 
     def _look_into(self, row: int, first: int, prompts: Sequence[PromptLayer]) -> Turns:
         """Find what decoding needs beside the pages, of layers that follow one another."""
+        if first == 0:
+            self._cosines[row] = []  # those of a prompt that was broken off are gone
         start, samples = self.known(row), [prompt.sample for prompt in prompts]
         keys = [prompt.k for prompt in prompts]
         if not start:
@@ -181,7 +182,7 @@ class PromptAttention:
             return
         yield from self._pause()
         with self._store.side.after(*(each for x, q, rope in samples for each in (x, q, *rope))):
-            self._cosines.setdefault(row, []).append(self._trial.cosines(row, first, samples))
+            self._cosines[row].append(self._trial.cosines(row, first, samples))
         yield from self._pause()
 
     def _pause(self) -> Turns:

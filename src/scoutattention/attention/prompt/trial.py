@@ -1,6 +1,6 @@
 """Trying scouts on a prompt, whose true queries are known: which layers can be trusted, and what would help them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -129,12 +129,14 @@ class ScoutTrial:
 
     def _fit(self, tried: Sequence["_Tried"], base: Correction | None) -> Correction:
         """The sequence's own corrections, on top of `base`. Numbers that are not finite count as 0."""
-        problems = []
-        for i, (layer, seen, own, _) in enumerate(tried):
-            z, wanted = (self._model.normed_input(layer, _fitted(each.x)) for each in (seen, own))
-            change = wanted - (z if base is None else base.of(i).apply(z))
-            problems.append(Problem(z, change, self._model.query_weight(layer)))
-        return fit_each(problems, self._dims, self._ops).to(problems[0].z.dtype)
+
+        def problems() -> Iterator[Problem]:
+            for i, (layer, seen, own, _) in enumerate(tried):
+                z, wanted = (self._model.normed_input(layer, _fitted(each.x)) for each in (seen, own))
+                change = wanted - (z if base is None else base.of(i).apply(z))
+                yield Problem(z, change, self._model.query_weight(layer))
+
+        return fit_each(problems(), len(tried), self._dims, self._ops).to(tried[0].own.x.dtype)
 
 
 class _Inputs(NamedTuple):

@@ -12,7 +12,7 @@ from . import choice, factors, main_dims, scores
 
 
 class CudaOps(TritonOps):
-    """The operations of `TritonOps`; scores, choices and main dimensions, of sizes with a kernel, are CUDA C++."""
+    """The operations of `TritonOps`; scores, choices, factors and main dimensions are CUDA C++, if sizes have a kernel."""
 
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the device is no NVIDIA GPU."""
