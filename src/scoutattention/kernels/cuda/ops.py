@@ -12,7 +12,7 @@ from . import choice, factors, main_dims, scores
 
 
 class CudaOps(TritonOps):
-    """The operations of `TritonOps`; scores, choices, factors and main dimensions are CUDA C++, if sizes have a kernel."""
+    """The operations of `TritonOps`. Of many sizes, scores, choices, factors and main dimensions are CUDA C++."""
 
     def __init__(self, device: torch.device) -> None:
         """Raises ConfigError where the device is no NVIDIA GPU."""
