@@ -33,9 +33,9 @@ attention backend bench bias cache calibrate choice choose cli compile decode de
 factor fetch fidelity field fingerprint format frequency graph init instructions integration inverse k kernel key kv
 layer len linear loader logit logprob metadata metric model n native num ops p parallel param pinned plain policy
 precompile predict
-presence profiler prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling scheduler
-schema sentencepiece seq serve server session shell size softmax spec stream structured temperature template tensor
-token tokenizer unsupported vocabulary worker
+presence product profiler prompt queries query recorder reference resolve rope runner runtime sampler sandbox scaling
+scheduler schema sentencepiece seq serve server session shell size softmax spec stream structured temperature template
+tensor token tokenizer unsupported vocabulary worker
 """
 """Words of programming and of language models, as their libraries use them."""
 PROJECTS = "chrome cpp cuda gguf gpu html hub json llama lm safetensors torch transformers triton vllm"

@@ -99,8 +99,10 @@ def test_a_batch_is_its_sequences_side_by_side(decoder):
     torch.testing.assert_close(forward(slice(None)), apart, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [1, 7, len(PROMPT), 1000])
-def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size):
+@pytest.mark.parametrize(
+    ("size", "updated"), [(1, None), (7, None), (len(PROMPT), None), (1000, None), (7, 3), (1000, 4), (7, 1000)]
+)
+def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size, updated):
     count, shape, dense = len(PROMPT), decoder.shape, causal(decoder.shape)
     kept: dict[int, list] = {}
 
@@ -114,16 +116,17 @@ def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size):
     hidden = []
 
     def read():
-        hidden.append((yield from decoder.read(torch.tensor(PROMPT), decoder.rope(torch.arange(count)), attend, size)))
+        rope = decoder.rope(torch.arange(count))
+        hidden.append((yield from decoder.read(torch.tensor(PROMPT), rope, attend, size, updated)))
 
-    told, pieces = list(read()), -(-count // size)
-    assert len(told) == 2 * shape.num_layers * pieces
-    assert told[1::2] == [
-        (layer * count + min(count, end * size)) // shape.num_layers
-        for layer in range(shape.num_layers)
-        for end in range(1, pieces + 1)
-    ]
-    assert told[::2] == [0, *told[1:-1:2]]
+    expected = [0]
+    for layer in range(shape.num_layers):
+        for start in range(0, count, size):
+            expected.append(expected[-1])  # within attention
+            end = min(count, start + size)
+            ends = [*range(start, end, updated or size)[1:], end]
+            expected += [(layer * count + each) // shape.num_layers for each in ends]
+    assert list(read()) == expected[1:]
     logits = decoder.logits(decoder.normed_output(hidden[0]))
     torch.testing.assert_close(logits, prompt_logits(decoder, PROMPT), atol=1e-5, rtol=0)
 

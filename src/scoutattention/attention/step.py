@@ -274,3 +274,14 @@ class StepMemory:
             scouted, asked, guarded = counts
             self._tallies[sequences] = Tally(scouted, asked, guarded, counts)
         return self._tallies[sequences]
+
+
+def telling(done: int, turns: Generator[None, None, Tensor]) -> Generator[int, None, Tensor]:
+    """Work in turns that says at each how much is done, in tokens; returns what comes of it."""
+    try:
+        while True:
+            next(turns)
+            yield done
+    except StopIteration as end:
+        out: Tensor = end.value
+        return out

@@ -16,8 +16,10 @@ from .sampler import GREEDY, Draw, Drawing, Scores, Seen, draw, drawing_of, not_
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
 
-PIECE, PIECE_ON_CPU = 2048, 256
-"""Tokens of a prompt that a layer reads at once: between two pieces, others decode, and on a CPU within them."""
+PIECE, PIECE_ON_CPU = 8192, 256
+"""Tokens of a prompt that a layer attends to at once: between two pieces, others decode, and on a CPU within them."""
+UPDATED = 2048
+"""Of a piece, the tokens that go through the rest of a layer at once: between them, others decode, too."""
 
 SCORED_BYTES = 64 << 20
 """Of logits that are held at once for the log-probabilities of a prompt's tokens."""
@@ -92,7 +94,7 @@ class Runner:
         rope = decoder.rope(torch.arange(known, count, device=device), count)
         attend = self._prompt_attention.begin_in_turns(row, rope, record)
         tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
-        reading = decoder.read(tokens, rope, attend, size)
+        reading = decoder.read(tokens, rope, attend, size, UPDATED)
         try:
             while True:
                 yield known + next(reading)

@@ -1,6 +1,6 @@
 """One decoder for every supported family; attention is an argument, so this file knows no cache and no method."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..attention.predict import Adjust, QueryModel
-from ..attention.step import Attend, AttendInTurns
+from ..attention.step import Attend, AttendInTurns, telling
 from ..kernels import reference_rows
 from ..kernels.reference_rows import HeadPlacing, LayerEnd, RowCorrection
 from ..runtime.ranks import ALONE, Ranks, gathered
@@ -154,25 +154,37 @@ class Decoder(QueryModel):
             x, normed = self.finish_layer(layer, x, attend(layer, q, k, v, x))
         return normed
 
-    def read(self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int) -> Generator[int, None, Tensor]:
+    def read(
+        self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int, updated: int | None = None
+    ) -> Generator[int, None, Tensor]:
         """Run a prompt's tokens, int64 [T], through all layers, in pieces of at most `size` tokens.
 
-        It yields after each piece and wherever `attend` does: how much of the work is done, in tokens. A layer reads
-        all pieces before the next layer reads the first one, and `attend` gets them in this order. Returns the last
-        layer's output [T, E], for `normed_output`.
+        It yields after each piece and wherever `attend` does: how much is done, in tokens. A layer reads all pieces, in
+        order, before the next layer does. What follows `attend` takes `updated` tokens at a time, or all of a piece.
+        Returns the last layer's output [T, E], for `normed_output`.
         """
         x, count, done = self._embedded(token_ids), len(token_ids), 0
         for layer in range(self.shape.num_layers):
             for start in range(0, count, size):
-                piece = slice(start, start + size)
-                place = Rope(rope.cos[piece], rope.sin[piece])
-                q, k, v = self.project(layer, self.normed_input(layer, x[piece]), place)
-                turns = attend(layer, q.contiguous(), k.contiguous(), v.contiguous(), x[piece])
-                before, change = self.update(layer, x[piece], (yield from _telling(done, turns)))
-                torch.add(before, change, out=x[piece])
-                done = (layer * count + min(count, piece.stop)) // self.shape.num_layers
-                yield done
+                piece = slice(start, min(start + size, count))
+                turns = attend(layer, *self._heads(layer, x[piece], Rope(*(part[piece] for part in rope))), x[piece])
+                for end in self._update_all(layer, x[piece], (yield from telling(done, turns)), updated or size):
+                    done = (layer * count + start + end) // self.shape.num_layers
+                    yield done
         return x
+
+    def _heads(self, layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's q, k and v, see `project`, of its inputs x [T, E]: contiguous."""
+        q, k, v = self.project(layer, self.normed_input(layer, x), rope)
+        return q.contiguous(), k.contiguous(), v.contiguous()
+
+    def _update_all(self, layer: int, x: Tensor, out: Tensor, size: int) -> Iterator[int]:
+        """Turn a layer's inputs x [T, E] to its outputs in place, `size` at a time; yields how many are done."""
+        for start in range(0, len(x), size):
+            some = slice(start, min(start + size, len(x)))
+            before, change = self.update(layer, x[some], out[some])
+            torch.add(before, change, out=x[some])
+            yield some.stop
 
     def normed_output(self, x: Tensor) -> Tensor:
         """Final-normed hidden states of the last layer's outputs [n, E]: [n, E]."""
@@ -278,17 +290,6 @@ class Decoder(QueryModel):
 
     def _ops(self, x: Tensor) -> RowOps:
         return self.few_rows if x.shape[0] <= self._most else self.many_rows
-
-
-def _telling(done: int, turns: Generator[None, None, Tensor]) -> Generator[int, None, Tensor]:
-    """Work in turns that tells at each how much is done, in tokens."""
-    try:
-        while True:
-            next(turns)
-            yield done
-    except StopIteration as end:
-        out: Tensor = end.value
-        return out
 
 
 def rows_of(table: Weight, rows: Tensor, dtype: torch.dtype, ops: RowOps = reference_rows) -> Tensor:
