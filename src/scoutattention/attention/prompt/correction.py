@@ -124,7 +124,7 @@ def _ridge(problems: Iterable[Problem], count: int, ops: Ops) -> _Ridge:
         by_position = z.shape[0] < z.shape[1]
         if not i:
             m, penalty = min(z.shape), PRIOR / z.numel()
-            gram, seen = (torch.empty(count, m, side, device=z.device) for side in (m, len(weight)))
+            gram, seen = (z.new_empty(count, m, side, dtype=torch.float32) for side in (m, len(weight)))
         gram[i] = product(z, z.T) if by_position else product(z.T, z)
         rows.append(change if by_position else product(z.T, change))
         seen[i] = product(rows[-1], weight.T)

@@ -70,7 +70,7 @@ def _second_moments(x: Tensor) -> Tensor:
     position, so that nothing is copied where x is contiguous.
     """
     n, H, G, D = x.shape
-    parts = max(1, MATRICES // (H * G))
+    parts = max(1, min(n, MATRICES // (H * G)))
     whole = n - n % parts
     made = [_products_of_channels(x[:whole].reshape(-1, parts * H * G, D))]
     if whole < n:
