@@ -244,7 +244,7 @@ def test_room_for_a_prompt_is_room_for_shorter_ones(design):
 
 
 def test_sizes_are_those_of_the_program():
-    assert (work_memory.PIECE, work_memory.UPDATED) == (runner.PIECE, runner.UPDATED)
+    assert (work_memory.PIECE, work_memory.FIRST) == (runner.PIECE, runner.FIRST)
     assert (work_memory.TRIED, work_memory.HELD_OUT) == (trial.TRIED, trial.HELD_OUT)
     assert (work_memory.VOTERS, work_memory.SCORED_BYTES) == (prefill.VOTERS, prefill.SCORED_BYTES)
     for tokens in (1, 2047, 2049, 9000, 40_000, 131_072):

@@ -100,9 +100,10 @@ def test_a_batch_is_its_sequences_side_by_side(decoder):
 
 
 @pytest.mark.parametrize(
-    ("size", "updated"), [(1, None), (7, None), (len(PROMPT), None), (1000, None), (7, 3), (1000, 4), (7, 1000)]
+    ("size", "first"),
+    [(1, None), (7, None), (len(PROMPT), None), (1000, None), (3, 7), (4, 1000), (3, len(PROMPT) - 1)],
 )
-def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size, updated):
+def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size, first):
     count, shape, dense = len(PROMPT), decoder.shape, causal(decoder.shape)
     kept: dict[int, list] = {}
 
@@ -117,16 +118,18 @@ def test_a_prompt_in_pieces_is_the_prompt_at_once(decoder, size, updated):
 
     def read():
         rope = decoder.rope(torch.arange(count))
-        hidden.append((yield from decoder.read(torch.tensor(PROMPT), rope, attend, size, updated)))
+        hidden.append((yield from decoder.read(torch.tensor(PROMPT), rope, attend, size, first)))
 
-    expected = [0]
+    told, sizes = [0], [min(count, first or size)]
+    while sum(sizes) < count:
+        sizes.append(min(size, count - sum(sizes)))
     for layer in range(shape.num_layers):
-        for start in range(0, count, size):
-            expected.append(expected[-1])  # within attention
-            end = min(count, start + size)
-            ends = [*range(start, end, updated or size)[1:], end]
-            expected += [(layer * count + each) // shape.num_layers for each in ends]
-    assert list(read()) == expected[1:]
+        for number, piece in enumerate(sizes):
+            start = layer * count + sum(sizes[:number])
+            told.append(told[-1])  # within attention
+            told += [(start + min(piece, part + size)) // shape.num_layers for part in range(0, piece, size)]
+    assert list(read()) == told[1:]
+    assert [len(q) for q, *_ in kept[0]] == sizes
     logits = decoder.logits(decoder.normed_output(hidden[0]))
     torch.testing.assert_close(logits, prompt_logits(decoder, PROMPT), atol=1e-5, rtol=0)
 

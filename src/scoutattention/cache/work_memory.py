@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ..shape import ModelShape
 
-PIECE, UPDATED = 8192, 2048
-"""Tokens that are attended to at once, and that go through the rest of a layer at once; `engine/runner.py`."""
+PIECE, FIRST = 2048, 8192
+"""Tokens that a layer reads at once, and that it attends to at once at the beginning; `engine/runner.py`."""
 TRIED, HELD_OUT = (2048, 4096), 8
 """Positions on which scouts are tried, and one in so many that judges; `attention/prompt/trial.py`."""
 TOGETHER, MOST_LAYERS = 32_768, 4
@@ -74,9 +74,9 @@ def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
 
     Of all tokens: the residual stream, rotary tables, and keys and values of the layers that wait and of those that the
     second stream works on, as many. Of the tried positions: inputs and queries of them, and the inputs that later
-    scouts are made from. Of a piece: its queries, keys and values, and a copy of what is tried; or what was attended to
-    and, of fewer tokens, the tensors between both parts of the feed-forward layer. Then the most that the second stream
-    has.
+    scouts are made from. Of the first tokens: queries, keys and values, and a copy of what is tried; or what was
+    attended to and, of a piece, the tensors between both parts of the feed-forward layer. Then the most that the second
+    stream has.
     """
     tokens, size, width = reading.tokens, shape.dtype_bytes, shape.hidden_size
     queries, keys = shape.num_query_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -84,9 +84,9 @@ def prompt_bytes(shape: ModelShape, reading: Reading, ranks: int = 1) -> int:
     whole = tokens * (width * size + 2 * WIDE * shape.head_dim + 8 + 2 * layers * 2 * keys * size)
     inputs = layers if reading.lookahead is None else 2 * layers + reading.lookahead
     samples = tried(tokens) * size * (inputs * width + 2 * layers * queries)
-    piece, updated = min(tokens, PIECE), min(tokens, UPDATED)
-    projected = piece * (width + 2 * (queries + 2 * keys)) + tried(tokens) * (width + queries)
-    updating = piece * queries + updated * (2 * width + 3 * shape.intermediate_size)
+    first, piece = min(tokens, FIRST), min(tokens, PIECE)
+    projected = first * (width + 2 * (queries + 2 * keys)) + tried(tokens) * (width + queries)
+    updating = first * queries + piece * (2 * width + 3 * shape.intermediate_size)
     return whole + samples + max(projected, updating) * size + _beside_bytes(shape, reading, ranks)
 
 

@@ -16,10 +16,10 @@ from .sampler import GREEDY, Draw, Drawing, Scores, Seen, draw, drawing_of, not_
 Progress = Callable[[int, int], None]
 """progress(done, total), in tokens."""
 
-PIECE, PIECE_ON_CPU = 8192, 256
-"""Tokens of a prompt that a layer attends to at once: between two pieces, others decode, and on a CPU within them."""
-UPDATED = 2048
-"""Of a piece, the tokens that go through the rest of a layer at once: between them, others decode, too."""
+PIECE, PIECE_ON_CPU = 2048, 256
+"""Tokens of a prompt that a layer reads at once: between two pieces, others decode, and on a CPU within them."""
+FIRST = 8192
+"""Tokens that a GPU attends to at once where nothing comes before them: PyTorch has a faster kernel for that case."""
 
 SCORED_BYTES = 64 << 20
 """Of logits that are held at once for the log-probabilities of a prompt's tokens."""
@@ -93,8 +93,9 @@ class Runner:
         known = self._prompt_attention.known(row)
         rope = decoder.rope(torch.arange(known, count, device=device), count)
         attend = self._prompt_attention.begin_in_turns(row, rope, record)
-        tokens, size = torch.tensor(token_ids[known:], device=device), PIECE_ON_CPU if device.type == "cpu" else PIECE
-        reading = decoder.read(tokens, rope, attend, size, UPDATED)
+        tokens, on_cpu = torch.tensor(token_ids[known:], device=device), device.type == "cpu"
+        first = None if on_cpu or known else FIRST
+        reading = decoder.read(tokens, rope, attend, PIECE_ON_CPU if on_cpu else PIECE, first)
         try:
             while True:
                 yield known + next(reading)

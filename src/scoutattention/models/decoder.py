@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -155,21 +156,22 @@ class Decoder(QueryModel):
         return normed
 
     def read(
-        self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int, updated: int | None = None
+        self, token_ids: Tensor, rope: Rope, attend: AttendInTurns, size: int, first: int | None = None
     ) -> Generator[int, None, Tensor]:
-        """Run a prompt's tokens, int64 [T], through all layers, in pieces of at most `size` tokens.
+        """Run a prompt's tokens, int64 [T], through all layers, in pieces of `size` tokens.
 
-        It yields after each piece and wherever `attend` does: how much is done, in tokens. A layer reads all pieces, in
-        order, before the next layer does. What follows `attend` takes `updated` tokens at a time, or all of a piece.
-        Returns the last layer's output [T, E], for `normed_output`.
+        first: tokens that `attend` gets first, if more; the rest of a layer takes `size` of them at a time. It yields
+        behind so many, and wherever `attend` does: how much is done, in tokens. A layer reads all pieces, in order,
+        before the next layer does. Returns the last layer's output [T, E], for `normed_output`.
         """
         x, count, done = self._embedded(token_ids), len(token_ids), 0
+        bounds = [0, *range(first or size, count, size), count]
         for layer in range(self.shape.num_layers):
-            for start in range(0, count, size):
-                piece = slice(start, min(start + size, count))
+            for start, end in pairwise(bounds):
+                piece = slice(start, end)
                 turns = attend(layer, *self._heads(layer, x[piece], Rope(*(part[piece] for part in rope))), x[piece])
-                for end in self._update_all(layer, x[piece], (yield from telling(done, turns)), updated or size):
-                    done = (layer * count + start + end) // self.shape.num_layers
+                for updated in self._update_all(layer, x[piece], (yield from telling(done, turns)), size):
+                    done = (layer * count + start + updated) // self.shape.num_layers
                     yield done
         return x
 
