@@ -9,6 +9,7 @@ from scoutattention.cache.page_runs import PageRun, page_runs
 from scoutattention.cache.pages import Pages
 from scoutattention.cache.pool import BlockPool, PackedPool
 from scoutattention.kernels.plain import PlainOps
+from scoutattention.kernels.triton.ops import TritonOps
 
 from ..attention.rig import SHAPE
 
@@ -51,16 +52,20 @@ def make_pool(bits):
 def written(ops, bits, taken):
     """What is kept in the pages of a row, which has these."""
     pool = make_pool(bits)
+    if ops.device.type == "cuda":
+        pool.pin()
     pages = Pages(pool, None, 1, CAPACITY, ops)
     pages.admit(0, BLOCKS)
     pages._taken[0][:] = taken
     pages.table[0, :BLOCKS] = torch.tensor(taken)
     torch.manual_seed(0)
-    k, v = torch.randn(2, BLOCKS, SIZE, SHAPE.num_kv_heads, SHAPE.head_dim).transpose(2, 3).unbind(0)
+    k, v = torch.randn(2, BLOCKS, SIZE, SHAPE.num_kv_heads, SHAPE.head_dim).transpose(2, 3).to(ops.device)
     for layer in range(SHAPE.num_layers):
         pages.write_prompt(layer, 0, k[:0], v[:0])
         pages.write_prompt(layer, 0, k[:2] + layer, v[:2])
         pages.write_prompt(layer, 0, k[2:] + layer, v[2:], 2)
+    if ops.device.type == "cuda":
+        torch.cuda.synchronize()
     return [part.clone() for part in pool.content]
 
 
@@ -75,6 +80,17 @@ def test_what_engines_copy_is_what_a_kernel_writes(bits, step, taken, monkeypatc
     for one, other in zip(engines, kernel, strict=True):
         assert torch.equal(one, other)
     assert ops.written == (0 if bits is None else 2 * SHAPE.num_layers), "packed blocks are packed by it"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("taken", [[4, 5, 6, 7, 8, 9], [0, 3, 4, 5, 18, 19]])
+def test_what_a_gpu_s_engines_copy_is_what_a_cpu_writes(bits, taken):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    made = (written(each, bits, taken) for each in (TritonOps(torch.device("cuda")), PlainOps(torch.device("cpu"))))
+    for one, other in zip(*made, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_many_runs_are_written_by_a_kernel(monkeypatch):
