@@ -1,5 +1,7 @@
 """How much a layer of a decode step queues on a device: each kernel costs time to begin, however small it is."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from scoutattention import ScoutConfig
 from scoutattention.config import EngineConfig
 from scoutattention.engine.engine import Engine
+from scoutattention.engine.runner import Runner
 from scoutattention.kernels.triton.base import Launch
 from scoutattention.models.formats.dummy import dummy_decoder
 from scoutattention.models.shapes.known import shape_config
@@ -67,3 +70,28 @@ def queued(layers: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_a_layer_queues_few_kernels(streamed, monkeypatch):
     assert queued(5, monkeypatch) - queued(4, monkeypatch) <= MOST
+
+
+def test_a_gpu_has_a_piece_to_work_on_while_the_piece_before_is_waited_for(monkeypatch):
+    done = []
+
+    class Event:
+        made = 0
+
+        def __init__(self):
+            Event.made += 1
+            self.number = Event.made
+
+        def record(self):
+            done.append(f"{self.number} queued")
+
+        def synchronize(self):
+            done.append(f"{self.number} waited for")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    runner = Runner(SimpleNamespace(device=torch.device("cuda")), None, None, None)
+    for _ in range(3):
+        runner.settle()
+    assert done == ["1 queued", "2 queued", "1 waited for", "3 queued", "2 waited for"]
+    Runner(SimpleNamespace(device=CPU), None, None, None).settle()
+    assert len(done) == 5

@@ -61,6 +61,7 @@ class Runner:
         self._prompt_attention = prompt_attention
         self.attention = attention
         self._ahead: Step | None = None
+        self._given: torch.cuda.Event | None = None  # the end of what `settle` waits for next
 
     def prefill(
         self, row: int, token_ids: list[int], progress: Progress | None = None, record: Record | None = None
@@ -119,9 +120,13 @@ class Runner:
             yield
 
     def settle(self) -> None:
-        """Wait for the device's queued work, but for what runs beside it until a later layer."""
-        if self.decoder.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
+        """Wait for what a GPU's stream had been given before the last call: the work since then keeps the GPU busy."""
+        if self.decoder.device.type != "cuda":
+            return
+        before, self._given = self._given, torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._given.record()
+        if before is not None:
+            before.synchronize()
 
     @torch.inference_mode()
     def first(self, row: int, logits: Tensor, one: Draw) -> int:
