@@ -56,7 +56,7 @@ class Pages:
         if new <= self.available(shared):
             self.prefixes.use(shared)
             self.pool.give(self.prefixes.evict(max(0, new - self.pool.available)))
-        pages = self._taken[row] = [*shared, *sorted(self.pool.take(new))]  # so that runs are long
+        pages = self._taken[row] = [*shared, *self.pool.take(new)]
         for page in pages:
             self._users[page] += 1
         self.table[row, :num_blocks] = torch.tensor(pages, dtype=torch.int32)
@@ -113,8 +113,8 @@ class Pages:
         """Close a prompt's full blocks in one layer, from block `first` on.   k, v: [blocks, H, P, D]."""
         if not len(k):
             return
-        runs = page_runs(self._taken[row][first : first + len(k)])
-        if self._by_engines and len(runs) <= MOST_RUNS:
+        runs = page_runs(self._taken[row][first : first + len(k)]) if self._by_engines else []
+        if 0 < len(runs) <= MOST_RUNS:
             here = [run._replace(page=layer * self.pool.capacity + run.page) for run in runs]
             staged: Iterable[Blocks] = self.pool.staged(k, v, self._ops)
             for blocks, pages in zip(staged, (self.pool.k, self.pool.v), strict=True):

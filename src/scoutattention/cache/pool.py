@@ -33,13 +33,13 @@ class Entries:
         return len(self._free)
 
     def take(self, count: int) -> list[int]:
-        """Take `count` entries. Raises CapacityError, and takes none, when fewer are left."""
+        """Take `count` entries, in ascending order. Raises CapacityError, and takes none, when fewer are left."""
         if count > self.available:
             raise CapacityError(
                 f"{count} blocks ({count * self.entry_bytes} bytes) are needed and {self.available} of "
                 f"{self.capacity} are free: raise {self._knob}"
             )
-        return [self._free.pop() for _ in range(count)]
+        return sorted(self._free.pop() for _ in range(count))
 
     def give(self, entries: list[int]) -> None:
         """Return entries; their content is lost."""
@@ -102,10 +102,10 @@ class PackedPool(Entries):
     def staged(self, k: Tensor, v: Tensor, ops: Ops) -> tuple[Packed, Packed]:
         """Keys and values [n, H, P, D] on the device, as they are in pages: packed."""
         device, bits = k.device, self.k.bits
-        packed = (empty_packed(k.shape, bits, by_token=by_token, device=device) for by_token in (False, True))
-        staged = next(packed), next(packed)
-        ops.write_blocks((k, v), staged, torch.arange(len(k), device=device))
-        return staged
+        staged_k = empty_packed(k.shape, bits, by_token=False, device=device)
+        staged_v = empty_packed(v.shape, bits, by_token=True, device=device)
+        ops.write_blocks((k, v), (staged_k, staged_v), torch.arange(len(k), device=device))
+        return staged_k, staged_v
 
     def pin(self) -> None:
         """Let a GPU read and write the pool where it is, until the pool is no more; see `pinned.pin`."""

@@ -123,10 +123,11 @@ class Runner:
         """Wait for what a GPU's stream had been given before the last call: the work since then keeps the GPU busy."""
         if self.decoder.device.type != "cuda":
             return
-        before, self._given = self._given, torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._given.record()
-        if before is not None:
-            before.synchronize()
+        given = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        given.record()
+        if self._given is not None:
+            self._given.synchronize()
+        self._given = given
 
     @torch.inference_mode()
     def first(self, row: int, logits: Tensor, one: Draw) -> int:

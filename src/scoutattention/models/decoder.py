@@ -151,8 +151,7 @@ class Decoder(QueryModel):
         x = self._embedded(token_ids)
         normed = self.normed_input(0, x)
         for layer in range(self.shape.num_layers):
-            q, k, v = (part.contiguous() for part in self.project(layer, normed, rope))
-            x, normed = self.finish_layer(layer, x, attend(layer, q, k, v, x))
+            x, normed = self.finish_layer(layer, x, attend(layer, *self.project(layer, normed, rope), x))
         return normed
 
     def read(
@@ -168,17 +167,12 @@ class Decoder(QueryModel):
         bounds = [0, *range(first or size, count, size), count]
         for layer in range(self.shape.num_layers):
             for start, end in pairwise(bounds):
-                piece = slice(start, end)
-                turns = attend(layer, *self._heads(layer, x[piece], Rope(*(part[piece] for part in rope))), x[piece])
-                for updated in self._update_all(layer, x[piece], (yield from telling(done, turns)), size):
+                inputs, place = x[start:end], Rope(*(part[start:end] for part in rope))
+                turns = attend(layer, *self.project(layer, self.normed_input(layer, inputs), place), inputs)
+                for updated in self._update_all(layer, inputs, (yield from telling(done, turns)), size):
                     done = (layer * count + start + updated) // self.shape.num_layers
                     yield done
         return x
-
-    def _heads(self, layer: int, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """The layer's q, k and v, see `project`, of its inputs x [T, E]: contiguous."""
-        q, k, v = self.project(layer, self.normed_input(layer, x), rope)
-        return q.contiguous(), k.contiguous(), v.contiguous()
 
     def _update_all(self, layer: int, x: Tensor, out: Tensor, size: int) -> Iterator[int]:
         """Turn a layer's inputs x [T, E] to its outputs in place, `size` at a time; yields how many are done."""
@@ -193,11 +187,11 @@ class Decoder(QueryModel):
         return self._ops(x).rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def project(self, layer: int, normed: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], from its normed input [T, E]."""
+        """The layer's q [T, H, G, D], k [T, H, D] and v [T, H, D], contiguous, from its normed input [T, E]."""
         weights, shape = self.weights.layers[layer], self.shape
         q, k, v = self._placed(weights, normed, rope, shape.num_query_heads + 2 * shape.num_kv_heads)
         q = q.reshape(-1, shape.num_kv_heads, shape.group_size, shape.head_dim)
-        return q, k.to(self.dtype), v.to(self.dtype)
+        return q.contiguous(), k.to(self.dtype).contiguous(), v.to(self.dtype).contiguous()
 
     def update(self, layer: int, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """The residual stream after a layer's attention, [T, E], and what its feed-forward part adds.

@@ -66,20 +66,20 @@ class Problem(NamedTuple):
 
 def fit_low_rank(problem: Problem, dims: int, ops: Ops) -> Correction:
     """A correction of `dims` dimensions that changes z by nearly `change`; see `fit_each`."""
-    return fit_each([problem], 1, dims, ops).of(0)
+    return fit_each([problem], dims, ops).of(0)
 
 
-def fit_each(problems: Iterable[Problem], count: int, dims: int, ops: Ops) -> Correction:
-    """The correction of each of `count` layers, from problems of equal sizes. Work is queued; nothing waits for it.
+def fit_each(problems: Iterable[Problem], dims: int, ops: Ops) -> Correction:
+    """The corrections of N layers, from problems of equal sizes. Work is queued; nothing waits for it.
 
     Ridge regression, and of its result the directions that move the queries most: reduced-rank regression (Izenman,
     1975) in the metric of the query projection. A correction depends on the space that the columns of `main` span, and
     not on the columns: so these only have to stay independent.
 
-    Problems are taken one by one, and weights are not kept.   Returns float32 [count, E, dims], of fewer dims where E
-    or Q is less.
+    Problems are taken one by one, and weights are not kept.   Returns float32 [N, E, dims], of fewer dims where E or Q
+    is less.
     """
-    ridge = _ridge(problems, count, ops)
+    ridge = _ridge(problems, ops)
     main = _start(ridge, dims)
     for _ in range(ITERATIONS):
         main = _independent(ridge.seen.mT @ ridge.kept(ridge.seen @ main), ops)
@@ -97,9 +97,11 @@ class _Ridge(NamedTuple):
 
     With fewer positions than channels, only matrices of positions are inverted (Saunders et al., 1998).
 
-    gram: [N, m, m], products of positions of z, or of its channels.   inverse: of these and the penalty, [N, m, m].
-    rows: [m, E] of each problem: the change, or the products of channels of z with it.   seen: [N, m, Q], queries of
-    these rows.   inputs: z of each problem, [n, E], where there are fewer positions than channels, else none.
+    gram: [N, m, m], the products of the positions of z with each other, or those of its channels.
+    inverse: [N, m, m], of `gram` plus the penalty.
+    rows: [m, E] for each problem: the change, or the products of the channels of z with the change.
+    seen: [N, m, Q], the queries of `rows`.
+    inputs: z [n, E] of each problem with fewer positions than channels, else none.
     """
 
     gram: Tensor
@@ -109,31 +111,27 @@ class _Ridge(NamedTuple):
     inputs: list[Tensor]
 
     def kept(self, y: Tensor) -> Tensor:
-        """Of columns [N, m, c], what rows @ x were, what the products of what is fitted are made of.
+        """What the regression keeps of columns y = rows @ x, [N, m, c].
 
-        So that rows.T @ kept(rows @ x) are the second moments, times x, of what the regression makes of z.
+        rows.T @ kept(rows @ x) is x times the second moments of the changes that the regression predicts.
         """
         y = self.gram @ (self.inverse @ y)
         return self.gram @ (self.inverse @ y) if self.inputs else self.inverse @ y
 
 
-def _ridge(problems: Iterable[Problem], count: int, ops: Ops) -> _Ridge:
-    rows: list[Tensor] = []
-    inputs: list[Tensor] = []
-    for i, (z, change, weight) in enumerate(problems):
+def _ridge(problems: Iterable[Problem], ops: Ops) -> _Ridge:
+    grams, rows, seen, inputs = [], [], [], []
+    for z, change, weight in problems:
         by_position = z.shape[0] < z.shape[1]
-        if not i:
-            m, penalty = min(z.shape), PRIOR / z.numel()
-            gram, seen = (z.new_empty(count, m, side, dtype=torch.float32) for side in (m, len(weight)))
-        gram[i] = product(z, z.T) if by_position else product(z.T, z)
+        grams.append(product(z, z.T) if by_position else product(z.T, z))
         rows.append(change if by_position else product(z.T, change))
-        seen[i] = product(rows[-1], weight.T)
-        if by_position:
-            inputs.append(z)
+        seen.append(product(rows[-1], weight.T))
+        inputs += [z] if by_position else []
+    gram = torch.stack(grams)
     held_back = gram.clone()
     diagonal = held_back.diagonal(dim1=-2, dim2=-1)
-    diagonal.add_((penalty * diagonal.sum(-1, keepdim=True)).clamp(min=LEAST_PENALTY))
-    return _Ridge(gram, inverse(held_back, ops), rows, seen, inputs)
+    diagonal.add_((PRIOR / z.numel() * diagonal.sum(-1, keepdim=True)).clamp(min=LEAST_PENALTY))
+    return _Ridge(gram, inverse(held_back, ops), rows, torch.stack(seen), inputs)
 
 
 def _start(ridge: _Ridge, dims: int) -> Tensor:

@@ -164,9 +164,8 @@ class PromptAttention:
         if first == 0:
             self._cosines[row] = []  # those of a prompt that was broken off are gone
         start, samples = self.known(row), [prompt.sample for prompt in prompts]
-        keys = [prompt.k for prompt in prompts]
         if not start:
-            seen = [Seen(sample.q, k) for sample, k in zip(samples, keys, strict=True)]
+            seen = [Seen(prompt.sample.q, prompt.k) for prompt in prompts]
             with self._store.side.after(*(each for one in seen for each in one)):  # where digests are written by it
                 self._digests.fit(row, first, seen)
             yield from self._pause()

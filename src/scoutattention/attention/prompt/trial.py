@@ -136,7 +136,7 @@ class ScoutTrial:
                 change = wanted - (z if base is None else base.of(i).apply(z))
                 yield Problem(z, change, self._model.query_weight(layer))
 
-        return fit_each(problems(), len(tried), self._dims, self._ops).to(tried[0].own.x.dtype)
+        return fit_each(problems(), self._dims, self._ops).to(tried[0].own.x.dtype)
 
 
 class _Inputs(NamedTuple):

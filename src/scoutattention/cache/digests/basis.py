@@ -57,7 +57,10 @@ def fit_bases(prompts: Sequence[Seen], ops: Ops) -> Basis:
 
 
 def _moments(prompt: Seen, size: Tensor) -> Tensor:
-    """Second moments of queries and of keys, over what they are multiples of: [2, H, D, D]."""
+    """Second moments of queries, and of keys about their mean, in their own dtype: float32 [2, H, D, D].
+
+    size: [H, 1], what keys are divided by.
+    """
     keys = prompt.k / size
     keys -= keys.mean(0)
     return torch.stack([_second_moments(prompt.q), _second_moments(keys.to(prompt.k.dtype)[:, :, None])])

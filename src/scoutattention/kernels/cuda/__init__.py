@@ -1,1 +1,1 @@
-"""CUDA C++ kernels, compiled at run time, where Triton takes many instructions: scores, choices, main dimensions."""
+"""CUDA C++ kernels, compiled at run time, where others are slow: scores, choices, factors, and main dimensions."""
